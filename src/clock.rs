@@ -1,0 +1,121 @@
+//! The two clocks a waiting message is measured by.
+//!
+//! Within one run of the process, waiting is measured by the boot-time clock, which counts suspended time and which nobody
+//! can set. Across restarts only the wall clock is left; a wall clock that went backwards counts as no time at all.
+
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// This run's fixed point: an unguessable mark of the run, and both clocks read at its start.
+struct Run {
+    mark: u64,
+    wall_ms: u64,
+    boot: Duration,
+}
+
+fn run() -> &'static Run {
+    static RUN: OnceLock<Run> = OnceLock::new();
+    RUN.get_or_init(|| Run {
+        mark: getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id())),
+        wall_ms: wall_now_ms(),
+        boot: boot_now(),
+    })
+}
+
+/// Time since boot, suspended time included.
+#[must_use]
+pub fn boot_now() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// Milliseconds since the Unix epoch by the wall clock.
+#[must_use]
+pub fn wall_now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `ms` since the Unix epoch as RFC 3339 in UTC with milliseconds.
+#[must_use]
+pub fn rfc3339(ms: u64) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+}
+
+/// The moment something was accepted, readable again by a later run of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    run: u64,
+    boot_ms: u64,
+    wall_ms: u64,
+}
+
+impl Stamp {
+    /// Now.
+    #[must_use]
+    pub fn now() -> Self {
+        let run = run();
+        Self { run: run.mark, boot_ms: millis(boot_now()), wall_ms: wall_now_ms() }
+    }
+
+    /// How long ago this was: by the boot-time clock for a moment of this run; for an earlier run's, by the wall clock up to
+    /// the start of this run and by the boot-time clock since. Never below zero.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let run = run();
+        if self.run == run.mark {
+            return boot_now().saturating_sub(Duration::from_millis(self.boot_ms));
+        }
+        let before = Duration::from_millis(run.wall_ms.saturating_sub(self.wall_ms));
+        before + boot_now().saturating_sub(run.boot)
+    }
+
+    /// The boot-time instant at which this will be (or was) `age` old; zero if that was before the boot.
+    #[must_use]
+    pub fn plus(&self, age: Duration) -> Duration {
+        (boot_now() + age).saturating_sub(self.age())
+    }
+
+    /// Milliseconds since the Unix epoch by the wall clock of that moment.
+    #[must_use]
+    pub fn wall_ms(&self) -> u64 {
+        self.wall_ms
+    }
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_of_this_run_is_measured_by_the_boot_clock_whatever_the_wall_clock_says() {
+        let stamp = Stamp { wall_ms: 0, ..Stamp::now() };
+        assert!(stamp.age() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn an_earlier_runs_moment_is_measured_by_the_wall_clock() {
+        let now = Stamp::now();
+        let stamp = Stamp { run: now.run ^ 1, boot_ms: u64::MAX, wall_ms: now.wall_ms - 90_000 };
+        assert!(stamp.age() >= Duration::from_secs(89) && stamp.age() < Duration::from_secs(150));
+    }
+
+    #[test]
+    fn a_wall_clock_that_went_back_counts_as_no_time() {
+        let now = Stamp::now();
+        let stamp = Stamp { run: now.run ^ 1, boot_ms: 0, wall_ms: now.wall_ms + 3_600_000 };
+        assert!(stamp.age() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn deadlines_lie_ahead_by_what_is_left() {
+        let left = Stamp::now().plus(Duration::from_secs(10)).saturating_sub(boot_now());
+        assert!(left > Duration::from_secs(5) && left <= Duration::from_secs(10), "{left:?}");
+    }
+}

@@ -1,0 +1,14 @@
+//! ilink2mqtt makes iLink, an IoT and instant-messaging cloud, and a local MQTT broker one system.
+//!
+//! Both directions are the same five steps: **accept → make durable → answer the sender → deliver → complete.**
+
+pub mod clock;
+pub mod cloud;
+pub mod config;
+pub mod inbound;
+pub mod local;
+pub mod mqtt;
+pub mod outbound;
+pub mod protocol;
+pub mod sim;
+pub mod spool;

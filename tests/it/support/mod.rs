@@ -1,0 +1,1 @@
+//! What the tests share: real brokers, proxies that cut, processes that end with their test.
