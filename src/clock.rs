@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn a_moment_of_this_run_is_measured_by_the_boot_clock_whatever_the_wall_clock_says() {
         let stamp = Stamp { wall_ms: 0, ..Stamp::now() };
-        assert!(stamp.age() < Duration::from_secs(60));
+        assert!(stamp.age() < Duration::from_mins(1));
     }
 
     #[test]
@@ -110,7 +110,7 @@ mod tests {
     fn a_wall_clock_that_went_back_counts_as_no_time() {
         let now = Stamp::now();
         let stamp = Stamp { run: now.run ^ 1, boot_ms: 0, wall_ms: now.wall_ms + 3_600_000 };
-        assert!(stamp.age() < Duration::from_secs(60));
+        assert!(stamp.age() < Duration::from_mins(1));
     }
 
     #[test]

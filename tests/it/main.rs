@@ -1,5 +1,13 @@
 //! Integration tests: one file per walkthrough, one binary, so that they share their support and link once.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "all of this is tests; clippy's exception for tests does not reach their helpers"
+)]
+
 mod blackbox;
 mod cloud;
 mod link;
