@@ -1,1 +1,26 @@
-//! Placeholder: see the module's owner.
+//! What the vendor's manual says, and nothing else: identifiers, the handshake's signature, message content, pushes,
+//! calls, replies and result codes. Section signs (§) in this module's documentation are the manual's.
+//!
+//! Place in the flow: the lowest layer. The callback decodes what iLink sends ([`Push::decode`], [`signature::verify`]),
+//! the session and the client encode what iLink is sent ([`Call::request`], [`Reply::decode`]), and `local` translates
+//! between these types and the MQTT topics.
+//!
+//! It performs nothing: no sockets, files, clocks, randomness, threads or MQTT. A test below keeps it so.
+
+pub mod account;
+pub mod call;
+pub mod code;
+pub mod content;
+pub mod ids;
+pub mod push;
+pub mod reply;
+pub mod signature;
+
+pub use account::{Account, Request, SetConfig, get_access_token};
+pub use call::{Call, Qos, Receiver};
+pub use code::{Class, ResultCode};
+pub use content::Content;
+pub use ids::{EmptyId, GroupId, Subject, Uid};
+pub use push::{Kind, Message, NotAnObject, Push};
+pub use reply::{NotAReply, Reply, TokenGrant};
+pub use signature::{Accepted, Variant};
