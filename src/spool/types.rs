@@ -1,0 +1,164 @@
+//! What the spool's callers hold in their hands: queues, limits, keys, rows, errors. Plain values, no behaviour to speak of.
+
+use std::io;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use crate::clock::Stamp;
+
+/// What a row costs beyond its data: counted against the cap, so that a flood of empty rows is bounded too.
+pub const ROW_OVERHEAD: u64 = 32;
+
+/// One of the three durable queues. Each numbers its rows from 1 upwards and never gives a number twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Queue {
+    /// iLink → MQTT.
+    Inbound,
+    /// MQTT → iLink.
+    Outbound,
+    /// What was refused for good. When it is full, the oldest makes room.
+    SetAside,
+}
+
+impl Queue {
+    pub(super) const ALL: [Self; 3] = [Self::Inbound, Self::Outbound, Self::SetAside];
+
+    /// The queue's name, for logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+            Self::SetAside => "set_aside",
+        }
+    }
+}
+
+/// The most each queue may hold, in bytes: its rows' data and [`ROW_OVERHEAD`] for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Cap of [`Queue::Inbound`].
+    pub inbound: u64,
+    /// Cap of [`Queue::Outbound`].
+    pub outbound: u64,
+    /// Cap of [`Queue::SetAside`].
+    pub set_aside: u64,
+}
+
+impl Limits {
+    pub(super) fn of(&self, queue: Queue) -> u64 {
+        match queue {
+            Queue::Inbound => self.inbound,
+            Queue::Outbound => self.outbound,
+            Queue::SetAside => self.set_aside,
+        }
+    }
+}
+
+/// By which a repetition of what was stored is known again after a restart. Stored in the same commit as the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// A push nobody has answered yet. Forgotten on request, or when it is 60 s old.
+    Repeat {
+        /// Of the push's bytes.
+        digest: [u8; 32],
+        /// When it was taken.
+        at: Stamp,
+    },
+    /// A command of the present MQTT session. Forgotten with the session, or when its packet id is used again.
+    Redelivery {
+        /// Its packet id.
+        pkid: u16,
+        /// Of the command's bytes.
+        digest: [u8; 32],
+    },
+}
+
+/// The keys that are alive.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// [`Key::Repeat`], oldest first, none older than 60 s.
+    pub repeats: Vec<([u8; 32], Stamp)>,
+    /// [`Key::Redelivery`], by packet id.
+    pub redeliveries: Vec<(u16, [u8; 32])>,
+}
+
+/// A row of a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its number in its queue.
+    pub seq: u64,
+    /// What was stored.
+    pub data: Bytes,
+}
+
+/// How much a queue holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Rows.
+    pub depth: u64,
+    /// Bytes, as counted against the cap.
+    pub bytes: u64,
+}
+
+/// What has happened since the spool was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Rows found damaged and left out, those found while opening included.
+    pub damaged_rows: u64,
+    /// Times the database was found damaged and rebuilt from what was readable, while opening included.
+    pub rebuilds: u64,
+    /// Rows the set-aside store dropped to make room.
+    pub set_aside_dropped: u64,
+    /// Commits followed by a sync.
+    pub commits_synced: u64,
+    /// Commits of lazy operations alone, left to the next sync.
+    pub commits_lazy: u64,
+}
+
+/// What opening found, for the caller to log and to show.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// In plain words, each something the operator has to know: loss, damage, a file moved aside. Empty on a good day.
+    pub alarms: Vec<String>,
+    /// Where an unreadable or damaged database was moved.
+    pub moved_to: Option<PathBuf>,
+    /// Rows that were there and could not be read.
+    pub damaged_rows: u64,
+}
+
+/// Why the spool could not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpoolError {
+    /// The queue's cap is reached: try again once it has drained.
+    #[error("the queue is full")]
+    Full,
+    /// The disk does not take it now (full, read-only, locked): nothing was stored, trying again later is safe.
+    #[error("the spool cannot be written: {0}")]
+    Unwritable(String),
+    /// The spool has failed or was closed; nothing is stored any more. The process should stop.
+    #[error("the spool has failed: {0}")]
+    Failed(String),
+}
+
+/// Why there is no spool.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory or a file in it cannot be used.
+    #[error("cannot use {path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// SQLite cannot work with the file, and it is not the file's fault.
+    #[error("cannot open {path}: {source}")]
+    Database {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+}
