@@ -1,1 +1,73 @@
-//! Placeholder: see the module's owner.
+//! The simulated iLink service: what `protocol.md` says the vendor runs, for people without an account and for the tests.
+//!
+//! Place in the flow: beside the bridge, at the other end of its HTTP. [`serve`] answers the seven calls of §5 on one
+//! listener, makes the handshake of §3.1 and the pushes of §4 to the callbacks that were registered there, and offers control
+//! endpoints under `/sim/`. A client written for the real service works against it unchanged. Nothing here knows the bridge;
+//! of the other modules only `protocol` and the clock are used.
+//!
+//! What it decides where the manual is silent:
+//!
+//! - Every non-empty uid exists (1001 comes only from a fault). `ham_add_user` answers a fresh `userid` for a new user name
+//!   and the same one for a known name, as a client that starts again needs it.
+//! - Each uid has a token of its own. A call is checked in this order: its object and `send_uid` (1010), the registration
+//!   (1007), the token (1015 if none was ever issued to that uid, else 1008), the action (1012), the other fields (1010), then
+//!   the call's own rules (1013, 1014, 1011).
+//! - A query (§3.3) is 0 only for the very URL that is registered, else 1007. A registration whose handshake fails (1006)
+//!   leaves an earlier one in force.
+//! - A group belongs to whoever made it. Deleting it, adding to it and removing from it is the owner's (else 1014); a member
+//!   may remove itself, the owner not (1012). Sending to it and listing its members needs membership (1014).
+//! - A uid is online while it is registered; a presence body pushed by `/sim/push` changes that until the next registration or
+//!   its end. Presence subscribers hear of a change by registration, never of the state at the time of subscribing.
+//! - A publish reaches every subscriber of exactly that subject, the publisher included, as in MQTT; a group message every
+//!   other member. Receivers without a registered callback are people with an app: 0, and no push.
+//! - Content is passed on as it came. Only `--strict` asks for base64, for strings and integers as the manual types them, and
+//!   for no field that the manual's table does not list.
+//! - More than 1,000 subscriptions of one kind by one uid are 1011.
+//!
+//! Pushes: each try has 5 s from the connection to the end of the answer; three tries, one at once after the other, only after
+//! *no answer* (with `--retry-on-error` also after a status other than 2xx). To one uid they go one after the other, in the
+//! order in which they arose, at most 1,000 waiting (more are dropped and shown as `queue_full`). A push ordered by `/sim/push`
+//! does not wait for those: it goes at once, so several may be under way together. Redirects are not followed, and any
+//! certificate of an https callback is accepted.
+//!
+//! It keeps nothing on disk, does not limit how often it is asked (1004, 1009 come only from a fault), and logs neither
+//! secret keys nor tokens. Callback URLs, whose path may be a secret, are shown in `/sim/state` only.
+
+mod accounts;
+mod calls;
+mod control;
+mod fault;
+mod fields;
+mod groups;
+mod http;
+mod journal;
+mod options;
+mod outgoing;
+mod push;
+mod set_config;
+mod simulator;
+mod subscriptions;
+mod world;
+
+pub use control::PushRefused;
+pub use options::Options;
+pub use push::{Outcome, PushRecord, Try};
+pub use simulator::{Sent, Simulator, serve};
+
+/// The codes that the simulated service answers by itself.
+mod refusal {
+    use crate::protocol::ResultCode;
+
+    pub(super) const BAD_CREDENTIALS: ResultCode = ResultCode::new(1000);
+    pub(super) const URL_MALFORMED: ResultCode = ResultCode::new(1005);
+    pub(super) const VERIFICATION_FAILED: ResultCode = ResultCode::new(1006);
+    pub(super) const NOT_REGISTERED: ResultCode = ResultCode::new(1007);
+    pub(super) const INVALID_TOKEN: ResultCode = ResultCode::new(1008);
+    pub(super) const INVALID_PARAMETER: ResultCode = ResultCode::new(1010);
+    pub(super) const SUBSCRIPTION_LIMIT: ResultCode = ResultCode::new(1011);
+    pub(super) const INVALID_OPERATION: ResultCode = ResultCode::new(1012);
+    pub(super) const NO_SUCH_GROUP: ResultCode = ResultCode::new(1013);
+    pub(super) const FORBIDDEN: ResultCode = ResultCode::new(1014);
+    pub(super) const TOKEN_NOT_FETCHED: ResultCode = ResultCode::new(1015);
+    pub(super) const NO_IM_SERVER: ResultCode = ResultCode::new(1016);
+}

@@ -1,0 +1,268 @@
+//! The six calls that need no network of their own (§5), on the service's memory. `set_config` is in its own file.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::fields::Fields;
+use super::options::Options;
+use super::outgoing::{Message, Outgoing};
+use super::refusal::{INVALID_OPERATION, INVALID_PARAMETER, NO_IM_SERVER, NOT_REGISTERED};
+use super::simulator::Sent;
+use super::world::World;
+use crate::protocol::{GroupId, Qos, Receiver, ResultCode, Subject, Uid, content};
+
+/// The seven paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Path {
+    SetConfig,
+    GetAccessToken,
+    SendMsg,
+    HamGroup,
+    HamUser,
+    HamAddUser,
+    HamTopic,
+}
+
+impl Path {
+    /// By its name, without a slash.
+    pub(super) fn find(name: &str) -> Option<Self> {
+        Some(match name {
+            "set_config" => Self::SetConfig,
+            "get_access_token" => Self::GetAccessToken,
+            "send_msg" => Self::SendMsg,
+            "ham_group" => Self::HamGroup,
+            "ham_user" => Self::HamUser,
+            "ham_add_user" => Self::HamAddUser,
+            "ham_topic" => Self::HamTopic,
+            _ => return None,
+        })
+    }
+}
+
+/// When a call is made, by the clocks that matter to it.
+#[derive(Clone, Copy)]
+pub(super) struct Now {
+    pub(super) instant: Instant,
+    /// Since the Unix epoch.
+    pub(super) ms: u64,
+}
+
+impl Now {
+    pub(super) fn seconds(self) -> u64 {
+        self.ms / 1000
+    }
+}
+
+/// A call that was executed: what the reply holds beside code 0, and what followed from it.
+#[derive(Default)]
+pub(super) struct Done {
+    pub(super) extra: Map<String, Value>,
+    pub(super) pushes: Vec<Outgoing>,
+    pub(super) sent: Option<Sent>,
+}
+
+type Executed = Result<Done, ResultCode>;
+
+/// Executes a call.
+pub(super) fn execute(
+    world: &mut World,
+    options: &Options,
+    path: Path,
+    fields: Fields<'_>,
+    token: Option<&str>,
+    now: Now,
+) -> Executed {
+    match path {
+        Path::GetAccessToken => return get_access_token(world, options, fields, now),
+        Path::HamAddUser => return add_user(world, options, fields),
+        // It is answered only after its handshake, which this file cannot make.
+        Path::SetConfig => return Err(INVALID_OPERATION),
+        Path::SendMsg | Path::HamGroup | Path::HamUser | Path::HamTopic => {}
+    }
+    let from: Uid = fields.id("send_uid")?;
+    world.accounts.authorise(&from, token, now.instant)?;
+    match path {
+        Path::HamGroup => group(world, fields, from, now),
+        Path::HamUser => user(world, fields, from),
+        Path::HamTopic => topic(world, fields, from, now),
+        _ => send_msg(world, fields, from, now),
+    }
+}
+
+fn get_access_token(world: &mut World, options: &Options, fields: Fields<'_>, now: Now) -> Executed {
+    super::set_config::check_credentials(options, fields)?;
+    fields.only(&["appkey", "secretkey", "uid"])?;
+    let uid: Uid = fields.id("uid")?;
+    if world.accounts.callback(&uid).is_none() {
+        return Err(NOT_REGISTERED);
+    }
+    let token = random_text(48)?;
+    world.accounts.issue(uid, token.clone(), options.expires_in, now.instant);
+    Ok(extra([("access_token", json!(token)), ("expires_in", json!(options.expires_in.as_secs()))]))
+}
+
+fn add_user(world: &mut World, options: &Options, fields: Fields<'_>) -> Executed {
+    super::set_config::check_credentials(options, fields)?;
+    fields.only(&["appkey", "secretkey", "username", "nickname"])?;
+    let username = fields.non_empty("username")?;
+    fields.text("nickname")?;
+    let fresh = Uid::try_from(format!("F{}", random_text(33)?)).map_err(|_| NO_IM_SERVER)?;
+    Ok(extra([("userid", json!(world.accounts.add_user(username, fresh)))]))
+}
+
+fn send_msg(world: &mut World, fields: Fields<'_>, from: Uid, now: Now) -> Executed {
+    let msg_type = fields.int("msg_type")?;
+    // §5.3's own sample sends a group message with type 1.
+    let to_group = msg_type == 3 || (msg_type == 1 && fields.has("group_id") && !fields.has("accept_uid"));
+    let (receivers, group, msg_type, to) = if to_group {
+        fields.only(&["send_uid", "group_id", "msg_type", "content"])?;
+        let group: GroupId = fields.id("group_id")?;
+        (world.groups.others(&group, &from)?, Some(group.clone()), 3, Receiver::Group(group))
+    } else {
+        fields.only(&["send_uid", "accept_uid", "msg_type", "content"])?;
+        let msg_type = u8::try_from(msg_type).ok().filter(|kind| [1, 2].contains(kind)).ok_or(INVALID_PARAMETER)?;
+        let uid: Uid = fields.id("accept_uid")?;
+        (vec![uid.clone()], None, msg_type, Receiver::User(uid))
+    };
+    let text = message_content(fields)?;
+    let message = Message {
+        from_uid: from.as_str(),
+        group_id: group.as_ref().map(GroupId::as_str),
+        create_time: now.seconds(),
+        msg_type,
+        content: text,
+    };
+    Ok(sent(world.address(message, &receivers), from, to, text))
+}
+
+fn group(world: &mut World, fields: Fields<'_>, from: Uid, now: Now) -> Executed {
+    const EXISTING: [&str; 3] = ["send_uid", "group_id", "action_type"];
+    const CHANGED: [&str; 4] = ["send_uid", "group_id", "action_type", "uid_list"];
+    match fields.int("action_type")? {
+        1 => {
+            fields.only(&["send_uid", "group_name", "action_type", "uid_list"])?;
+            let id = GroupId::try_from(group_id()?).map_err(|_| NO_IM_SERVER)?;
+            let others = fields.uids("uid_list")?;
+            world.groups.create(id.clone(), fields.non_empty("group_name")?, from, others, create_time(now));
+            Ok(extra([("group_id", json!(id))]))
+        }
+        2 => {
+            fields.only(&EXISTING)?;
+            world.groups.delete(&fields.id("group_id")?, &from).map(done)
+        }
+        3 => {
+            fields.only(&["send_uid", "action_type"])?;
+            Ok(extra([("group_list", world.groups.list(&from))]))
+        }
+        4 => {
+            fields.only(&CHANGED)?;
+            world.groups.add(&fields.id("group_id")?, &from, fields.uids("uid_list")?).map(done)
+        }
+        5 => {
+            fields.only(&CHANGED)?;
+            world.groups.remove(&fields.id("group_id")?, &from, &fields.uids("uid_list")?).map(done)
+        }
+        6 => {
+            fields.only(&EXISTING)?;
+            Ok(extra([("uid_list", json!(world.groups.others(&fields.id("group_id")?, &from)?))]))
+        }
+        _ => Err(INVALID_OPERATION),
+    }
+}
+
+fn user(world: &mut World, fields: Fields<'_>, from: Uid) -> Executed {
+    match fields.int("action_type")? {
+        1 => {
+            fields.only(&["send_uid", "action_type", "uid_list"])?;
+            let uids = fields.uids("uid_list")?;
+            let state = |uid: &Uid| json!({"uid": uid, "state": u8::from(world.accounts.is_online(uid))});
+            Ok(extra([("uid_state_list", uids.iter().map(state).collect())]))
+        }
+        2 => {
+            fields.only(&["send_uid", "action_type", "uid_list", "type"])?;
+            let uids = fields.uids("uid_list")?;
+            if fields.flag("type")? {
+                world.subscriptions.watch(from, uids)?;
+            } else {
+                world.subscriptions.unwatch(&from, &uids);
+            }
+            Ok(Done::default())
+        }
+        _ => Err(INVALID_OPERATION),
+    }
+}
+
+fn topic(world: &mut World, fields: Fields<'_>, from: Uid, now: Now) -> Executed {
+    let action = fields.int("action_type")?;
+    if ![1, 2].contains(&action) {
+        return Err(INVALID_OPERATION);
+    }
+    let subject: Subject = fields.id("subject")?;
+    if !subject.is_publishable() {
+        return Err(INVALID_PARAMETER);
+    }
+    if action == 2 {
+        fields.only(&["send_uid", "action_type", "subject", "content"])?;
+        let text = message_content(fields)?;
+        let message = Message {
+            from_uid: from.as_str(),
+            group_id: Some(subject.as_str()),
+            create_time: now.seconds(),
+            msg_type: 4,
+            content: text,
+        };
+        let pushes = world.address(message, world.subscriptions.subscribers(&subject));
+        return Ok(sent(pushes, from, Receiver::Subject(subject), text));
+    }
+    if fields.flag("type")? {
+        fields.only(&["send_uid", "action_type", "subject", "qos", "type"])?;
+        let qos = u8::try_from(fields.int("qos")?).ok().and_then(|qos| Qos::try_from(qos).ok());
+        world.subscriptions.subscribe(from, subject, qos.ok_or(INVALID_PARAMETER)?)?;
+    } else {
+        fields.only(&["send_uid", "action_type", "subject", "type"])?;
+        world.subscriptions.unsubscribe(&from, &subject);
+    }
+    Ok(Done::default())
+}
+
+/// The `content` of a message; base64 by the manual, which only a strict service insists on.
+fn message_content(fields: Fields<'_>) -> Result<&str, ResultCode> {
+    let text = fields.text("content")?;
+    if fields.is_strict() && content::decode(text).not_base64 { Err(INVALID_PARAMETER) } else { Ok(text) }
+}
+
+fn sent(pushes: Vec<Outgoing>, from: Uid, to: Receiver, text: &str) -> Done {
+    Done { pushes, sent: Some(Sent { from, to, content: content::decode(text).bytes }), ..Done::default() }
+}
+
+fn done((): ()) -> Done {
+    Done::default()
+}
+
+fn extra<const N: usize>(fields: [(&str, Value); N]) -> Done {
+    let extra = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    Done { extra, ..Done::default() }
+}
+
+/// As §5.6 shows it.
+fn create_time(now: Now) -> String {
+    crate::clock::rfc3339(now.ms).chars().take(19).map(|c| if c == 'T' { ' ' } else { c }).collect()
+}
+
+/// In the shape of the manual's sample, `4cdad356-85b4-008627`.
+fn group_id() -> Result<String, ResultCode> {
+    let random = getrandom::u64().map_err(|_| NO_IM_SERVER)?;
+    let low = getrandom::u32().map_err(|_| NO_IM_SERVER)? % 1_000_000;
+    Ok(format!("{:08x}-{:04x}-{low:06}", random >> 32, random & 0xffff))
+}
+
+/// Random letters and digits; a machine without randomness is a service in trouble.
+pub(super) fn random_text(length: usize) -> Result<String, ResultCode> {
+    const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut bytes = vec![0; length];
+    getrandom::fill(&mut bytes).map_err(|_| NO_IM_SERVER)?;
+    let chars = bytes.iter().filter_map(|byte| ALPHABET.get(usize::from(*byte) % ALPHABET.len()));
+    Ok(chars.map(|char| char::from(*char)).collect())
+}

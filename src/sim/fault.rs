@@ -1,0 +1,164 @@
+//! Faults that are ordered by `POST /sim/fault` and met by the calls.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::calls::Path;
+
+/// What a fault does with a call; the call is executed only by `Delay`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Mode {
+    /// Answers this result code.
+    Code(i64),
+    /// Closes the connection without an answer.
+    Drop,
+    /// Never answers.
+    Hang,
+    /// Answers with this HTTP status.
+    Status(u16),
+    /// Answers 200 and something that is not JSON.
+    Garbage,
+    /// Executes the call at once and answers late.
+    Delay,
+}
+
+/// A fault in force.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Fault {
+    /// Which calls it meets; none: all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<Path>,
+    pub(super) mode: Mode,
+    #[serde(skip)]
+    pub(super) delay: Duration,
+    /// How many calls it still meets; none: until cleared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left: Option<u32>,
+}
+
+/// The order as it comes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Order {
+    #[serde(default)]
+    path: Option<String>,
+    mode: String,
+    code: Option<i64>,
+    delay_s: Option<f64>,
+    times: Option<u32>,
+}
+
+/// The faults in force, oldest first; each call meets the first that fits.
+#[derive(Default, Serialize)]
+#[serde(transparent)]
+pub(super) struct Faults(Vec<Fault>);
+
+impl Faults {
+    /// Takes an order; says in words what is wrong with it.
+    pub(super) fn order(&mut self, order: &Order) -> Result<(), String> {
+        let path = match order.path.as_deref().map(|path| path.trim_start_matches('/')) {
+            None | Some("*") => None,
+            Some(name) => Some(Path::find(name).ok_or_else(|| format!("path {name:?} is none of the seven calls"))?),
+        };
+        if order.mode == "clear" {
+            self.0.retain(|fault| path.is_some() && fault.path != path);
+            return Ok(());
+        }
+        let mode = match order.mode.as_str() {
+            "code" => Mode::Code(order.code.ok_or("mode \"code\" needs a \"code\"")?),
+            "drop" => Mode::Drop,
+            "hang" => Mode::Hang,
+            "status" => {
+                let status =
+                    u16::try_from(order.code.unwrap_or(500)).ok().filter(|status| (200..=999).contains(status));
+                Mode::Status(status.ok_or("mode \"status\" needs an HTTP status of 200–999 in \"code\"")?)
+            }
+            "garbage" => Mode::Garbage,
+            "delay" if order.delay_s.is_some() => Mode::Delay,
+            "delay" => return Err("mode \"delay\" needs \"delay_s\"".to_owned()),
+            other => return Err(format!("mode {other:?} is none of code, drop, hang, status, garbage, delay, clear")),
+        };
+        let delay = Duration::try_from_secs_f64(order.delay_s.unwrap_or(0.0))
+            .ok()
+            .filter(|delay| *delay <= Duration::from_hours(1))
+            .ok_or("delay_s must be 0–3600")?;
+        let left = Some(order.times.unwrap_or(1)).filter(|times| *times > 0);
+        self.0.push(Fault { path, mode, delay, left });
+        Ok(())
+    }
+
+    /// The fault that a call of `path` meets, counted.
+    pub(super) fn meet(&mut self, path: Path) -> Option<Fault> {
+        let at = self.0.iter().position(|fault| fault.path.is_none_or(|own| own == path))?;
+        let fault = self.0.get_mut(at)?;
+        let met = fault.clone();
+        match &mut fault.left {
+            Some(1) => drop(self.0.remove(at)),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        Some(met)
+    }
+}
+
+impl Mode {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Code(_) => "code",
+            Self::Drop => "drop",
+            Self::Hang => "hang",
+            Self::Status(_) => "status",
+            Self::Garbage => "garbage",
+            Self::Delay => "delay",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(json: &str) -> Order {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_fault_meets_its_calls_as_often_as_ordered() {
+        let mut faults = Faults::default();
+        faults.order(&order(r#"{"path":"/send_msg","mode":"code","code":1016,"times":2}"#)).unwrap();
+        faults.order(&order(r#"{"path":"*","mode":"garbage","times":0}"#)).unwrap();
+        assert_eq!(faults.meet(Path::SetConfig).unwrap().mode, Mode::Garbage);
+        assert_eq!(faults.meet(Path::SendMsg).unwrap().mode, Mode::Code(1016));
+        assert_eq!(faults.meet(Path::SendMsg).unwrap().mode, Mode::Code(1016));
+        assert_eq!(faults.meet(Path::SendMsg).unwrap().mode, Mode::Garbage);
+        faults.order(&order(r#"{"mode":"clear"}"#)).unwrap();
+        assert!(faults.meet(Path::SendMsg).is_none());
+    }
+
+    #[test]
+    fn clearing_one_path_leaves_the_others() {
+        let mut faults = Faults::default();
+        faults.order(&order(r#"{"path":"send_msg","mode":"drop","times":0}"#)).unwrap();
+        faults.order(&order(r#"{"path":"ham_user","mode":"status","times":0}"#)).unwrap();
+        faults.order(&order(r#"{"path":"send_msg","mode":"clear"}"#)).unwrap();
+        assert!(faults.meet(Path::SendMsg).is_none());
+        assert_eq!(faults.meet(Path::HamUser).unwrap().mode, Mode::Status(500));
+    }
+
+    #[test]
+    fn a_bad_order_is_refused_in_words() {
+        for (json, word) in [
+            (r#"{"path":"send","mode":"drop"}"#, "send"),
+            (r#"{"path":"send_msg","mode":"explode"}"#, "explode"),
+            (r#"{"path":"send_msg","mode":"code"}"#, "code"),
+            (r#"{"path":"send_msg","mode":"delay"}"#, "delay_s"),
+            (r#"{"path":"send_msg","mode":"delay","delay_s":-1}"#, "delay_s"),
+            (r#"{"path":"send_msg","mode":"status","code":99}"#, "status"),
+        ] {
+            let wrong = Faults::default().order(&order(json)).unwrap_err();
+            assert!(wrong.contains(word), "{json}: {wrong}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Sending a push to a callback: tries, their limit, and what came of them (§2.2, §4).
+
+use std::time::{Duration, Instant};
+
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::{RequestBuilder, StatusCode};
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::set_config::millis;
+use super::simulator::Simulator;
+use crate::clock;
+use crate::protocol::Uid;
+
+/// An answer longer than this is cut: only its beginning is of interest.
+const MAX_ANSWER: usize = 64 << 10;
+/// How much of an answer is shown.
+const SHOWN_ANSWER: usize = 200;
+
+/// A push and what came of it so far.
+#[derive(Debug, Clone, Serialize)]
+pub struct PushRecord {
+    /// Its number, from 0.
+    pub id: u64,
+    /// When it arose.
+    pub at: String,
+    /// The registered uid whose callback it goes to; the body may say otherwise.
+    pub to_uid: Uid,
+    /// The body, verbatim.
+    pub body: Box<RawValue>,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The tries, in their order.
+    pub tries: Vec<Try>,
+}
+
+/// What came of a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It waits or is being tried.
+    Pending,
+    /// The last try was answered 2xx, whatever the code in the answer.
+    Answered,
+    /// The last try was answered with another status.
+    ErrorStatus,
+    /// No try was answered.
+    Unanswered,
+    /// The receiver was no longer registered when its turn came.
+    NotRegistered,
+    /// Too many pushes were waiting for this receiver.
+    QueueFull,
+}
+
+/// One try of a push.
+#[derive(Debug, Clone, Serialize)]
+pub struct Try {
+    /// When it began.
+    pub at: String,
+    /// How long it took.
+    pub took_ms: u64,
+    /// The status of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// The `code` in the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<i64>,
+    /// The beginning of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// Why there was no answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Try {
+    fn outcome(&self) -> Outcome {
+        match self.status {
+            None => Outcome::Unanswered,
+            Some(200..=299) => Outcome::Answered,
+            Some(_) => Outcome::ErrorStatus,
+        }
+    }
+}
+
+impl Simulator {
+    /// Makes the tries of push `id`, noting each in the journal; says what came of it.
+    pub(super) async fn deliver(&self, mut record: PushRecord) -> PushRecord {
+        let url = self.world().accounts.callback(&record.to_uid).cloned();
+        let Some(url) = url else {
+            record.outcome = Outcome::NotRegistered;
+            self.note(&record);
+            return record;
+        };
+        let options = self.options();
+        let mut outcome = Outcome::Unanswered;
+        for _ in 0..options.tries {
+            let body = record.body.get().to_owned();
+            let request =
+                self.http().post(url.clone()).header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            let made = attempt(request.body(body), options.answer_limit).await;
+            outcome = made.outcome();
+            record.tries.push(made);
+            self.note(&record);
+            let again = match outcome {
+                Outcome::Unanswered => true,
+                Outcome::ErrorStatus => options.retry_on_error,
+                _ => false,
+            };
+            if !again {
+                break;
+            }
+        }
+        record.outcome = outcome;
+        tracing::debug!(push.id = record.id, to_uid = %record.to_uid, tries = record.tries.len(), ?outcome, "pushed");
+        self.note(&record);
+        record
+    }
+
+    fn note(&self, record: &PushRecord) {
+        if let Some(entry) = self.journal().pushes.entry(record.id) {
+            entry.outcome = record.outcome;
+            entry.tries.clone_from(&record.tries);
+        }
+    }
+}
+
+async fn attempt(request: RequestBuilder, limit: Duration) -> Try {
+    let at = clock::rfc3339(clock::wall_now_ms());
+    let started = Instant::now();
+    let answered = answer(request, limit).await;
+    let took_ms = millis(started.elapsed());
+    match answered {
+        Ok((status, body)) => Try {
+            at,
+            took_ms,
+            status: Some(status.as_u16()),
+            code: serde_json::from_slice(&body).ok().and_then(|answer: Value| answer.get("code")?.as_i64()),
+            answer: Some(String::from_utf8_lossy(&body).chars().take(SHOWN_ANSWER).collect()),
+            error: None,
+        },
+        Err(error) => Try { at, took_ms, status: None, code: None, answer: None, error: Some(error) },
+    }
+}
+
+/// The status and the body (cut at 64 KiB) that a callback answers within `limit`, else why there is none.
+pub(super) async fn answer(request: RequestBuilder, limit: Duration) -> Result<(StatusCode, Vec<u8>), String> {
+    let exchange = async {
+        let mut response = request.send().await?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() > MAX_ANSWER {
+                body.truncate(MAX_ANSWER);
+                break;
+            }
+        }
+        Ok((response.status(), body))
+    };
+    match tokio::time::timeout(limit, exchange).await {
+        Ok(answered) => answered.map_err(cause),
+        Err(_) => Err(format!("no answer within {} ms", millis(limit))),
+    }
+}
+
+/// The error and its sources in one line, without the URL.
+fn cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}

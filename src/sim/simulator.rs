@@ -1,0 +1,287 @@
+//! The service as a value: its parts, one call from its body to its answer, and the lanes that pushes wait in.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::calls::{self, Done, Now, Path};
+use super::fault::{Faults, Mode};
+use super::fields::Fields;
+use super::journal::{CallRecord, Journal, masked};
+use super::options::Options;
+use super::outgoing::Outgoing;
+use super::push::{Outcome, PushRecord};
+use super::refusal::INVALID_PARAMETER;
+use super::world::World;
+use super::{http, set_config};
+use crate::clock;
+use crate::protocol::{Receiver, ResultCode, Uid};
+
+/// Pushes that may wait for one receiver: a dead callback holds each up for 15 s, and memory has an end.
+const LANE_CAPACITY: usize = 1000;
+/// Messages that a slow [`Simulator::sent`] listener may be behind.
+const SENT_CAPACITY: usize = 1000;
+
+/// Runs a simulated service on `listener` until `shutdown`, which cuts what is under way.
+///
+/// # Errors
+/// When the listener is reachable from other machines and the options do not allow that, or the HTTP client that makes
+/// the pushes cannot be built.
+pub async fn serve(listener: TcpListener, options: Options, shutdown: CancellationToken) -> io::Result<()> {
+    Simulator::new(options)?.serve(listener, shutdown).await
+}
+
+/// A message that some client sent through the service.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// Who sent it.
+    pub from: Uid,
+    /// Whom it was sent to.
+    pub to: Receiver,
+    /// Its decoded content.
+    pub content: Vec<u8>,
+}
+
+/// A handle on a simulated service, for those in the same process; clones are the same service.
+#[derive(Clone)]
+pub struct Simulator(Arc<Inner>);
+
+struct Inner {
+    options: Options,
+    http: reqwest::Client,
+    world: Mutex<World>,
+    journal: Mutex<Journal>,
+    faults: Mutex<Faults>,
+    lanes: Mutex<HashMap<Uid, mpsc::Sender<PushRecord>>>,
+    sent: broadcast::Sender<Sent>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What a call is answered with.
+pub(super) enum Answer {
+    /// 200 and this JSON.
+    Reply(Value),
+    /// A fault's HTTP status.
+    Status(u16),
+    /// 200 and a fault's noise.
+    Garbage,
+    /// Nothing: the connection is closed.
+    Nothing,
+}
+
+impl Simulator {
+    /// A service with an empty memory. It begins to answer with [`Self::serve`], which may be called once.
+    ///
+    /// # Errors
+    /// When the HTTP client that makes the pushes cannot be built.
+    pub fn new(options: Options) -> io::Result<Self> {
+        // reqwest takes the process's provider; when one is installed already, that one serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            // Each try is a connection of its own: none can fail because an earlier one was closed meanwhile.
+            .pool_max_idle_per_host(0)
+            .tls_danger_accept_invalid_certs(true)
+            .build()
+            .map_err(io::Error::other)?;
+        Ok(Self(Arc::new(Inner {
+            options,
+            http,
+            world: Mutex::default(),
+            journal: Mutex::default(),
+            faults: Mutex::default(),
+            lanes: Mutex::default(),
+            sent: broadcast::Sender::new(SENT_CAPACITY),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })))
+    }
+
+    /// Answers on `listener` until `shutdown`, then cuts what is under way.
+    ///
+    /// # Errors
+    /// When the listener is reachable from other machines and the options do not allow that.
+    pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
+        let address = listener.local_addr()?;
+        if !address.ip().is_loopback() && !self.options().allow_remote {
+            let why = format!("{address} is reachable from other machines; allow that with --allow-remote");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        tracing::info!(%address, "simulated iLink service listening");
+        http::accept(self, &listener, &shutdown).await;
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+        Ok(())
+    }
+
+    /// The messages that clients send from now on: to users, to groups and to topics.
+    #[must_use]
+    pub fn sent(&self) -> broadcast::Receiver<Sent> {
+        self.0.sent.subscribe()
+    }
+
+    pub(super) fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    pub(super) fn http(&self) -> &reqwest::Client {
+        &self.0.http
+    }
+
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+        locked(&self.0.world)
+    }
+
+    pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
+        locked(&self.0.journal)
+    }
+
+    pub(super) fn faults(&self) -> MutexGuard<'_, Faults> {
+        locked(&self.0.faults)
+    }
+
+    /// Runs `task` until the service stops.
+    pub(super) fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<Option<T>> {
+        let stop = self.0.stop.clone();
+        self.0.tasks.spawn(async move { stop.run_until_cancelled(task).await })
+    }
+
+    /// One call: noted, met by its fault if there is one, executed, answered.
+    pub(super) async fn call(&self, path: Path, token: Option<SecretString>, body: &[u8]) -> Answer {
+        let object: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
+        let number = self.journal().calls.note(
+            CallRecord {
+                at: clock::rfc3339(clock::wall_now_ms()),
+                path,
+                body: masked(object.as_ref(), body.len()),
+                with_token: token.is_some(),
+                code: None,
+                fault: None,
+            },
+            body.len() + 200,
+        );
+        let fault = self.faults().meet(path);
+        let mut late = std::time::Duration::ZERO;
+        if let Some(fault) = fault {
+            if let Some(entry) = self.journal().calls.entry(number) {
+                entry.fault = Some(fault.mode.as_str());
+            }
+            tracing::debug!(?path, fault = fault.mode.as_str(), "call met a fault");
+            if fault.mode != Mode::Delay {
+                tokio::time::sleep(fault.delay).await;
+            }
+            match fault.mode {
+                Mode::Delay => late = fault.delay,
+                Mode::Code(code) => return self.reply(number, path, Err(ResultCode::new(code))),
+                Mode::Status(status) => return Answer::Status(status),
+                Mode::Garbage => return Answer::Garbage,
+                Mode::Drop => return Answer::Nothing,
+                Mode::Hang => std::future::pending().await,
+            }
+        }
+        let executed = match &object {
+            Some(object) => self.execute(path, token.as_ref(), object).await,
+            None => Err(INVALID_PARAMETER),
+        };
+        let answer = self.reply(number, path, executed);
+        tokio::time::sleep(late).await;
+        answer
+    }
+
+    async fn execute(
+        &self,
+        path: Path,
+        token: Option<&SecretString>,
+        object: &Map<String, Value>,
+    ) -> Result<Map<String, Value>, ResultCode> {
+        let fields = Fields::new(object, self.options().strict);
+        let now = Now { instant: Instant::now(), ms: clock::wall_now_ms() };
+        let Done { extra, pushes, sent } = if path == Path::SetConfig {
+            set_config::execute(self, fields, now).await?
+        } else {
+            let token = token.map(ExposeSecret::expose_secret);
+            calls::execute(&mut self.world(), self.options(), path, fields, token, now)?
+        };
+        for push in pushes {
+            self.enqueue(push);
+        }
+        if let Some(sent) = sent {
+            // Nobody listening is no error.
+            let _ = self.0.sent.send(sent);
+        }
+        Ok(extra)
+    }
+
+    fn reply(&self, number: u64, path: Path, executed: Result<Map<String, Value>, ResultCode>) -> Answer {
+        let (code, mut reply) = match executed {
+            Ok(extra) => (ResultCode::OK, extra),
+            Err(code) => (code, Map::new()),
+        };
+        if let Some(entry) = self.journal().calls.entry(number) {
+            entry.code = Some(code.value());
+        }
+        tracing::debug!(?path, %code, "call answered");
+        reply.insert("code".to_owned(), json!(code.value()));
+        Answer::Reply(Value::Object(reply))
+    }
+
+    /// Notes a push that is about to be made or to wait.
+    pub(super) fn record(&self, push: Outgoing) -> PushRecord {
+        let mut journal = self.journal();
+        let record = PushRecord {
+            id: journal.pushes.total(),
+            at: clock::rfc3339(clock::wall_now_ms()),
+            to_uid: push.to,
+            body: push.body,
+            outcome: Outcome::Pending,
+            tries: Vec::new(),
+        };
+        let bytes = record.body.get().len() + 1000;
+        journal.pushes.note(record.clone(), bytes);
+        record
+    }
+
+    /// Puts a push at the end of its receiver's lane.
+    fn enqueue(&self, push: Outgoing) {
+        let to = push.to.clone();
+        let record = self.record(push);
+        let id = record.id;
+        let lane = locked(&self.0.lanes).entry(to).or_insert_with(|| self.start_lane()).clone();
+        if lane.try_send(record).is_err()
+            && let Some(entry) = self.journal().pushes.entry(id)
+        {
+            tracing::warn!(push.id = id, "too many pushes wait for this receiver; this one is dropped");
+            entry.outcome = Outcome::QueueFull;
+        }
+    }
+
+    fn start_lane(&self) -> mpsc::Sender<PushRecord> {
+        let (lane, mut waiting) = mpsc::channel(LANE_CAPACITY);
+        let service = self.clone();
+        self.spawn(async move {
+            while let Some(record) = waiting.recv().await {
+                service.deliver(record).await;
+            }
+        });
+        lane
+    }
+}
+
+/// A thread that panicked while it held one of these locks left nothing half done that matters to a simulation.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
