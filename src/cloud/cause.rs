@@ -1,0 +1,182 @@
+//! Why there is no reply, in plain words with a remedy.
+//!
+//! The HTTP client's own errors are chains of generic texts around the one that matters, and they carry the URL with the
+//! access token. Nothing of them is passed on but the innermost text.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use url::Url;
+
+use super::client::TransportError;
+
+/// Whom the client talks to, for the texts.
+#[derive(Debug)]
+pub(super) struct Peer {
+    /// `host:port` of the API.
+    api: String,
+    /// `host:port` of the proxy.
+    proxy: Option<String>,
+    connect_timeout: Duration,
+    timeout: Duration,
+}
+
+impl Peer {
+    pub(super) fn new(api: &Url, proxy: Option<&Url>, connect_timeout: Duration, timeout: Duration) -> Self {
+        Self { api: host_port(api), proxy: proxy.map(host_port), connect_timeout, timeout }
+    }
+
+    /// Explains a request that got no response.
+    pub(super) fn explain(&self, error: reqwest::Error) -> TransportError {
+        let error = error.without_url();
+        if error.is_builder() {
+            return TransportError::Unsent { cause: format!("the request cannot be built: {}", innermost(&error)) };
+        }
+        if error.is_connect() {
+            return TransportError::Unsent { cause: self.no_connection(&error) };
+        }
+        let cause = if error.is_timeout() {
+            format!("no answer from {} within {}", self.api, words(self.timeout))
+        } else if closed(&error) {
+            format!("{} closed the connection without an answer", self.api)
+        } else {
+            format!("the call to {} failed: {}", self.api, innermost(&error))
+        };
+        TransportError::Ambiguous { cause }
+    }
+
+    /// Explains a response whose body did not arrive whole.
+    pub(super) fn cut_short(&self, error: reqwest::Error) -> TransportError {
+        let error = error.without_url();
+        let cause = if error.is_timeout() {
+            format!("{} did not finish its answer within {}", self.api, words(self.timeout))
+        } else {
+            format!("the answer of {} broke off", self.api)
+        };
+        TransportError::Ambiguous { cause }
+    }
+
+    pub(super) fn status(&self, status: StatusCode) -> TransportError {
+        let hint = if status.is_redirection() {
+            "; redirects are not followed: is ilink.api right?"
+        } else if status == StatusCode::NOT_FOUND {
+            ": is ilink.api right?"
+        } else if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            ": ilink.proxy wants a user and a password"
+        } else {
+            ""
+        };
+        TransportError::Ambiguous { cause: format!("{} answered HTTP status {status}{hint}", self.api) }
+    }
+
+    pub(super) fn too_long(&self, limit: usize) -> TransportError {
+        let cause = format!("the answer of {} is longer than {} MiB", self.api, limit / (1024 * 1024));
+        TransportError::Ambiguous { cause }
+    }
+
+    pub(super) fn not_a_reply(&self) -> TransportError {
+        let cause = format!(
+            "the answer of {} is not JSON with an integer code: is ilink.api right, or does a proxy answer for it?",
+            self.api
+        );
+        TransportError::Ambiguous { cause }
+    }
+
+    fn no_connection(&self, error: &reqwest::Error) -> String {
+        if let Some(tls) = find::<rustls::Error>(error) {
+            return self.tls(tls);
+        }
+        let (peer, key) = match &self.proxy {
+            Some(proxy) => (proxy, "ilink.proxy"),
+            None => (&self.api, "ilink.api"),
+        };
+        if links(error).any(|link| link.to_string() == "dns error") {
+            return format!("the name in {peer} cannot be resolved (DNS): check {key} and this machine's resolver");
+        }
+        if links(error).any(|link| link.to_string().starts_with("tunnel error")) {
+            return format!("the proxy {peer} does not connect to {}: {}", self.api, innermost(error));
+        }
+        match find::<io::Error>(error).map(io::Error::kind) {
+            Some(io::ErrorKind::ConnectionRefused) => {
+                format!("{peer} refuses connections: is {key} right, and is the service up?")
+            }
+            Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+                format!("there is no route to {peer}: check this machine's network")
+            }
+            Some(io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe) => {
+                format!("{peer} closed the connection while it was being set up: is the scheme of {key} right?")
+            }
+            _ if error.is_timeout() => {
+                format!("no connection to {peer} within {}: is a firewall in the way?", words(self.connect_timeout))
+            }
+            _ => format!("no connection to {peer}: {}", innermost(error)),
+        }
+    }
+
+    fn tls(&self, error: &rustls::Error) -> String {
+        use rustls::CertificateError as Certificate;
+        let api = &self.api;
+        match error {
+            rustls::Error::InvalidCertificate(certificate) => match certificate {
+                Certificate::UnknownIssuer => {
+                    format!(
+                        "the TLS certificate of {api} is not trusted (unknown issuer): put its root into ilink.tls.ca"
+                    )
+                }
+                Certificate::Expired | Certificate::ExpiredContext { .. } => {
+                    format!("the TLS certificate of {api} has expired: is this machine's clock right?")
+                }
+                Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => {
+                    format!("the TLS certificate of {api} is not valid yet: is this machine's clock right?")
+                }
+                Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
+                    format!("the TLS certificate of {api} is for another name: is ilink.api right?")
+                }
+                other => format!("the TLS certificate of {api} is not trusted ({other}): see ilink.tls.ca"),
+            },
+            rustls::Error::InvalidMessage(_) => {
+                format!("{api} does not speak TLS: should ilink.api begin with http:// or name another port?")
+            }
+            other => format!("TLS with {api} failed: {other}"),
+        }
+    }
+}
+
+/// `10 s`, `500 ms`.
+fn words(time: Duration) -> String {
+    if time.subsec_millis() == 0 { format!("{} s", time.as_secs()) } else { format!("{} ms", time.as_millis()) }
+}
+
+fn host_port(url: &Url) -> String {
+    let host = url.host_str().unwrap_or("?");
+    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// The error and its causes, also those inside an I/O error, which does not count its content among its causes.
+fn links<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |link: &&'a (dyn StdError + 'static)| {
+        let link: &'a (dyn StdError + 'static) = *link;
+        match link.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inside) => Some(inside as &(dyn StdError + 'static)),
+            None => link.source(),
+        }
+    })
+}
+
+fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    links(error).find_map(|link| link.downcast_ref())
+}
+
+fn innermost(error: &(dyn StdError + 'static)) -> String {
+    links(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+fn closed(error: &(dyn StdError + 'static)) -> bool {
+    let broken = |kind| {
+        matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof)
+    };
+    find::<io::Error>(error).is_some_and(|e| broken(e.kind()))
+        || find::<hyper::Error>(error).is_some_and(|e| e.is_incomplete_message() || e.is_canceled() || e.is_closed())
+}

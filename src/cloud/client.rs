@@ -1,0 +1,224 @@
+//! One POST to iLink with a typed outcome: a [`Reply`], or why there is none and whether the request may have been read.
+//!
+//! Place in the flow: the session's hands. It chooses nothing: which request, which token and whether to repeat are the
+//! session's. It follows no redirects, repeats nothing by itself and ignores the environment's proxies, because iLink ties a
+//! uid to one address (1003).
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::CONTENT_TYPE;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use secrecy::{ExposeSecret as _, SecretString};
+use url::Url;
+
+use super::cause::Peer;
+use crate::protocol::{Reply, Request};
+
+/// No reply of this API is near this; a longer one is not read on.
+const MAX_REPLY: usize = 4 * 1024 * 1024;
+
+/// Establishing a connection may take half of the whole time-out, and at most this: a failure to connect must be known as
+/// one, so it must not run into the whole time-out, after which nobody can say whether the request was read.
+const MAX_CONNECT: Duration = Duration::from_secs(5);
+
+/// Idle connections are closed before the service does: a request on a connection that is just being closed fails without
+/// an answer.
+const POOL_IDLE: Duration = Duration::from_secs(20);
+
+/// How the API is reached.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// `ilink.api`.
+    pub api: Url,
+    /// `ilink.timeout`: how long one call may take in all.
+    pub timeout: Duration,
+    /// `ilink.proxy`.
+    pub proxy: Option<Url>,
+    /// `ilink.tls.ca`: a PEM file of roots that are trusted besides the system's.
+    pub extra_ca: Option<PathBuf>,
+}
+
+/// The client could not be built from its configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The file of `ilink.tls.ca` holds no certificates, or cannot be read.
+    #[error("ilink.tls.ca: {path}: {cause}", path = path.display())]
+    ExtraCa {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// There is nothing to judge the service's certificate by.
+    #[error("no root certificates to trust: install the system's (package ca-certificates) or set ilink.tls.ca")]
+    NoRoots,
+    /// `ilink.proxy` is no proxy.
+    #[error("ilink.proxy: {0}")]
+    Proxy(String),
+    /// Anything else in the HTTP client.
+    #[error("the HTTP client cannot be built: {0}")]
+    Build(String),
+}
+
+/// There is no reply. Causes are plain words with a remedy where there is one, and hold neither secrets nor URLs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TransportError {
+    /// No connection stood, so the request was certainly not read.
+    #[error("{cause}")]
+    Unsent {
+        /// Why.
+        cause: String,
+    },
+    /// The request may have been read, and even executed.
+    #[error("{cause}")]
+    Ambiguous {
+        /// Why.
+        cause: String,
+    },
+}
+
+impl TransportError {
+    /// Whether the request may have been read.
+    #[must_use]
+    pub fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::Ambiguous { .. })
+    }
+
+    /// Why there is no reply.
+    #[must_use]
+    pub fn cause(&self) -> &str {
+        match self {
+            Self::Unsent { cause } | Self::Ambiguous { cause } => cause,
+        }
+    }
+}
+
+/// What the session needs of a client. [`Client`] is the one there is; the session's own tests script another.
+pub trait Post: Send + Sync + 'static {
+    /// Posts `request`, with `token` in the query if the request wants one.
+    fn post<'a>(
+        &'a self,
+        request: &'a Request,
+        token: Option<&'a SecretString>,
+    ) -> Pin<Box<dyn Future<Output = Result<Reply, TransportError>> + Send + 'a>>;
+}
+
+/// The HTTP client. Cheap to clone; all clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    api: Url,
+    peer: Arc<Peer>,
+}
+
+impl Client {
+    /// Builds the client; reads the trusted roots.
+    ///
+    /// # Errors
+    ///
+    /// If `ilink.tls.ca` cannot be used, no roots are found for an `https` API, or the proxy is none.
+    pub fn new(config: &ClientConfig) -> Result<Self, ClientError> {
+        let connect = (config.timeout / 2).min(MAX_CONNECT);
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls(config)?)
+            // Not even those of the environment: the service ties a uid to one address.
+            .no_proxy()
+            // A redirect would carry the token and the message to somebody else.
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .connect_timeout(connect)
+            .timeout(config.timeout)
+            .pool_idle_timeout(POOL_IDLE)
+            .user_agent(concat!("ilink2mqtt/", env!("CARGO_PKG_VERSION")));
+        if let Some(proxy) = &config.proxy {
+            let proxy =
+                reqwest::Proxy::all(proxy.clone()).map_err(|e| ClientError::Proxy(e.without_url().to_string()))?;
+            builder = builder.proxy(proxy);
+        }
+        let http = builder.build().map_err(|e| ClientError::Build(e.without_url().to_string()))?;
+        let peer = Peer::new(&config.api, config.proxy.as_ref(), connect, config.timeout);
+        Ok(Self { http, api: config.api.clone(), peer: Arc::new(peer) })
+    }
+
+    /// Posts `request`, with `token` in the query if the request wants one, and reads the reply.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError`] if there is no connection, no answer in time, a status other than 2xx, or an answer that is not a
+    /// JSON object with an integer `code`.
+    pub async fn post(&self, request: &Request, token: Option<&SecretString>) -> Result<Reply, TransportError> {
+        let body = serde_json::to_vec(&request.body)
+            .map_err(|e| TransportError::Unsent { cause: format!("the request cannot be written: {e}") })?;
+        let sending = self.http.post(self.url(request, token)).header(CONTENT_TYPE, "application/json").body(body);
+        let mut response = sending.send().await.map_err(|e| self.peer.explain(e))?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(self.peer.status(status));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.peer.cut_short(e))? {
+            if body.len() + chunk.len() > MAX_REPLY {
+                return Err(self.peer.too_long(MAX_REPLY));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Reply::decode(&body).map_err(|_| self.peer.not_a_reply())
+    }
+
+    /// The URL of a call. It holds the token: it goes nowhere but into the request.
+    fn url(&self, request: &Request, token: Option<&SecretString>) -> Url {
+        let mut url = self.api.clone();
+        let path = format!("{}/{}", self.api.path().trim_end_matches('/'), request.path);
+        url.set_path(&path);
+        if let (true, Some(token)) = (request.with_token, token) {
+            url.query_pairs_mut().append_pair("access_token", token.expose_secret());
+        }
+        url
+    }
+}
+
+impl Post for Client {
+    fn post<'a>(
+        &'a self,
+        request: &'a Request,
+        token: Option<&'a SecretString>,
+    ) -> Pin<Box<dyn Future<Output = Result<Reply, TransportError>> + Send + 'a>> {
+        Box::pin(Self::post(self, request, token))
+    }
+}
+
+/// TLS by ring, trusting the system's roots and those of `ilink.tls.ca`.
+fn tls(config: &ClientConfig) -> Result<rustls::ClientConfig, ClientError> {
+    let mut roots = rustls::RootCertStore::empty();
+    // Certificates of the system that cannot be read are no reason to fail while others can.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(path) = &config.extra_ca {
+        for certificate in extra_roots(path)? {
+            roots.add(certificate).map_err(|e| ClientError::ExtraCa { path: path.clone(), cause: e.to_string() })?;
+        }
+    }
+    if roots.is_empty() && config.api.scheme() == "https" {
+        return Err(ClientError::NoRoots);
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| ClientError::Build(e.to_string()))?;
+    Ok(versions.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn extra_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
+    let failed = |cause: String| ClientError::ExtraCa { path: path.to_owned(), cause };
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
+    let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(|e| failed(e.to_string()))?;
+    if certificates.is_empty() {
+        return Err(failed("it holds no PEM certificate".to_owned()));
+    }
+    Ok(certificates)
+}

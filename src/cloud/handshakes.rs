@@ -1,0 +1,169 @@
+//! What the callback saw of the registration handshake (§3.1), told to the session.
+//!
+//! When iLink says that it could not verify the callback (1006), only this side can say why: the callback notes every
+//! handshake here, and the session turns what happened since its `set_config` into a cause and a remedy.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::protocol::Variant;
+
+/// The service gives an answer up after this long (§2.2).
+const SERVICE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How one handshake went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// The signature was right by this variant, and `echostr` was handed to the socket after this long.
+    Answered(Variant, Duration),
+    /// The signature was right, but the peer was gone before the answer was handed over, after this long.
+    Abandoned(Duration),
+    /// The signature was wrong: answered 403.
+    WrongSignature,
+    /// A `GET` on the callback's secret path without the three parameters: answered 400.
+    Incomplete,
+    /// A `GET` on another path than the callback's: answered 404. Anybody's scanner causes these.
+    WrongPath,
+}
+
+/// Everything the callback saw; cheap to clone, all clones are one log.
+#[derive(Debug, Clone, Default)]
+pub struct HandshakeLog {
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    last_get_at: Option<SystemTime>,
+    variant: Option<Variant>,
+    answered: u64,
+    slowest: Duration,
+    late: u64,
+    wrong_signature: u64,
+    incomplete: u64,
+    wrong_path: u64,
+}
+
+/// A moment in the log, to ask what happened since.
+#[derive(Debug, Clone)]
+pub(super) struct Mark(Seen);
+
+impl HandshakeLog {
+    /// Notes a handshake that has just been answered.
+    pub fn note(&self, handshake: Handshake) {
+        let mut seen = self.lock();
+        if handshake != Handshake::WrongPath {
+            seen.last_get_at = Some(SystemTime::now());
+        }
+        match handshake {
+            Handshake::Answered(variant, took) => {
+                seen.variant = Some(variant);
+                seen.answered += 1;
+                seen.slowest = seen.slowest.max(took);
+                if took >= SERVICE_PATIENCE {
+                    seen.late += 1;
+                }
+            }
+            Handshake::Abandoned(took) => {
+                seen.slowest = seen.slowest.max(took);
+                seen.late += 1;
+            }
+            Handshake::WrongSignature => seen.wrong_signature += 1,
+            Handshake::Incomplete => seen.incomplete += 1,
+            Handshake::WrongPath => seen.wrong_path += 1,
+        }
+    }
+
+    /// When the last `GET` reached the callback's secret path.
+    #[must_use]
+    pub fn last_get_at(&self) -> Option<SystemTime> {
+        self.lock().last_get_at
+    }
+
+    /// The variant by which the last right signature was right.
+    #[must_use]
+    pub fn variant(&self) -> Option<Variant> {
+        self.lock().variant
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        let mut seen = self.lock();
+        // Only what happens after the mark says how slow the next handshake is.
+        seen.slowest = Duration::ZERO;
+        Mark(seen.clone())
+    }
+
+    /// What we saw since `mark`, and what to do about it, in plain words.
+    pub(super) fn explain_since(&self, mark: &Mark) -> String {
+        let (before, now) = (&mark.0, self.lock().clone());
+        if now.late > before.late {
+            return format!(
+                "its GET was answered too late (after {} ms; the service waits 5 s): is this machine or the proxy before it overloaded?",
+                now.slowest.as_millis()
+            );
+        }
+        if now.wrong_signature > before.wrong_signature {
+            return "its GET came with a wrong signature (answered 403): is another bridge's token registered for this URL, or \
+                    is callback.signature pinned to the wrong variant? \"any\" accepts all"
+                .to_owned();
+        }
+        if now.answered > before.answered {
+            return format!(
+                "its GET arrived and was answered in {} ms, yet the service was not satisfied: does a proxy change the answer's body?",
+                now.slowest.as_millis()
+            );
+        }
+        if now.incomplete > before.incomplete {
+            return "a GET arrived without signature, timestamp and echostr (answered 400): does a proxy drop the query?".to_owned();
+        }
+        let path = if now.wrong_path > before.wrong_path {
+            "; there were GETs on other paths (answered 404): does a proxy change the path's end?"
+        } else {
+            ""
+        };
+        format!(
+            "no GET arrived at the callback: can the internet reach callback.public_url (DNS, port, firewall, proxy)?{path}"
+        )
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        // Counters stay usable whatever panicked while it held them.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_explained_is_what_happened_since_the_mark() {
+        let log = HandshakeLog::default();
+        log.note(Handshake::WrongSignature);
+        let told = |handshakes: &[Handshake]| {
+            let mark = log.mark();
+            handshakes.iter().for_each(|handshake| log.note(*handshake));
+            log.explain_since(&mark)
+        };
+        let quick = Handshake::Answered(Variant::Chars, Duration::from_millis(12));
+        assert!(told(&[]).starts_with("no GET arrived"));
+        assert!(told(&[Handshake::WrongPath]).contains("other paths"));
+        assert!(told(&[Handshake::Incomplete]).contains("query"));
+        assert!(told(&[Handshake::WrongSignature]).contains("wrong signature"));
+        assert!(
+            told(&[Handshake::Answered(Variant::Plain, Duration::from_secs(7))]).contains("too late (after 7000 ms")
+        );
+        assert!(told(&[Handshake::Abandoned(Duration::from_secs(5))]).contains("too late"));
+        assert!(told(&[quick]).contains("answered in 12 ms"));
+        assert_eq!(log.variant(), Some(Variant::Chars));
+    }
+
+    #[test]
+    fn a_strangers_path_is_no_handshake() {
+        let log = HandshakeLog::default();
+        log.note(Handshake::WrongPath);
+        assert_eq!(log.last_get_at(), None);
+        log.note(Handshake::Incomplete);
+        assert!(log.last_get_at().is_some());
+    }
+}
