@@ -1,1 +1,28 @@
-//! Placeholder: see the module's owner.
+//! Our own MQTT contract: topics, envelopes, commands and results, and nothing else.
+//!
+//! Place in the flow: between [`protocol`](crate::protocol), whose types it takes and gives, and the adapters. Inbound, a
+//! decoded push becomes [`Publication`]s ([`publications`]). Outbound, an MQTT message becomes a [`Command`] or a
+//! [`Rejection`] ([`command::decode`]), and what became of it a [`CommandResult`].
+//!
+//! It performs nothing: no sockets, files, clocks or randomness. Ids and times come from the caller.
+
+pub mod command;
+pub mod envelope;
+pub mod escape;
+mod fields;
+pub mod filter;
+pub mod publication;
+pub mod response_topic;
+pub mod result;
+pub mod topics;
+
+pub use command::{Command, Globs, Parsed, Reason, Reference, Rejection, Rules};
+pub use envelope::{Flags, Output, Received, envelope_json, publications};
+pub use escape::BadTopic;
+pub use publication::Publication;
+pub use response_topic::response_topic_allowed;
+pub use result::{CommandResult, Status};
+pub use topics::{BadBase, Base, ResultTopics};
+
+#[cfg(test)]
+mod properties;

@@ -1,0 +1,301 @@
+//! Commands: what a message on a command topic asks for, or why it is refused.
+//!
+//! Raw topics (`send/…`) name the call and the receiver, the payload is the content and is never parsed. Calls (`call/…`)
+//! name the call, the payload is a JSON object with the vendor's fields, read strictly. `mqtt.allow_calls` applies to both:
+//! `send/user/<uid>/text` *is* `send_msg/text`, and an operator who forbids that means it.
+//!
+//! Refusals by what a message is rather than by what it says (retained, queue full) are the caller's, who makes them of
+//! [`Rejection::new`] and [`reference`].
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use wildmatch::WildMatch;
+
+use super::escape::{BadTopic, unescape_id, unescape_subject};
+use super::fields::{Fault, Fields, shown, too_large};
+use super::topics::{Base, CommandTopic, Tree};
+use crate::protocol::{Call, Qos, Subject};
+
+const MAX_REFERENCE: usize = 256;
+/// 30 days, in seconds.
+const MAX_TTL: u64 = 2_592_000;
+
+/// A call that was asked for, checked as far as it can be without iLink.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The call.
+    pub call: Call,
+    /// The requester's own mark, echoed in the result.
+    pub reference: Option<Reference>,
+    /// For how long the command is good, in seconds.
+    pub ttl: Option<u64>,
+}
+
+/// A command's `ref`: the JSON text of a string or a number, echoed as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reference(String);
+
+impl Reference {
+    pub(super) fn new(json: &str) -> Self {
+        Self(json.to_owned())
+    }
+
+    /// The JSON text.
+    #[must_use]
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a message on a command topic is, if it is not refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parsed {
+    /// A command to execute.
+    Command(Command),
+    /// The bridge's own self-test with its random part: neither executed nor answered.
+    SelfTest(String),
+}
+
+/// A refused command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// The result's `name`.
+    pub reason: Reason,
+    /// What is wrong and what is allowed, for people.
+    pub message: String,
+    /// The requester's mark, if it could be read.
+    pub reference: Option<Reference>,
+}
+
+impl Rejection {
+    /// A refusal.
+    #[must_use]
+    pub fn new(reason: Reason, message: impl Into<String>, reference: Option<Reference>) -> Self {
+        Self { reason, message: message.into(), reference }
+    }
+}
+
+/// Why a command is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The topic names no call, or no receiver.
+    BadTopic,
+    /// The payload is not what the call takes.
+    BadPayload,
+    /// The decoded content is larger than `outbound.max_content`.
+    TooLarge,
+    /// The message was retained.
+    Retained,
+    /// `mqtt.allow_calls` does not have the call.
+    NotAllowed,
+    /// The spool has no room.
+    QueueFull,
+}
+
+impl Reason {
+    /// The `name` in results.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BadTopic => "bad_topic",
+            Self::BadPayload => "bad_payload",
+            Self::TooLarge => "too_large",
+            Self::Retained => "retained",
+            Self::NotAllowed => "not_allowed",
+            Self::QueueFull => "queue_full",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Globs over the names of calls: `*` is any text, slashes included, `?` one character.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Globs(Vec<WildMatch>);
+
+impl Globs {
+    /// The globs of `mqtt.allow_calls`.
+    pub fn new<S: AsRef<str>>(globs: impl IntoIterator<Item = S>) -> Self {
+        Self(globs.into_iter().map(|glob| WildMatch::new(glob.as_ref())).collect())
+    }
+
+    /// Every call: what the command line may do.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::new(["*"])
+    }
+
+    /// Whether one of them matches.
+    #[must_use]
+    pub fn allow(&self, name: &str) -> bool {
+        self.0.iter().any(|glob| glob.matches(name))
+    }
+}
+
+/// What the configuration has to say on commands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rules {
+    /// `mqtt.allow_calls`.
+    pub allow_calls: Globs,
+    /// `outbound.max_content`, in bytes.
+    pub max_content: usize,
+}
+
+impl Rules {
+    fn allow(&self, name: &str) -> Result<(), String> {
+        if self.allow_calls.allow(name) { Ok(()) } else { Err(format!("mqtt.allow_calls does not have {name}")) }
+    }
+}
+
+/// Reads a message on a command topic.
+///
+/// # Errors
+///
+/// The refusal: of the topic first, then by `mqtt.allow_calls`, then of the payload.
+pub fn decode(base: &Base, topic: &str, payload: &[u8], rules: &Rules) -> Result<Parsed, Rejection> {
+    let command = match base.command_topic(topic) {
+        Some(CommandTopic { tree: Tree::Send, rest, .. }) => decode_send(rest, payload, rules)?,
+        Some(CommandTopic { tree: Tree::Call, rest, client, .. }) => match rest.split_once('/') {
+            Some(("self_test", random)) if client.is_none() && !random.is_empty() && !random.contains('/') => {
+                return Ok(Parsed::SelfTest(random.to_owned()));
+            }
+            _ => decode_call(rest, payload, rules)?,
+        },
+        None => return Err(Rejection::new(Reason::BadTopic, "no commands are taken on this topic", None)),
+    };
+    Ok(Parsed::Command(command))
+}
+
+/// The `ref` of a message on a command topic, if it has one that can be read: for refusals that do not ask what it says.
+#[must_use]
+pub fn reference(base: &Base, topic: &str, payload: &[u8]) -> Option<Reference> {
+    match base.command_topic(topic)?.tree {
+        Tree::Send => None,
+        Tree::Call => reference_in(&Fields::parse(payload).ok()?).ok()?,
+    }
+}
+
+fn reference_in(fields: &Fields) -> Result<Option<Reference>, Fault> {
+    Ok(fields.scalar("ref", MAX_REFERENCE)?.map(Reference::new))
+}
+
+/// Reads a raw message: `rest` is the topic after `send/`.
+fn decode_send(rest: &str, payload: &[u8], rules: &Rules) -> Result<Command, Rejection> {
+    let reject = |reason, message: String| Rejection::new(reason, message, None);
+    let call = send_call(rest, payload).map_err(|message| reject(Reason::BadTopic, message))?;
+    rules.allow(call.name()).map_err(|message| reject(Reason::NotAllowed, message))?;
+    if payload.is_empty() {
+        return Err(reject(Reason::BadPayload, "the payload is the message and must not be empty".to_owned()));
+    }
+    if payload.len() > rules.max_content {
+        return Err(Fault::reject(too_large(payload.len(), rules.max_content), None));
+    }
+    Ok(Command { call, reference: None, ttl: None })
+}
+
+fn send_call(rest: &str, payload: &[u8]) -> Result<Call, String> {
+    let bad = |error: BadTopic| error.to_string();
+    let (kind, receiver) = rest.split_once('/').unwrap_or((rest, ""));
+    let content = payload.to_vec();
+    match (kind, receiver.rsplit_once('/')) {
+        ("user", Some((uid, "text"))) => Ok(Call::SendText { to: id(unescape_id(uid)).map_err(bad)?, content }),
+        ("user", Some((uid, "file"))) => Ok(Call::SendFile { to: id(unescape_id(uid)).map_err(bad)?, content }),
+        ("group", _) => Ok(Call::SendGroup { group: id(unescape_id(receiver)).map_err(bad)?, content }),
+        ("topic", _) => Ok(Call::Publish { subject: id(unescape_subject(receiver)).map_err(bad)?, content }),
+        _ => Err("raw topics are send/user/<uid>/text, send/user/<uid>/file, send/group/<group_id> and \
+                  send/topic/<subject>"
+            .to_owned()),
+    }
+}
+
+fn id<T: TryFrom<String>>(text: Result<String, BadTopic>) -> Result<T, BadTopic> {
+    T::try_from(text?).map_err(|_| BadTopic::Empty)
+}
+
+/// Reads a call by its name and its JSON fields.
+///
+/// # Errors
+///
+/// The refusal, in the order of [`decode`].
+pub fn decode_call(name: &str, json: &[u8], rules: &Rules) -> Result<Command, Rejection> {
+    let json = if json.is_empty() && name == "ham_group/list" { b"{}" } else { json };
+    let fields = Fields::parse(json);
+    let reference = fields.as_ref().map_or(Ok(None), reference_in);
+    let mark = reference.as_ref().ok().cloned().flatten();
+    let reject = |reason, message| Rejection::new(reason, message, mark.clone());
+
+    let own = fields_of(name).ok_or_else(|| reject(Reason::BadTopic, format!("there is no call {}", shown(name))))?;
+    rules.allow(name).map_err(|message| reject(Reason::NotAllowed, message))?;
+    let read = || {
+        let fields = fields?;
+        fields.expect_only(&[own, &["ref", "ttl"]].concat())?;
+        let (reference, ttl) = (reference?, fields.integer("ttl", 1..=MAX_TTL)?);
+        Ok(Command { call: call(name, &fields, rules.max_content)?, reference, ttl })
+    };
+    read().map_err(|fault: Fault| fault.reject(mark.clone()))
+}
+
+impl Fault {
+    fn reject(self, reference: Option<Reference>) -> Rejection {
+        match self {
+            Self::Payload(message) => Rejection::new(Reason::BadPayload, message, reference),
+            Self::TooLarge(message) => Rejection::new(Reason::TooLarge, message, reference),
+        }
+    }
+}
+
+/// The fields that a call has beside `ref` and `ttl`; none if there is no such call.
+fn fields_of(name: &str) -> Option<&'static [&'static str]> {
+    Some(match name {
+        "send_msg/text" | "send_msg/file" => &["accept_uid", "content", "encoding"],
+        "send_msg/group" => &["group_id", "content", "encoding"],
+        "ham_topic/publish" => &["subject", "content", "encoding"],
+        "ham_topic/subscribe" => &["subject", "qos"],
+        "ham_topic/unsubscribe" => &["subject"],
+        "ham_group/create" => &["group_name", "uid_list"],
+        "ham_group/delete" | "ham_group/members" => &["group_id"],
+        "ham_group/list" => &[],
+        "ham_group/add_members" | "ham_group/remove_members" => &["group_id", "uid_list"],
+        "ham_user/states" | "ham_user/subscribe" | "ham_user/unsubscribe" => &["uid_list"],
+        "ham_add_user" => &["username", "nickname"],
+        _ => return None,
+    })
+}
+
+fn call(name: &str, fields: &Fields, max: usize) -> Result<Call, Fault> {
+    Ok(match name {
+        "send_msg/text" => Call::SendText { to: fields.id("accept_uid")?, content: fields.content(max)? },
+        "send_msg/file" => Call::SendFile { to: fields.id("accept_uid")?, content: fields.content(max)? },
+        "send_msg/group" => Call::SendGroup { group: fields.id("group_id")?, content: fields.content(max)? },
+        "ham_topic/publish" => Call::Publish { subject: subject(fields)?, content: fields.content(max)? },
+        "ham_topic/subscribe" => {
+            let qos = fields.integer("qos", 0..=2)?.and_then(|qos| u8::try_from(qos).ok());
+            let qos = qos.and_then(|qos| Qos::try_from(qos).ok()).unwrap_or_default();
+            Call::SubscribeTopic { subject: subject(fields)?, qos }
+        }
+        "ham_topic/unsubscribe" => Call::UnsubscribeTopic { subject: subject(fields)? },
+        "ham_group/create" => Call::CreateGroup { name: fields.text("group_name")?, members: fields.ids("uid_list")? },
+        "ham_group/delete" => Call::DeleteGroup { group: fields.id("group_id")? },
+        "ham_group/list" => Call::ListGroups,
+        "ham_group/add_members" => Call::AddMembers { group: fields.id("group_id")?, members: fields.ids("uid_list")? },
+        "ham_group/remove_members" => {
+            Call::RemoveMembers { group: fields.id("group_id")?, members: fields.ids("uid_list")? }
+        }
+        "ham_group/members" => Call::GroupMembers { group: fields.id("group_id")? },
+        "ham_user/states" => Call::UserStates { uids: fields.ids("uid_list")? },
+        "ham_user/subscribe" => Call::SubscribePresence { uids: fields.ids("uid_list")? },
+        "ham_user/unsubscribe" => Call::UnsubscribePresence { uids: fields.ids("uid_list")? },
+        "ham_add_user" => Call::AddUser { username: fields.text("username")?, nickname: fields.text("nickname")? },
+        _ => return Err(Fault::Payload(format!("there is no call {}", shown(name)))),
+    })
+}
+
+fn subject(fields: &Fields) -> Result<Subject, Fault> {
+    let subject: Subject = fields.id("subject")?;
+    if subject.is_publishable() { Ok(subject) } else { Err(Fault::Payload("subject must not hold # or +".to_owned())) }
+}

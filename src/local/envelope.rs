@@ -1,0 +1,209 @@
+//! What a push becomes on the LAN: its raw copy, its JSON envelope, and a user's retained presence.
+//!
+//! Which of them are published follows from `mqtt.output` and from what the caller found out about the push ([`Flags`],
+//! stale presence); ages, senders' permissions and earlier presence are the caller's to judge. Every copy carries the same id.
+
+use std::borrow::Cow;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use ulid::Ulid;
+
+use super::escape::escape_property;
+use super::filter::MAX_STRING;
+use super::publication::Publication;
+use super::topics::Base;
+use crate::protocol::content;
+use crate::protocol::{Content, Message, Push, Uid};
+
+/// What the bridge adds to a push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// The bridge's own id of the push, the same in every copy.
+    pub id: Ulid,
+    /// When it was accepted: RFC 3339, UTC, milliseconds.
+    pub received_at: String,
+}
+
+/// Which copies of a message are published (`mqtt.output`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Output {
+    /// Raw and JSON.
+    #[default]
+    Both,
+    /// Only `recv/`.
+    Raw,
+    /// Only `event/`.
+    Json,
+}
+
+/// `mqtt.output` is none of its values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the output is \"both\", \"raw\" or \"json\"")]
+pub struct UnknownOutput;
+
+impl FromStr for Output {
+    type Err = UnknownOutput;
+
+    fn from_str(text: &str) -> Result<Self, UnknownOutput> {
+        match text {
+            "both" => Ok(Self::Both),
+            "raw" => Ok(Self::Raw),
+            "json" => Ok(Self::Json),
+            _ => Err(UnknownOutput),
+        }
+    }
+}
+
+/// Why a push goes to `event/` alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags {
+    /// A raw message would come too late to be a command. Means nothing for kinds that have no raw message.
+    pub late: bool,
+    /// The sender is not one of `inbound.allow_from`.
+    pub not_allowed: bool,
+}
+
+/// The messages that a push becomes, in the order in which to publish them: the raw or retained one, then the envelope.
+///
+/// `stale_presence` says that newer presence of the user was published before; `raw_deadline` is the boot-time instant at
+/// which a raw message becomes late. Nothing is published of an `other` push if the output is raw: it has no raw form.
+#[must_use]
+pub fn publications(
+    base: &Base,
+    push: &Push,
+    received: &Received,
+    output: Output,
+    flags: Flags,
+    stale_presence: bool,
+    raw_deadline: Option<Duration>,
+) -> Vec<Publication> {
+    let message = &push.message;
+    let flags = Flags { late: flags.late && message.content().is_some(), ..flags };
+    let raw = match message {
+        Message::Presence { from, online, .. } => {
+            let payload = if *online { "online" } else { "offline" };
+            (!stale_presence).then(|| Publication::raw(base.presence(from), payload).retained())
+        }
+        Message::Text { from, content, .. } => Some(command(base.recv_text(from), content, raw_deadline)),
+        Message::File { from, content, .. } => Some(command(base.recv_file(from), content, raw_deadline)),
+        Message::Group { from, group, content, .. } => {
+            Some(command(base.recv_group(group, from), content, raw_deadline))
+        }
+        Message::Topic { subject, content, .. } => Some(command(base.recv_topic(subject), content, raw_deadline)),
+        Message::Other { .. } => None,
+    };
+    let event_alone = flags.late || flags.not_allowed || stale_presence;
+    // Presence is state rather than a command: the output does not choose its retained topic away.
+    let raw = raw.filter(|raw| !event_alone && (raw.retain || output != Output::Json));
+    let event = (event_alone || output != Output::Raw)
+        .then(|| Publication::json(base.event(message.kind()), envelope_json(push, received, flags)));
+
+    let properties = user_properties(message, received);
+    let both = raw.into_iter().chain(event);
+    both.map(|publication| Publication { user_properties: properties.clone(), ..publication }).collect()
+}
+
+fn command(topic: String, content: &Content, deadline: Option<Duration>) -> Publication {
+    Publication { deadline, ..Publication::raw(topic, content.bytes.clone()) }
+}
+
+/// A value that no MQTT string can hold is left out: the envelope has it in full, and must not fail for it.
+fn user_properties(message: &Message, received: &Received) -> Vec<(&'static str, String)> {
+    let group_id = match message {
+        Message::Group { group, .. } => Some(group.as_str()),
+        _ => None,
+    };
+    let id = |id: &str| escape_property(id).into_owned();
+    let properties = [
+        ("id", Some(received.id.to_string())),
+        ("kind", Some(message.kind().as_str().to_owned())),
+        ("from_uid", message.from_uid().map(|uid| id(uid.as_str()))),
+        ("group_id", group_id.map(id)),
+        ("time", message.time().map(|time| time.to_string())),
+    ];
+    properties
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.filter(|value| value.len() <= MAX_STRING)?)))
+        .collect()
+}
+
+/// The envelope, field by field in its public order.
+#[derive(Serialize)]
+struct Wire<'a> {
+    v: u8,
+    id: String,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from_uid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to_uid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<i64>,
+    received_at: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    online: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoding: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "is_false")]
+    content_not_base64: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    late: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    not_allowed: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// The JSON envelope of a push.
+#[must_use]
+pub fn envelope_json(push: &Push, received: &Received, flags: Flags) -> Vec<u8> {
+    let message = &push.message;
+    let (content, encoding) = match message.content() {
+        None => (None, None),
+        Some(Content { bytes, .. }) => match std::str::from_utf8(bytes) {
+            Ok(text) => (Some(Cow::Borrowed(text)), Some("utf8")),
+            Err(_) => (Some(Cow::Owned(content::encode(bytes))), Some("base64")),
+        },
+    };
+    let mut wire = Wire {
+        v: 1,
+        id: received.id.to_string(),
+        kind: message.kind().as_str(),
+        from_uid: message.from_uid().map(Uid::as_str),
+        to_uid: push.to_uid.as_ref().map(Uid::as_str),
+        group_id: None,
+        subject: None,
+        time: message.time(),
+        received_at: &received.received_at,
+        online: None,
+        content,
+        encoding,
+        body: None,
+        content_not_base64: message.content().is_some_and(|content| content.not_base64),
+        late: flags.late,
+        not_allowed: flags.not_allowed,
+    };
+    match message {
+        Message::Presence { online, .. } => wire.online = Some(*online),
+        Message::Topic { subject, .. } => wire.subject = Some(subject.as_str()),
+        Message::Group { group, .. } => wire.group_id = Some(group.as_str()),
+        Message::Text { .. } | Message::File { .. } => {}
+        Message::Other { body } => wire.body = Some(body),
+    }
+    // Strings, integers and checked JSON only: nothing that could fail.
+    serde_json::to_vec(&wire).unwrap_or_default()
+}

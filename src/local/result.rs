@@ -1,0 +1,216 @@
+//! What became of a command, as its requester reads it.
+//!
+//! A result is made once, stored as its JSON, and may be published again with the same id. When which status applies is
+//! the deliver loop's to decide; where the result goes, [`Base::result`](super::Base::result) and
+//! [`response_topic_allowed`](super::response_topic_allowed) say.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use ulid::Ulid;
+
+use super::command::{Reference, Rejection};
+use super::publication::Publication;
+use super::topics::ResultTopics;
+use crate::protocol::{Reply, ResultCode};
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// iLink executed it.
+    Ok,
+    /// iLink refused it.
+    Error,
+    /// Its time ran out before it was sent.
+    Expired,
+    /// It may or may not have been executed.
+    Uncertain,
+    /// The bridge refused it.
+    Rejected,
+}
+
+/// The result of a command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommandResult {
+    /// The bridge's own id of the result.
+    pub id: Ulid,
+    /// The requester's mark.
+    pub reference: Option<Reference>,
+    /// How it ended.
+    pub status: Status,
+    /// iLink's code, if it ever answered.
+    pub code: Option<i64>,
+    /// How it ended, in one word.
+    pub name: Cow<'static, str>,
+    /// The same for people.
+    pub message: String,
+    /// What else iLink replied.
+    pub data: Map<String, Value>,
+    /// How often the call was posted.
+    pub attempts: u32,
+    /// From acceptance to the result, in milliseconds.
+    pub elapsed_ms: u64,
+}
+
+/// The bytes are no result of ours.
+#[derive(Debug, thiserror::Error)]
+#[error("not a stored result")]
+pub struct NotAResult(#[source] Option<serde_json::Error>);
+
+impl CommandResult {
+    /// iLink gave its final answer.
+    #[must_use]
+    pub fn answered(id: Ulid, reference: Option<Reference>, reply: Reply, attempts: u32, elapsed_ms: u64) -> Self {
+        let Reply { code, extra } = reply;
+        Self {
+            id,
+            reference,
+            status: if code.is_ok() { Status::Ok } else { Status::Error },
+            code: Some(code.value()),
+            name: code.name().into(),
+            message: code.meaning().to_owned(),
+            data: extra,
+            attempts,
+            elapsed_ms,
+        }
+    }
+
+    /// The bridge refused the command.
+    #[must_use]
+    pub fn rejected(id: Ulid, rejection: Rejection, elapsed_ms: u64) -> Self {
+        let Rejection { reason, message, reference } = rejection;
+        Self {
+            id,
+            reference,
+            status: Status::Rejected,
+            code: None,
+            name: reason.as_str().into(),
+            message,
+            data: Map::new(),
+            attempts: 0,
+            elapsed_ms,
+        }
+    }
+
+    /// The command's time ran out; `last` is the code of iLink's last answer, `cause` what kept the command waiting.
+    #[must_use]
+    pub fn expired(
+        id: Ulid,
+        reference: Option<Reference>,
+        last: Option<ResultCode>,
+        cause: &str,
+        attempts: u32,
+        elapsed_ms: u64,
+    ) -> Self {
+        let message = with_cause("it expired before iLink executed it", cause);
+        Self::unanswered(id, reference, Status::Expired, last, message, attempts, elapsed_ms)
+    }
+
+    /// The call may have been executed; `last` is the code of iLink's last answer, `cause` what went wrong.
+    #[must_use]
+    pub fn uncertain(
+        id: Ulid,
+        reference: Option<Reference>,
+        last: Option<ResultCode>,
+        cause: &str,
+        attempts: u32,
+        elapsed_ms: u64,
+    ) -> Self {
+        let message = with_cause("it may or may not have been executed", cause);
+        Self::unanswered(id, reference, Status::Uncertain, last, message, attempts, elapsed_ms)
+    }
+
+    fn unanswered(
+        id: Ulid,
+        reference: Option<Reference>,
+        status: Status,
+        last: Option<ResultCode>,
+        message: String,
+        attempts: u32,
+        elapsed_ms: u64,
+    ) -> Self {
+        let name = if status == Status::Expired { "expired" } else { "ambiguous" }.into();
+        let code = last.map(ResultCode::value);
+        Self { id, reference, status, code, name, message, data: Map::new(), attempts, elapsed_ms }
+    }
+
+    /// The result's JSON, `ref` as it was written.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let reference = self.reference.as_ref().and_then(|mark| serde_json::from_str(mark.as_json()).ok());
+        let wire = Wire {
+            v: 1,
+            id: self.id.to_string().into(),
+            reference,
+            status: self.status,
+            code: self.code,
+            name: Cow::Borrowed(&self.name),
+            message: Cow::Borrowed(&self.message),
+            data: Cow::Borrowed(&self.data),
+            attempts: self.attempts,
+            elapsed_ms: self.elapsed_ms,
+        };
+        // Strings, integers and checked JSON only: nothing that could fail.
+        serde_json::to_vec(&wire).unwrap_or_default()
+    }
+
+    /// Reads a result that [`CommandResult::to_json`] wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAResult`] for anything else.
+    pub fn from_json(json: &[u8]) -> Result<Self, NotAResult> {
+        let wire: Wire = serde_json::from_slice(json).map_err(|error| NotAResult(Some(error)))?;
+        Ok(Self {
+            id: Ulid::from_string(&wire.id).map_err(|_| NotAResult(None))?,
+            reference: wire.reference.map(|raw| Reference::new(raw.get())),
+            status: wire.status,
+            code: wire.code,
+            name: wire.name.into_owned().into(),
+            message: wire.message.into_owned(),
+            data: wire.data.into_owned(),
+            attempts: wire.attempts,
+            elapsed_ms: wire.elapsed_ms,
+        })
+    }
+
+    /// The messages to publish: the result, its name to the requester's ack topic if it has one, and the result once more
+    /// to `response`, an allowed Response Topic with its Correlation Data.
+    #[must_use]
+    pub fn publications(&self, topics: ResultTopics, response: Option<(String, Option<Bytes>)>) -> Vec<Publication> {
+        let json = self.to_json();
+        let ack = topics.ack.map(|topic| Publication::raw(topic, self.name.as_bytes().to_vec()));
+        let response = response.map(|(topic, correlation_data)| Publication {
+            correlation_data,
+            ..Publication::json(topic, json.clone())
+        });
+        let result = Publication::json(topics.result, json.clone());
+        [Some(result), ack, response].into_iter().flatten().collect()
+    }
+}
+
+fn with_cause(message: &str, cause: &str) -> String {
+    if cause.is_empty() { message.to_owned() } else { format!("{message}: {cause}") }
+}
+
+/// The result, field by field in its public order.
+#[derive(Serialize, Deserialize)]
+struct Wire<'a> {
+    v: u8,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(rename = "ref", borrow, default, skip_serializing_if = "Option::is_none")]
+    reference: Option<&'a RawValue>,
+    status: Status,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    code: Option<i64>,
+    name: Cow<'a, str>,
+    message: Cow<'a, str>,
+    data: Cow<'a, Map<String, Value>>,
+    attempts: u32,
+    elapsed_ms: u64,
+}

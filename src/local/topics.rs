@@ -1,0 +1,255 @@
+//! The topics under the base: every one the bridge publishes to, and the anatomy of those it takes commands from.
+//!
+//! Ids are escaped here and nowhere else. What a command topic asks for is [`command`](super::command)'s.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::escape::{escape_id, escape_subject, is_unsendable};
+use crate::protocol::{GroupId, Kind, Subject, Uid};
+
+/// Generous for a name, and leaves most of a topic's 65,535 bytes and 200 levels to the ids.
+const MAX_BASE: usize = 256;
+
+/// The topic that everything of one account lives under (`mqtt.base_topic`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Base(String);
+
+/// A base topic that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadBase {
+    /// The topic, or a level of it, is empty.
+    #[error("a base topic has no empty levels: no leading, trailing or double slash")]
+    EmptyLevel,
+    /// It has a character with a meaning of its own in MQTT, or that brokers refuse.
+    #[error("a base topic has no +, #, $ and no control characters")]
+    Character,
+    /// It is longer than 256 bytes.
+    #[error("a base topic has at most 256 bytes")]
+    TooLong,
+}
+
+/// Where the results of a command go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultTopics {
+    /// The whole result, in JSON.
+    pub result: String,
+    /// Its name alone, for commands from per-client topics.
+    pub ack: Option<String>,
+}
+
+/// A topic that the bridge takes commands from, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CommandTopic<'a> {
+    /// The level after `by/`, verbatim.
+    pub client: Option<&'a str>,
+    pub tree: Tree,
+    /// From `send` or `call` on, verbatim.
+    pub command: &'a str,
+    /// What follows `send/` or `call/`; empty if nothing does.
+    pub rest: &'a str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tree {
+    Send,
+    Call,
+}
+
+impl FromStr for Base {
+    type Err = BadBase;
+
+    fn from_str(base: &str) -> Result<Self, BadBase> {
+        if base.len() > MAX_BASE {
+            return Err(BadBase::TooLong);
+        }
+        if base.contains(|c| matches!(c, '+' | '#' | '$') || is_unsendable(c)) {
+            return Err(BadBase::Character);
+        }
+        if base.split('/').any(str::is_empty) { Err(BadBase::EmptyLevel) } else { Ok(Self(base.to_owned())) }
+    }
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Base {
+    /// The base topic itself.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn under(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.0)
+    }
+
+    /// A text message from a user.
+    #[must_use]
+    pub fn recv_text(&self, from: &Uid) -> String {
+        self.under(&format!("recv/user/{}/text", escape_id(from.as_str())))
+    }
+
+    /// A file message from a user.
+    #[must_use]
+    pub fn recv_file(&self, from: &Uid) -> String {
+        self.under(&format!("recv/user/{}/file", escape_id(from.as_str())))
+    }
+
+    /// A group message from a user.
+    #[must_use]
+    pub fn recv_group(&self, group: &GroupId, from: &Uid) -> String {
+        self.under(&format!("recv/group/{}/{}", escape_id(group.as_str()), escape_id(from.as_str())))
+    }
+
+    /// A message published to an iLink topic.
+    #[must_use]
+    pub fn recv_topic(&self, subject: &Subject) -> String {
+        self.under(&format!("recv/topic/{}", escape_subject(subject.as_str())))
+    }
+
+    /// Whether a user is online (retained).
+    #[must_use]
+    pub fn presence(&self, uid: &Uid) -> String {
+        self.under(&format!("presence/{}", escape_id(uid.as_str())))
+    }
+
+    /// The envelopes of a kind.
+    #[must_use]
+    pub fn event(&self, kind: Kind) -> String {
+        self.under(&format!("event/{}", kind.as_str()))
+    }
+
+    /// A topic about the bridge itself: `state`, `cloud`, `info`, `health`.
+    #[must_use]
+    pub fn bridge(&self, name: &str) -> String {
+        self.under(&format!("bridge/{name}"))
+    }
+
+    /// Everything that the bridge takes commands from. It never publishes there, except for its self-test.
+    #[must_use]
+    pub fn command_filters(&self) -> [String; 4] {
+        ["send/#", "call/#", "by/+/send/#", "by/+/call/#"].map(|filter| self.under(filter))
+    }
+
+    /// The topic by which the bridge probes whether it hears its own command topics; never executed.
+    #[must_use]
+    pub fn self_test(&self, random: &str) -> String {
+        self.under(&format!("call/self_test/{random}"))
+    }
+
+    /// Where the results of a command go that came on `command_topic`; none if no commands come there.
+    #[must_use]
+    pub fn result(&self, command_topic: &str) -> Option<ResultTopics> {
+        let CommandTopic { client, command, .. } = self.command_topic(command_topic)?;
+        Some(match client {
+            None => ResultTopics { result: self.under(&format!("result/{command}")), ack: None },
+            Some(client) => ResultTopics {
+                result: self.under(&format!("by/{client}/result/{command}")),
+                ack: Some(self.under(&format!("by/{client}/ack/{command}"))),
+            },
+        })
+    }
+
+    /// `topic` without the base and the slash after it; none if it is not under the base.
+    #[must_use]
+    pub fn strip<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        topic.strip_prefix(&self.0)?.strip_prefix('/')
+    }
+
+    /// Takes a topic apart that one of [`Base::command_filters`] selects; none for any other.
+    pub(super) fn command_topic<'a>(&self, topic: &'a str) -> Option<CommandTopic<'a>> {
+        let rest = self.strip(topic)?;
+        let (client, command) = match rest.strip_prefix("by/") {
+            Some(rest) => rest.split_once('/').map(|(client, command)| (Some(client), command))?,
+            None => (None, rest),
+        };
+        // `send/#` selects `send` too.
+        let (tree, rest) = command.split_once('/').unwrap_or((command, ""));
+        let tree = match tree {
+            "send" => Tree::Send,
+            "call" => Tree::Call,
+            _ => return None,
+        };
+        Some(CommandTopic { client, tree, command, rest })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::filter::matches;
+
+    fn base() -> Base {
+        "ilink".parse().unwrap()
+    }
+
+    #[test]
+    fn bases() {
+        for good in ["ilink", "home/ilink", "中/文 x"] {
+            assert_eq!(good.parse::<Base>().unwrap().as_str(), good);
+        }
+        for (bad, why) in [
+            ("", BadBase::EmptyLevel),
+            ("/ilink", BadBase::EmptyLevel),
+            ("ilink/", BadBase::EmptyLevel),
+            ("a//b", BadBase::EmptyLevel),
+            ("a/+", BadBase::Character),
+            ("#", BadBase::Character),
+            ("$SYS", BadBase::Character),
+            ("a$b", BadBase::Character),
+            ("a\nb", BadBase::Character),
+        ] {
+            assert_eq!(bad.parse::<Base>(), Err(why), "{bad:?}");
+        }
+        assert_eq!("a".repeat(257).parse::<Base>(), Err(BadBase::TooLong));
+    }
+
+    #[test]
+    fn publishing_topics() {
+        let (uid, group): (Uid, GroupId) = ("a/b".parse().unwrap(), "g+1".parse().unwrap());
+        assert_eq!(base().recv_text(&uid), "ilink/recv/user/a%2Fb/text");
+        assert_eq!(base().recv_file(&uid), "ilink/recv/user/a%2Fb/file");
+        assert_eq!(base().recv_group(&group, &uid), "ilink/recv/group/g%2B1/a%2Fb");
+        assert_eq!(base().recv_topic(&"/home//lamp".parse().unwrap()), "ilink/recv/topic/%2Fhome/%2Flamp");
+        assert_eq!(base().presence(&uid), "ilink/presence/a%2Fb");
+        assert_eq!(base().event(Kind::Other), "ilink/event/other");
+        assert_eq!(base().bridge("state"), "ilink/bridge/state");
+        assert_eq!(base().self_test("x1"), "ilink/call/self_test/x1");
+    }
+
+    #[test]
+    fn results_answer_where_the_command_came_from_verbatim() {
+        let result = |topic: &str| base().result(topic).map(|topics| (topics.result, topics.ack));
+        let open = |topic: &str| Some((topic.to_owned(), None));
+        assert_eq!(result("ilink/send/user/414/text"), open("ilink/result/send/user/414/text"));
+        assert_eq!(result("ilink/send/topic/a//b%2f/"), open("ilink/result/send/topic/a//b%2f/"));
+        assert_eq!(result("ilink/send"), open("ilink/result/send"));
+        assert_eq!(result("ilink/call/nonsense"), open("ilink/result/call/nonsense"));
+        let own =
+            |rest: &str| Some((format!("ilink/by/c %zz/result/{rest}"), Some(format!("ilink/by/c %zz/ack/{rest}"))));
+        assert_eq!(result("ilink/by/c %zz/send/group/1"), own("send/group/1"));
+        assert_eq!(result("ilink/by/c %zz/call"), own("call"));
+        for other in ["ilink", "ilink/", "ilink/sender", "ilink/by/c", "ilink/by/c/d/send", "x/send/a", "ilink2/send/a"]
+        {
+            assert_eq!(result(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn command_topics_are_what_the_filters_select_and_results_go_elsewhere() {
+        for topic in
+            ["send", "send/a", "call/a/b", "by/c/send", "by//call/x", "by/send/send/a", "result/send", "by/c", "by"]
+        {
+            let topic = format!("ilink/{topic}");
+            let hears = |topic: &str| base().command_filters().iter().any(|filter| matches(filter, topic));
+            assert_eq!(base().command_topic(&topic).is_some(), hears(&topic), "{topic}");
+            for answer in base().result(&topic).into_iter().flat_map(|t| [Some(t.result), t.ack]).flatten() {
+                assert!(!hears(&answer), "{answer}");
+            }
+        }
+    }
+}
