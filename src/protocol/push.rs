@@ -7,14 +7,13 @@
 //!
 //! Making a push durable, recognising repeats and publishing it happen elsewhere.
 
-use serde::de::{Deserializer, MapAccess, Visitor};
+use std::fmt;
+
 use serde_json::value::RawValue;
 
 use super::content::{self, Content};
+use super::fields::Fields;
 use super::ids::{GroupId, Subject, Uid};
-
-/// Deeper nesting than any push has reason for; it keeps the readers of our envelopes from overflowing their stacks.
-const MAX_DEPTH: usize = 128;
 
 /// A push that could be read.
 #[derive(Debug, Clone)]
@@ -26,7 +25,7 @@ pub struct Push {
 }
 
 /// What a push says.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Message {
     /// A user came or went (§4.3).
     Presence {
@@ -119,8 +118,8 @@ impl Kind {
     }
 }
 
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
@@ -138,15 +137,28 @@ impl Push {
     /// [`NotAnObject`]; every JSON object is some push.
     pub fn decode(body: &[u8]) -> Result<Self, NotAnObject> {
         let text = std::str::from_utf8(body).map_err(|_| NotAnObject)?;
-        if nests_too_deep(text) {
-            return Err(NotAnObject);
-        }
-        let fields = Fields::parse(text)?;
-        let message = match fields.message() {
+        let fields = Fields::parse(text).ok_or(NotAnObject)?;
+        let message = match recognise(&fields) {
             Some(message) => message,
             None => Message::Other { body: serde_json::from_str(text).map_err(|_| NotAnObject)? },
         };
         Ok(Self { to_uid: fields.id("to_uid"), message })
+    }
+}
+
+/// Shows the kind, the sender and the content's length: what people say appears in no log.
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct(self.kind().as_str());
+        shown.field("from", &self.from_uid());
+        match self {
+            Self::Presence { online, .. } => shown.field("online", online),
+            Self::Topic { subject, .. } => shown.field("subject", subject),
+            Self::Group { group, .. } => shown.field("group", group),
+            Self::Other { body } => shown.field("len", &body.get().len()),
+            Self::Text { .. } | Self::File { .. } => &mut shown,
+        };
+        shown.field("content", &self.content()).field("time", &self.time()).finish()
     }
 }
 
@@ -202,119 +214,158 @@ impl Message {
     }
 }
 
-/// The members of the pushed object that are not `null`, in their order, values unread.
-struct Fields<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'a> Fields<'a> {
-    fn parse(text: &'a str) -> Result<Self, NotAnObject> {
-        let mut json = serde_json::Deserializer::from_str(text);
-        let fields = json.deserialize_map(FieldsVisitor).map_err(|_| NotAnObject)?;
-        json.end().map_err(|_| NotAnObject)?;
-        Ok(fields)
+/// The message, if the shape is a known one and everything that its MQTT topic needs is there.
+fn recognise(fields: &Fields) -> Option<Message> {
+    if fields.has("type") && fields.has("time") && !fields.has("content") {
+        let online = match fields.integer("type")? {
+            0 => false,
+            1 => true,
+            _ => return None,
+        };
+        return Some(Message::Presence { from: fields.id("from_uid")?, online, time: fields.integer("time")? });
     }
-
-    /// The value under `key`, else under `key` with stray spaces around it; of duplicates the last, as most parsers have it.
-    fn get(&self, key: &str) -> Option<&'a RawValue> {
-        let newest_first = || self.0.iter().rev();
-        newest_first()
-            .find(|(name, _)| name == key)
-            .or_else(|| newest_first().find(|(name, _)| name.trim() == key))
-            .map(|(_, value)| *value)
-    }
-
-    /// A string, or a number as it is written.
-    fn text(&self, key: &str) -> Option<String> {
-        let raw = self.get(key)?.get();
-        match raw.as_bytes().first()? {
-            b'"' => serde_json::from_str(raw).ok(),
-            b'-' | b'0'..=b'9' => Some(raw.to_owned()),
-            _ => None,
+    let content = content::decode(&fields.string("content")?);
+    let time = fields.integer("create_time");
+    match (fields.has("group_id"), fields.integer("msg_type")?) {
+        (true, 4) => {
+            Some(Message::Topic { from: fields.id("from_uid"), subject: fields.id("group_id")?, content, time })
         }
-    }
-
-    fn id<T: TryFrom<String>>(&self, key: &str) -> Option<T> {
-        self.text(key).and_then(|text| T::try_from(text).ok())
-    }
-
-    fn integer(&self, key: &str) -> Option<i64> {
-        self.text(key)?.trim().parse().ok()
-    }
-
-    fn has(&self, key: &str) -> bool {
-        self.get(key).is_some()
-    }
-
-    /// The message, if the shape is a known one and everything that its MQTT topic needs is there.
-    fn message(&self) -> Option<Message> {
-        if self.has("type") && self.has("time") && !self.has("content") {
-            let online = match self.integer("type")? {
-                0 => false,
-                1 => true,
-                _ => return None,
-            };
-            return Some(Message::Presence { from: self.id("from_uid")?, online, time: self.integer("time")? });
+        // §4.2's table has 3, its sample 1.
+        (true, 3 | 1) => {
+            Some(Message::Group { from: fields.id("from_uid")?, group: fields.id("group_id")?, content, time })
         }
-        let content = content::decode(&serde_json::from_str::<String>(self.get("content")?.get()).ok()?);
-        let time = self.integer("create_time");
-        match (self.has("group_id"), self.integer("msg_type")?) {
-            (true, 4) => {
-                Some(Message::Topic { from: self.id("from_uid"), subject: self.id("group_id")?, content, time })
-            }
-            // §4.2's table has 3, its sample 1.
-            (true, 3 | 1) => {
-                Some(Message::Group { from: self.id("from_uid")?, group: self.id("group_id")?, content, time })
-            }
-            (false, 1) => Some(Message::Text { from: self.id("from_uid")?, content, time }),
-            (false, 2) => Some(Message::File { from: self.id("from_uid")?, content, time }),
-            _ => None,
-        }
+        (false, 1) => Some(Message::Text { from: fields.id("from_uid")?, content, time }),
+        (false, 2) => Some(Message::File { from: fields.id("from_uid")?, content, time }),
+        _ => None,
     }
 }
 
-struct FieldsVisitor;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields<'de>;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a JSON object")
+    fn decode(body: &str) -> Message {
+        Push::decode(body.as_bytes()).unwrap_or_else(|_| panic!("{body}")).message
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-        let mut fields = Vec::new();
-        // Keys are taken raw too: one that is no Unicode text (a lone surrogate) is unknown, but no reason to lose the push.
-        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-            if let (Ok(key), true) = (serde_json::from_str(key.get()), value.get() != "null") {
-                fields.push((key, value));
-            }
-        }
-        Ok(Fields(fields))
+    fn kind(body: &str) -> Kind {
+        decode(body).kind()
     }
-}
 
-/// Whether arrays and objects nest deeper than [`MAX_DEPTH`]; brackets within strings do not count. Raw values are not
-/// limited by the parser itself.
-fn nests_too_deep(text: &str) -> bool {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for byte in text.bytes() {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
+    #[test]
+    fn what_is_not_one_json_object_is_no_push() {
+        for body in [
+            "",
+            " ",
+            "null",
+            "1",
+            "[]",
+            "\"{}\"",
+            "[{}]",
+            "{",
+            "{}x",
+            "{}{}",
+            "{\"a\":1,}",
+            "{a:1}",
+            "{'a':1}",
+            "\u{feff}{}",
+        ] {
+            assert_eq!(Push::decode(body.as_bytes()).err(), Some(NotAnObject), "{body:?}");
         }
-        match byte {
-            b'"' => in_string = true,
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > MAX_DEPTH {
-            return true;
+        assert_eq!(Push::decode(b"{\"a\":\"\xff\"}").err(), Some(NotAnObject));
+        assert_eq!(kind(" \n{} \t"), Kind::Other);
+    }
+
+    #[test]
+    fn nesting_has_a_limit() {
+        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+        assert_eq!(kind(&nested(128)), Kind::Other);
+        assert_eq!(Push::decode(nested(129).as_bytes()).err(), Some(NotAnObject));
+        let deep = "[".repeat(1_000_000);
+        assert_eq!(Push::decode(format!("{{\"a\":{deep}").as_bytes()).err(), Some(NotAnObject));
+        assert_eq!(kind(&format!(r#"{{"a":"\"{deep}"}}"#)), Kind::Other, "brackets in strings do not nest");
+    }
+
+    #[test]
+    fn presence_needs_a_user_a_state_and_a_time() {
+        let presence = |fields: &str| kind(&format!(r#"{{"msg_type":4,{fields}}}"#));
+        assert_eq!(presence(r#""from_uid":"1","type":1,"time":-5"#), Kind::Presence);
+        for fields in [
+            r#""from_uid":"1","type":2,"time":5"#,
+            r#""from_uid":"1","type":true,"time":5"#,
+            r#""from_uid":"1","type":1,"time":5.5"#,
+            r#""from_uid":"1","type":1,"time":99999999999999999999"#,
+            r#""from_uid":"1","type":1,"time":null"#,
+            r#""from_uid":"1","time":5"#,
+            r#""from_uid":"","type":1,"time":5"#,
+            r#""from_uid":["1"],"type":1,"time":5"#,
+            r#""type":1,"time":5"#,
+        ] {
+            assert_eq!(presence(fields), Kind::Other, "{fields}");
         }
     }
-    false
+
+    #[test]
+    fn content_decides_before_type_and_time() {
+        assert_eq!(kind(r#"{"from_uid":"1","content":"","msg_type":1,"type":1,"time":5}"#), Kind::Text);
+        assert_eq!(kind(r#"{"from_uid":"1","content":null,"msg_type":1,"type":1,"time":5}"#), Kind::Presence);
+    }
+
+    #[test]
+    fn a_topic_needs_no_sender_but_everything_else_does() {
+        let message = decode(r#"{"group_id":"home/lamp","msg_type":4,"content":"b24="}"#);
+        let Message::Topic { from: None, subject, content, time: None } = message else { panic!("{message:?}") };
+        assert_eq!((subject.as_str(), &content.bytes[..]), ("home/lamp", &b"on"[..]));
+        for body in [
+            r#"{"msg_type":1,"content":"b24="}"#,
+            r#"{"msg_type":2,"content":"b24="}"#,
+            r#"{"msg_type":3,"group_id":"g","content":"b24="}"#,
+            r#"{"msg_type":4,"group_id":"","content":"b24="}"#,
+            r#"{"msg_type":4,"from_uid":"1","content":"b24="}"#,
+            r#"{"from_uid":"1","content":"b24="}"#,
+            r#"{"from_uid":"1","group_id":{},"msg_type":1,"content":"b24="}"#,
+        ] {
+            assert_eq!(kind(body), Kind::Other, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_exact_key_wins_over_one_with_stray_spaces() {
+        let from = |body: &str| decode(body).from_uid().map(ToString::to_string);
+        for body in [
+            r#"{"from_uid":"1","from_uid ":"2","msg_type":1,"content":""}"#,
+            r#"{" from_uid":"2","from_uid":"1","msg_type":1,"content":""}"#,
+            r#"{"from_uid":"0","from_uid":"1","msg_type":1,"content":""}"#,
+            r#"{"from_uid":null," from_uid":"1","msg_type":1,"content":""}"#,
+            r#"{"\u0066rom_uid":1,"msg_type":1,"content":""}"#,
+        ] {
+            assert_eq!(from(body).as_deref(), Some("1"), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_string_that_is_no_unicode_costs_only_its_field() {
+        assert_eq!(kind(r#"{"\ud800":1,"x":"\udc00","from_uid":"1","msg_type":1,"content":"b24="}"#), Kind::Text);
+        assert_eq!(kind(r#"{"from_uid":"1","msg_type":1,"content":"\ud800"}"#), Kind::Other);
+    }
+
+    #[test]
+    fn content_that_is_not_base64_is_marked() {
+        let message = decode(r#"{"from_uid":"1","msg_type":1,"content":"not base64!"}"#);
+        assert_eq!(message.content(), Some(&Content { bytes: b"not base64!".to_vec(), not_base64: true }));
+    }
+
+    #[test]
+    fn kinds_have_distinct_names() {
+        let names: std::collections::BTreeSet<_> = Kind::ALL.into_iter().map(Kind::as_str).collect();
+        assert_eq!(names.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn debug_shows_no_content() {
+        for body in [r#"{"from_uid":"1","msg_type":1,"content":"c2VjcmV0"}"#, r#"{"secret":"secret"}"#] {
+            let shown = format!("{:?}", Push::decode(body.as_bytes()));
+            assert!(!shown.contains("secret") && !shown.contains("115, 101"), "{shown}");
+        }
+    }
 }

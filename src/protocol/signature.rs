@@ -99,7 +99,15 @@ pub fn sign(variant: Variant, token: &str, timestamp: &str, echostr: &str) -> St
             String::from_utf16_lossy(&units)
         }
     };
-    Md5::digest(signed.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Md5::digest(signed.as_bytes()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 0xf])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
 }
 
 /// The variant by which `signature` is right, if there is one. Compares in constant time and ignores the case of the
@@ -169,8 +177,7 @@ mod tests {
     /// low surrogate left over as another U+FFFD.
     #[test]
     fn torn_surrogate_pairs_are_written_as_javascript_writes_them() {
-        let expected: String =
-            Md5::digest("ab\u{fffd}😀\u{fffd}".as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
+        let expected = hex(&Md5::digest("ab\u{fffd}😀\u{fffd}".as_bytes()));
         assert_eq!(sign(Variant::Chars, "b😀", "😁", "a"), expected);
     }
 
