@@ -2,11 +2,13 @@
 //!
 //! Both directions are the same five steps: **accept → make durable → answer the sender → deliver → complete.**
 
+pub mod cli;
 pub mod clock;
 pub mod cloud;
 pub mod config;
 pub mod inbound;
 pub mod local;
+pub mod log;
 pub mod mqtt;
 pub mod outbound;
 pub mod protocol;
