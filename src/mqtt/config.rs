@@ -1,0 +1,147 @@
+//! What the link must know to start: plain values, built by `app` from the configuration.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+use crate::local::{Base, Publication};
+use crate::protocol::Uid;
+
+/// The version of MQTT spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// MQTT 5.
+    V5,
+    /// MQTT 3.1.1: no properties, no reasons, no expiry; a publish that the broker's ACL denies looks like a success.
+    V311,
+}
+
+/// What secures a `mqtts://` connection.
+#[derive(Debug, Clone, Default)]
+pub struct TlsOptions {
+    /// PEM file of the only roots to trust; without it the system's.
+    pub ca: Option<PathBuf>,
+    /// PEM file of the client's certificate chain; goes with `key`.
+    pub cert: Option<PathBuf>,
+    /// PEM file of the client's private key.
+    pub key: Option<PathBuf>,
+}
+
+/// Everything the link is started with.
+#[derive(Clone)]
+pub struct LinkConfig {
+    /// `mqtt://host[:port]` or `mqtts://host[:port]`.
+    pub broker: Url,
+    /// The version of MQTT.
+    pub protocol: Protocol,
+    /// Names the session at the broker; not empty.
+    pub client_id: String,
+    /// User name and password.
+    pub credentials: Option<(String, SecretString)>,
+    /// Only read for `mqtts://`.
+    pub tls: TlsOptions,
+    /// The largest packet the broker may send, in bytes; MQTT 5 brokers are told so and drop larger ones themselves. On
+    /// 3.1.1 there is no telling: refusing one would bring it again for ever, so all sizes are taken.
+    pub max_packet: u32,
+    /// How long an MQTT 5 broker keeps commands for the absent bridge, in seconds.
+    pub session_expiry: u32,
+    /// MQTT 3.1.1 only: whether the broker keeps commands for the absent bridge (then without a limit).
+    pub persistent_session: bool,
+    /// Whether an earlier run of the process left a session: then its absence at the first connect counts as a loss.
+    pub expect_session: bool,
+    /// What to subscribe to, at QoS 1.
+    pub filters: Vec<String>,
+    /// The base topic: the account check and the self-test are made under it.
+    pub base: Base,
+    /// Another uid in the retained `bridge/info` while `bridge/state` is `online` is a conflict.
+    pub own_uid: Uid,
+    /// `bridge/state` = `offline`, retained: the last will, and published at a clean stop.
+    pub will: Publication,
+    /// Published first on every connection, in this order: `bridge/state` = `online`, retained, …
+    pub birth: Vec<Publication>,
+    /// The link's patience.
+    pub timing: Timing,
+}
+
+/// The link's patience. The defaults are for real brokers; tests are in a hurry.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// MQTT's keep alive, whole seconds, at least 5. Twice this without any progress and the connection is given up.
+    pub keep_alive: Duration,
+    /// Waited after the first failure; doubles with each one that follows.
+    pub backoff_min: Duration,
+    /// The longest wait between attempts.
+    pub backoff_max: Duration,
+    /// A connection that stood this long ends the back-off, and its loss is not held against what was in flight.
+    pub stable_after: Duration,
+    /// Within this the self-test must have been heard.
+    pub self_test_limit: Duration,
+    /// How often a failed self-test or a refused subscription is tried again.
+    pub recheck_every: Duration,
+    /// How often to look again while another account uses the base topic.
+    pub conflict_retry: Duration,
+    /// How long a stop waits for the PUBACK of `offline`.
+    pub stop_limit: Duration,
+    /// First wait before a publish is repeated that the broker refused for now.
+    pub refused_retry: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            keep_alive: Duration::from_secs(30),
+            backoff_min: Duration::from_millis(500),
+            backoff_max: Duration::from_secs(30),
+            stable_after: Duration::from_secs(10),
+            self_test_limit: Duration::from_secs(10),
+            recheck_every: Duration::from_secs(60),
+            conflict_retry: Duration::from_secs(30),
+            stop_limit: Duration::from_secs(2),
+            refused_retry: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Why the link cannot even be tried; what the broker does to it is in [`LinkState`](super::LinkState) instead.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The URL's scheme is neither `mqtt` nor `mqtts`, or it has no host.
+    #[error("mqtt.broker: `{0}` is not mqtt://host[:port] or mqtts://host[:port]")]
+    Broker(Url),
+    /// Without a client id there is no session to come back to.
+    #[error("mqtt.client_id is empty")]
+    ClientId,
+    /// A file of `mqtt.tls` cannot be used.
+    #[error("{key}: {}: {cause}", path.display())]
+    TlsFile {
+        /// The configuration key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// One of certificate and key without the other.
+    #[error("mqtt.tls.cert and mqtt.tls.key go together")]
+    HalfIdentity,
+    /// The machine has no root certificates and none were configured.
+    #[error("no system root certificates were found ({0}); set mqtt.tls.ca")]
+    NoRoots(String),
+    /// The TLS library refuses the combination.
+    #[error("mqtt.tls: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Shows no credentials.
+impl fmt::Debug for LinkConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkConfig")
+            .field("host", &self.broker.host_str())
+            .field("protocol", &self.protocol)
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
+    }
+}

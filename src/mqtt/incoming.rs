@@ -1,0 +1,187 @@
+//! Messages on their way from the link to the command loop, bounded by count and by bytes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::publisher::AckToken;
+
+/// Un-acknowledged QoS 1 messages that an MQTT 5 broker may send: three times Mosquitto's own default of 20, which already
+/// reaches 30,000 messages a second; with the default packet limit of 1 MiB it bounds them to 64 MiB.
+pub(super) const RECEIVE_MAXIMUM: u16 = 64;
+/// Messages between the link and the command loop: a burst of QoS 0, or of an MQTT 3.1.1 broker, which knows no receive
+/// maximum; a message costs some 300 bytes beside its payload.
+const COUNT: usize = 4096;
+/// Their topics and payloads together: what the receive maximum allows at the default packet limit.
+const BYTES: usize = 64 * 1024 * 1024;
+
+/// A message received from the broker, not acknowledged yet.
+pub struct Incoming {
+    /// The topic.
+    pub topic: String,
+    /// The payload.
+    pub payload: Bytes,
+    /// 0 or 1.
+    pub qos: u8,
+    /// Whether it came from the broker's store, or (MQTT 5) was published to be retained.
+    pub retain: bool,
+    /// The broker may have sent it before.
+    pub dup: bool,
+    /// The packet id; 0 at QoS 0.
+    pub pkid: u16,
+    /// The connection it came by: the link's generation.
+    pub connection: u64,
+    /// Whether that connection continued an earlier session: only then can DUP speak of an earlier connection's packet.
+    pub session_present: bool,
+    /// MQTT 5: what is left of its life, in seconds.
+    pub message_expiry: Option<u32>,
+    /// MQTT 5: where the sender wants an answer.
+    pub response_topic: Option<String>,
+    /// MQTT 5: what the sender correlates the answer by.
+    pub correlation_data: Option<Bytes>,
+    /// MQTT 5: user properties.
+    pub user_properties: Vec<(String, String)>,
+    /// MQTT 5: the payload's media type.
+    pub content_type: Option<String>,
+    /// For [`Publisher::ack`](super::Publisher::ack); none at QoS 0.
+    pub ack: Option<AckToken>,
+}
+
+/// The receiving end: messages in the order they arrived.
+#[derive(Debug)]
+pub struct Commands {
+    queue: mpsc::Receiver<Incoming>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// The link's end.
+pub(super) struct CommandSender {
+    queue: mpsc::Sender<Incoming>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// Why a message was not handed over.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotTaken {
+    Full,
+    Closed,
+}
+
+pub(super) fn channel() -> (CommandSender, Commands) {
+    let (sender, receiver) = mpsc::channel(COUNT);
+    let bytes = Arc::new(AtomicUsize::new(0));
+    (CommandSender { queue: sender, bytes: Arc::clone(&bytes) }, Commands { queue: receiver, bytes })
+}
+
+impl Commands {
+    /// The next message; none once the link has stopped. Cancel-safe.
+    pub async fn recv(&mut self) -> Option<Incoming> {
+        let message = self.queue.recv().await;
+        self.taken(message)
+    }
+
+    /// The next message if one is waiting.
+    pub fn try_recv(&mut self) -> Option<Incoming> {
+        let message = self.queue.try_recv().ok();
+        self.taken(message)
+    }
+
+    fn taken(&self, message: Option<Incoming>) -> Option<Incoming> {
+        if let Some(message) = &message {
+            self.bytes.fetch_sub(message.len(), Ordering::Relaxed);
+        }
+        message
+    }
+}
+
+impl CommandSender {
+    /// QoS 0, which the broker sends without limit, may use half of the room: it must not push out what is promised.
+    pub(super) fn hand_over(&self, message: Incoming) -> Result<(), NotTaken> {
+        let share = if message.qos == 0 { 2 } else { 1 };
+        let queued = self.queue.max_capacity() - self.queue.capacity();
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        let len = message.len();
+        let fits = queued < COUNT / share && (queued == 0 || bytes.saturating_add(len) <= BYTES / share);
+        if !fits {
+            return Err(NotTaken::Full);
+        }
+        // Before the send: the receiver must not subtract what was not added yet.
+        self.bytes.fetch_add(len, Ordering::Relaxed);
+        self.queue.try_send(message).map_err(|e| {
+            self.bytes.fetch_sub(len, Ordering::Relaxed);
+            match e {
+                mpsc::error::TrySendError::Full(_) => NotTaken::Full,
+                mpsc::error::TrySendError::Closed(_) => NotTaken::Closed,
+            }
+        })
+    }
+}
+
+impl Incoming {
+    fn len(&self) -> usize {
+        self.topic.len() + self.payload.len()
+    }
+}
+
+/// Shows the payload's length only.
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("topic", &self.topic)
+            .field("len", &self.payload.len())
+            .field("qos", &self.qos)
+            .field("retain", &self.retain)
+            .field("dup", &self.dup)
+            .field("pkid", &self.pkid)
+            .field("connection", &self.connection)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(qos: u8, len: usize) -> Incoming {
+        Incoming {
+            topic: String::new(),
+            payload: vec![0; len].into(),
+            qos,
+            retain: false,
+            dup: false,
+            pkid: 0,
+            connection: 1,
+            session_present: false,
+            message_expiry: None,
+            response_topic: None,
+            correlation_data: None,
+            user_properties: Vec::new(),
+            content_type: None,
+            ack: None,
+        }
+    }
+
+    #[test]
+    fn qos_0_leaves_room_for_what_is_promised() {
+        let (sender, mut commands) = channel();
+        let taken = (0..COUNT).filter(|_| sender.hand_over(message(0, 0)).is_ok()).count();
+        assert_eq!(taken, COUNT / 2);
+        let taken = (0..COUNT).filter(|_| sender.hand_over(message(1, 0)).is_ok()).count();
+        assert_eq!(taken, COUNT / 2);
+        assert_eq!(commands.try_recv().map(|m| m.qos), Some(0));
+        assert_eq!(sender.hand_over(message(0, 0)), Err(NotTaken::Full));
+        assert_eq!(sender.hand_over(message(1, 0)), Ok(()));
+    }
+
+    #[test]
+    fn bytes_are_bounded_too_but_one_message_always_fits() {
+        let (sender, mut commands) = channel();
+        assert_eq!(sender.hand_over(message(0, BYTES)), Ok(()));
+        assert_eq!(sender.hand_over(message(1, 1)), Err(NotTaken::Full));
+        assert!(commands.try_recv().is_some());
+        assert_eq!(sender.hand_over(message(1, 1)), Ok(()));
+    }
+}

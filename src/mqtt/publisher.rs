@@ -1,0 +1,126 @@
+//! The handle by which the daemon publishes and acknowledges. It is cheap to clone and outlives connections.
+//!
+//! A publication is handed over in order and stays the link's until its [`Completion`] says what became of it; meanwhile
+//! connections may come and go. Nothing here waits for the broker but the completion.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::state::LinkCounters;
+use crate::local::Publication;
+
+/// Publications handed over and not yet taken by the link task: a full in-flight window more, so that the window refills
+/// without waiting for the producers; more would only hide a slow broker from them.
+pub(super) const QUEUE: usize = 100;
+
+/// Publishes and acknowledges.
+#[derive(Clone)]
+pub struct Publisher {
+    jobs: mpsc::Sender<(Publication, oneshot::Sender<Delivery>)>,
+    acks: mpsc::UnboundedSender<AckToken>,
+    standing: Arc<watch::Sender<Standing>>,
+    counters: Arc<LinkCounters>,
+}
+
+/// The newest publication per topic that the broker should hold; see [`Publisher::set_state`].
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    /// Grows with each change, so that one that is under way is told from the one that replaced it.
+    next_version: u64,
+    pub(super) topics: BTreeMap<String, (u64, Publication)>,
+}
+
+/// The link task's ends of a [`Publisher`].
+pub(super) struct PublisherEnds {
+    pub(super) jobs: mpsc::Receiver<(Publication, oneshot::Sender<Delivery>)>,
+    pub(super) acks: mpsc::UnboundedReceiver<AckToken>,
+    pub(super) standing: watch::Receiver<Standing>,
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// The broker has it.
+    Acked {
+        /// It says that nobody subscribes to the topic.
+        no_subscribers: bool,
+    },
+    /// It will never be taken: set it aside.
+    Refused(Refusal),
+    /// Its deadline passed before it was acknowledged.
+    Expired,
+    /// The link has stopped; whether the broker has it is unknown.
+    Closed,
+}
+
+/// Why a publication was refused for good, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What is wrong.
+    pub reason: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// The right to acknowledge one received message, on the connection it came by. Messages are acknowledged to the broker in
+/// the order they arrived, so one whose token is never used holds back all that came after it until the connection ends.
+#[derive(Debug, PartialEq, Eq)]
+pub struct AckToken {
+    pub(super) generation: u64,
+    pub(super) pkid: u16,
+}
+
+/// Resolves to what became of the publication; [`Delivery::Closed`] when the link stopped.
+#[derive(Debug)]
+pub struct Completion(oneshot::Receiver<Delivery>);
+
+impl Future for Completion {
+    type Output = Delivery;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Delivery> {
+        Pin::new(&mut self.0).poll(cx).map(|delivery| delivery.unwrap_or(Delivery::Closed))
+    }
+}
+
+impl Publisher {
+    pub(super) fn new(counters: Arc<LinkCounters>) -> (Self, PublisherEnds) {
+        let (jobs, jobs_rx) = mpsc::channel(QUEUE);
+        // Unbounded, so that acknowledging never blocks; it holds at most one entry per message handed out, and those are bounded.
+        let (acks, acks_rx) = mpsc::unbounded_channel();
+        let (standing, standing_rx) = watch::channel(Standing::default());
+        let ends = PublisherEnds { jobs: jobs_rx, acks: acks_rx, standing: standing_rx };
+        (Self { jobs, acks, standing: Arc::new(standing), counters }, ends)
+    }
+
+    /// Hands over a publication, after waiting for room in the queue. The order of calls is the order on the wire.
+    ///
+    /// Cancel-safe: dropped before it returns, nothing was handed over.
+    pub async fn publish(&self, publication: Publication) -> Completion {
+        let (done, completion) = oneshot::channel();
+        // A link that has stopped drops the sender, which resolves the completion to Closed.
+        let _ = self.jobs.send((publication, done)).await;
+        Completion(completion)
+    }
+
+    /// Sets what the broker should hold at a retained topic: sent now, and again after every connect, always the newest only.
+    /// Never blocks and is never queued, so it suits the few topics about the bridge itself. Refusals are logged.
+    pub fn set_state(&self, publication: Publication) {
+        self.standing.send_modify(|standing| {
+            standing.next_version += 1;
+            let version = standing.next_version;
+            standing.topics.insert(publication.topic.clone(), (version, publication));
+        });
+    }
+
+    /// Acknowledges a received message. Never blocks; does nothing if its connection has gone (the broker sends it again).
+    pub fn ack(&self, token: AckToken) {
+        if self.acks.send(token).is_err() {
+            LinkCounters::one(&self.counters.stale_acks);
+        }
+    }
+}
