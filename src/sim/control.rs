@@ -1,4 +1,24 @@
 //! The control endpoints under `/sim/`, and pushing by order.
+//!
+//! | endpoint | body | answer |
+//! |---|---|---|
+//! | `POST /sim/push` | a push, sent verbatim (any JSON object), or `{"from_uid","text"}` with or without `to_uid` | 200 and the push with its `outcome` and `tries`, once that is known; 409 when it has no receiver |
+//! | `POST /sim/fault` | `{"path","mode","code","delay_s","times"}` | 200 `{}` |
+//! | `POST /sim/expire` | – | ends all access tokens: `{"expired":1}` |
+//! | `POST /sim/forget` | – | forgets all registrations, tells nobody: `{"forgotten":1}` |
+//! | `GET /sim/state` | – | the latest calls, handshakes and pushes, and what is remembered |
+//!
+//! A push goes to the callback of `?to=<uid>`, else of the body's `to_uid`, else to the only one registered; so `?to=` sends
+//! a body that names somebody else. Its `outcome` is `answered` (2xx, whatever the code), `error_status` or `unanswered`.
+//!
+//! A fault's `path` is one of the seven names, or `*` for all of them; `mode` is `code` (answers `code`), `drop` (reads the
+//! call and closes the connection), `hang` (never answers), `status` (answers the HTTP status in `code`, by default 500),
+//! `garbage` (200 and no JSON), `delay` (executes the call at once, answers `delay_s` later) or `clear` (ends the faults of
+//! that path, or all). Only `delay` executes the call. With the others, `delay_s` is waited before. It meets `times` calls
+//! (by default 1; 0: until cleared); of several the oldest goes first.
+//!
+//! A request that a web page makes (it has an `Origin`) is refused: a page that somebody happens to visit must not be able
+//! to push to what is behind a callback.
 
 use std::collections::BTreeMap;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -71,6 +71,9 @@ async fn respond(service: &Simulator, request: Request<Incoming>) -> Result<Resp
             answer.headers_mut().insert(ALLOW, allowed);
         }
         return Ok(answer);
+    }
+    if call.is_none() && head.headers.contains_key(ORIGIN) {
+        return Ok(problem(StatusCode::FORBIDDEN, "not for web pages"));
     }
     let body: Bytes = match tokio::time::timeout(REQUEST_LIMIT, to_bytes(Body::new(body), MAX_BODY)).await {
         Ok(Ok(body)) => body,
