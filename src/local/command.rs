@@ -5,7 +5,7 @@
 //! `send/user/<uid>/text` *is* `send_msg/text`, and an operator who forbids that means it.
 //!
 //! Refusals by what a message is rather than by what it says (retained, queue full) are the caller's, who makes them of
-//! [`Rejection::new`] and [`reference`].
+//! [`Rejection::new`] and [`reference()`].
 
 use std::fmt;
 
