@@ -214,6 +214,3 @@ struct Wire<'a> {
     attempts: u32,
     elapsed_ms: u64,
 }
-
-#[cfg(test)]
-mod tests;

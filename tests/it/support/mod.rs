@@ -3,4 +3,47 @@
 // Each walkthrough uses its own part of this.
 #![allow(dead_code, reason = "a helper used by one walkthrough only today is still a helper")]
 
+pub(crate) mod bridge;
+pub(crate) mod client;
+pub(crate) mod http;
 pub(crate) mod mosquitto;
+pub(crate) mod process;
+pub(crate) mod sim;
+
+use std::time::Duration;
+
+/// How long a test waits for something that must happen, on a loaded two-core machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Looks again and again until `look` finds what the test waits for; panics with `what` when it does not come.
+///
+/// For conditions outside the process, that nothing tells of.
+#[track_caller]
+pub(crate) fn eventually<T, F>(what: &str, look: F) -> impl Future<Output = T>
+where
+    F: AsyncFnMut() -> Option<T>,
+{
+    within(DEADLINE, what, look)
+}
+
+/// [`eventually`] with a deadline of its own.
+#[track_caller]
+pub(crate) fn within<T, F>(limit: Duration, what: &str, mut look: F) -> impl Future<Output = T>
+where
+    F: AsyncFnMut() -> Option<T>,
+{
+    let caller = std::panic::Location::caller();
+    async move {
+        let looking = async {
+            let mut pace = tokio::time::interval(Duration::from_millis(20));
+            loop {
+                pace.tick().await;
+                if let Some(found) = look().await {
+                    return found;
+                }
+            }
+        };
+        let found = tokio::time::timeout(limit, looking).await;
+        found.unwrap_or_else(|_| panic!("{caller}: waited {limit:?} for {what}"))
+    }
+}

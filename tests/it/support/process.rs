@@ -1,0 +1,149 @@
+//! A child process of the program under test: its output kept, ended by its own handle.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use super::{DEADLINE, within};
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ilink2mqtt");
+
+/// A running process; killed with the value.
+pub(crate) struct Process {
+    name: &'static str,
+    child: Child,
+    both: Arc<Mutex<String>>,
+    stdout: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Runs the program with these arguments and an environment that holds nothing of the caller's configuration.
+    pub(crate) fn start<I, S>(name: &'static str, args: I, env: &[(&str, &str)]) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let mut child = command(args, env)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{PROGRAM} cannot be run: {e}"));
+        let (both, stdout) = (Arc::default(), Arc::default());
+        let readers = vec![
+            keep(child.stdout.take().expect("a pipe"), vec![Arc::clone(&both), Arc::clone(&stdout)]),
+            keep(child.stderr.take().expect("a pipe"), vec![Arc::clone(&both)]),
+        ];
+        Self { name, child, both, stdout, readers }
+    }
+
+    /// Everything it has printed so far, both streams.
+    pub(crate) fn output(&self) -> String {
+        self.both.lock().unwrap().clone()
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child of ours").is_none()
+    }
+
+    /// Sends SIGTERM, SIGHUP…
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("the process is there");
+    }
+
+    /// Ends it at once (SIGKILL).
+    pub(crate) fn kill(&mut self) {
+        // Already gone is fine.
+        let _ = self.child.kill();
+        self.child.wait().expect("a child of ours");
+    }
+
+    /// Waits until it ended by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let name = self.name;
+        let what = format!("the end of {name}");
+        let status = within(DEADLINE, &what, async || self.child.try_wait().expect("a child of ours")).await;
+        for reader in self.readers.drain(..) {
+            reader.join().expect("a reader ends with its pipe");
+        }
+        status
+    }
+
+    /// Waits until its output holds this text.
+    pub(crate) async fn printed(&self, text: &str) {
+        let what = format!("{} to print {text:?}", self.name);
+        within(DEADLINE, &what, async || self.both.lock().unwrap().contains(text).then_some(())).await;
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let output = self.output();
+            let from = output.char_indices().rev().nth(8000).map_or(0, |(at, _)| at);
+            eprintln!("--- {} ---\n{}", self.name, output.get(from..).unwrap_or_default());
+        }
+    }
+}
+
+/// What a command that ends by itself printed, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    /// Both streams, for messages that may be on either.
+    pub(crate) text: String,
+}
+
+/// Runs the program to its end.
+pub(crate) async fn finish<I, S>(args: I, env: &[(&str, &str)]) -> Finished
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    let mut process = Process::start("command", args, env);
+    let code = process.ended().await.code();
+    Finished { code, stdout: process.stdout.lock().unwrap().clone(), text: process.output() }
+}
+
+fn command<I, S>(args: I, env: &[(&str, &str)]) -> Command
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    let mut command = Command::new(PROGRAM);
+    command.args(args);
+    for (name, _) in std::env::vars_os() {
+        let is_ours = name.to_str().is_some_and(|name| name.starts_with("ILINK2MQTT_"));
+        if is_ours || name == "STATE_DIRECTORY" || name == "CREDENTIALS_DIRECTORY" || name == "NOTIFY_SOCKET" {
+            command.env_remove(name);
+        }
+    }
+    command.env("RUST_BACKTRACE", "1").envs(env.iter().copied());
+    command
+}
+
+/// Reads a pipe to its end, which comes with the process's.
+fn keep(pipe: impl Read + Send + 'static, into: Vec<Arc<Mutex<String>>>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+            for text in &into {
+                let mut text = text.lock().unwrap();
+                text.push_str(&String::from_utf8_lossy(&line));
+                text.push('\n');
+            }
+        }
+    })
+}
