@@ -1,0 +1,94 @@
+//! What the bridge counts, for `bridge/health` and the admin pages. Each number only grows while the process lives.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Counts one more.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Everything that is counted.
+        #[derive(Debug, Default)]
+        pub struct Counters { $($(#[doc = $doc])+ pub $name: Counter,)+ }
+
+        impl Counters {
+            /// Every counter's name and its count so far.
+            #[must_use]
+            pub fn all(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.get()),)+]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Pushes made durable and answered (or about to be).
+    pushes_stored,
+    /// Repeats of a push that was stored and not answered: answered, not stored again.
+    pushes_repeated,
+    /// Pushes that could not be made durable in time (503, or the peer left).
+    pushes_unstored,
+    /// Pushes for another uid than ours.
+    pushes_for_other_uid,
+    /// Requests on the callback from an address outside `callback.allow`.
+    callback_rejected_address,
+    /// Requests on the callback with a path that is not the secret one.
+    callback_rejected_path,
+    /// Requests on the callback with a method other than GET and POST.
+    callback_rejected_method,
+    /// Handshakes without the three parameters.
+    callback_rejected_parameters,
+    /// Handshakes with a wrong signature.
+    callback_rejected_signature,
+    /// Push bodies over `callback.max_body`.
+    callback_rejected_size,
+    /// Push bodies that are not a JSON object.
+    callback_rejected_json,
+    /// Requests too slow to finish.
+    callback_rejected_slow,
+    /// Pushes for another uid, refused under `callback.strict_to_uid`.
+    callback_rejected_uid,
+    /// Handshakes answered.
+    handshakes_answered,
+    /// Pushes delivered: every publish of them is acknowledged by the broker.
+    pushes_delivered,
+    /// Pushes that went to `event/` only because they were too old.
+    pushes_late,
+    /// Pushes that went to `event/` only because of their sender.
+    pushes_not_allowed,
+    /// Presence pushes older than what was published.
+    presence_stale,
+    /// Publishes that the broker refused for good, set aside.
+    publishes_set_aside,
+    /// Commands made durable.
+    commands_stored,
+    /// Commands recognised as the broker's redelivery of a stored one.
+    commands_redelivered,
+    /// Commands refused with a result.
+    commands_rejected,
+    /// Requests made to iLink for commands.
+    calls,
+    /// Commands that ended `ok`.
+    commands_ok,
+    /// Commands that ended `error`.
+    commands_error,
+    /// Commands that ended `expired`.
+    commands_expired,
+    /// Commands that ended `uncertain`.
+    commands_uncertain,
+    /// Response topics ignored because they are not allowed.
+    response_topics_ignored,
+}

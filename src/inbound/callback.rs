@@ -1,0 +1,308 @@
+//! The callback's two handlers: `GET` is iLink's handshake (manual §3.1), `POST` is a push (§4).
+//!
+//! Nothing of a request is looked at before its path was found to be the secret one. What a request was refused for is
+//! counted, and never told to the peer in more than a status code.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::Body;
+use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
+
+use super::answered::{Answer, Armed};
+use super::store::Store;
+use crate::clock;
+use crate::cloud::{Handshake, HandshakeLog};
+use crate::counters::Counters;
+use crate::protocol::signature::{self, Accepted, Variant};
+use crate::protocol::{Push, Uid};
+
+/// A body that is not there after this is not coming; iLink itself waits 5 s for the whole exchange (manual §2.2).
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// An answer that left later than this came too late: iLink had dropped the connection (manual §2.2).
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a refused peer is read on.
+const LINGER: Duration = Duration::from_secs(1);
+const STORED: &str = r#"{"code":0}"#;
+const INVALID_PARAMETER: &str = r#"{"code":1010}"#;
+
+/// What the callback is told by the configuration.
+pub struct CallbackConfig {
+    /// The last segment of the callback's path.
+    pub path_secret: SecretString,
+    /// The token of the handshake.
+    pub handshake_token: SecretString,
+    /// Which signatures are accepted.
+    pub accepted: Accepted,
+    /// The largest push body, in bytes.
+    pub max_body: usize,
+    /// Our uid.
+    pub uid: Uid,
+    /// Refuse pushes for another uid.
+    pub strict_to_uid: bool,
+}
+
+/// When a push was last stored, and which warnings were given once already.
+#[derive(Default)]
+pub struct LastSeen {
+    push_ms: AtomicU64,
+    refused_json: AtomicBool,
+    other_uid: AtomicBool,
+}
+
+impl LastSeen {
+    /// Wall-clock milliseconds of the last push that was stored.
+    pub fn push_ms(&self) -> Option<u64> {
+        Some(self.push_ms.load(Ordering::Relaxed)).filter(|ms| *ms != 0)
+    }
+}
+
+/// Notes in the handshake log how an answer to a handshake ended: by leaving, or by being dropped.
+struct HandshakeAnswer {
+    log: HandshakeLog,
+    variant: Variant,
+    arrived: Instant,
+    left: bool,
+}
+
+impl HandshakeAnswer {
+    fn left(mut self) {
+        self.left = true;
+    }
+}
+
+impl Drop for HandshakeAnswer {
+    fn drop(&mut self) {
+        let took = self.arrived.elapsed();
+        self.log.note(if self.left { Handshake::Answered(self.variant, took) } else { Handshake::Abandoned(took) });
+    }
+}
+
+/// The callback.
+pub struct Callback {
+    config: CallbackConfig,
+    store: Arc<Store>,
+    handshakes: HandshakeLog,
+    counters: Arc<Counters>,
+    seen: Arc<LastSeen>,
+}
+
+impl Callback {
+    /// A callback that stores pushes in `store` and notes handshakes in `handshakes`.
+    #[must_use]
+    pub fn new(
+        config: CallbackConfig,
+        store: Arc<Store>,
+        handshakes: HandshakeLog,
+        counters: Arc<Counters>,
+        seen: Arc<LastSeen>,
+    ) -> Self {
+        Self { config, store, handshakes, counters, seen }
+    }
+
+    /// Answers one request that came from `peer` through the connection `armed` belongs to.
+    pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, peer: IpAddr, armed: &Armed) -> Response<Answer>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let (head, mut body) = request.into_parts();
+        let response = if !self.is_ours(head.uri.path()) {
+            self.counters.callback_rejected_path.add();
+            if head.method == Method::GET {
+                self.handshakes.note(Handshake::WrongPath);
+            }
+            debug!(%peer, "refused a request: the path is not the callback's");
+            refusal(StatusCode::NOT_FOUND)
+        } else {
+            match head.method {
+                Method::GET => self.handshake(head.uri.query().unwrap_or_default(), armed),
+                Method::POST => self.push(&head, &mut body, peer, armed).await,
+                _ => {
+                    self.counters.callback_rejected_method.add();
+                    let mut response = refusal(StatusCode::METHOD_NOT_ALLOWED);
+                    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
+                    response
+                }
+            }
+        };
+        if !response.status().is_success() {
+            linger(&mut body, self.config.max_body).await;
+        }
+        response
+    }
+
+    /// Is the last non-empty segment of `path` the secret? Proxies may have stripped what stands before it.
+    fn is_ours(&self, path: &str) -> bool {
+        let last = path.rsplit('/').find(|segment| !segment.is_empty()).unwrap_or_default();
+        last.as_bytes().ct_eq(self.config.path_secret.expose_secret().as_bytes()).into()
+    }
+
+    fn handshake(&self, query: &str, armed: &Armed) -> Response<Answer> {
+        let arrived = Instant::now();
+        let (mut signature, mut timestamp, mut echostr) = (None, None, None);
+        // The registered URL may have a query of its own, before what iLink appends: the last of a name counts.
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "signature" => signature = Some(value),
+                "timestamp" => timestamp = Some(value),
+                "echostr" => echostr = Some(value),
+                _ => {}
+            }
+        }
+        let (Some(signature), Some(timestamp), Some(echostr)) = (signature, timestamp, echostr) else {
+            self.counters.callback_rejected_parameters.add();
+            self.handshakes.note(Handshake::Incomplete);
+            return refusal(StatusCode::BAD_REQUEST);
+        };
+        let token = self.config.handshake_token.expose_secret();
+        let Some(variant) = signature::verify(self.config.accepted, token, &timestamp, &echostr, &signature) else {
+            self.counters.callback_rejected_signature.add();
+            self.handshakes.note(Handshake::WrongSignature);
+            warn!(
+                "refused a handshake: its signature is wrong (another token is registered, or callback.signature pins another variant)"
+            );
+            return refusal(StatusCode::FORBIDDEN);
+        };
+        self.counters.handshakes_answered.add();
+        if self.handshakes.variant() != Some(variant) {
+            info!(%variant, "answered iLink's handshake");
+        }
+        let noted = HandshakeAnswer { log: self.handshakes.clone(), variant, arrived, left: false };
+        let answer = Answer::new(echostr.into_owned()).then(armed, Box::new(move || noted.left()));
+        let mut response = Response::new(answer);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
+
+    async fn push<B>(self: &Arc<Self>, head: &Parts, body: &mut B, peer: IpAddr, armed: &Armed) -> Response<Answer>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let arrived = Instant::now();
+        let body = match timeout(BODY_TIMEOUT, read(head, body, self.config.max_body)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(ReadError::TooLarge)) => {
+                self.counters.callback_rejected_size.add();
+                warn!(%peer, max_body = self.config.max_body, "refused a push: its body is larger than callback.max_body");
+                return refusal(StatusCode::PAYLOAD_TOO_LARGE);
+            }
+            Ok(Err(ReadError::Broken)) => return refusal(StatusCode::BAD_REQUEST),
+            Err(_) => {
+                self.counters.callback_rejected_slow.add();
+                return refusal(StatusCode::REQUEST_TIMEOUT);
+            }
+        };
+        let Ok(push) = Push::decode(&body) else {
+            self.counters.callback_rejected_json.add();
+            if !self.seen.refused_json.swap(true, Ordering::Relaxed) {
+                warn!(%peer, bytes = body.len(), "refused a push: its body is not a JSON object (further ones are only counted)");
+            }
+            return json(StatusCode::BAD_REQUEST, Answer::new(INVALID_PARAMETER));
+        };
+        if let Some(refused) = self.check_receiver(push.to_uid.as_ref()) {
+            return refused;
+        }
+        let Ok(ticket) = self.store.store(body).await else {
+            return refusal(StatusCode::SERVICE_UNAVAILABLE);
+        };
+        self.seen.push_ms.store(clock::wall_now_ms(), Ordering::Relaxed);
+        debug!(kind = push.message.kind().as_str(), took = ?arrived.elapsed(), "stored a push");
+        let mut answer = Answer::new(STORED);
+        if let Some(ticket) = ticket {
+            let store = Arc::clone(&self.store);
+            let in_time = move || {
+                if arrived.elapsed() < ANSWER_TIMEOUT {
+                    store.answered(ticket);
+                }
+            };
+            answer = answer.then(armed, Box::new(in_time));
+        }
+        json(StatusCode::OK, answer)
+    }
+
+    fn check_receiver(&self, to_uid: Option<&Uid>) -> Option<Response<Answer>> {
+        let other = to_uid.filter(|to_uid| **to_uid != self.config.uid)?;
+        if self.config.strict_to_uid {
+            self.counters.callback_rejected_uid.add();
+            return Some(refusal(StatusCode::FORBIDDEN));
+        }
+        self.counters.pushes_for_other_uid.add();
+        if !self.seen.other_uid.swap(true, Ordering::Relaxed) {
+            warn!(to_uid = %other, uid = %self.config.uid, "accepted a push for another uid than ours (callback.strict_to_uid = true refuses them; further ones are only counted)");
+        }
+        None
+    }
+}
+
+enum ReadError {
+    TooLarge,
+    Broken,
+}
+
+async fn read<B>(head: &Parts, body: &mut B, max: usize) -> Result<Bytes, ReadError>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let announced = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > max as u64) {
+        return Err(ReadError::TooLarge);
+    }
+    let mut read = BytesMut::new();
+    while let Some(data) = next_data(body).await {
+        let data = data?;
+        if read.len() + data.len() > max {
+            return Err(ReadError::TooLarge);
+        }
+        if read.is_empty() && body.is_end_stream() {
+            return Ok(data);
+        }
+        read.extend_from_slice(&data);
+    }
+    Ok(read.freeze())
+}
+
+async fn next_data<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Option<Result<Bytes, ReadError>> {
+    let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await?;
+    Some(frame.map_err(|_| ReadError::Broken).map(|frame| frame.into_data().unwrap_or_default()))
+}
+
+/// Reads on for a moment before a refusal is sent: a connection closed over unread bytes is reset, and the peer would never
+/// see why.
+async fn linger<B: Body<Data = Bytes> + Unpin>(body: &mut B, max_body: usize) {
+    let mut left = max_body.saturating_mul(4);
+    let drain = async {
+        while let Some(Ok(data)) = next_data(body).await {
+            left = left.saturating_sub(data.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = timeout(LINGER, drain).await;
+}
+
+/// A refusal ends the connection: whoever sent that has nothing more to say that we want to hear.
+pub(super) fn refusal(status: StatusCode) -> Response<Answer> {
+    let mut response = Response::new(Answer::new(Bytes::new()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+fn json(status: StatusCode, answer: Answer) -> Response<Answer> {
+    let mut response = Response::new(answer);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,78 @@
+//! What an inbound row of the spool holds, and its bytes.
+//!
+//! The first byte is the version of the layout; the rest is postcard.
+
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+
+use crate::clock::Stamp;
+use crate::protocol::Uid;
+
+const VERSION: u8 = 1;
+
+/// One durable thing on its way to the broker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// A push, byte for byte as iLink sent it.
+    Push {
+        /// The bridge's id for it, the same in every copy.
+        id: [u8; 16],
+        /// When it was accepted.
+        at: Stamp,
+        /// The request body.
+        body: Vec<u8>,
+    },
+    /// Who is online, as `ham_user/states` told (manual §5.10). Queued between the pushes, so that neither overtakes the other.
+    States {
+        /// Each uid, and whether it is online.
+        states: Vec<(Uid, bool)>,
+    },
+}
+
+impl Record {
+    /// A push accepted now.
+    #[must_use]
+    pub fn push(body: Vec<u8>) -> Self {
+        Self::Push { id: Ulid::generate().to_bytes(), at: Stamp::now(), body }
+    }
+
+    /// The bytes of the row.
+    ///
+    /// # Errors
+    /// Only if serialisation itself fails, which no value of this type makes it do.
+    pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_extend(self, vec![VERSION])
+    }
+
+    /// The record in a row's bytes.
+    ///
+    /// # Errors
+    /// If another version of the bridge wrote it, or the bytes are damaged.
+    pub fn decode(data: &[u8]) -> Result<Self, postcard::Error> {
+        match data.split_first() {
+            Some((&VERSION, rest)) => postcard::from_bytes(rest),
+            _ => Err(postcard::Error::DeserializeBadEncoding),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_read_back_as_they_were_written() {
+        let push = Record::push(b"{}".to_vec());
+        assert_eq!(Record::decode(&push.encode().unwrap()).unwrap(), push);
+        let states = Record::States { states: vec![("413".parse().unwrap(), true)] };
+        assert_eq!(Record::decode(&states.encode().unwrap()).unwrap(), states);
+    }
+
+    #[test]
+    fn another_version_is_an_error_not_a_guess() {
+        assert!(Record::decode(&[]).is_err());
+        let mut bytes = Record::push(b"{}".to_vec()).encode().unwrap();
+        bytes[0] = VERSION + 1;
+        assert!(Record::decode(&bytes).is_err());
+    }
+}

@@ -1,0 +1,303 @@
+//! The relay loop: takes durable pushes in order, publishes them, and completes each when all its publishes are acknowledged.
+//!
+//! ```text
+//!  spool ──1 read in order──► render ──2 publish──► link ──3 PUBACK──► 4 complete ──► spool
+//!                               ▲                     │ deadline passed
+//!                               └──── 3a as late ◄────┘
+//! ```
+//!
+//! Publishes are handed to the link in the order of the spool and many are under way at once; the link keeps the order on
+//! the wire. A row is completed when each publish of it was acknowledged, or refused for good and set aside. What is not
+//! completed when the process ends is delivered again by the next run, with the same id.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+use ulid::Ulid;
+
+use super::presence::PresenceBook;
+use super::record::Record;
+use crate::clock::{self, Stamp};
+use crate::counters::Counters;
+use crate::local::{Base, Flags, Output, Publication, Received, publications};
+use crate::mqtt::{Completion, Delivery, LinkState, Publisher};
+use crate::progress::Progress;
+use crate::protocol::{Message, Push, Uid};
+use crate::set_aside::SetAside;
+use crate::spool::{Queue, Spool, SpoolError};
+
+/// Rows read from the spool at once, and their bytes: what the loop holds in memory before the link takes it.
+const READ_ROWS: usize = 128;
+const READ_BYTES: usize = 512 * 1024;
+/// Rows whose publishes are not all acknowledged yet. The link's window is smaller; this keeps it fed.
+const UNDER_WAY: usize = 256;
+/// How long a stopping loop waits for what is under way.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// What the loop needs to render a push.
+pub struct RelayConfig {
+    /// The base topic.
+    pub base: Base,
+    /// Which forms are published.
+    pub output: Output,
+    /// A raw message older than this is late; none means no limit.
+    pub raw_max_age: Option<Duration>,
+}
+
+/// What can change while running.
+#[derive(Debug, Clone, Default)]
+pub struct RelaySettings {
+    /// Senders whose messages are commands; empty means all.
+    pub allow_from: HashSet<Uid>,
+    /// `ilink.subscribe.presence`.
+    pub presence: HashSet<Uid>,
+}
+
+/// The loop's surroundings.
+pub struct Relay {
+    /// How to render.
+    pub config: RelayConfig,
+    /// What can change.
+    pub settings: watch::Receiver<Arc<RelaySettings>>,
+    /// Where from.
+    pub spool: Spool,
+    /// Where to.
+    pub publisher: Publisher,
+    /// The link's state: a broker that lost our session has perhaps lost the retained presence too.
+    pub link: watch::Receiver<LinkState>,
+    /// For what is refused.
+    pub set_aside: SetAside,
+    /// What is counted.
+    pub counters: Arc<Counters>,
+    /// Whether the loop is stuck.
+    pub progress: Progress,
+}
+
+/// A push decoded from its row.
+struct Accepted {
+    push: Push,
+    received: Received,
+    at: Stamp,
+}
+
+/// A publish that the link has, and what it was.
+struct Sent {
+    publication: Publication,
+    completion: Completion,
+}
+
+impl Relay {
+    /// Runs until `stop`, then waits briefly for what is under way.
+    ///
+    /// # Errors
+    /// If the spool failed.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), SpoolError> {
+        let relay = Arc::new(self);
+        let (mut settings, mut link) = (relay.settings.clone(), relay.link.clone());
+        let configured = settings.borrow_and_update().presence.clone();
+        let mut book = PresenceBook::open(relay.spool.clone(), configured.clone()).await?;
+        let mut appended = relay.spool.appended(Queue::Inbound);
+        let mut under_way = FuturesUnordered::new();
+        let (mut cursor, mut restored) = (0, 0);
+        relay.clear_dropped(&mut book, configured, &stop).await;
+        while !stop.is_cancelled() {
+            relay.progress.beat();
+            appended.mark_unchanged();
+            let room = UNDER_WAY.saturating_sub(under_way.len()).min(READ_ROWS);
+            let rows = match room {
+                0 => Vec::new(),
+                room => relay.spool.read_after(Queue::Inbound, cursor, room, READ_BYTES).await?,
+            };
+            relay.progress.rest();
+            if rows.is_empty() {
+                // Every arm only observes (a state, a number, a token), or takes one finished delivery out of the set.
+                tokio::select! {
+                    Some(()) = under_way.next() => {}
+                    Ok(()) = appended.changed(), if room > 0 => {}
+                    Ok(()) = settings.changed() => {
+                        let configured = settings.borrow_and_update().presence.clone();
+                        relay.clear_dropped(&mut book, configured, &stop).await;
+                    }
+                    Ok(()) = link.changed() => {
+                        let state = link.borrow_and_update().clone();
+                        relay.restore_presence(&book, &state, &mut restored, &stop).await;
+                    }
+                    () = stop.cancelled() => {}
+                }
+            }
+            for row in rows {
+                cursor = row.seq;
+                // Dropped by `stop` at most between two publishes: what was not handed over stays in the spool.
+                let delivery = tokio::select! {
+                    delivery = relay.deliver(row.seq, &row.data, &mut book) => delivery,
+                    () = stop.cancelled() => break,
+                };
+                under_way.push(delivery);
+            }
+            while under_way.next().now_or_never().flatten().is_some() {}
+        }
+        let _ = timeout(DRAIN, async { while under_way.next().await.is_some() {} }).await;
+        Ok(())
+    }
+
+    /// Hands one row's publishes to the link; the future it returns completes the row.
+    async fn deliver(
+        self: &Arc<Self>,
+        seq: u64,
+        row: &[u8],
+        book: &mut PresenceBook,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let (publications, accepted) = match read(row) {
+            Ok(Either::States(states)) => (self.render_states(&states, book), None),
+            Ok(Either::Push(accepted)) => (self.render(&accepted, book), Some(accepted)),
+            Err(error) => {
+                error!(seq, error, "a row of the inbound queue cannot be read by this version; it is left out");
+                (Vec::new(), None)
+            }
+        };
+        let sent = self.publish(publications).await;
+        Arc::clone(self).complete(seq, sent, accepted)
+    }
+
+    async fn publish(&self, publications: Vec<Publication>) -> Vec<Sent> {
+        let mut sent = Vec::with_capacity(publications.len());
+        for publication in publications {
+            let completion = self.publisher.publish(publication.clone()).await;
+            sent.push(Sent { publication, completion });
+        }
+        sent
+    }
+
+    /// Completes a row once the fate of all its publishes is known.
+    async fn complete(self: Arc<Self>, seq: u64, sent: Vec<Sent>, accepted: Option<Accepted>) {
+        let Some(expired) = self.settle(sent).await else { return };
+        if let Some(accepted) = accepted.filter(|_| expired) {
+            // It became late while it waited for the broker: what is left to say is that it came too late.
+            self.counters.pushes_late.add();
+            let flags = Flags { late: true, not_allowed: false };
+            let sent = self.publish(self.publications(&accepted, flags, false)).await;
+            if self.settle(sent).await.is_none() {
+                return;
+            }
+        }
+        self.counters.pushes_delivered.add();
+        debug!(seq, "delivered a push");
+        self.spool.complete(Queue::Inbound, seq);
+    }
+
+    /// Waits for the fate of publishes. None if the row must stay in the spool, else whether a deadline passed.
+    async fn settle(&self, sent: Vec<Sent>) -> Option<bool> {
+        let (mut expired, mut kept) = (false, true);
+        for Sent { publication, completion } in sent {
+            match completion.await {
+                Delivery::Acked { .. } => {}
+                Delivery::Expired => expired = true,
+                Delivery::Refused(refusal) => kept &= self.set_aside.keep(&publication, &refusal).await,
+                Delivery::Closed => return None,
+            }
+        }
+        kept.then_some(expired)
+    }
+
+    fn render(&self, accepted: &Accepted, book: &mut PresenceBook) -> Vec<Publication> {
+        let message = &accepted.push.message;
+        let mut stale = false;
+        let mut flags = Flags::default();
+        match message {
+            Message::Presence { from, online, time } => {
+                stale = book.is_stale(from, *time);
+                if stale {
+                    self.counters.presence_stale.add();
+                } else {
+                    book.note(from, *online, Some(*time));
+                }
+            }
+            Message::Other { .. } => {}
+            _ => {
+                flags.late = self.config.raw_max_age.is_some_and(|most| accepted.at.age() > most);
+                flags.not_allowed = !self.allows(message.from_uid());
+            }
+        }
+        if flags.late {
+            self.counters.pushes_late.add();
+        }
+        if flags.not_allowed {
+            self.counters.pushes_not_allowed.add();
+        }
+        self.publications(accepted, flags, stale)
+    }
+
+    fn publications(&self, accepted: &Accepted, flags: Flags, stale: bool) -> Vec<Publication> {
+        let deadline = self.config.raw_max_age.map(|most| accepted.at.plus(most));
+        let RelayConfig { base, output, .. } = &self.config;
+        publications(base, &accepted.push, &accepted.received, *output, flags, stale, deadline)
+    }
+
+    /// Presence is state, not a command: whose presence is published is chosen by what is subscribed.
+    fn allows(&self, from: Option<&Uid>) -> bool {
+        let settings = self.settings.borrow();
+        settings.allow_from.is_empty() || from.is_some_and(|from| settings.allow_from.contains(from))
+    }
+
+    fn render_states(&self, states: &[(Uid, bool)], book: &mut PresenceBook) -> Vec<Publication> {
+        let publish = |(uid, online): &(Uid, bool)| {
+            book.note(uid, *online, None);
+            self.presence(uid, *online)
+        };
+        states.iter().map(publish).collect()
+    }
+
+    fn presence(&self, uid: &Uid, online: bool) -> Publication {
+        Publication::raw(self.config.base.presence(uid), if online { "online" } else { "offline" }).retained()
+    }
+
+    /// Clears the retained topics of uids that are no longer configured.
+    async fn clear_dropped(&self, book: &mut PresenceBook, configured: HashSet<Uid>, stop: &CancellationToken) {
+        for uid in book.reconfigure(configured) {
+            let empty = Publication { topic: self.config.base.presence(&uid), retain: true, ..Publication::default() };
+            if stop.run_until_cancelled(self.publish(vec![empty])).await.is_none() {
+                return;
+            }
+            book.forget(&uid);
+        }
+    }
+
+    /// A broker that does not know our session may have lost its retained messages with it.
+    async fn restore_presence(
+        &self,
+        book: &PresenceBook,
+        link: &LinkState,
+        restored: &mut u64,
+        stop: &CancellationToken,
+    ) {
+        if !link.connected || link.session_present || *restored == link.generation {
+            return;
+        }
+        *restored = link.generation;
+        let all = book.all().map(|(uid, online)| self.presence(uid, online)).collect();
+        stop.run_until_cancelled(self.publish(all)).await;
+    }
+}
+
+enum Either {
+    Push(Accepted),
+    States(Vec<(Uid, bool)>),
+}
+
+fn read(row: &[u8]) -> Result<Either, String> {
+    match Record::decode(row).map_err(|error| error.to_string())? {
+        Record::States { states } => Ok(Either::States(states)),
+        Record::Push { id, at, body } => {
+            let push = Push::decode(&body).map_err(|error| error.to_string())?;
+            let received = Received { id: Ulid::from_bytes(id), received_at: clock::rfc3339(at.wall_ms()) };
+            Ok(Either::Push(Accepted { push, received, at }))
+        }
+    }
+}

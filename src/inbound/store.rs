@@ -1,0 +1,141 @@
+//! Makes a push durable, once, however often iLink tries it.
+//!
+//! Only *no answer* makes iLink try again (manual §2.2), so a push that cannot be stored now (spool full, disk slow) is held
+//! unanswered and tried on until every try of it has left. Storing runs in a task of its own: a peer that leaves must not
+//! undo what is already on its way to the disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::task::TaskTracker;
+
+use super::record::Record;
+use super::repeats::{Claim, Progress, Repeats, Ticket};
+use crate::clock::Stamp;
+use crate::counters::Counters;
+use crate::spool::{Key, Queue, Spool, SpoolError};
+
+/// How long a try is held before it is refused: iLink itself leaves after 5 s.
+const HOLD: Duration = Duration::from_secs(6);
+/// A commit that takes longer than this counts as held.
+const SLOW: Duration = Duration::from_secs(1);
+/// Between two attempts to store a held push.
+const RETRY: Duration = Duration::from_millis(200);
+/// So many tries are held at once; each keeps a connection and a body in memory.
+const HELD_AT_MOST: usize = 256;
+
+/// The push is not in the spool, and the caller should say so.
+#[derive(Debug, thiserror::Error)]
+#[error("the push could not be made durable in time")]
+pub struct NotStored;
+
+/// Stores pushes.
+pub struct Store {
+    spool: Spool,
+    repeats: Option<Repeats>,
+    counters: Arc<Counters>,
+    held: Semaphore,
+    tasks: TaskTracker,
+}
+
+impl Store {
+    /// A store into `spool`. Without `repeats` every push is new (`callback.repeats = "off"`).
+    #[must_use]
+    pub fn new(spool: Spool, repeats: Option<Repeats>, counters: Arc<Counters>, tasks: TaskTracker) -> Self {
+        Self { spool, repeats, counters, held: Semaphore::new(HELD_AT_MOST), tasks }
+    }
+
+    /// Returns once the push is durable, with what [`Store::answered`] wants to hear back.
+    ///
+    /// # Errors
+    /// If it could not be stored within 6 s, or too many others wait already.
+    pub async fn store(self: &Arc<Self>, body: Bytes) -> Result<Option<Ticket>, NotStored> {
+        let arrived = Instant::now();
+        let (ticket, progress) = self.accept(body);
+        let stored = self.wait(progress, arrived + HOLD).await;
+        if stored.is_err() {
+            self.counters.pushes_unstored.add();
+        }
+        stored.map(|()| ticket)
+    }
+
+    /// A try of this push was answered: the same bytes are a new message from here on.
+    pub fn answered(&self, ticket: Ticket) {
+        if self.repeats.as_ref().is_some_and(|repeats| repeats.answered(ticket)) {
+            self.spool.forget_repeat(ticket.digest);
+        }
+    }
+
+    fn accept(self: &Arc<Self>, body: Bytes) -> (Option<Ticket>, watch::Receiver<Progress>) {
+        let (ticket, tell) = match &self.repeats {
+            None => (None, watch::channel(Progress::Storing).0),
+            Some(repeats) => match repeats.claim(Sha256::digest(&body).into()) {
+                Claim::First(ticket, tell) => (Some(ticket), tell),
+                Claim::Repeat(ticket, progress) => {
+                    self.counters.pushes_repeated.add();
+                    return (Some(ticket), progress);
+                }
+            },
+        };
+        let progress = tell.subscribe();
+        self.tasks.spawn(Arc::clone(self).keep(body, ticket, tell));
+        (ticket, progress)
+    }
+
+    async fn wait(&self, mut progress: watch::Receiver<Progress>, until: Instant) -> Result<(), NotStored> {
+        let now = *progress.wait_for(|now| *now != Progress::Storing).await.map_err(|_| NotStored)?;
+        if now == Progress::Stored {
+            return Ok(());
+        }
+        let _held = self.held.try_acquire().map_err(|_| NotStored)?;
+        match timeout_at(until, progress.wait_for(|now| *now == Progress::Stored)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(NotStored),
+        }
+    }
+
+    /// Appends the push, again and again until it is stored or nobody waits for it any more.
+    async fn keep(self: Arc<Self>, body: Bytes, ticket: Option<Ticket>, tell: watch::Sender<Progress>) {
+        let Ok(row) = Record::push(body.to_vec()).encode() else { return };
+        let key = ticket.map(|ticket| Key::Repeat { digest: ticket.digest, at: Stamp::now() });
+        loop {
+            let append = self.spool.append(Queue::Inbound, row.clone(), key.clone());
+            tokio::pin!(append);
+            let appended = match timeout(SLOW, &mut append).await {
+                Ok(appended) => appended,
+                Err(_) => {
+                    let _ = tell.send(Progress::Held);
+                    // Not given up: the row is in the writer's hands and may still be stored.
+                    append.await
+                }
+            };
+            match appended {
+                Ok(_) => {
+                    self.counters.pushes_stored.add();
+                    let _ = tell.send(Progress::Stored);
+                    return;
+                }
+                Err(SpoolError::Full | SpoolError::Unwritable(_)) => {
+                    let _ = tell.send(Progress::Held);
+                }
+                // The process is about to stop; nothing may be answered any more.
+                Err(_) => return,
+            }
+            sleep(RETRY).await;
+            if self.nobody_waits(ticket, &tell) {
+                return;
+            }
+        }
+    }
+
+    fn nobody_waits(&self, ticket: Option<Ticket>, tell: &watch::Sender<Progress>) -> bool {
+        match (&self.repeats, ticket) {
+            (Some(repeats), Some(ticket)) => repeats.give_up(ticket, tell),
+            _ => tell.is_closed(),
+        }
+    }
+}

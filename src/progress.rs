@@ -1,0 +1,60 @@
+//! Whether a loop is stuck: for the watchdog and `/healthz`.
+//!
+//! A loop that waits for work, for the broker or for iLink rests, however long: nobody's reachability is our health. A loop
+//! that is at work on one thing for half a minute is stuck.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::clock;
+
+/// One thing takes longer than this only if something is wrong with this process or its disk.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
+
+/// One loop's heartbeat; all clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Boot-time milliseconds since which the loop is at its present work; 0 while it rests.
+    working_since_ms: Arc<AtomicU64>,
+}
+
+impl Progress {
+    /// The loop begins a piece of work.
+    pub fn beat(&self) {
+        self.working_since_ms.store(now_ms(), Ordering::Relaxed);
+    }
+
+    /// The loop waits for somebody else.
+    pub fn rest(&self) {
+        self.working_since_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// Has the loop been at one piece of work for too long?
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        let since = self.working_since_ms.load(Ordering::Relaxed);
+        since != 0 && Duration::from_millis(now_ms().saturating_sub(since)) > STUCK_AFTER
+    }
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(clock::boot_now().as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resting_is_healthy_and_long_work_is_not() {
+        let progress = Progress::default();
+        assert!(!progress.is_stuck());
+        progress.beat();
+        assert!(!progress.is_stuck());
+        progress.working_since_ms.store(1, Ordering::Relaxed);
+        assert!(progress.is_stuck() || clock::boot_now() < STUCK_AFTER);
+        progress.rest();
+        assert!(!progress.is_stuck());
+    }
+}
