@@ -1,1 +1,20 @@
-//! Placeholder: see the module's owner.
+//! MQTT → iLink: accept a command, the deliver loop, results.
+//!
+//! A command's way through the files here:
+//!
+//! 1. **accept**: [`accept`] decodes the message, recognises the broker's redeliveries, and refuses with a result;
+//! 2. **make durable**: it appends the command to the spool ([`record`]);
+//! 3. **answer the sender**: the PUBACK, in arrival order;
+//! 4. **deliver**: [`deliver`] takes the lanes in turn ([`lanes`]) and calls iLink ([`attempt`]); one commit replaces the
+//!    command by its result;
+//! 5. **complete**: [`results`] publishes the result and removes the row once the broker has acknowledged it.
+//!
+//! On start a result row is published, a command with a durable "sent" mark becomes `uncertain`, anything else is delivered.
+
+pub mod accept;
+pub mod attempt;
+pub mod deliver;
+pub mod lanes;
+pub mod record;
+pub mod redelivery;
+pub mod results;

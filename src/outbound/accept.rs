@@ -1,0 +1,231 @@
+//! Takes what devices publish: decodes it, makes it durable, and only then acknowledges it; or refuses it with a result.
+//!
+//! ```text
+//!  link ──PUBLISH──► 1 redelivery? ──► 2 decode ──► 3 spool ──► PUBACK ──► deliver loop
+//!                        │ yes            │ refused      │ full
+//!                        ▼                ▼              ▼
+//!                      PUBACK         result published, its PUBACK awaited ──► PUBACK
+//! ```
+//!
+//! Many are under way at once; PUBACKs are given in the order of arrival.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesOrdered, StreamExt};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+use ulid::Ulid;
+
+use super::deliver::Accepted;
+use super::record::{Command, Mark, Record, ReplyTo};
+use super::redelivery::{Redelivery, digest};
+use crate::clock::Stamp;
+use crate::counters::Counters;
+use crate::local::command::reference;
+use crate::local::{Base, Command as Decoded, CommandResult, Parsed, Reason, Rejection, Rules, response_topic_allowed};
+use crate::mqtt::{AckToken, Commands, Incoming, LinkState, Publisher};
+use crate::progress::Progress;
+use crate::set_aside::{SetAside, Settled, settle};
+use crate::spool::{Key, Queue, Spool, SpoolError};
+
+/// Messages taken and not yet acknowledged. An MQTT 5 broker sends fewer; this bounds QoS 0 and 3.1.1.
+const UNDER_WAY: usize = 512;
+/// How long a stopping loop waits for what is under way.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// What the configuration has to say.
+pub struct AcceptConfig {
+    /// The base topic.
+    pub base: Base,
+    /// What may be called, and how large.
+    pub rules: Rules,
+    /// `outbound.ttl`.
+    pub ttl: Duration,
+    /// `mqtt.response_topics`.
+    pub response_topics: Vec<String>,
+    /// `homeassistant.discovery_prefix`.
+    pub discovery_prefix: String,
+}
+
+/// The loop's surroundings.
+pub struct Accept {
+    /// What the configuration has to say.
+    pub config: AcceptConfig,
+    /// Where commands go.
+    pub spool: Spool,
+    /// Where refusals go.
+    pub publisher: Publisher,
+    /// For results the broker refuses.
+    pub set_aside: SetAside,
+    /// Tells when the MQTT session was lost.
+    pub link: watch::Receiver<LinkState>,
+    /// Told of every durable command.
+    pub accepted: mpsc::UnboundedSender<Accepted>,
+    /// What is counted.
+    pub counters: Arc<Counters>,
+    /// Whether the loop is stuck.
+    pub progress: Progress,
+}
+
+/// A message whose fate is being decided; resolves to its acknowledgement, or none if it must not be acknowledged.
+type Pending = Pin<Box<dyn Future<Output = Option<AckToken>> + Send>>;
+
+impl Accept {
+    /// Runs until `stop` or until the link ends.
+    ///
+    /// # Errors
+    /// If the spool failed.
+    pub async fn run(self, mut commands: Commands, stop: CancellationToken) -> Result<(), SpoolError> {
+        let accept = Arc::new(self);
+        let mut redelivery = Redelivery::new(accept.spool.load_keys().await?.redeliveries);
+        let mut sessions_lost = 0;
+        let mut under_way: FuturesOrdered<Pending> = FuturesOrdered::new();
+        loop {
+            accept.progress.rest();
+            // recv() is cancel-safe; FuturesOrdered keeps what is not finished.
+            let message = tokio::select! {
+                () = stop.cancelled() => break,
+                Some(ack) = under_way.next() => {
+                    ack.into_iter().for_each(|token| accept.publisher.ack(token));
+                    continue;
+                }
+                message = commands.recv(), if under_way.len() < UNDER_WAY => message,
+            };
+            let Some(message) = message else { break };
+            accept.progress.beat();
+            let lost = accept.link.borrow().session_lost;
+            if lost != sessions_lost {
+                sessions_lost = lost;
+                redelivery.clear();
+                accept.spool.forget_session().await?;
+            }
+            under_way.push_back(accept.take(message, &mut redelivery));
+        }
+        let drain = async {
+            while let Some(ack) = under_way.next().await {
+                ack.into_iter().for_each(|token| accept.publisher.ack(token));
+            }
+        };
+        let _ = timeout(DRAIN, drain).await;
+        Ok(())
+    }
+
+    fn take(self: &Arc<Self>, message: Incoming, redelivery: &mut Redelivery) -> Pending {
+        let digest = digest(&message);
+        if redelivery.is_stored(&message, &digest) {
+            self.counters.commands_redelivered.add();
+            debug!(topic = message.topic, "the broker delivered a stored command again");
+            return Box::pin(std::future::ready(message.ack));
+        }
+        let new_id = Ulid::generate().to_bytes();
+        let decoded = match self.decode(&message) {
+            Ok(Parsed::Command(decoded)) => decoded,
+            // The link's own probe of its rights, or somebody's imitation: never executed, no result.
+            Ok(Parsed::SelfTest(_)) => return Box::pin(std::future::ready(message.ack)),
+            Err(rejection) => {
+                let id = redelivery.refusal_id(&message, digest, new_id);
+                let reply_to = self.reply_to(&message);
+                return Box::pin(Arc::clone(self).refuse(id, reply_to, rejection, message.ack));
+            }
+        };
+        let key = (message.qos == 1).then(|| {
+            redelivery.note(&message, digest);
+            Key::Redelivery { pkid: message.pkid, digest }
+        });
+        let command = Command {
+            id: new_id,
+            at: Stamp::now(),
+            ttl: self.ttl(&decoded, &message),
+            reference: decoded.reference,
+            reply_to: self.reply_to(&message),
+            call: decoded.call,
+            attempts: 0,
+            mark: Mark::Unsent,
+        };
+        Box::pin(Arc::clone(self).store(command, key, message.ack))
+    }
+
+    fn decode(&self, message: &Incoming) -> Result<Parsed, Rejection> {
+        let AcceptConfig { base, rules, .. } = &self.config;
+        if !message.retain {
+            return crate::local::command::decode(base, &message.topic, &message.payload, rules);
+        }
+        if let Ok(probe @ Parsed::SelfTest(_)) =
+            crate::local::command::decode(base, &message.topic, &message.payload, rules)
+        {
+            return Ok(probe);
+        }
+        Err(Rejection::new(
+            Reason::Retained,
+            "a retained command is never executed, because a broker repeats it to every new subscriber; publish it without the retain flag and clear the retained one",
+            reference(base, &message.topic, &message.payload),
+        ))
+    }
+
+    /// The smaller of MQTT's message expiry and the command's own `ttl`, else the configured one.
+    fn ttl(&self, decoded: &Decoded, message: &Incoming) -> Duration {
+        let told = decoded.ttl.into_iter().chain(message.message_expiry.map(u64::from)).min();
+        told.map_or(self.config.ttl, Duration::from_secs)
+    }
+
+    fn reply_to(&self, message: &Incoming) -> ReplyTo {
+        let AcceptConfig { base, discovery_prefix, response_topics, .. } = &self.config;
+        let allowed = message.response_topic.clone().filter(|topic| {
+            let allowed = response_topic_allowed(topic, base, discovery_prefix, response_topics);
+            if let Err(why) = &allowed {
+                self.counters.response_topics_ignored.add();
+                warn!(
+                    command = message.topic,
+                    response_topic = topic,
+                    why,
+                    "ignored a command's response topic; mqtt.response_topics says which are used"
+                );
+            }
+            allowed.is_ok()
+        });
+        let correlation_data = allowed.as_ref().and(message.correlation_data.as_ref()).map(|data| data.to_vec());
+        ReplyTo { topic: message.topic.clone(), response_topic: allowed, correlation_data }
+    }
+
+    async fn store(self: Arc<Self>, command: Command, key: Option<Key>, ack: Option<AckToken>) -> Option<AckToken> {
+        let (id, lane, deadline) = (command.id, command.call.receiver(), command.deadline());
+        let (reply_to, reference) = (command.reply_to.clone(), command.reference.clone());
+        let row = Record::Command(command).encode().ok()?;
+        match self.spool.append(Queue::Outbound, row, key).await {
+            Ok(seq) => {
+                self.counters.commands_stored.add();
+                debug!(seq, topic = reply_to.topic, "stored a command");
+                let _ = self.accepted.send(Accepted { seq, lane, deadline });
+                ack
+            }
+            Err(SpoolError::Failed(_)) => None,
+            Err(error) => {
+                let rejection = Rejection::new(Reason::QueueFull, error.to_string(), reference);
+                self.refuse(id, reply_to, rejection, ack).await
+            }
+        }
+    }
+
+    /// Publishes the result of a refused command; the command may be acknowledged once the result is.
+    async fn refuse(
+        self: Arc<Self>,
+        id: [u8; 16],
+        reply_to: ReplyTo,
+        rejection: Rejection,
+        ack: Option<AckToken>,
+    ) -> Option<AckToken> {
+        self.counters.commands_rejected.add();
+        debug!(topic = reply_to.topic, reason = rejection.reason.as_str(), "refused a command");
+        let result = CommandResult::rejected(Ulid::from_bytes(id), rejection, 0);
+        let publications = reply_to.publications(&self.config.base, &result);
+        match settle(&self.publisher, &self.set_aside, publications).await {
+            Settled::All => ack,
+            Settled::NotAll => None,
+        }
+    }
+}

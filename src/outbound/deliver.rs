@@ -1,0 +1,257 @@
+//! The deliver loop: hands commands to attempts, lane by lane, while iLink can be called.
+//!
+//! ```text
+//!  accepted ──► lanes ──next──► attempt ──► finished ──► results
+//!                 ▲                │ later / not ready
+//!                 └────────────────┘
+//! ```
+//!
+//! It decides when and in which order; what an attempt's outcome means is [`super::attempt`]'s.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::attempt::{Attempts, Step, Tried};
+use super::lanes::Lanes;
+use super::record::{Mark, Record};
+use crate::clock;
+use crate::progress::Progress;
+use crate::protocol::Receiver;
+use crate::spool::{Queue, SpoolError};
+
+/// Calls under way when the bridge stops get this long.
+const DRAIN: Duration = Duration::from_secs(3);
+/// Commands whose expiry is being stored at once; the spool commits them together.
+const EXPIRING_AT_MOST: usize = 256;
+/// Rows read at once when the loop starts, and their bytes.
+const READ_ROWS: usize = 256;
+const READ_BYTES: usize = 1024 * 1024;
+
+/// A durable command, as the loop knows it.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its number in the outbound queue.
+    pub seq: u64,
+    /// Its lane; calls without a receiver share one.
+    pub lane: Option<Receiver>,
+    /// The boot-time instant at which it expires.
+    pub deadline: Duration,
+}
+
+/// What the configuration has to say.
+pub struct DeliverConfig {
+    /// `outbound.concurrency`: calls at once.
+    pub concurrency: usize,
+    /// `outbound.rate_per_s`: calls begun in a second; none means no limit.
+    pub rate_per_s: Option<u32>,
+}
+
+type Lane = Option<Receiver>;
+
+/// What a spawned task was about.
+enum Ended {
+    Call { seq: u64, lane: Arc<Lane>, step: Step },
+    Expiry { seq: u64, step: Step },
+}
+
+/// The loop.
+pub struct Deliver {
+    config: DeliverConfig,
+    attempts: Arc<Attempts>,
+    results: mpsc::UnboundedSender<u64>,
+    progress: Progress,
+    lanes: Lanes<Lane>,
+    /// Of commands that were attempted and are not finished.
+    tried: HashMap<u64, Tried>,
+    tasks: JoinSet<Result<Ended, SpoolError>>,
+    calls: usize,
+    expiring: usize,
+    ready: bool,
+    next_call: Instant,
+}
+
+impl Deliver {
+    /// A loop that tells `results` which rows have become results.
+    #[must_use]
+    pub fn new(
+        config: DeliverConfig,
+        attempts: Arc<Attempts>,
+        results: mpsc::UnboundedSender<u64>,
+        progress: Progress,
+    ) -> Self {
+        Self {
+            config,
+            attempts,
+            results,
+            progress,
+            lanes: Lanes::default(),
+            tried: HashMap::new(),
+            tasks: JoinSet::new(),
+            calls: 0,
+            expiring: 0,
+            ready: false,
+            next_call: Instant::now(),
+        }
+    }
+
+    /// Takes up what the spool holds, then runs until `stop`. `accepted` must have been open since before the spool was
+    /// read: what arrives meanwhile is not missed, and what is in both is taken once.
+    ///
+    /// # Errors
+    /// If the spool failed.
+    pub async fn run(
+        mut self,
+        mut accepted: mpsc::UnboundedReceiver<Accepted>,
+        stop: CancellationToken,
+    ) -> Result<(), SpoolError> {
+        let taken_up = self.take_up().await?;
+        while !stop.is_cancelled() {
+            self.progress.beat();
+            self.start_what_is_due();
+            self.progress.rest();
+            let wake = self.next_wake();
+            let attempts = Arc::clone(&self.attempts);
+            // recv() and join_next() are cancel-safe; ready() and the timer only observe.
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(new) = accepted.recv() => {
+                    if new.seq > taken_up {
+                        self.lanes.push(new.lane, new.seq, new.deadline);
+                    }
+                }
+                Some(ended) = self.tasks.join_next() => self.ended(ended)?,
+                () = attempts.session.ready(), if !self.ready => self.ready = true,
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+            }
+        }
+        let drain = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                let _ = self.ended(ended);
+            }
+        };
+        let _ = timeout(DRAIN, drain).await;
+        Ok(())
+    }
+
+    /// Reads the rows an earlier run left; returns the number of the last one.
+    async fn take_up(&mut self) -> Result<u64, SpoolError> {
+        let mut last = 0;
+        loop {
+            let rows = self.attempts.spool.read_after(Queue::Outbound, last, READ_ROWS, READ_BYTES).await?;
+            if rows.is_empty() {
+                return Ok(last);
+            }
+            for row in rows {
+                last = row.seq;
+                match Record::decode(&row.data) {
+                    Ok(Record::Result(_)) => {
+                        let _ = self.results.send(row.seq);
+                    }
+                    Ok(Record::Command(command)) if command.mark == Mark::Sent => self.end_uncertain(row.seq),
+                    Ok(Record::Command(command)) => {
+                        self.lanes.push(command.call.receiver(), row.seq, command.deadline());
+                    }
+                    Err(error) => {
+                        error!(seq = row.seq, %error, "a row of the outbound queue cannot be read by this version; it is left alone");
+                    }
+                }
+            }
+        }
+    }
+
+    /// A call was under way when an earlier run ended, and must not be repeated.
+    fn end_uncertain(&mut self, seq: u64) {
+        let cause = "the bridge stopped while the call was under way".to_owned();
+        self.tried.insert(seq, Tried { ambiguous: true, cause, ..Tried::default() });
+        self.end(seq);
+    }
+
+    fn end(&mut self, seq: u64) {
+        self.expiring += 1;
+        let tried = self.tried.remove(&seq).unwrap_or_default();
+        let attempts = Arc::clone(&self.attempts);
+        self.tasks.spawn(async move { Ok(Ended::Expiry { seq, step: attempts.end(seq, tried).await? }) });
+    }
+
+    fn start_what_is_due(&mut self) {
+        let now = clock::boot_now();
+        while self.expiring < EXPIRING_AT_MOST
+            && let Some(seq) = self.lanes.expired(now)
+        {
+            self.end(seq);
+        }
+        self.lanes.wake(now);
+        while self.ready
+            && self.calls < self.config.concurrency
+            && self.lanes.has_ready()
+            && self.may_begin()
+            && let Some((lane, seq)) = self.lanes.next()
+        {
+            self.calls += 1;
+            let tried = self.tried.remove(&seq).unwrap_or_default();
+            let attempts = Arc::clone(&self.attempts);
+            self.tasks.spawn(async move { Ok(Ended::Call { seq, lane, step: attempts.attempt(seq, tried).await? }) });
+        }
+    }
+
+    /// Spaces the calls evenly at the configured rate.
+    fn may_begin(&mut self) -> bool {
+        let Some(rate) = self.config.rate_per_s else { return true };
+        let now = Instant::now();
+        if now < self.next_call {
+            return false;
+        }
+        self.next_call = now.max(self.next_call) + Duration::from_secs(1) / rate.max(1);
+        true
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let lanes = self.lanes.next_change().filter(|_| self.expiring < EXPIRING_AT_MOST);
+        let lanes = lanes.map(|at| Instant::now() + at.saturating_sub(clock::boot_now()));
+        let waits_for_its_turn = self.ready && self.calls < self.config.concurrency && self.lanes.has_ready();
+        let rate = (self.config.rate_per_s.is_some() && waits_for_its_turn)
+            .then_some(self.next_call)
+            .filter(|next| *next > Instant::now());
+        lanes.into_iter().chain(rate).min()
+    }
+
+    fn ended(&mut self, ended: Result<Result<Ended, SpoolError>, tokio::task::JoinError>) -> Result<(), SpoolError> {
+        let ended = ended.map_err(|error| SpoolError::Failed(format!("a call's task failed: {error}")))??;
+        let (seq, lane, step) = match ended {
+            Ended::Call { seq, lane, step } => {
+                self.calls -= 1;
+                (seq, Some(lane), step)
+            }
+            Ended::Expiry { seq, step } => {
+                self.expiring -= 1;
+                (seq, None, step)
+            }
+        };
+        match (step, lane) {
+            (Step::Finished, lane) => {
+                let _ = self.results.send(seq);
+                lane.iter().for_each(|lane| self.lanes.done(lane));
+            }
+            (Step::Gone, lane) => lane.iter().for_each(|lane| self.lanes.done(lane)),
+            (Step::Later(tried, after), Some(lane)) => {
+                self.tried.insert(seq, tried);
+                self.lanes.later(&lane, clock::boot_now() + after);
+            }
+            (Step::NotReady(tried), Some(lane)) => {
+                self.tried.insert(seq, tried);
+                self.ready = false;
+                self.lanes.later(&lane, clock::boot_now());
+            }
+            // An expiry always finishes its command.
+            (Step::Later(..) | Step::NotReady(_), None) => {}
+        }
+        Ok(())
+    }
+}

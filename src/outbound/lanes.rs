@@ -1,0 +1,259 @@
+//! Which command is next: one lane for each receiver, in order; lanes in turn.
+//!
+//! Commands to one uid, group or subject go out one after the other; a flood to one receiver delays no other, because after
+//! each call its lane goes to the end of the line. A lane whose head must wait (a failed attempt) waits alone. Commands that
+//! expire are handed out at their time, wherever they stand. Only numbers live here, a few dozen bytes for each command.
+//!
+//! Pure: the caller brings the time, as the boot-time clock's.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Milliseconds of the boot-time clock.
+type Millis = u64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// In the line of ready lanes.
+    Ready,
+    /// Its head is being worked on.
+    Busy,
+    /// Its head waits for a time.
+    Waiting(Millis),
+}
+
+#[derive(Debug)]
+struct Lane {
+    queue: VecDeque<(u64, Millis)>,
+    state: State,
+}
+
+/// All lanes. `K` names a receiver.
+#[derive(Debug)]
+pub struct Lanes<K> {
+    lanes: HashMap<Arc<K>, Lane>,
+    ready: VecDeque<Arc<K>>,
+    /// Lanes that wait, by time and the number of their head.
+    waiting: BTreeMap<(Millis, u64), Arc<K>>,
+    /// Every command, by deadline and number.
+    deadlines: BTreeMap<(Millis, u64), Arc<K>>,
+}
+
+impl<K: Eq + Hash> Default for Lanes<K> {
+    fn default() -> Self {
+        Self { lanes: HashMap::new(), ready: VecDeque::new(), waiting: BTreeMap::new(), deadlines: BTreeMap::new() }
+    }
+}
+
+impl<K: Eq + Hash> Lanes<K> {
+    /// Adds command number `seq`. Numbers of one lane come in rising order.
+    pub fn push(&mut self, key: K, seq: u64, deadline: Duration) {
+        let deadline = millis(deadline);
+        let key = match self.lanes.get_key_value(&key) {
+            Some((key, _)) => Arc::clone(key),
+            None => Arc::new(key),
+        };
+        let lane = self.lanes.entry(Arc::clone(&key)).or_insert_with(|| {
+            self.ready.push_back(Arc::clone(&key));
+            Lane { queue: VecDeque::new(), state: State::Ready }
+        });
+        lane.queue.push_back((seq, deadline));
+        self.deadlines.insert((deadline, seq), key);
+    }
+
+    /// Is there a command to work on?
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The next command to work on, if one is ready; its lane is busy until [`Self::done`] or [`Self::later`].
+    pub fn next(&mut self) -> Option<(Arc<K>, u64)> {
+        let key = self.ready.pop_front()?;
+        let lane = self.lanes.get_mut(&key)?;
+        lane.state = State::Busy;
+        let (seq, _) = *lane.queue.front()?;
+        Some((key, seq))
+    }
+
+    /// The head of a busy lane is finished.
+    pub fn done(&mut self, key: &Arc<K>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        if let Some((seq, deadline)) = lane.queue.pop_front() {
+            self.deadlines.remove(&(deadline, seq));
+        }
+        self.make_ready(key);
+    }
+
+    /// The head of a busy lane must be tried again, not before `at`.
+    pub fn later(&mut self, key: &Arc<K>, at: Duration) {
+        let at = millis(at);
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        if let Some((seq, _)) = lane.queue.front() {
+            lane.state = State::Waiting(at);
+            self.waiting.insert((at, *seq), Arc::clone(key));
+        }
+    }
+
+    /// Lanes whose waiting is over join the line.
+    pub fn wake(&mut self, now: Duration) {
+        let now = millis(now);
+        while let Some(entry) = self.waiting.first_entry().filter(|entry| entry.key().0 <= now) {
+            let key = entry.remove();
+            self.make_ready(&key);
+        }
+    }
+
+    /// Takes out one command whose deadline has passed, unless it is being worked on.
+    pub fn expired(&mut self, now: Duration) -> Option<u64> {
+        let now = millis(now);
+        let due = self.deadlines.iter().take_while(|((deadline, _), _)| *deadline <= now);
+        let (at, key) = due.map(|(at, key)| (*at, Arc::clone(key))).find(|(at, key)| !self.is_busy_with(key, at.1))?;
+        self.deadlines.remove(&at);
+        let lane = self.lanes.get_mut(&key)?;
+        let position = lane.queue.binary_search_by_key(&at.1, |(seq, _)| *seq).ok()?;
+        lane.queue.remove(position);
+        match lane.state {
+            State::Waiting(until) if position == 0 => {
+                self.waiting.remove(&(until, at.1));
+                self.make_ready(&key);
+            }
+            State::Ready if lane.queue.is_empty() => {
+                self.lanes.remove(&key);
+                self.ready.retain(|ready| *ready != key);
+            }
+            _ => {}
+        }
+        Some(at.1)
+    }
+
+    /// When something changes by itself: a lane's waiting ends, or a command that nobody works on expires.
+    #[must_use]
+    pub fn next_change(&self) -> Option<Duration> {
+        let waiting = self.waiting.keys().next().map(|(at, _)| *at);
+        let deadline =
+            self.deadlines.iter().find(|((_, seq), key)| !self.is_busy_with(key, *seq)).map(|((at, _), _)| *at);
+        waiting.into_iter().chain(deadline).min().map(Duration::from_millis)
+    }
+
+    fn is_busy_with(&self, key: &Arc<K>, seq: u64) -> bool {
+        self.lanes
+            .get(key)
+            .is_some_and(|lane| lane.state == State::Busy && lane.queue.front().is_some_and(|(head, _)| *head == seq))
+    }
+
+    fn make_ready(&mut self, key: &Arc<K>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        if lane.queue.is_empty() {
+            self.lanes.remove(key);
+        } else {
+            lane.state = State::Ready;
+            self.ready.push_back(Arc::clone(key));
+        }
+    }
+}
+
+/// Rounded up: a deadline handed to a timer must have passed when it fires.
+fn millis(time: Duration) -> Millis {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAR: Duration = Duration::from_secs(1000);
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_flood_to_one_receiver_delays_no_other() {
+        let mut lanes = Lanes::default();
+        for seq in 1..=100 {
+            lanes.push("flood", seq, FAR);
+        }
+        lanes.push("other", 101, FAR);
+        let (flood, first) = lanes.next().unwrap();
+        assert_eq!((*flood, first), ("flood", 1));
+        let (other, next) = lanes.next().unwrap();
+        assert_eq!((*other, next), ("other", 101));
+        assert!(lanes.next().is_none(), "both lanes are busy");
+        lanes.done(&flood);
+        assert_eq!(lanes.next().unwrap().1, 2);
+    }
+
+    #[test]
+    fn a_lane_that_must_wait_waits_alone_and_keeps_its_order() {
+        let mut lanes = Lanes::default();
+        lanes.push("a", 1, FAR);
+        lanes.push("a", 2, FAR);
+        let (a, _) = lanes.next().unwrap();
+        lanes.later(&a, at(5));
+        lanes.push("b", 3, FAR);
+        assert_eq!(lanes.next().unwrap().1, 3);
+        assert!(lanes.next().is_none());
+        assert_eq!(lanes.next_change(), Some(at(5)));
+        lanes.wake(at(5));
+        assert_eq!(lanes.next().unwrap().1, 1);
+    }
+
+    #[test]
+    fn a_command_expires_at_its_time_wherever_it_stands() {
+        let mut lanes = Lanes::default();
+        lanes.push("a", 1, FAR);
+        lanes.push("a", 2, at(3));
+        lanes.push("a", 3, FAR);
+        let (a, _) = lanes.next().unwrap();
+        lanes.later(&a, at(9));
+        assert_eq!(lanes.next_change(), Some(at(3)));
+        assert_eq!(lanes.expired(at(2)), None);
+        assert_eq!(lanes.expired(at(3)), Some(2));
+        assert_eq!(lanes.expired(at(3)), None);
+        lanes.wake(at(9));
+        let (a, first) = lanes.next().unwrap();
+        assert_eq!(first, 1);
+        lanes.done(&a);
+        assert_eq!(lanes.next().unwrap().1, 3);
+    }
+
+    #[test]
+    fn what_is_being_worked_on_does_not_expire_under_the_workers_hands() {
+        let mut lanes = Lanes::default();
+        lanes.push("a", 1, at(1));
+        let (a, _) = lanes.next().unwrap();
+        assert_eq!((lanes.expired(at(2)), lanes.next_change()), (None, None));
+        lanes.later(&a, at(9));
+        assert_eq!(lanes.expired(at(2)), Some(1));
+        assert!(lanes.next().is_none());
+        assert_eq!(lanes.next_change(), None);
+    }
+
+    #[test]
+    fn an_expired_head_lets_the_next_one_go_at_once() {
+        let mut lanes = Lanes::default();
+        lanes.push("a", 1, at(1));
+        lanes.push("a", 2, FAR);
+        let (a, _) = lanes.next().unwrap();
+        lanes.later(&a, at(50));
+        assert_eq!(lanes.expired(at(1)), Some(1));
+        assert_eq!(lanes.next().unwrap().1, 2);
+    }
+
+    #[test]
+    fn nothing_is_left_behind() {
+        let mut lanes = Lanes::default();
+        for seq in 0..100 {
+            lanes.push(seq % 7, seq, at(seq));
+        }
+        while lanes.expired(at(49)).is_some() {}
+        while let Some((key, _)) = lanes.next() {
+            lanes.done(&key);
+        }
+        assert!(lanes.lanes.is_empty() && lanes.ready.is_empty());
+        assert!(lanes.waiting.is_empty() && lanes.deadlines.is_empty());
+    }
+}

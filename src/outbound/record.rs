@@ -1,0 +1,163 @@
+//! What an outbound row of the spool holds, and its bytes.
+//!
+//! The first byte is the version of the layout; the rest is postcard. A row is a command until its fate is known, and then,
+//! in one commit, its result: a known success is never sent again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Stamp;
+use crate::local::{Base, CommandResult, Publication, Reference};
+use crate::protocol::Call;
+
+const VERSION: u8 = 1;
+
+/// One durable thing on its way to iLink, or back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Record {
+    /// A command that was accepted.
+    Command(Command),
+    /// Its result, to be published.
+    Result(StoredResult),
+}
+
+/// An accepted command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    /// The id its result will have.
+    pub id: [u8; 16],
+    /// When it was accepted.
+    pub at: Stamp,
+    /// How long after that it may be sent.
+    pub ttl: Duration,
+    /// The requester's `ref`.
+    pub reference: Option<Reference>,
+    /// Where the result goes.
+    pub reply_to: ReplyTo,
+    /// What to call.
+    pub call: Call,
+    /// Requests made so far.
+    pub attempts: u32,
+    /// What is known of them.
+    pub mark: Mark,
+}
+
+/// What is known of the attempts at a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mark {
+    /// iLink has certainly not executed it.
+    Unsent,
+    /// An attempt is under way, or was and left its outcome unknown; it may be tried again.
+    Ambiguous,
+    /// An attempt is under way, or was and left its outcome unknown; it must not be tried again. Durable before the request.
+    Sent,
+}
+
+/// Where a result goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyTo {
+    /// The command's topic; the result topics follow from it.
+    pub topic: String,
+    /// MQTT 5 Response Topic, if it is an allowed one.
+    pub response_topic: Option<String>,
+    /// MQTT 5 Correlation Data.
+    pub correlation_data: Option<Vec<u8>>,
+}
+
+/// A result to be published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredResult {
+    /// Where to.
+    pub reply_to: ReplyTo,
+    /// The result's JSON.
+    pub json: Vec<u8>,
+}
+
+impl Record {
+    /// The bytes of the row.
+    ///
+    /// # Errors
+    /// Only if serialisation itself fails, which no value of this type makes it do.
+    pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_extend(self, vec![VERSION])
+    }
+
+    /// The record in a row's bytes.
+    ///
+    /// # Errors
+    /// If another version of the bridge wrote it, or the bytes are damaged.
+    pub fn decode(data: &[u8]) -> Result<Self, postcard::Error> {
+        match data.split_first() {
+            Some((&VERSION, rest)) => postcard::from_bytes(rest),
+            _ => Err(postcard::Error::DeserializeBadEncoding),
+        }
+    }
+}
+
+impl Command {
+    /// The boot-time instant after which it must not be sent.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        self.at.plus(self.ttl)
+    }
+
+    /// Is it too late to send it?
+    #[must_use]
+    pub fn has_expired(&self) -> bool {
+        self.at.age() >= self.ttl
+    }
+
+    /// Milliseconds since it was accepted.
+    #[must_use]
+    pub fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.at.age().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl ReplyTo {
+    /// The publishes that carry `result` there.
+    #[must_use]
+    pub fn publications(&self, base: &Base, result: &CommandResult) -> Vec<Publication> {
+        let response = self.response_topic.clone().map(|topic| (topic, self.correlation_data.clone().map(Bytes::from)));
+        base.result(&self.topic).map(|topics| result.publications(topics, response)).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command() -> Command {
+        Command {
+            id: [7; 16],
+            at: Stamp::now(),
+            ttl: Duration::from_secs(300),
+            reference: None,
+            reply_to: ReplyTo {
+                topic: "ilink/send/user/414/text".to_owned(),
+                response_topic: Some("ilink/reply/a".to_owned()),
+                correlation_data: Some(vec![0, 255]),
+            },
+            call: Call::SendText { to: "414".parse().unwrap(), content: b"hello".to_vec() },
+            attempts: 2,
+            mark: Mark::Ambiguous,
+        }
+    }
+
+    #[test]
+    fn rows_read_back_as_they_were_written() {
+        let row = Record::Command(command());
+        assert_eq!(Record::decode(&row.encode().unwrap()).unwrap(), row);
+        let row = Record::Result(StoredResult { reply_to: command().reply_to, json: b"{}".to_vec() });
+        assert_eq!(Record::decode(&row.encode().unwrap()).unwrap(), row);
+        assert!(Record::decode(&[VERSION + 1]).is_err());
+    }
+
+    #[test]
+    fn a_command_expires_at_its_ttl() {
+        assert!(!command().has_expired());
+        assert!(Command { ttl: Duration::ZERO, ..command() }.has_expired());
+    }
+}
