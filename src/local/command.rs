@@ -5,17 +5,18 @@
 //! `send/user/<uid>/text` *is* `send_msg/text`, and an operator who forbids that means it.
 //!
 //! Refusals by what a message is rather than by what it says (retained, queue full) are the caller's, who makes them of
-//! [`Rejection::new`] and [`reference`].
+//! [`Rejection::new`] and [`reference()`].
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
 
+use super::calls::json_call;
 use super::escape::{BadTopic, unescape_id, unescape_subject};
 use super::fields::{Fault, Fields, shown, too_large};
 use super::topics::{Base, CommandTopic, Tree};
-use crate::protocol::{Call, Qos, Subject};
+use crate::protocol::Call;
 
 const MAX_REFERENCE: usize = 256;
 /// 30 days, in seconds.
@@ -229,13 +230,13 @@ pub fn decode_call(name: &str, json: &[u8], rules: &Rules) -> Result<Command, Re
     let mark = reference.as_ref().ok().cloned().flatten();
     let reject = |reason, message| Rejection::new(reason, message, mark.clone());
 
-    let own = fields_of(name).ok_or_else(|| reject(Reason::BadTopic, format!("there is no call {}", shown(name))))?;
+    let call = json_call(name).ok_or_else(|| reject(Reason::BadTopic, format!("there is no call {}", shown(name))))?;
     rules.allow(name).map_err(|message| reject(Reason::NotAllowed, message))?;
     let read = || {
         let fields = fields?;
-        fields.expect_only(&[own, &["ref", "ttl"]].concat())?;
+        fields.expect_only(&[call.fields, &["ref", "ttl"]].concat())?;
         let (reference, ttl) = (reference?, fields.integer("ttl", 1..=MAX_TTL)?);
-        Ok(Command { call: call(name, &fields, rules.max_content)?, reference, ttl })
+        Ok(Command { call: (call.read)(&fields, rules.max_content)?, reference, ttl })
     };
     read().map_err(|fault: Fault| fault.reject(mark.clone()))
 }
@@ -249,53 +250,5 @@ impl Fault {
     }
 }
 
-/// The fields that a call has beside `ref` and `ttl`; none if there is no such call.
-fn fields_of(name: &str) -> Option<&'static [&'static str]> {
-    Some(match name {
-        "send_msg/text" | "send_msg/file" => &["accept_uid", "content", "encoding"],
-        "send_msg/group" => &["group_id", "content", "encoding"],
-        "ham_topic/publish" => &["subject", "content", "encoding"],
-        "ham_topic/subscribe" => &["subject", "qos"],
-        "ham_topic/unsubscribe" => &["subject"],
-        "ham_group/create" => &["group_name", "uid_list"],
-        "ham_group/delete" | "ham_group/members" => &["group_id"],
-        "ham_group/list" => &[],
-        "ham_group/add_members" | "ham_group/remove_members" => &["group_id", "uid_list"],
-        "ham_user/states" | "ham_user/subscribe" | "ham_user/unsubscribe" => &["uid_list"],
-        "ham_add_user" => &["username", "nickname"],
-        _ => return None,
-    })
-}
-
-fn call(name: &str, fields: &Fields, max: usize) -> Result<Call, Fault> {
-    Ok(match name {
-        "send_msg/text" => Call::SendText { to: fields.id("accept_uid")?, content: fields.content(max)? },
-        "send_msg/file" => Call::SendFile { to: fields.id("accept_uid")?, content: fields.content(max)? },
-        "send_msg/group" => Call::SendGroup { group: fields.id("group_id")?, content: fields.content(max)? },
-        "ham_topic/publish" => Call::Publish { subject: subject(fields)?, content: fields.content(max)? },
-        "ham_topic/subscribe" => {
-            let qos = fields.integer("qos", 0..=2)?.and_then(|qos| u8::try_from(qos).ok());
-            let qos = qos.and_then(|qos| Qos::try_from(qos).ok()).unwrap_or_default();
-            Call::SubscribeTopic { subject: subject(fields)?, qos }
-        }
-        "ham_topic/unsubscribe" => Call::UnsubscribeTopic { subject: subject(fields)? },
-        "ham_group/create" => Call::CreateGroup { name: fields.text("group_name")?, members: fields.ids("uid_list")? },
-        "ham_group/delete" => Call::DeleteGroup { group: fields.id("group_id")? },
-        "ham_group/list" => Call::ListGroups,
-        "ham_group/add_members" => Call::AddMembers { group: fields.id("group_id")?, members: fields.ids("uid_list")? },
-        "ham_group/remove_members" => {
-            Call::RemoveMembers { group: fields.id("group_id")?, members: fields.ids("uid_list")? }
-        }
-        "ham_group/members" => Call::GroupMembers { group: fields.id("group_id")? },
-        "ham_user/states" => Call::UserStates { uids: fields.ids("uid_list")? },
-        "ham_user/subscribe" => Call::SubscribePresence { uids: fields.ids("uid_list")? },
-        "ham_user/unsubscribe" => Call::UnsubscribePresence { uids: fields.ids("uid_list")? },
-        "ham_add_user" => Call::AddUser { username: fields.text("username")?, nickname: fields.text("nickname")? },
-        _ => return Err(Fault::Payload(format!("there is no call {}", shown(name)))),
-    })
-}
-
-fn subject(fields: &Fields) -> Result<Subject, Fault> {
-    let subject: Subject = fields.id("subject")?;
-    if subject.is_publishable() { Ok(subject) } else { Err(Fault::Payload("subject must not hold # or +".to_owned())) }
-}
+#[cfg(test)]
+mod tests;

@@ -207,3 +207,6 @@ pub fn envelope_json(push: &Push, received: &Received, flags: Flags) -> Vec<u8> 
     // Strings, integers and checked JSON only: nothing that could fail.
     serde_json::to_vec(&wire).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

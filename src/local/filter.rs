@@ -86,7 +86,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_topic_without_wildcards_matches_itself_and_its_generalisations(levels in proptest::collection::vec("[a-c]{0,2}", 1..6), cut in 0usize..6) {
+        fn a_topic_is_matched_by_itself_and_its_generalisations(
+            levels in proptest::collection::vec("[a-c]{0,2}", 1..6),
+            cut in 0usize..6,
+        ) {
             let topic = levels.join("/");
             prop_assert!(matches(&topic, &topic));
             prop_assert!(matches(&vec!["+"; levels.len()].join("/"), &topic));

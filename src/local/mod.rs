@@ -6,6 +6,7 @@
 //!
 //! It performs nothing: no sockets, files, clocks or randomness. Ids and times come from the caller.
 
+mod calls;
 pub mod command;
 pub mod envelope;
 pub mod escape;

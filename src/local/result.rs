@@ -214,3 +214,6 @@ struct Wire<'a> {
     attempts: u32,
     elapsed_ms: u64,
 }
+
+#[cfg(test)]
+mod tests;
