@@ -1,136 +1,311 @@
-//! The durable queues: append → next → complete, on one SQLite file.
+//! The durable queues: what is accepted is appended here before its sender is answered, and stays until it is completed.
+//!
+//! Rows are bytes; the spool knows nothing of pushes, commands or results, nor of when a row is due. It is one SQLite file
+//! with one thread that touches it, behind a handle that any task may hold.
+//!
+//! # Constraints
+//!
+//! - Answered means on the disk: it survives `kill -9` and the loss of power.
+//! - SD cards: bytes and syncs count. One commit carries everything that was waiting, and with nothing to do nothing is
+//!   written and no timer runs.
+//! - A full disk must not be fatal, nor keep what is there from being read and completed.
+//! - A damaged disk costs the rows it damaged, with an alarm, and nothing else. What is read is what was written.
+//!
+//! # Format
+//!
+//! `spool.db`, in WAL mode with pages of 1 KiB. A table for each queue holds a number, a checksum over queue, number and
+//! data, and the data. `state` holds each queue's next number (none is ever given twice), depth and bytes, so that opening
+//! a million rows reads three. `repeat` and `redelivery` hold the [`Key`]s, `note` the small values of
+//! [`Spool::put_note`], `damaged` the last few rows whose checksum failed. `sqlite3` opens it all.
+//!
+//! # Operation
+//!
+//! - **Durable** operations ([`Spool::append`], [`Spool::replace`], [`Spool::forget_session`]) return after a commit with a
+//!   sync. A future dropped before it returned may or may not have been carried out.
+//! - **Lazy** ones ([`Spool::complete`], [`Spool::replace_lazily`], notes, …) return at once and ride with the next durable
+//!   commit; with none in 200 ms they get one without a sync, which a killed process survives and the loss of power may
+//!   not: then a delivery is repeated. What another supersedes in time is never written. Readers see them at once.
+//! - **Idle** for 2 s, the log is moved into the database and emptied, because one flipped bit in a log silently ends it;
+//!   a file that is large and nearly empty is shrunk. Then the thread sleeps until asked.
+//! - **Full** is decided by counting, before the disk is touched; **nearly full** by the disk's free space, while there is
+//!   room left to complete. Either clears by itself.
+//! - **Damage** met at opening or later: a bad row is left out; a bad page has the database rebuilt from what is readable,
+//!   with the old one kept as `spool.db.damaged-N`. So is a file that is no spool.
+//! - **A failed sync** ends it: [`Spool::failed`] resolves and nothing is answered any more, because what the disk holds is
+//!   unknown until the process starts anew.
 
+mod batch;
+mod db;
+mod disk;
+mod fault;
+mod files;
+mod keys;
+mod pending;
+mod recovery;
+mod request;
+mod rows;
+mod shared;
+#[cfg(test)]
+mod tests;
 mod types;
+mod writer;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
 
-use tokio::sync::watch;
+use bytes::Bytes;
+use tokio::sync::{Semaphore, oneshot, watch};
 
+use pending::{Change, Lazy};
+use request::{Closing, Op, Read, Reply, Request, Task};
+use shared::Shared;
 pub use types::{Counters, Key, Keys, Limits, OpenError, Queue, QueueStats, ROW_OVERHEAD, Recovered, Row, SpoolError};
+use writer::Writer;
 
-/// A handle on the spool; clones share it.
+/// How many may wait for an answer at once: what one commit takes. More wait before they are queued, so that dropping
+/// their future still leaves nothing behind.
+const WAITING_MOST: usize = 1024;
+
+/// A handle on the spool; clones share it. When the last one is dropped, the spool closes as by [`Spool::close`].
 #[derive(Debug, Clone)]
 pub struct Spool {
-    shared: Arc<Shared>,
+    inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    appended: [watch::Sender<u64>; 3],
-    writable: watch::Sender<Result<(), String>>,
+struct Inner {
+    /// Unbounded for the sake of lazy operations, which must not wait and are bounded by the rows there are; those who
+    /// wait for an answer are bounded by `waiting`.
+    requests: mpsc::Sender<Request>,
+    waiting: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-#[expect(clippy::unused_async, clippy::missing_errors_doc, reason = "being built")]
 impl Spool {
-    /// Opens the spool in `dir` (which must exist), or creates it.
-    pub fn open(_dir: &Path, _limits: Limits) -> Result<(Self, Recovered), OpenError> {
-        let shared = Shared {
-            appended: [watch::Sender::new(0), watch::Sender::new(0), watch::Sender::new(0)],
-            writable: watch::Sender::new(Ok(())),
-        };
-        Ok((Self { shared: Arc::new(shared) }, Recovered::default()))
+    /// Opens the spool in `dir`, which must exist, or creates it there. What is damaged or no spool at all is moved aside;
+    /// [`Recovered`] tells.
+    ///
+    /// # Errors
+    ///
+    /// If the files cannot be used (or the disk has no room to rebuild them), or the thread not be started.
+    pub fn open(dir: &Path, limits: Limits) -> Result<(Self, Recovered), OpenError> {
+        let (db, files, recovered) = recovery::open(dir)?;
+        let shared = Arc::new(Shared::new());
+        shared::add(&shared.damaged_rows, recovered.damaged_rows);
+        let (requests, inbox) = mpsc::channel();
+        let path = files.main.clone();
+        let writer = Writer::new(db, files, limits, inbox, Arc::clone(&shared));
+        let unexpected = Unexpected(Arc::clone(&shared));
+        let thread = thread::Builder::new()
+            .name("spool".to_owned())
+            .spawn(move || {
+                let _unexpected = unexpected;
+                writer.run();
+            })
+            .map_err(|source| OpenError::File { path, source })?;
+        let waiting = Arc::new(Semaphore::new(WAITING_MOST));
+        let inner = Inner { requests, waiting, shared, thread: Mutex::new(Some(thread)) };
+        Ok((Self { inner: Arc::new(inner) }, recovered))
     }
 
-    /// Stores `data` as the newest row of `queue` and gives its number. Durable when it returns.
-    pub async fn append(&self, _queue: Queue, _data: Vec<u8>, _key: Option<Key>) -> Result<u64, SpoolError> {
-        not_yet()
+    /// Stores `data` as the newest row of `queue`, with `key` in the same commit, and gives the row's number. Durable when
+    /// it returns. In [`Queue::SetAside`] the oldest rows make room.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError`]; but for `Failed`, nothing was stored.
+    pub async fn append(&self, queue: Queue, data: Vec<u8>, key: Option<Key>) -> Result<u64, SpoolError> {
+        self.store(Task::Append { queue, data, key }).await
     }
 
-    /// The rows after number `after`, oldest first: at most `max_rows` and about `max_bytes`, but one if there is one.
+    /// Stores what was refused for good: [`Self::append`] to [`Queue::SetAside`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::append`].
+    pub async fn set_aside(&self, data: Vec<u8>) -> Result<(), SpoolError> {
+        self.append(Queue::SetAside, data, None).await.map(|_| ())
+    }
+
+    /// Replaces a row's data. Durable when it returns, and allowed when the queue is full. A row that is not there stays so.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError`], never `Full`; but for `Failed`, the row is as it was.
+    pub async fn replace(&self, queue: Queue, seq: u64, data: Vec<u8>) -> Result<(), SpoolError> {
+        self.store(Task::Replace { queue, seq, data }).await.map(|_| ())
+    }
+
+    /// As [`Self::replace`], but lazily.
+    pub fn replace_lazily(&self, queue: Queue, seq: u64, data: Vec<u8>) {
+        self.lazily(Lazy::Row(queue, seq, Change::Replace(Bytes::from(data))));
+    }
+
+    /// Removes a row, lazily.
+    pub fn complete(&self, queue: Queue, seq: u64) {
+        self.lazily(Lazy::Row(queue, seq, Change::Complete));
+    }
+
+    /// The rows after number `after` (0: from the start), oldest first: at most `max_rows` with at most `max_bytes`, but one
+    /// if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError`], never `Full`. Damage is no error: damaged rows are counted, reported and left out.
     pub async fn read_after(
         &self,
-        _queue: Queue,
-        _after: u64,
-        _max_rows: usize,
-        _max_bytes: usize,
+        queue: Queue,
+        after: u64,
+        max_rows: usize,
+        max_bytes: usize,
     ) -> Result<Vec<Row>, SpoolError> {
-        not_yet()
+        let most = (max_rows, max_bytes);
+        self.ask(|reply| Request::Read(Read::After { queue, after, most, reply })).await
     }
 
     /// One row, if it is there.
-    pub async fn read(&self, _queue: Queue, _seq: u64) -> Result<Option<Row>, SpoolError> {
-        not_yet()
-    }
-
-    /// Replaces a row's data. Durable when it returns; allowed when the queue is full.
-    pub async fn replace(&self, _queue: Queue, _seq: u64, _data: Vec<u8>) -> Result<(), SpoolError> {
-        not_yet()
-    }
-
-    /// As [`Self::replace`], but stored with the next commit.
-    pub fn replace_lazily(&self, _queue: Queue, _seq: u64, _data: Vec<u8>) {}
-
-    /// Removes a row, with the next commit.
-    pub fn complete(&self, _queue: Queue, _seq: u64) {}
-
-    /// Forgets a [`Key::Repeat`], with the next commit.
-    pub fn forget_repeat(&self, _digest: [u8; 32]) {}
-
-    /// Forgets every [`Key::Redelivery`]. Durable when it returns.
-    pub async fn forget_session(&self) -> Result<(), SpoolError> {
-        not_yet()
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read_after`].
+    pub async fn read(&self, queue: Queue, seq: u64) -> Result<Option<Row>, SpoolError> {
+        self.ask(|reply| Request::Read(Read::One { queue, seq, reply })).await
     }
 
     /// The keys that are alive.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read_after`].
     pub async fn load_keys(&self) -> Result<Keys, SpoolError> {
-        not_yet()
+        self.ask(|reply| Request::Read(Read::Keys { reply })).await
     }
 
-    /// Keeps a small value under `key`, with the next commit.
-    pub fn put_note(&self, _key: &str, _value: Vec<u8>) {}
+    /// Forgets a [`Key::Repeat`], lazily.
+    pub fn forget_repeat(&self, digest: [u8; 32]) {
+        self.lazily(Lazy::ForgetRepeat(digest));
+    }
 
-    /// Removes what is under `key`, with the next commit.
-    pub fn remove_note(&self, _key: &str) {}
+    /// Forgets every [`Key::Redelivery`]. Durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::replace`].
+    pub async fn forget_session(&self) -> Result<(), SpoolError> {
+        self.store(Task::ForgetSession).await.map(|_| ())
+    }
+
+    /// Keeps a small value under `key`, lazily. Notes are few and not counted against any cap.
+    pub fn put_note(&self, key: &str, value: Vec<u8>) {
+        self.lazily(Lazy::Note(key.to_owned(), Some(value)));
+    }
+
+    /// Removes what is kept under `key`, lazily.
+    pub fn remove_note(&self, key: &str) {
+        self.lazily(Lazy::Note(key.to_owned(), None));
+    }
 
     /// The notes whose key starts with `prefix`, by key.
-    pub async fn notes(&self, _prefix: &str) -> Result<Vec<(String, Vec<u8>)>, SpoolError> {
-        not_yet()
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read_after`].
+    pub async fn notes(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, SpoolError> {
+        self.ask(|reply| Request::Read(Read::Notes { prefix: prefix.to_owned(), reply })).await
     }
 
-    /// Stores what was refused for good; the oldest make room.
-    pub async fn set_aside(&self, _data: Vec<u8>) -> Result<(), SpoolError> {
-        not_yet()
-    }
-
-    /// How much a queue holds. No I/O.
+    /// How much a queue holds, as of the last commit. No I/O.
     #[must_use]
-    pub fn stats(&self, _queue: Queue) -> QueueStats {
-        QueueStats::default()
+    pub fn stats(&self, queue: Queue) -> QueueStats {
+        self.inner.shared.stats(queue)
     }
 
-    /// What has happened since it was opened. No I/O.
+    /// What has happened since the spool was opened. No I/O.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        Counters::default()
+        self.inner.shared.counters()
     }
 
-    /// The highest number committed in `queue`: wakes who reads it.
+    /// The highest number committed in `queue`: wakes who reads it. After opening, that of the run before.
     #[must_use]
     pub fn appended(&self, queue: Queue) -> watch::Receiver<u64> {
-        let [inbound, outbound, set_aside] = &self.shared.appended;
-        match queue {
-            Queue::Inbound => inbound.subscribe(),
-            Queue::Outbound => outbound.subscribe(),
-            Queue::SetAside => set_aside.subscribe(),
-        }
+        self.inner.shared.appended.get(queue).subscribe()
     }
 
-    /// Whether appends are being stored; if not, why.
+    /// Whether appends are being stored; if not, why. A disk that refuses is tried again every few seconds.
     #[must_use]
     pub fn writable(&self) -> watch::Receiver<Result<(), String>> {
-        self.shared.writable.subscribe()
+        self.inner.shared.writable.subscribe()
     }
 
     /// Resolves, with the cause, once the spool has failed; never after a clean close.
     pub async fn failed(&self) -> String {
-        std::future::pending().await
+        let mut failed = self.inner.shared.failed.subscribe();
+        // The sender lives as long as `self`, so that waiting cannot fail.
+        let cause = failed.wait_for(Option::is_some).await.ok().and_then(|cause| cause.clone());
+        match cause {
+            Some(cause) => cause,
+            None => std::future::pending().await,
+        }
     }
 
-    /// Stores what is still lazy, checkpoints, closes the file. Other handles get [`SpoolError::Failed`] from then on.
-    pub async fn close(self) {}
+    /// Stores what is still lazy, checkpoints and closes the file. Other handles get [`SpoolError::Failed`] from then on.
+    pub async fn close(self) {
+        // An error means that it has failed or is closed already; either way it is over.
+        let _ = self.ask(|reply| Request::Close(Closing::Awaited(reply))).await;
+        self.inner.join();
+    }
+
+    async fn store(&self, task: Task) -> Result<u64, SpoolError> {
+        self.ask(|reply| Request::Durable(Op { task, reply })).await
+    }
+
+    fn lazily(&self, lazy: Lazy) {
+        // If the writer is gone, whatever was to be changed will be met again by the next run.
+        let _ = self.inner.requests.send(Request::Lazy(lazy));
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, SpoolError> {
+        let failure = |()| self.inner.shared.failure();
+        let permit = Arc::clone(&self.inner.waiting).acquire_owned().await.map_err(|_| failure(()))?;
+        let (sender, answer) = oneshot::channel();
+        self.inner.requests.send(request(Reply::new(sender, permit))).map_err(|_| failure(()))?;
+        answer.await.unwrap_or_else(|_| Err(failure(())))
+    }
+
+    #[cfg(test)]
+    fn inject(&self, inject: request::Inject) {
+        let _ = self.inner.requests.send(Request::Inject(inject));
+    }
 }
 
-fn not_yet<T>() -> Result<T, SpoolError> {
-    Err(SpoolError::Failed("not built yet".to_owned()))
+impl Inner {
+    /// Waits for the thread's very end. It has nothing left to do but return.
+    fn join(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // Its panic was told to all already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let _ = self.requests.send(Request::Close(Closing::Unawaited));
+        self.join();
+    }
+}
+
+/// Tells everybody if the writer ends by a panic.
+struct Unexpected(Arc<Shared>);
+
+impl Drop for Unexpected {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.fail("its thread has panicked".to_owned());
+        }
+    }
 }

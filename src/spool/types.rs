@@ -56,6 +56,32 @@ impl Limits {
     }
 }
 
+/// One `T` for each queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct PerQueue<T> {
+    pub(super) inbound: T,
+    pub(super) outbound: T,
+    pub(super) set_aside: T,
+}
+
+impl<T> PerQueue<T> {
+    pub(super) fn get(&self, queue: Queue) -> &T {
+        match queue {
+            Queue::Inbound => &self.inbound,
+            Queue::Outbound => &self.outbound,
+            Queue::SetAside => &self.set_aside,
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, queue: Queue) -> &mut T {
+        match queue {
+            Queue::Inbound => &mut self.inbound,
+            Queue::Outbound => &mut self.outbound,
+            Queue::SetAside => &mut self.set_aside,
+        }
+    }
+}
+
 /// By which a repetition of what was stored is known again after a restart. Stored in the same commit as the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
@@ -154,11 +180,11 @@ pub enum OpenError {
         source: io::Error,
     },
     /// SQLite cannot work with the file, and it is not the file's fault.
-    #[error("cannot open {path}: {source}")]
+    #[error("cannot open {path}: {cause}")]
     Database {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: rusqlite::Error,
+        cause: String,
     },
 }

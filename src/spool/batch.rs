@@ -1,0 +1,155 @@
+//! One commit: everything that was waiting, in one transaction.
+
+use std::mem;
+
+use rusqlite::{Transaction, TransactionBehavior};
+
+use super::db::{Count, Db, Sync};
+use super::fault::Fault;
+use super::keys::{self, Repeats};
+use super::pending::Pending;
+use super::request::{Op, Task};
+use super::rows;
+use super::types::{Key, Limits, PerQueue, Queue};
+
+/// What a commit did.
+#[derive(Debug, Default)]
+pub(super) struct Committed {
+    /// The number each operation's row got; 0 where there is none.
+    pub(super) seqs: Vec<u64>,
+    /// Rows the set-aside store dropped to make room.
+    pub(super) dropped: u64,
+}
+
+impl Db {
+    /// Stores `ops` and what is pending. All of it, or after an error none of it.
+    pub(super) fn commit(
+        &mut self,
+        ops: &[Op],
+        pending: &Pending,
+        limits: &Limits,
+        sync: Sync,
+    ) -> Result<Committed, Fault> {
+        self.set_sync(sync)?;
+        let mut counts = self.counts;
+        let mut repeats = mem::take(&mut self.repeats);
+        match self.transact(ops, pending, limits, (&mut counts, &mut repeats)) {
+            Ok(committed) => {
+                self.counts = counts;
+                self.repeats = repeats;
+                Ok(committed)
+            }
+            Err(error) => {
+                let fault = Fault::from(error);
+                if !matches!(fault, Fault::Fatal(_)) {
+                    // What the map took in is not stored: read it anew.
+                    self.repeats = Repeats::load(&self.conn)?;
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    fn transact(
+        &mut self,
+        ops: &[Op],
+        pending: &Pending,
+        limits: &Limits,
+        (counts, repeats): (&mut PerQueue<Count>, &mut Repeats),
+    ) -> rusqlite::Result<Committed> {
+        let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
+        let mut committed = Committed::default();
+        let before = *counts;
+        // Completions first, because they make room; lazy replacements last, because they came after the durable ones.
+        for (queue, seq) in pending.completed() {
+            if let Some(size) = rows::delete(&tx, queue, seq)? {
+                counts.get_mut(queue).removed(size);
+            }
+        }
+        keys::apply(&tx, repeats, &pending.forgotten, &pending.notes)?;
+        for op in ops {
+            committed.seqs.push(match &op.task {
+                Task::Append { queue, data, key } => {
+                    if *queue == Queue::SetAside {
+                        committed.dropped +=
+                            make_room(&tx, counts.get_mut(*queue), rows::size(data), limits.set_aside)?;
+                    }
+                    let count = counts.get_mut(*queue);
+                    let seq = count.next;
+                    rows::insert(&tx, *queue, seq, data)?;
+                    count.next += 1;
+                    count.added(rows::size(data));
+                    match key {
+                        Some(Key::Repeat { digest, at }) => repeats.put(&tx, *digest, *at)?,
+                        Some(Key::Redelivery { pkid, digest }) => keys::put_redelivery(&tx, *pkid, *digest)?,
+                        None => {}
+                    }
+                    seq
+                }
+                Task::Replace { queue, seq, data } => {
+                    replace(&tx, counts.get_mut(*queue), *queue, *seq, data)?;
+                    *seq
+                }
+                Task::ForgetSession => {
+                    keys::forget_session(&tx)?;
+                    0
+                }
+            });
+        }
+        for (queue, seq, data) in pending.replaced() {
+            replace(&tx, counts.get_mut(queue), queue, seq, data)?;
+        }
+        repeats.prune(&tx)?;
+        for queue in Queue::ALL {
+            if counts.get(queue) != before.get(queue) {
+                counts.get(queue).save(&tx, queue)?;
+            }
+        }
+        #[cfg(test)]
+        if let Some(code) = self.fail_commit.take() {
+            return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None));
+        }
+        tx.commit()?;
+        Ok(committed)
+    }
+
+    /// Takes damaged rows out of their queue. Gives how many were still there.
+    pub(super) fn quarantine(&mut self, queue: Queue, bad: &[u64]) -> Result<u64, Fault> {
+        self.set_sync(Sync::Later)?;
+        let mut count = *self.counts.get(queue);
+        let mut moved = 0;
+        let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
+        for seq in bad {
+            if let Some(size) = rows::quarantine(&tx, queue, *seq)? {
+                count.removed(size);
+                moved += 1;
+            }
+        }
+        count.save(&tx, queue)?;
+        tx.commit()?;
+        *self.counts.get_mut(queue) = count;
+        Ok(moved)
+    }
+}
+
+/// A row that is not there (any more) is not brought back.
+fn replace(tx: &Transaction<'_>, count: &mut Count, queue: Queue, seq: u64, data: &[u8]) -> rusqlite::Result<()> {
+    if let Some(size) = rows::size_of(tx, queue, seq)? {
+        rows::update(tx, queue, seq, data)?;
+        count.removed(size);
+        count.added(rows::size(data));
+    }
+    Ok(())
+}
+
+/// Drops the oldest of the set-aside store until `size` fits under `limit`.
+fn make_room(tx: &Transaction<'_>, count: &mut Count, size: u64, limit: u64) -> rusqlite::Result<u64> {
+    let mut dropped = 0;
+    while count.bytes.saturating_add(size) > limit {
+        let Some(oldest) = rows::oldest(tx, Queue::SetAside)? else { break };
+        let Some(size) = rows::delete(tx, Queue::SetAside, oldest)? else { break };
+        count.removed(size);
+        dropped += 1;
+    }
+    Ok(dropped)
+}

@@ -1,0 +1,295 @@
+//! The database: its connection, its tables, and the counts that spare a scan at every start.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Result};
+
+use super::fault::Fault;
+use super::keys::Repeats;
+use super::rows::{self, signed, unsigned};
+use super::types::{PerQueue, Queue};
+
+/// Marks the file as ours ("iLMQ"), for `file` and for us.
+const APPLICATION_ID: i32 = 0x694c_4d51;
+
+/// Small pages: a lone row costs half the bytes of SQLite's usual 4 KiB.
+pub(super) const PAGE_SIZE: u64 = 1024;
+
+/// Up to this size the whole structure is checked at every start; beyond, damage is met when it is met.
+const CHECK_UP_TO: u64 = 16 * 1024 * 1024;
+
+/// VACUUM when at least this much of the file is unused, and more than three quarters of it.
+const VACUUM_AT: u64 = 8 * 1024 * 1024;
+
+/// ... and no more than this is used, because it is copied through memory.
+const VACUUM_UP_TO: u64 = 32 * 1024 * 1024;
+
+/// After the counts were lost, numbers go on this far beyond the highest row still there.
+pub(super) const SEQ_JUMP: u64 = 1 << 20;
+
+/// Another program (an operator's `sqlite3`) may hold a lock for a moment, but nobody waits long for it.
+const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
+
+const SETTINGS: &str = "
+    PRAGMA page_size = 1024;
+    PRAGMA auto_vacuum = NONE;
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = FULL;
+    PRAGMA wal_autocheckpoint = 1000;
+    PRAGMA journal_size_limit = 8388608;
+    PRAGMA cache_size = -4096;
+    PRAGMA temp_store = MEMORY;
+";
+
+/// The tables, each with its statement exactly as SQLite keeps it.
+const TABLES: [(&str, &str); 8] = [
+    ("inbound", "CREATE TABLE inbound (seq INTEGER PRIMARY KEY, crc INTEGER NOT NULL, data BLOB NOT NULL) STRICT"),
+    ("outbound", "CREATE TABLE outbound (seq INTEGER PRIMARY KEY, crc INTEGER NOT NULL, data BLOB NOT NULL) STRICT"),
+    ("set_aside", "CREATE TABLE set_aside (seq INTEGER PRIMARY KEY, crc INTEGER NOT NULL, data BLOB NOT NULL) STRICT"),
+    (
+        "state",
+        "CREATE TABLE state (queue TEXT PRIMARY KEY, next INTEGER NOT NULL, depth INTEGER NOT NULL, \
+         bytes INTEGER NOT NULL, crc INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    ),
+    ("repeat", "CREATE TABLE repeat (id INTEGER PRIMARY KEY, digest BLOB NOT NULL, at BLOB NOT NULL) STRICT"),
+    ("redelivery", "CREATE TABLE redelivery (pkid INTEGER PRIMARY KEY, digest BLOB NOT NULL) STRICT"),
+    (
+        "note",
+        "CREATE TABLE note (key TEXT PRIMARY KEY, crc INTEGER NOT NULL, value BLOB NOT NULL) STRICT, WITHOUT ROWID",
+    ),
+    ("damaged", "CREATE TABLE damaged (id INTEGER PRIMARY KEY, queue TEXT, seq INTEGER, crc ANY, data ANY) STRICT"),
+];
+
+/// What a queue holds and which number it gives next. Written in the same commit as what changes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Count {
+    pub(super) next: u64,
+    pub(super) depth: u64,
+    pub(super) bytes: u64,
+}
+
+impl Default for Count {
+    fn default() -> Self {
+        Self { next: 1, depth: 0, bytes: 0 }
+    }
+}
+
+impl Count {
+    pub(super) fn added(&mut self, size: u64) {
+        self.depth += 1;
+        self.bytes += size;
+    }
+
+    pub(super) fn removed(&mut self, size: u64) {
+        self.depth = self.depth.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(size);
+    }
+
+    fn crc(&self, queue: Queue) -> i64 {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(queue.as_str().as_bytes());
+        for n in [self.next, self.depth, self.bytes] {
+            hasher.update(&n.to_le_bytes());
+        }
+        i64::from(hasher.finalize())
+    }
+
+    pub(super) fn save(&self, conn: &Connection, queue: Queue) -> Result<()> {
+        conn.prepare_cached(
+            "INSERT OR REPLACE INTO state (queue, next, depth, bytes, crc) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute((
+            queue.as_str(),
+            signed(self.next),
+            signed(self.depth),
+            signed(self.bytes),
+            self.crc(queue),
+        ))?;
+        Ok(())
+    }
+
+    /// The count as it was saved, unless it is missing or damaged.
+    pub(super) fn load(conn: &Connection, queue: Queue) -> Result<Option<Self>> {
+        let saved = conn
+            .prepare_cached("SELECT next, depth, bytes, crc FROM state WHERE queue = ?1")?
+            .query_row([queue.as_str()], |row| {
+                let count =
+                    Self { next: unsigned(row.get(0)?), depth: unsigned(row.get(1)?), bytes: unsigned(row.get(2)?) };
+                Ok((count, row.get::<_, i64>(3)?))
+            })
+            .optional()?;
+        Ok(saved.filter(|(count, crc)| *crc == count.crc(queue)).map(|(count, _)| count))
+    }
+
+    fn recount(conn: &Connection, queue: Queue) -> Result<Self> {
+        let (highest, depth, bytes) = rows::recount(conn, queue)?;
+        Ok(Self { next: highest.saturating_add(SEQ_JUMP), depth, bytes })
+    }
+}
+
+/// Whether a commit waits for the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sync {
+    /// It does: `synchronous=FULL`.
+    Now,
+    /// It goes with the next one that does: `synchronous=NORMAL`, which in WAL mode survives the process but not the power.
+    Later,
+}
+
+/// The open database.
+#[derive(Debug)]
+pub(super) struct Db {
+    pub(super) conn: Connection,
+    pub(super) counts: PerQueue<Count>,
+    pub(super) repeats: Repeats,
+    sync: Sync,
+    #[cfg(test)]
+    pub(super) fail_commit: Option<i32>,
+}
+
+impl Db {
+    /// Opens the file at `path`, which exists; one without content becomes a spool.
+    pub(super) fn open(path: &Path) -> std::result::Result<Self, Fault> {
+        let conn = connect(path)?;
+        // If this goes wrong, the log is part of what is to be rescued.
+        leave_log(&conn)?;
+        let tables = tables(&conn)?;
+        if !tables.is_empty() && !are_ours(&tables) {
+            return Err(Fault::Damaged("it is a database, but not a spool".to_owned()));
+        }
+        if tables.is_empty() && pages(&conn, "PRAGMA page_count")? > 1 {
+            return Err(Fault::Damaged("its tables are gone".to_owned()));
+        }
+        conn.execute_batch(SETTINGS)?;
+        if tables.is_empty() {
+            create(&conn)?;
+        } else if path.metadata().is_ok_and(|file| file.len() <= CHECK_UP_TO) {
+            check(&conn)?;
+        }
+        let mut counts = PerQueue::default();
+        for queue in Queue::ALL {
+            let count = if let Some(count) = Count::load(&conn, queue)? {
+                count
+            } else {
+                let count = Count::recount(&conn, queue)?;
+                count.save(&conn, queue)?;
+                count
+            };
+            *counts.get_mut(queue) = count;
+        }
+        let repeats = Repeats::load(&conn)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+        Ok(Self {
+            conn,
+            counts,
+            repeats,
+            sync: Sync::Now,
+            #[cfg(test)]
+            fail_commit: None,
+        })
+    }
+
+    pub(super) fn set_sync(&mut self, sync: Sync) -> Result<()> {
+        if self.sync != sync {
+            self.conn.pragma_update(None, "synchronous", if sync == Sync::Now { "FULL" } else { "NORMAL" })?;
+            self.sync = sync;
+        }
+        Ok(())
+    }
+
+    /// Writes what is already there, to see whether the disk takes it.
+    pub(super) fn touch(&mut self) -> Result<()> {
+        self.set_sync(Sync::Now)?;
+        self.counts.get(Queue::Inbound).save(&self.conn, Queue::Inbound)
+    }
+
+    /// Moves everything from the log into the database, and empties the log; false if a reader is in the way.
+    ///
+    /// A log left standing is a risk: one flipped bit in it drops every later commit of it without a word.
+    pub(super) fn checkpoint(&self) -> Result<bool> {
+        self.conn.busy_timeout(Duration::ZERO)?;
+        let busy =
+            self.conn.prepare_cached("PRAGMA wal_checkpoint(TRUNCATE)")?.query_row([], |row| row.get::<_, bool>(0));
+        self.conn.busy_timeout(BUSY_TIMEOUT)?;
+        Ok(!busy?)
+    }
+
+    /// Gives unused pages back to the disk, if they are many and the rest is little. True if it did.
+    pub(super) fn vacuum(&self) -> Result<bool> {
+        let free = PAGE_SIZE * pages(&self.conn, "PRAGMA freelist_count")?;
+        let used = (PAGE_SIZE * pages(&self.conn, "PRAGMA page_count")?).saturating_sub(free);
+        if free < VACUUM_AT || used > VACUUM_UP_TO || free / 3 < used {
+            return Ok(false);
+        }
+        self.conn.execute_batch("VACUUM")?;
+        Ok(true)
+    }
+
+    /// Counts again what is empty and should not be: rows lost to silent damage must not count for ever. Gives their number.
+    pub(super) fn reconcile(&mut self) -> Result<u64> {
+        let mut lost = 0;
+        for queue in Queue::ALL {
+            let count = self.counts.get(queue);
+            if (count.depth, count.bytes) != (0, 0) && rows::is_empty(&self.conn, queue)? {
+                let empty = Count { next: count.next, depth: 0, bytes: 0 };
+                empty.save(&self.conn, queue)?;
+                lost += count.depth;
+                *self.counts.get_mut(queue) = empty;
+            }
+        }
+        Ok(lost)
+    }
+}
+
+/// Leaves the files as they are when the connection closes.
+pub(super) fn leave_log(conn: &Connection) -> Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(())
+}
+
+/// A connection to an existing file, with nothing set or read yet.
+pub(super) fn connect(path: &Path) -> Result<Connection> {
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(conn)
+}
+
+fn pages(conn: &Connection, pragma: &str) -> Result<u64> {
+    conn.prepare_cached(pragma)?.query_row([], |row| Ok(unsigned(row.get(0)?)))
+}
+
+/// Names and statements of everything in the schema.
+pub(super) fn tables(conn: &Connection) -> Result<Vec<(String, String)>> {
+    conn.prepare("SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
+}
+
+fn are_ours(tables: &[(String, String)]) -> bool {
+    tables.len() == TABLES.len() && TABLES.iter().all(|(name, sql)| tables.iter().any(|t| t.0 == *name && t.1 == *sql))
+}
+
+/// Whether anything in the schema is a table of ours: then the file is a damaged spool and not somebody else's.
+pub(super) fn has_ours(tables: &[(String, String)]) -> bool {
+    TABLES.iter().any(|(name, sql)| tables.iter().any(|table| table.0 == *name && table.1 == *sql))
+}
+
+fn create(conn: &Connection) -> Result<()> {
+    let tx = conn.unchecked_transaction()?;
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+    for (_, sql) in TABLES {
+        tx.execute_batch(sql)?;
+    }
+    for queue in Queue::ALL {
+        Count::default().save(&tx, queue)?;
+    }
+    tx.commit()
+}
+
+fn check(conn: &Connection) -> std::result::Result<(), Fault> {
+    let finding: String = conn.prepare("PRAGMA quick_check(1)")?.query_row([], |row| row.get(0))?;
+    if finding == "ok" { Ok(()) } else { Err(Fault::Damaged(finding)) }
+}

@@ -1,0 +1,74 @@
+//! What an error of SQLite means for us: try again later, repair, or stop.
+
+use rusqlite::ErrorCode;
+use rusqlite::ffi;
+
+/// What to do about an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Nothing was changed, and it may work later.
+    Unwritable(String),
+    /// The file does not hold what it should: rebuild it from what can be read.
+    Damaged(String),
+    /// What the disk holds is unknown from here on: stop, so that nothing is promised that is not kept.
+    Fatal(String),
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        let Some(sqlite) = error.sqlite_error() else {
+            // A value of a type that was never written.
+            return Self::Damaged(error.to_string());
+        };
+        match sqlite.extended_code {
+            // After a failed sync the kernel may count the lost pages as written; a second sync would succeed and lie.
+            ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC => {
+                return Self::Fatal(format!("the disk failed to sync: {error}"));
+            }
+            ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ | ffi::SQLITE_IOERR_CORRUPTFS => {
+                return Self::Damaged(error.to_string());
+            }
+            _ => {}
+        }
+        match sqlite.code {
+            ErrorCode::DiskFull => Self::Unwritable("the disk is full".to_owned()),
+            ErrorCode::ReadOnly => Self::Unwritable("the file or its disk is read-only".to_owned()),
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
+                Self::Unwritable("another program has locked the database".to_owned())
+            }
+            // The rest are faults of content: a table that is gone, a number that is taken, a type that never was.
+            ErrorCode::DatabaseCorrupt
+            | ErrorCode::NotADatabase
+            | ErrorCode::Unknown
+            | ErrorCode::SchemaChanged
+            | ErrorCode::ConstraintViolation
+            | ErrorCode::TypeMismatch => Self::Damaged(error.to_string()),
+            _ => Self::Unwritable(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(code: i32) -> Fault {
+        Fault::from(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))
+    }
+
+    #[test]
+    fn a_failed_sync_is_fatal_and_a_failed_write_is_not() {
+        assert!(matches!(fault(ffi::SQLITE_IOERR_FSYNC), Fault::Fatal(_)));
+        assert!(matches!(fault(ffi::SQLITE_IOERR_DIR_FSYNC), Fault::Fatal(_)));
+        assert!(matches!(fault(ffi::SQLITE_IOERR_WRITE), Fault::Unwritable(_)));
+        assert!(matches!(fault(ffi::SQLITE_FULL), Fault::Unwritable(_)));
+        assert!(matches!(fault(ffi::SQLITE_BUSY), Fault::Unwritable(_)));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_damage() {
+        for code in [ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB, ffi::SQLITE_IOERR_READ, ffi::SQLITE_ERROR] {
+            assert!(matches!(fault(code), Fault::Damaged(_)), "{code}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The spool's files: made for our eyes only, moved aside together, exchanged so that a crash at any point loses nothing.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::types::OpenError;
+
+/// What SQLite keeps beside a database: its log, and the log's index.
+const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
+
+/// What was found where the database belongs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing: it was created.
+    Nothing,
+    /// A file of no bytes.
+    Empty,
+    /// A file.
+    File,
+    /// A log with commits, but no database to go with it.
+    LogOnly,
+}
+
+/// The paths of the spool in its directory.
+#[derive(Debug, Clone)]
+pub(super) struct Files {
+    pub(super) dir: PathBuf,
+    /// The database.
+    pub(super) main: PathBuf,
+    /// A rebuilt database in the making: worth nothing if found.
+    pub(super) fresh: PathBuf,
+    /// A rebuilt database, complete: to take the place of the damaged one.
+    rebuilt: PathBuf,
+}
+
+impl Files {
+    pub(super) fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            main: dir.join("spool.db"),
+            fresh: dir.join("spool.db.new"),
+            rebuilt: dir.join("spool.db.rebuilt"),
+        }
+    }
+
+    /// Sees to it that there is a database file, and that only we can read it.
+    pub(super) fn prepare(&self) -> Result<Found, OpenError> {
+        let at = |source| OpenError::File { path: self.main.clone(), source };
+        let found = match fs::metadata(&self.main) {
+            Ok(file) if !file.is_file() => return Err(at(io::Error::other("it is not a file"))),
+            Ok(file) if file.len() > 0 => Found::File,
+            Ok(_) if self.log_size() > 0 => Found::LogOnly,
+            Ok(_) => Found::Empty,
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(at(error)),
+            Err(_) if self.log_size() > 0 => Found::LogOnly,
+            Err(_) => {
+                create_private(&self.main).and_then(|()| self.sync_dir()).map_err(at)?;
+                Found::Nothing
+            }
+        };
+        if found != Found::LogOnly {
+            fs::set_permissions(&self.main, Permissions::from_mode(0o600)).map_err(at)?;
+        }
+        Ok(found)
+    }
+
+    /// Size of the log, 0 if there is none.
+    pub(super) fn log_size(&self) -> u64 {
+        fs::metadata(companion(&self.main, "-wal")).map_or(0, |file| file.len())
+    }
+
+    /// Moves the database and its companions out of the way, under a name not used yet.
+    pub(super) fn move_aside(&self) -> io::Result<PathBuf> {
+        let mut n = 1_u32;
+        let aside = loop {
+            let aside = self.dir.join(format!("spool.db.damaged-{n}"));
+            if fs::symlink_metadata(&aside).is_err() && COMPANIONS.iter().all(|c| !companion(&aside, c).exists()) {
+                break aside;
+            }
+            n = n.saturating_add(1);
+        };
+        for suffix in COMPANIONS {
+            rename_if_there(&companion(&self.main, suffix), &companion(&aside, suffix))?;
+        }
+        rename_if_there(&self.main, &aside)?;
+        self.sync_dir()?;
+        Ok(aside)
+    }
+
+    /// An empty file to rebuild the database in.
+    pub(super) fn create_fresh(&self) -> io::Result<()> {
+        self.remove_fresh()?;
+        create_private(&self.fresh)
+    }
+
+    pub(super) fn remove_fresh(&self) -> io::Result<()> {
+        for path in COMPANIONS.map(|suffix| companion(&self.fresh, suffix)).iter().chain([&self.fresh]) {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the complete, closed, fresh database in the place of the damaged one, and says where that one went.
+    pub(super) fn exchange(&self) -> io::Result<PathBuf> {
+        File::open(&self.fresh)?.sync_all()?;
+        // From this rename on it will be the database, whatever happens.
+        fs::rename(&self.fresh, &self.rebuilt)?;
+        self.sync_dir()?;
+        self.finish_exchange()
+    }
+
+    /// Whether an exchange was begun and not finished.
+    pub(super) fn is_exchanging(&self) -> bool {
+        self.rebuilt.exists()
+    }
+
+    pub(super) fn finish_exchange(&self) -> io::Result<PathBuf> {
+        let aside = self.move_aside()?;
+        fs::rename(&self.rebuilt, &self.main)?;
+        self.sync_dir()?;
+        Ok(aside)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+fn companion(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// SQLite gives its log and index the database's permissions.
+fn create_private(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.sync_all()
+}
+
+fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,91 @@
+//! Lazy operations waiting for a commit to ride with. What supersedes another before it was stored saves its write.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::types::Queue;
+
+/// What is to become of a row.
+#[derive(Debug, Clone)]
+pub(super) enum Change {
+    Replace(Bytes),
+    Complete,
+}
+
+/// An operation nobody waits for.
+#[derive(Debug)]
+pub(super) enum Lazy {
+    Row(Queue, u64, Change),
+    ForgetRepeat([u8; 32]),
+    Note(String, Option<Vec<u8>>),
+}
+
+/// The lazy operations not yet stored. Readers look here first.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub(super) rows: BTreeMap<(Queue, u64), Change>,
+    pub(super) forgotten: HashSet<[u8; 32]>,
+    pub(super) notes: BTreeMap<String, Option<Vec<u8>>>,
+    since: Option<Instant>,
+}
+
+impl Pending {
+    pub(super) fn add(&mut self, lazy: Lazy) {
+        match lazy {
+            Lazy::Row(queue, seq, change) => {
+                // A completed row stays completed.
+                if !matches!(self.rows.get(&(queue, seq)), Some(Change::Complete)) {
+                    self.rows.insert((queue, seq), change);
+                }
+            }
+            Lazy::ForgetRepeat(digest) => {
+                self.forgotten.insert(digest);
+            }
+            Lazy::Note(key, value) => {
+                self.notes.insert(key, value);
+            }
+        }
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// A durable replacement arrived after whatever was to be put into the row lazily.
+    pub(super) fn supersede(&mut self, queue: Queue, seq: u64) {
+        if matches!(self.rows.get(&(queue, seq)), Some(Change::Replace(_))) {
+            self.rows.remove(&(queue, seq));
+        }
+    }
+
+    pub(super) fn change(&self, queue: Queue, seq: u64) -> Option<&Change> {
+        self.rows.get(&(queue, seq))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.rows.len() + self.forgotten.len() + self.notes.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Since when the oldest has been waiting.
+    pub(super) fn since(&self) -> Option<Instant> {
+        if self.is_empty() { None } else { self.since }
+    }
+
+    pub(super) fn completed(&self) -> impl Iterator<Item = (Queue, u64)> {
+        self.rows.iter().filter(|(_, change)| matches!(change, Change::Complete)).map(|(row, _)| *row)
+    }
+
+    pub(super) fn replaced(&self) -> impl Iterator<Item = (Queue, u64, &Bytes)> {
+        self.rows.iter().filter_map(|(&(queue, seq), change)| match change {
+            Change::Replace(data) => Some((queue, seq, data)),
+            Change::Complete => None,
+        })
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}

@@ -1,0 +1,200 @@
+//! Opening what was left behind, and rebuilding what is damaged from what can still be read.
+//!
+//! A damaged database is never repaired in place: a fresh one takes over every row whose checksum holds, and the damaged
+//! one is kept aside for the operator. This also serves while running, because a damaged page would otherwise refuse
+//! every commit that touches it from then on.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use super::db::{self, Count, Db};
+use super::fault::Fault;
+use super::files::{Files, Found};
+use super::keys::{self, Repeats};
+use super::rows::{self, Checked};
+use super::types::{OpenError, PerQueue, Queue, Recovered};
+
+/// Bytes copied between two commits.
+const COPY_BATCH: u64 = 4 * 1024 * 1024;
+
+/// What came out of a rebuild.
+pub(super) struct Rebuilt {
+    pub(super) db: Db,
+    pub(super) moved_to: PathBuf,
+    /// Rows that were there and are no more.
+    pub(super) lost: u64,
+    pub(super) kept: u64,
+}
+
+/// Opens the spool in `dir`, with what it takes to do so.
+pub(super) fn open(dir: &Path) -> Result<(Db, Files, Recovered), OpenError> {
+    let files = Files::new(dir);
+    let main = |source| OpenError::File { path: files.main.clone(), source };
+    let mut recovered = Recovered::default();
+    if files.is_exchanging() {
+        let aside = files.finish_exchange().map_err(main)?;
+        recovered
+            .alarms
+            .push(format!("the spool was damaged and has been rebuilt; the old one is {}", aside.display()));
+        recovered.moved_to = Some(aside);
+    }
+    files.remove_fresh().map_err(|source| OpenError::File { path: files.fresh.clone(), source })?;
+    let mut found = files.prepare()?;
+    if found == Found::LogOnly {
+        let aside = files.move_aside().map_err(main)?;
+        recovered.alarms.push(format!(
+            "the spool's database was missing or empty, only its log was there; it is kept as {}, nothing of it was delivered",
+            aside.display()
+        ));
+        recovered.moved_to = Some(aside);
+        found = files.prepare()?;
+    }
+    if found == Found::Empty {
+        recovered.alarms.push("the spool's database was an empty file; if it held something, that is lost".to_owned());
+    }
+    match Db::open(&files.main) {
+        Ok(db) => Ok((db, files, recovered)),
+        Err(Fault::Damaged(cause)) => {
+            let rebuilt = rebuild(&files, None)?;
+            recovered.alarms.push(format!(
+                "the spool was damaged ({cause}): {} rows were saved, {} are known to be lost; the old one is {}",
+                rebuilt.kept,
+                rebuilt.lost,
+                rebuilt.moved_to.display()
+            ));
+            recovered.damaged_rows = rebuilt.lost;
+            recovered.moved_to = Some(rebuilt.moved_to);
+            Ok((rebuilt.db, files, recovered))
+        }
+        Err(Fault::Unwritable(cause) | Fault::Fatal(cause)) => Err(OpenError::Database { path: files.main, cause }),
+    }
+}
+
+/// Builds a fresh database of what can be read in the present one, which nobody may have open, and exchanges them.
+/// `known` is what the present one is known to hold, if it is.
+pub(super) fn rebuild(files: &Files, known: Option<&PerQueue<Count>>) -> Result<Rebuilt, OpenError> {
+    let file = |source: io::Error| OpenError::File { path: files.fresh.clone(), source };
+    let fault = |fault: Fault| match fault {
+        Fault::Unwritable(cause) | Fault::Damaged(cause) | Fault::Fatal(cause) => {
+            OpenError::Database { path: files.fresh.clone(), cause: format!("while rebuilding: {cause}") }
+        }
+    };
+    files.create_fresh().map_err(file)?;
+    let mut fresh = Db::open(&files.fresh).map_err(fault)?;
+    let (kept, lost) = copy(&files.main, &mut fresh, known).map_err(fault)?;
+    // Closing does this too, but would not say if it failed.
+    if !fresh.checkpoint().map_err(|error| fault(error.into()))? {
+        return Err(fault(Fault::Unwritable("another program has opened the fresh database".to_owned())));
+    }
+    fresh.conn.close().map_err(|(_, error)| fault(error.into()))?;
+    let moved_to = files.exchange().map_err(file)?;
+    let db = Db::open(&files.main).map_err(fault)?;
+    Ok(Rebuilt { db, moved_to, lost, kept })
+}
+
+/// Copies what can be read; gives the rows kept and those known to be lost.
+fn copy(from: &Path, to: &mut Db, known: Option<&PerQueue<Count>>) -> Result<(u64, u64), Fault> {
+    // One sync at the end is enough: until then the copy is worth nothing.
+    to.conn.pragma_update(None, "synchronous", "OFF")?;
+    let old = open_damaged(from);
+    let (mut kept, mut lost) = (0, 0);
+    for queue in Queue::ALL {
+        let known = match (known, &old) {
+            (Some(counts), _) => Some(*counts.get(queue)),
+            (None, Some((old, _))) => Count::load(old, queue).ok().flatten(),
+            (None, None) => None,
+        };
+        let (mut count, bad) = match &old {
+            Some((old, tables)) if tables.iter().any(|(name, _)| name == queue.as_str()) => {
+                copy_rows(old, &to.conn, queue, known.map_or(rows::unsigned(i64::MAX), |known| known.next))?
+            }
+            _ => (Count::default(), 0),
+        };
+        count.next = match known {
+            Some(known) => known.next.max(count.next),
+            None => count.next.saturating_add(db::SEQ_JUMP),
+        };
+        count.save(&to.conn, queue)?;
+        kept += count.depth;
+        lost += bad.max(known.map_or(0, |known| known.depth.saturating_sub(count.depth)));
+    }
+    let Some((old, _)) = old else { return Ok((kept, lost)) };
+    // Keys and notes are helpful, not promised: a damaged table of them is left behind.
+    Repeats::load(&old).unwrap_or_default().copy_to(&to.conn)?;
+    for (pkid, digest) in keys::redeliveries(&old).unwrap_or_default() {
+        keys::put_redelivery(&to.conn, pkid, digest)?;
+    }
+    for (key, value) in keys::notes(&old, &std::collections::BTreeMap::new(), "").unwrap_or_default() {
+        keys::put_note(&to.conn, &key, &value)?;
+    }
+    Ok((kept, lost))
+}
+
+/// The damaged database with its schema, if SQLite can make anything of it and it is ours.
+fn open_damaged(path: &Path) -> Option<(Connection, Vec<(String, String)>)> {
+    let open = || {
+        let conn = db::connect(path)?;
+        // Lets a file be read that is shorter than it says.
+        conn.pragma_update(None, "writable_schema", true)?;
+        conn.pragma_update(None, "query_only", true)?;
+        db::leave_log(&conn)?;
+        let tables = db::tables(&conn)?;
+        Ok::<_, rusqlite::Error>((conn, tables))
+    };
+    open().ok().filter(|(_, tables)| db::has_ours(tables))
+}
+
+/// Copies a queue's good rows; gives their count and how many bad ones were met. Numbers end before `end`.
+fn copy_rows(old: &Connection, new: &Connection, queue: Queue, end: u64) -> Result<(Count, u64), Fault> {
+    let mut count = Count::default();
+    let mut bad = 0;
+    let mut uncommitted = 0;
+    let mut take = |row| -> rusqlite::Result<()> {
+        let Checked::Good(row) = row else {
+            bad += 1;
+            return Ok(());
+        };
+        rows::insert(new, queue, row.seq, &row.data)?;
+        count.added(rows::size(&row.data));
+        count.next = count.next.max(row.seq.saturating_add(1));
+        uncommitted += rows::size(&row.data);
+        if uncommitted > COPY_BATCH {
+            uncommitted = 0;
+            new.execute_batch("COMMIT; BEGIN")?;
+        }
+        Ok(())
+    };
+    new.execute_batch("BEGIN")?;
+    let (mut after, mut gap_start) = (0_u64, 0_u64);
+    loop {
+        let mut refused = None;
+        let walked = rows::walk(old, queue, after, |row| match take(row) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                refused = Some(error);
+                ControlFlow::Break(())
+            }
+        });
+        if let Some(error) = refused {
+            return Err(error.into());
+        }
+        let Err((reached, error)) = walked else { break };
+        if !matches!(Fault::from(error), Fault::Damaged(_)) && after == reached {
+            // Not the file's fault, yet nothing to wait for either: what cannot be read stays behind with it.
+            break;
+        }
+        if reached > after {
+            gap_start = reached;
+        }
+        // Over the damage in single steps, which lengthen only after very many.
+        after = reached.saturating_add(1 + (reached - gap_start) / 16_384);
+        if after >= end {
+            break;
+        }
+    }
+    new.execute_batch("COMMIT")?;
+    Ok((count, bad))
+}

@@ -1,0 +1,98 @@
+//! What the handles ask of the writer.
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::pending::Lazy;
+use super::rows::size;
+use super::types::{Key, Keys, Queue, Row, SpoolError};
+
+/// Somebody waiting for an answer. Dropped unanswered, it tells them that the spool has failed.
+#[derive(Debug)]
+pub(super) struct Reply<T> {
+    sender: oneshot::Sender<Result<T, SpoolError>>,
+    /// Frees a place among those who wait.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<T> Reply<T> {
+    pub(super) fn new(sender: oneshot::Sender<Result<T, SpoolError>>, permit: OwnedSemaphorePermit) -> Self {
+        Self { sender, _permit: permit }
+    }
+
+    pub(super) fn send(self, answer: Result<T, SpoolError>) {
+        // Who no longer waits has gone their own way.
+        let _ = self.sender.send(answer);
+    }
+}
+
+/// Something to make durable.
+#[derive(Debug)]
+pub(super) enum Task {
+    Append { queue: Queue, data: Vec<u8>, key: Option<Key> },
+    Replace { queue: Queue, seq: u64, data: Vec<u8> },
+    ForgetSession,
+}
+
+/// A task and who waits for it. The answer is the row's number, 0 if there is none.
+#[derive(Debug)]
+pub(super) struct Op {
+    pub(super) task: Task,
+    pub(super) reply: Reply<u64>,
+}
+
+impl Op {
+    /// The queue it adds to and by how much, if it adds.
+    pub(super) fn adds(&self) -> Option<(Queue, u64)> {
+        match &self.task {
+            Task::Append { queue, data, .. } => Some((*queue, size(data))),
+            Task::Replace { .. } | Task::ForgetSession => None,
+        }
+    }
+
+    /// About how many bytes it brings into a batch.
+    pub(super) fn weight(&self) -> usize {
+        match &self.task {
+            Task::Append { data, .. } | Task::Replace { data, .. } => data.len(),
+            Task::ForgetSession => 0,
+        }
+    }
+}
+
+/// Something to read.
+#[derive(Debug)]
+pub(super) enum Read {
+    After { queue: Queue, after: u64, most: (usize, usize), reply: Reply<Vec<Row>> },
+    One { queue: Queue, seq: u64, reply: Reply<Option<Row>> },
+    Keys { reply: Reply<Keys> },
+    Notes { prefix: String, reply: Reply<Vec<(String, Vec<u8>)>> },
+}
+
+/// What goes through the channel.
+#[derive(Debug)]
+pub(super) enum Request {
+    Durable(Op),
+    Lazy(Lazy),
+    Read(Read),
+    Close(Closing),
+    #[cfg(test)]
+    Inject(Inject),
+}
+
+/// Who waits for the end.
+#[derive(Debug)]
+pub(super) enum Closing {
+    Awaited(Reply<()>),
+    Unawaited,
+}
+
+/// Trouble made by tests.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Inject {
+    /// The next commit fails with this extended result code.
+    FailCommit(i32),
+    /// The disk claims to have this much free.
+    Free(u64),
+    /// The file may not grow beyond this many pages.
+    MaxPages(u32),
+}

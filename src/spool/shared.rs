@@ -1,0 +1,97 @@
+//! What the handles may look at without asking the writer.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::watch;
+
+use super::db::Count;
+use super::types::{Counters, PerQueue, Queue, QueueStats, SpoolError};
+
+/// Written by the writer only.
+#[derive(Debug)]
+pub(super) struct Shared {
+    depth: PerQueue<AtomicU64>,
+    bytes: PerQueue<AtomicU64>,
+    pub(super) appended: PerQueue<watch::Sender<u64>>,
+    pub(super) writable: watch::Sender<Result<(), String>>,
+    pub(super) failed: watch::Sender<Option<String>>,
+    pub(super) damaged_rows: AtomicU64,
+    pub(super) rebuilds: AtomicU64,
+    pub(super) set_aside_dropped: AtomicU64,
+    pub(super) commits_synced: AtomicU64,
+    pub(super) commits_lazy: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        Self {
+            depth: PerQueue::default(),
+            bytes: PerQueue::default(),
+            appended: PerQueue::default(),
+            writable: watch::Sender::new(Ok(())),
+            failed: watch::Sender::new(None),
+            damaged_rows: AtomicU64::new(0),
+            rebuilds: AtomicU64::new(0),
+            set_aside_dropped: AtomicU64::new(0),
+            commits_synced: AtomicU64::new(0),
+            commits_lazy: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn show(&self, counts: &PerQueue<Count>) {
+        for queue in Queue::ALL {
+            let count = counts.get(queue);
+            self.depth.get(queue).store(count.depth, Ordering::Relaxed);
+            self.bytes.get(queue).store(count.bytes, Ordering::Relaxed);
+            self.appended.get(queue).send_if_modified(|highest| {
+                let now = count.next.saturating_sub(1);
+                let moved = *highest < now;
+                *highest = now.max(*highest);
+                moved
+            });
+        }
+    }
+
+    pub(super) fn stats(&self, queue: Queue) -> QueueStats {
+        QueueStats {
+            depth: self.depth.get(queue).load(Ordering::Relaxed),
+            bytes: self.bytes.get(queue).load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        Counters {
+            damaged_rows: self.damaged_rows.load(Ordering::Relaxed),
+            rebuilds: self.rebuilds.load(Ordering::Relaxed),
+            set_aside_dropped: self.set_aside_dropped.load(Ordering::Relaxed),
+            commits_synced: self.commits_synced.load(Ordering::Relaxed),
+            commits_lazy: self.commits_lazy.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Says for good that nothing is stored any more. The first cause stands.
+    pub(super) fn fail(&self, cause: String) {
+        self.set_writable(Err(cause.clone()));
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            failed.get_or_insert(cause);
+            first
+        });
+    }
+
+    pub(super) fn failure(&self) -> SpoolError {
+        SpoolError::Failed(self.failed.borrow().clone().unwrap_or_else(|| "it is closed".to_owned()))
+    }
+
+    pub(super) fn set_writable(&self, now: Result<(), String>) {
+        self.writable.send_if_modified(|writable| {
+            let changed = *writable != now;
+            *writable = now;
+            changed
+        });
+    }
+}
+
+pub(super) fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}

@@ -1,0 +1,291 @@
+//! What cannot be brought about from outside: a disk that fills up, a sync that fails, a rebuild cut off by a crash.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, ffi};
+use tempfile::TempDir;
+
+use super::files::Files;
+use super::recovery;
+use super::request::Inject;
+use super::*;
+use crate::clock::Stamp;
+
+const ROOMY: Limits = Limits { inbound: 1 << 30, outbound: 1 << 30, set_aside: 1 << 20 };
+
+fn open(dir: &Path) -> Spool {
+    let (spool, recovered) = Spool::open(dir, ROOMY).unwrap();
+    assert_eq!(recovered, Recovered::default());
+    spool
+}
+
+async fn depth(spool: &Spool) -> usize {
+    spool.read_after(Queue::Inbound, 0, usize::MAX, usize::MAX).await.unwrap().len()
+}
+
+async fn writable_again(spool: &Spool) {
+    let mut writable = spool.writable();
+    let again = writable.wait_for(Result::is_ok);
+    tokio::time::timeout(Duration::from_secs(20), again).await.expect("in time").expect("while it is open");
+}
+
+#[tokio::test]
+async fn a_failed_sync_ends_it_and_nothing_is_answered_afterwards() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    spool.append(Queue::Inbound, vec![1], None).await.unwrap();
+    let failed = tokio::spawn({
+        let spool = spool.clone();
+        async move { spool.failed().await }
+    });
+    spool.inject(Inject::FailCommit(ffi::SQLITE_IOERR_FSYNC));
+    let error = spool.append(Queue::Inbound, vec![2], None).await.unwrap_err();
+    assert!(matches!(&error, SpoolError::Failed(cause) if cause.contains("sync")), "{error}");
+    assert!(failed.await.unwrap().contains("sync"));
+    assert_eq!(spool.append(Queue::Inbound, vec![3], None).await, Err(error.clone()));
+    assert_eq!(spool.read(Queue::Inbound, 1).await, Err(error));
+    assert!(spool.writable().borrow().is_err());
+    spool.close().await;
+    assert_eq!(depth(&open(dir.path())).await, 1);
+}
+
+#[tokio::test]
+async fn a_nearly_full_disk_refuses_new_rows_until_there_is_room_again() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    spool.append(Queue::Inbound, vec![1], None).await.unwrap();
+    spool.append(Queue::Inbound, vec![2], None).await.unwrap();
+    spool.inject(Inject::Free(1000));
+    let refused = spool.append(Queue::Inbound, vec![3], None).await;
+    assert!(matches!(refused, Err(SpoolError::Unwritable(cause)) if cause.contains("nearly full")));
+    assert!(spool.writable().borrow().as_ref().is_err_and(|cause| cause.contains("nearly full")));
+    spool.replace(Queue::Inbound, 1, b"result".to_vec()).await.unwrap();
+    spool.complete(Queue::Inbound, 2);
+    assert_eq!(depth(&spool).await, 1);
+    assert!(spool.writable().borrow().is_err(), "completing is not appending");
+    spool.inject(Inject::Free(1 << 40));
+    writable_again(&spool).await;
+    assert_eq!(spool.append(Queue::Inbound, vec![3], None).await, Ok(3));
+}
+
+#[tokio::test]
+async fn a_full_disk_is_survived() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    for _ in 0..4 {
+        spool.append(Queue::Inbound, vec![1; 4000], None).await.unwrap();
+    }
+    spool.inject(Inject::MaxPages(1));
+    let at = Stamp::now();
+    let key = Key::Repeat { digest: [7; 32], at };
+    let refused = spool.append(Queue::Inbound, vec![2; 4000], Some(key)).await;
+    assert_eq!(refused, Err(SpoolError::Unwritable("the disk is full".to_owned())));
+    assert!(spool.writable().borrow().as_ref().is_err_and(|cause| cause.contains("full")));
+    assert_eq!(spool.load_keys().await.unwrap().repeats, [], "the key goes the way of its row");
+
+    // What is there is read, replaced and completed all the same, also in one commit with a row that does not fit.
+    assert_eq!(depth(&spool).await, 4);
+    let (row, result) = tokio::join!(
+        spool.append(Queue::Inbound, vec![2; 4000], None),
+        spool.replace(Queue::Inbound, 1, b"result".to_vec())
+    );
+    assert!(matches!(row, Err(SpoolError::Unwritable(_))));
+    result.unwrap();
+    spool.complete(Queue::Inbound, 2);
+    assert_eq!(depth(&spool).await, 3);
+
+    spool.inject(Inject::MaxPages(u32::MAX));
+    writable_again(&spool).await;
+    assert_eq!(spool.append(Queue::Inbound, vec![3], None).await, Ok(5), "a number nobody was given is free");
+    spool.close().await;
+    assert_eq!(depth(&open(dir.path())).await, 4);
+}
+
+#[tokio::test]
+async fn a_damaged_commit_is_repeated_after_rebuilding() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    let at = Stamp::now();
+    spool.append(Queue::Inbound, vec![1], Some(Key::Repeat { digest: [1; 32], at })).await.unwrap();
+    spool.append(Queue::Outbound, vec![1], Some(Key::Redelivery { pkid: 1, digest: [1; 32] })).await.unwrap();
+    spool.put_note("note", vec![1]);
+    spool.inject(Inject::FailCommit(ffi::SQLITE_CORRUPT));
+    assert_eq!(spool.append(Queue::Inbound, vec![2], None).await, Ok(2));
+    assert_eq!(spool.counters().rebuilds, 1);
+    assert_eq!(spool.counters().damaged_rows, 0);
+    assert_eq!(depth(&spool).await, 2);
+    spool.close().await;
+    assert!(dir.path().join("spool.db.damaged-1").exists());
+    let spool = open(dir.path());
+    assert_eq!(spool.append(Queue::Inbound, vec![3], None).await, Ok(3));
+    let keys = Keys { repeats: vec![([1; 32], at)], redeliveries: vec![(1, [1; 32])] };
+    assert_eq!(spool.load_keys().await, Ok(keys));
+    assert_eq!(spool.notes("").await, Ok(vec![("note".to_owned(), vec![1])]));
+}
+
+#[tokio::test]
+async fn a_database_damaged_without_end_is_given_up() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    for n in 0..9_u8 {
+        spool.inject(Inject::FailCommit(ffi::SQLITE_CORRUPT));
+        let appended = spool.append(Queue::Inbound, vec![n], None).await;
+        assert_eq!(appended.is_ok(), n < 8, "{n}: {appended:?}");
+    }
+    assert!(spool.failed().await.contains("again and again"));
+}
+
+#[tokio::test]
+async fn a_row_whose_checksum_fails_is_left_out_counted_and_kept_for_the_operator() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    for n in 1..=3 {
+        spool.append(Queue::Inbound, vec![n; 10], None).await.unwrap();
+    }
+    spool.close().await;
+    let conn = Connection::open(dir.path().join("spool.db")).unwrap();
+    conn.execute("UPDATE inbound SET data = x'00' WHERE seq = 2", []).unwrap();
+    drop(conn);
+    let spool = open(dir.path());
+    assert_eq!(depth(&spool).await, 2);
+    assert_eq!(spool.counters().damaged_rows, 1);
+    assert_eq!(depth(&spool).await, 2);
+    assert_eq!(spool.counters().damaged_rows, 1, "counted once");
+    assert_eq!(spool.stats(Queue::Inbound).depth, 2);
+    spool.close().await;
+    let conn = Connection::open(dir.path().join("spool.db")).unwrap();
+    let kept: Vec<u8> = conn.query_row("SELECT data FROM damaged WHERE seq = 2", [], |row| row.get(0)).unwrap();
+    assert_eq!(kept, [0]);
+}
+
+#[tokio::test]
+async fn lost_counts_are_counted_again_and_numbers_jump() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    for n in 1..=3 {
+        spool.append(Queue::Inbound, vec![n; 10], None).await.unwrap();
+    }
+    spool.close().await;
+    let conn = Connection::open(dir.path().join("spool.db")).unwrap();
+    conn.execute("UPDATE state SET next = 2", []).unwrap();
+    drop(conn);
+    let spool = open(dir.path());
+    assert_eq!(spool.stats(Queue::Inbound), QueueStats { depth: 3, bytes: 3 * (10 + ROW_OVERHEAD) });
+    assert!(spool.append(Queue::Inbound, vec![4], None).await.unwrap() > 1 << 20);
+}
+
+#[tokio::test]
+async fn another_programs_database_is_moved_aside_untouched() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("spool.db");
+    let conn = Connection::open(&path).unwrap();
+    conn.execute_batch("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (42)").unwrap();
+    drop(conn);
+    let before = fs::read(&path).unwrap();
+    let (spool, recovered) = Spool::open(dir.path(), ROOMY).unwrap();
+    assert!(recovered.alarms[0].contains("not a spool"), "{recovered:?}");
+    assert_eq!(fs::read(recovered.moved_to.unwrap()).unwrap(), before);
+    assert!(spool.append(Queue::Inbound, vec![1], None).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_database_that_becomes_unreadable_while_running_is_replaced_and_numbers_go_on() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    for n in 1..=3 {
+        spool.append(Queue::Inbound, vec![n; 10], None).await.unwrap();
+    }
+    // Once at rest, everything is in the file and nothing in its log.
+    let log = Files::new(dir.path());
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while log.log_size() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let length = fs::metadata(dir.path().join("spool.db")).unwrap().len();
+    fs::write(dir.path().join("spool.db"), vec![0xa5; usize::try_from(length).unwrap()]).unwrap();
+    spool.inject(Inject::FailCommit(ffi::SQLITE_CORRUPT));
+    assert_eq!(spool.append(Queue::Inbound, vec![4], None).await, Ok(4));
+    assert_eq!(spool.counters().damaged_rows, 3);
+    assert_eq!(spool.stats(Queue::Inbound).depth, 1);
+}
+
+#[tokio::test]
+async fn a_locked_database_refuses_until_it_is_released() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    let other = Connection::open(dir.path().join("spool.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = spool.append(Queue::Inbound, vec![1], None).await;
+    assert!(matches!(refused, Err(SpoolError::Unwritable(cause)) if cause.contains("locked")));
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(spool.append(Queue::Inbound, vec![1], None).await, Ok(1));
+    assert!(spool.writable().borrow().is_ok());
+}
+
+#[tokio::test]
+async fn a_rebuild_cut_off_at_any_point_loses_nothing() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    spool.append(Queue::Inbound, vec![1], None).await.unwrap();
+    spool.close().await;
+    let path = |name: &str| dir.path().join(name);
+
+    // While the fresh one was in the making: the old one counts.
+    fs::write(path("spool.db.new"), "half a database").unwrap();
+    let spool = open(dir.path());
+    assert_eq!(depth(&spool).await, 1);
+    spool.close().await;
+    assert!(!path("spool.db.new").exists());
+
+    // Before, while and after the old one was moved: the rebuilt one counts, and no foreign log comes near it.
+    for old in [&["spool.db", "spool.db-wal"][..], &["spool.db"], &[]] {
+        let spool = Spool::open(dir.path(), ROOMY).unwrap().0;
+        spool.append(Queue::Inbound, vec![2], None).await.unwrap();
+        let expected = depth(&spool).await;
+        spool.close().await;
+        fs::rename(path("spool.db"), path("spool.db.rebuilt")).unwrap();
+        for name in old {
+            fs::write(path(name), "old").unwrap();
+        }
+        let (spool, recovered) = Spool::open(dir.path(), ROOMY).unwrap();
+        assert!(recovered.alarms[0].contains("rebuilt"));
+        assert_eq!(depth(&spool).await, expected);
+        spool.close().await;
+    }
+}
+
+#[tokio::test]
+async fn repeats_too_old_to_matter_are_pruned_by_the_next_commit() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    spool.append(Queue::Inbound, vec![1], Some(Key::Repeat { digest: [1; 32], at: Stamp::now() })).await.unwrap();
+    spool.close().await;
+    // An hour passes while it is closed.
+    let old = (1_u64, 0_u64, Stamp::now().wall_ms() - 3_600_000);
+    let conn = Connection::open(dir.path().join("spool.db")).unwrap();
+    conn.execute("UPDATE repeat SET at = ?1", [postcard::to_stdvec(&old).unwrap()]).unwrap();
+    drop(conn);
+    let spool = open(dir.path());
+    assert_eq!(spool.load_keys().await.unwrap().repeats, []);
+    spool.append(Queue::Inbound, vec![2], Some(Key::Repeat { digest: [2; 32], at: Stamp::now() })).await.unwrap();
+    spool.close().await;
+    let conn = Connection::open(dir.path().join("spool.db")).unwrap();
+    let left: i64 = conn.query_row("SELECT count(*) FROM repeat", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 1);
+}
+
+#[test]
+fn files_are_moved_aside_under_names_not_used_yet() {
+    let dir = TempDir::new().unwrap();
+    let files = Files::new(dir.path());
+    fs::write(dir.path().join("spool.db.damaged-1-wal"), "older").unwrap();
+    fs::write(&files.main, "damaged").unwrap();
+    assert_eq!(files.move_aside().unwrap(), dir.path().join("spool.db.damaged-2"));
+    let (db, ..) = recovery::open(dir.path()).unwrap();
+    assert_eq!(db.counts.inbound.next, 1);
+}

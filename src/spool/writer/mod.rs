@@ -1,0 +1,207 @@
+//! The writer: the one thread that touches the database.
+//!
+//! It takes everything that is waiting, stores it in one commit, then answers. What comes in during that commit makes the
+//! next one: the busier it is, the more each sync carries. It sleeps without a timer unless something is due.
+//! Here is its loop; `store` commits, `read` reads, `upkeep` is what is done unasked.
+
+mod read;
+mod store;
+mod upkeep;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::db::Db;
+use super::disk::Disk;
+use super::files::Files;
+use super::pending::Pending;
+use super::request::{Closing, Op, Read, Request, Task};
+use super::shared::Shared;
+use super::types::{Limits, PerQueue};
+
+/// The most one commit carries. What is beyond waits for the next.
+const BATCH_REQUESTS: usize = 1024;
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+
+/// How long lazy operations wait for a durable one to ride with, and how many may.
+const LAZY_WAIT: Duration = Duration::from_millis(200);
+const LAZY_MOST: usize = 256;
+
+/// Nothing was committed for this long: time to checkpoint, and then to rest.
+const IDLE_AFTER: Duration = Duration::from_secs(2);
+
+/// The writer must end: after a failure already told to all, or because it was closed.
+pub(super) struct Stop;
+
+/// The state of the writer.
+pub(super) struct Writer {
+    db: Db,
+    files: Files,
+    limits: Limits,
+    disk: Disk,
+    inbox: Receiver<Request>,
+    shared: Arc<Shared>,
+    pending: Pending,
+    /// Why nothing can be stored, and when it is tried again.
+    refused: Option<(String, Instant)>,
+    /// The size of what was last refused because its queue was full.
+    full: PerQueue<Option<u64>>,
+    /// When the log last grew; `None` once it is empty.
+    grown: Option<Instant>,
+    /// Whether the operator knows that another program keeps the log from being emptied.
+    reader_warned: bool,
+}
+
+/// What one turn takes from the channel.
+#[derive(Default)]
+struct Turn {
+    ops: Vec<Op>,
+    reads: Vec<Read>,
+    taken: usize,
+    bytes: usize,
+    close: Option<Closing>,
+}
+
+impl Turn {
+    fn is_full(&self) -> bool {
+        self.taken >= BATCH_REQUESTS || self.bytes >= BATCH_BYTES || self.close.is_some()
+    }
+}
+
+impl Writer {
+    pub(super) fn new(db: Db, files: Files, limits: Limits, inbox: Receiver<Request>, shared: Arc<Shared>) -> Self {
+        let disk = Disk::new(files.dir.clone());
+        let grown = (files.log_size() > 0).then(Instant::now);
+        shared.show(&db.counts);
+        Self {
+            db,
+            files,
+            limits,
+            disk,
+            inbox,
+            shared,
+            pending: Pending::default(),
+            refused: None,
+            full: PerQueue::default(),
+            grown,
+            reader_warned: false,
+        }
+    }
+
+    /// Works until closed, failed, or left by all handles.
+    pub(super) fn run(mut self) {
+        loop {
+            let first = match self.due() {
+                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(due) => self.inbox.recv_timeout(due.saturating_duration_since(Instant::now())),
+            };
+            let mut turn = Turn::default();
+            match first {
+                Ok(request) => self.take(request, &mut turn),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.finish();
+                    return;
+                }
+            }
+            while !turn.is_full() {
+                let Ok(request) = self.inbox.try_recv() else { break };
+                self.take(request, &mut turn);
+            }
+            let close = turn.close.take();
+            if self.serve(turn).is_err() {
+                return;
+            }
+            if let Some(closing) = close {
+                self.finish();
+                if let Closing::Awaited(reply) = closing {
+                    reply.send(Ok(()));
+                }
+                return;
+            }
+        }
+    }
+
+    /// When to wake without being asked; `None`: nothing to do, sleep.
+    fn due(&self) -> Option<Instant> {
+        if let Some((_, again)) = &self.refused {
+            return Some(*again);
+        }
+        let lazy = self.pending.since().map(|since| since + LAZY_WAIT);
+        lazy.or(self.grown.map(|grown| grown + IDLE_AFTER))
+    }
+
+    fn take(&mut self, request: Request, turn: &mut Turn) {
+        turn.taken += 1;
+        match request {
+            Request::Durable(op) => {
+                if let Task::Replace { queue, seq, .. } = &op.task {
+                    self.pending.supersede(*queue, *seq);
+                }
+                turn.bytes = turn.bytes.saturating_add(op.weight());
+                turn.ops.push(op);
+            }
+            Request::Lazy(lazy) => self.pending.add(lazy),
+            Request::Read(read) => turn.reads.push(read),
+            Request::Close(reply) => turn.close = Some(reply),
+            #[cfg(test)]
+            Request::Inject(inject) => self.inject(inject),
+        }
+    }
+
+    fn serve(&mut self, turn: Turn) -> Result<(), Stop> {
+        if !turn.ops.is_empty() {
+            let ops = self.admit(turn.ops)?;
+            self.store(ops)?;
+        }
+        for read in turn.reads {
+            self.read(read)?;
+        }
+        self.chores()
+    }
+
+    #[cfg(test)]
+    fn inject(&mut self, inject: super::request::Inject) {
+        use super::request::Inject;
+        match inject {
+            Inject::FailCommit(code) => self.db.fail_commit = Some(code),
+            Inject::Free(free) => self.disk.pretended = Some(free),
+            Inject::MaxPages(pages) => self.db.conn.pragma_update(None, "max_page_count", pages).unwrap(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::spool::pending::{Change, Lazy};
+    use crate::spool::recovery;
+    use crate::spool::types::Queue;
+
+    #[test]
+    fn a_timer_runs_only_while_something_is_due() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (db, files, _) = recovery::open(dir.path()).unwrap();
+        let limits = Limits { inbound: 1000, outbound: 1000, set_aside: 1000 };
+        let (_requests, inbox) = mpsc::channel();
+        let mut writer = Writer::new(db, files, limits, inbox, Arc::new(Shared::new()));
+        assert!(writer.due().is_some(), "creating it has left a log");
+        let pass = |writer: &mut Writer, time| {
+            writer.grown = writer.grown.and_then(|grown| grown.checked_sub(time));
+            assert!(writer.chores().is_ok());
+        };
+        pass(&mut writer, IDLE_AFTER);
+        assert_eq!(writer.due(), None);
+        assert_eq!(writer.files.log_size(), 0);
+
+        writer.pending.add(Lazy::Row(Queue::Inbound, 1, Change::Complete));
+        assert!(writer.due().is_some_and(|due| due <= Instant::now() + LAZY_WAIT));
+        assert!(writer.store(Vec::new()).is_ok());
+        assert!(writer.due().is_some_and(|due| due > Instant::now() + LAZY_WAIT), "to checkpoint");
+        pass(&mut writer, IDLE_AFTER);
+        assert_eq!(writer.due(), None);
+    }
+}

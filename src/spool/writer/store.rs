@@ -1,0 +1,141 @@
+//! Storing: what is admitted goes into one commit, and only then is anybody answered.
+
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::super::db::Sync;
+use super::super::fault::Fault;
+use super::super::request::Op;
+use super::super::shared::add;
+use super::super::types::{PerQueue, Queue, SpoolError};
+use super::{Stop, Writer};
+
+/// While the disk refuses, how often it is tried again without being asked.
+const RETRY_EVERY: Duration = Duration::from_secs(5);
+
+/// A log beyond this is not ours alone: another program keeps a reading transaction open.
+const LOG_TOO_LARGE: u64 = 64 * 1024 * 1024;
+
+impl Writer {
+    /// Refuses what has no room, before the disk is touched. The rest is to be stored.
+    pub(super) fn admit(&mut self, ops: Vec<Op>) -> Result<Vec<Op>, Stop> {
+        let room = self.disk.has_room();
+        if ops.iter().any(|op| self.exceeds(op, 0)) && self.pending.completed().next().is_some() {
+            // Completions still pending make room.
+            self.store(Vec::new())?;
+        }
+        let mut adding = PerQueue::<u64>::default();
+        let mut admitted = Vec::with_capacity(ops.len());
+        let mut refused = Vec::new();
+        for op in ops {
+            let Some((queue, size)) = op.adds() else {
+                admitted.push(op);
+                continue;
+            };
+            if self.exceeds(&op, *adding.get(queue)) {
+                *self.full.get_mut(queue) = Some(size);
+                refused.push((op, SpoolError::Full));
+            } else if let Err(cause) = &room {
+                refused.push((op, SpoolError::Unwritable(cause.clone())));
+            } else {
+                *adding.get_mut(queue) += size;
+                admitted.push(op);
+            }
+        }
+        match room {
+            Err(cause) => self.refuse(cause),
+            Ok(()) => self.show_writable(),
+        }
+        for (op, error) in refused {
+            op.reply.send(Err(error));
+        }
+        Ok(admitted)
+    }
+
+    fn exceeds(&self, op: &Op, adding: u64) -> bool {
+        match op.adds() {
+            None => false,
+            // The oldest make room, unless it is larger than the whole store.
+            Some((Queue::SetAside, size)) => size > self.limits.set_aside,
+            Some((queue, size)) => {
+                let held = self.db.counts.get(queue).bytes.saturating_add(adding);
+                held.saturating_add(size) > self.limits.of(queue)
+            }
+        }
+    }
+
+    /// Stores and answers `ops`, and stores what is pending with them.
+    pub(super) fn store(&mut self, mut ops: Vec<Op>) -> Result<(), Stop> {
+        while !(ops.is_empty() && self.pending.is_empty()) {
+            let sync = if ops.is_empty() { Sync::Later } else { Sync::Now };
+            match self.db.commit(&ops, &self.pending, &self.limits, sync) {
+                Ok(committed) => {
+                    self.pending.clear();
+                    self.grown = Some(Instant::now());
+                    add(&self.shared.set_aside_dropped, committed.dropped);
+                    let synced =
+                        if sync == Sync::Now { &self.shared.commits_synced } else { &self.shared.commits_lazy };
+                    add(synced, 1);
+                    self.shared.show(&self.db.counts);
+                    if ops.iter().any(|op| op.adds().is_some()) && self.refused.take().is_some() {
+                        info!("the spool can be written again");
+                    }
+                    self.show_writable();
+                    for (op, seq) in ops.into_iter().zip(committed.seqs) {
+                        op.reply.send(Ok(seq));
+                    }
+                    break;
+                }
+                Err(Fault::Unwritable(cause)) => {
+                    // Results may still fit where new rows do not: once more without those.
+                    let (adding, rest): (Vec<_>, Vec<_>) = ops.into_iter().partition(|op| op.adds().is_some());
+                    let refused = if adding.is_empty() { (rest, Vec::new()) } else { (adding, rest) };
+                    self.refuse(cause.clone());
+                    for op in refused.0 {
+                        op.reply.send(Err(SpoolError::Unwritable(cause.clone())));
+                    }
+                    ops = refused.1;
+                    if ops.is_empty() {
+                        break;
+                    }
+                }
+                Err(Fault::Damaged(cause)) => self.rebuild(&cause)?,
+                Err(Fault::Fatal(cause)) => return Err(self.fail(cause)),
+            }
+        }
+        self.watch_log();
+        Ok(())
+    }
+
+    pub(super) fn refuse(&mut self, cause: String) {
+        if self.refused.as_ref().is_none_or(|(before, _)| *before != cause) {
+            warn!(cause, "the spool cannot be written; trying again");
+        }
+        self.refused = Some((cause, Instant::now() + RETRY_EVERY));
+        self.show_writable();
+    }
+
+    pub(super) fn show_writable(&mut self) {
+        let mut now = Ok(());
+        for queue in Queue::ALL {
+            let held = self.db.counts.get(queue).bytes;
+            let full = self.full.get_mut(queue);
+            *full = full.filter(|size| held.saturating_add(*size) > self.limits.of(queue));
+            if full.is_some() && queue != Queue::SetAside {
+                now = Err(format!("the {} queue is full", queue.as_str()));
+            }
+        }
+        if let Some((cause, _)) = &self.refused {
+            now = Err(cause.clone());
+        }
+        self.shared.set_writable(now);
+    }
+
+    fn watch_log(&mut self) {
+        if !self.reader_warned && self.files.log_size() > LOG_TOO_LARGE {
+            self.reader_warned = true;
+            warn!("another program keeps reading the spool's database: its log grows without bound");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What is done without being asked: lazy commits, trying a refusing disk again, the checkpoint before resting, rebuilding
+//! what is damaged, and the end.
+
+use std::mem;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use rusqlite::Connection;
+use tracing::{error, info, warn};
+
+use super::super::db;
+use super::super::fault::Fault;
+use super::super::recovery;
+use super::super::shared::add;
+use super::{IDLE_AFTER, LAZY_MOST, LAZY_WAIT, Stop, Writer};
+
+/// A database that is damaged again and again sits on a dying disk.
+const REBUILDS_MOST: u64 = 8;
+
+impl Writer {
+    /// What is due without being asked.
+    pub(super) fn chores(&mut self) -> Result<(), Stop> {
+        let now = Instant::now();
+        if let Some((_, again)) = &self.refused {
+            if now < *again {
+                return Ok(());
+            }
+            self.retry()?;
+        }
+        let waited = self.pending.since().is_some_and(|since| now >= since + LAZY_WAIT);
+        if self.refused.is_none() && (waited || self.pending.len() >= LAZY_MOST) {
+            self.store(Vec::new())?;
+        }
+        if self.refused.is_none() && self.pending.is_empty() && self.grown.is_some_and(|at| now >= at + IDLE_AFTER) {
+            self.rest()?;
+        }
+        Ok(())
+    }
+
+    /// Whether the disk takes it again: what is pending, or else the counts as they are.
+    fn retry(&mut self) -> Result<(), Stop> {
+        if let Err(cause) = self.disk.has_room() {
+            self.refuse(cause);
+            // Completions are what makes room.
+            return self.store(Vec::new());
+        }
+        let tried = self.db.touch();
+        self.settle(tried)?;
+        self.grown = Some(Instant::now());
+        if self.refused.as_ref().is_some_and(|(_, again)| *again <= Instant::now()) {
+            self.refused = None;
+            info!("the spool can be written again");
+            self.show_writable();
+        }
+        Ok(())
+    }
+
+    /// Nothing has come for a while: leave everything in order, so that no timer is needed.
+    fn rest(&mut self) -> Result<(), Stop> {
+        self.grown = None;
+        let rested = self.db.reconcile().and_then(|lost| {
+            if lost > 0 {
+                error!(rows = lost, "the spool held fewer rows than it should");
+                add(&self.shared.damaged_rows, lost);
+                self.shared.show(&self.db.counts);
+            }
+            let mut done = self.db.checkpoint()?;
+            if done && self.db.vacuum()? {
+                done = self.db.checkpoint()?;
+            }
+            if !done && !self.reader_warned {
+                warn!("another program is reading the spool's database: its log cannot be emptied");
+            }
+            self.reader_warned = !done;
+            Ok(())
+        });
+        self.settle(rested)
+    }
+
+    /// What to do about an error in something nobody waits for.
+    fn settle(&mut self, outcome: rusqlite::Result<()>) -> Result<(), Stop> {
+        match outcome.map_err(Fault::from) {
+            Ok(()) => Ok(()),
+            Err(Fault::Unwritable(cause)) => {
+                self.refuse(cause);
+                Ok(())
+            }
+            Err(Fault::Damaged(cause)) => self.rebuild(&cause),
+            Err(Fault::Fatal(cause)) => Err(self.fail(cause)),
+        }
+    }
+
+    pub(super) fn rebuild(&mut self, cause: &str) -> Result<(), Stop> {
+        if self.shared.rebuilds.fetch_add(1, Ordering::Relaxed) >= REBUILDS_MOST {
+            return Err(self.fail(format!("the database is damaged again and again, last: {cause}")));
+        }
+        error!(cause, "the spool's database is damaged: rebuilding it from what can be read");
+        let rebuilt = self
+            .close_damaged()
+            .map_err(|error| error.to_string())
+            .and_then(|()| recovery::rebuild(&self.files, Some(&self.db.counts)).map_err(|error| error.to_string()));
+        match rebuilt {
+            Ok(rebuilt) => {
+                let moved_to = rebuilt.moved_to.display();
+                error!(kept = rebuilt.kept, lost = rebuilt.lost, %moved_to, "the spool has been rebuilt");
+                self.db = rebuilt.db;
+                self.grown = Some(Instant::now());
+                add(&self.shared.damaged_rows, rebuilt.lost);
+                self.shared.show(&self.db.counts);
+                Ok(())
+            }
+            Err(error) => Err(self.fail(format!("the database is damaged ({cause}) and cannot be rebuilt: {error}"))),
+        }
+    }
+
+    /// Must come before the file is moved: closing later would remove the log of whatever is at its path by then.
+    fn close_damaged(&mut self) -> rusqlite::Result<()> {
+        db::leave_log(&self.db.conn)?;
+        let damaged = mem::replace(&mut self.db.conn, Connection::open_in_memory()?);
+        damaged.close().map_err(|(_, error)| error)
+    }
+
+    /// Nothing is stored or answered after this. Whoever waits learns of it when their reply is dropped.
+    pub(super) fn fail(&mut self, cause: String) -> Stop {
+        error!(cause, "the spool has failed");
+        // What the log holds is not known to be on the disk: it must not replace what is.
+        let _ = db::leave_log(&self.db.conn);
+        self.shared.fail(cause);
+        Stop
+    }
+
+    /// The end: everything stored, the log empty, the file closed.
+    pub(super) fn finish(mut self) {
+        if self.store(Vec::new()).is_err() {
+            return;
+        }
+        if !self.pending.is_empty() {
+            error!("{} completions or notes could not be stored: deliveries may be repeated", self.pending.len());
+        }
+        let checkpointed = self.db.checkpoint();
+        if checkpointed.is_err() {
+            // Closing would try again, and remove the log in the belief that it was stored.
+            let _ = db::leave_log(&self.db.conn);
+        }
+        let closed = checkpointed.and_then(|_| self.db.conn.close().map_err(|(_, error)| error));
+        if let Err(error) = closed {
+            warn!(%error, "the spool was not closed in good order; nothing is lost");
+        }
+    }
+}
