@@ -9,6 +9,7 @@ mod lifecycle;
 mod outages;
 mod pushes;
 mod rejections;
+mod security;
 mod smoke;
 mod state;
 mod verbs;
