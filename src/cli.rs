@@ -20,12 +20,15 @@ pub const EXIT_INTERNAL: u8 = 70;
 /// Exit code when the state directory is locked or unusable (`EX_CANTCREAT`).
 pub const EXIT_STATE_DIR: u8 = 73;
 
+const CONFIG_HELP: &str = "Configuration file [default: $ILINK2MQTT_CONFIG, else /etc/ilink2mqtt/config.toml, else \
+                           ./config.toml]";
+
 /// Bridges iLink and a local MQTT broker, losing nothing on the way.
 #[derive(Debug, Parser)]
 #[command(version, disable_help_subcommand = true)]
 pub struct Cli {
-    /// Configuration file [default: $ILINK2MQTT_CONFIG, else /etc/ilink2mqtt/config.toml, else ./config.toml]
-    #[arg(long, value_name = "FILE", global = true)]
+    /// Configuration file.
+    #[arg(long, value_name = "FILE", global = true, help = CONFIG_HELP)]
     pub config: Option<PathBuf>,
     /// What to do; `run` when nothing is said.
     #[command(subcommand)]
@@ -65,14 +68,16 @@ pub struct Check {
     pub acl: bool,
 }
 
+const FIELDS_HELP: &str = r#"Its fields, such as {"accept_uid":"414","content":"hello"}; only ham_group/list has none"#;
+
 /// Arguments of `call`.
 #[derive(Debug, Args)]
 pub struct Call {
-    /// The call as its MQTT topic names it, such as send_msg/text
-    #[arg(value_name = "API/ACTION")]
+    /// The call's name.
+    #[arg(value_name = "API/ACTION", help = "The call as its MQTT topic names it, such as send_msg/text")]
     pub name: String,
-    /// Its fields, such as {"accept_uid":"414","content":"hello"}; only ham_group/list has none
-    #[arg(value_name = "JSON", default_value = "", hide_default_value = true)]
+    /// The call's fields; empty if none were given.
+    #[arg(value_name = "JSON", default_value = "", hide_default_value = true, help = FIELDS_HELP)]
     pub json: String,
 }
 
@@ -90,11 +95,11 @@ pub struct Sim {
     /// Address to listen on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8184")]
     pub listen: SocketAddr,
-    /// The AppKey that is right
-    #[arg(long)]
+    /// The right application key.
+    #[arg(long, help = "The AppKey that is right")]
     pub appkey: String,
-    /// The SecretKey that is right
-    #[arg(long)]
+    /// The right application secret.
+    #[arg(long, help = "The SecretKey that is right")]
     pub secretkey: SecretString,
     /// How handshakes are signed: chars, params or plain
     #[arg(long, value_name = "VARIANT", default_value = "chars")]

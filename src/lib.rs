@@ -17,3 +17,4 @@ pub mod protocol;
 pub mod set_aside;
 pub mod sim;
 pub mod spool;
+pub mod state_dir;

@@ -7,7 +7,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use super::values::MaskedUrl;
+use super::reader::{Failed, Reader};
+use super::urls::{self, MaskedUrl};
+use super::values::{Size, any, within, words};
 use crate::protocol::Accepted;
 
 /// The listener that iLink pushes to.
@@ -68,4 +70,83 @@ pub enum Repeats {
     Unanswered,
     /// Every push is a new message.
     Off,
+}
+
+words! {
+    Register { IfNeeded = "if_needed", Always = "always", Never = "never" }
+    Repeats { Unanswered = "unanswered", Off = "off" }
+}
+
+/// 22 characters of this alphabet hold 132 bits if they are random.
+const SHORTEST_SECRET: usize = 22;
+const LONGEST_SECRET: usize = 128;
+
+/// `callback.path_secret`: one path segment that nobody guesses.
+pub(crate) fn check_path_secret(secret: &str) -> Result<(), String> {
+    let fits = (SHORTEST_SECRET..=LONGEST_SECRET).contains(&secret.len());
+    if fits && secret.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
+        return Ok(());
+    }
+    Err(format!(
+        "it must be {SHORTEST_SECRET} to {LONGEST_SECRET} letters, digits, '-' or '_', at random (128 bits and more)"
+    ))
+}
+
+/// `callback.token` (§3.1 of the manual).
+pub(crate) fn check_token(token: &str) -> Result<(), String> {
+    if (3..=32).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return Ok(());
+    }
+    Err("it must be 3 to 32 ASCII letters and digits".to_owned())
+}
+
+impl Callback {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Failed> {
+        const OFTENEST: Duration = Duration::from_secs(1);
+        const RAREST: Duration = Duration::from_hours(30 * 24);
+        let listen = reader.or("callback.listen", "0.0.0.0:8787", any);
+        let wanted = "the URL at which iLink reaches callback.listen, such as https://bridge.example.org";
+        let public_url = reader.required("callback.public_url", wanted, urls::public);
+        let register = reader.or("callback.register", "if_needed", any);
+        let token = reader.secret("callback.token", check_token);
+        let path_secret = reader.secret("callback.path_secret", check_path_secret);
+        let verify_every = reader.or("callback.verify_every", "6h", within(OFTENEST..=RAREST));
+        let cert = reader.file("callback.tls.cert");
+        let key = reader.file("callback.tls.key");
+        let allow = reader.or("callback.allow", "[]", any);
+        let trusted_proxies = reader.or("callback.trusted_proxies", "[]", any);
+        let signature = reader.or("callback.signature", "any", any);
+        let max_body = reader.or("callback.max_body", "1MiB", within(Size(1 << 10)..=Size(64 << 20)));
+        let repeats = reader.or("callback.repeats", "unanswered", any);
+        let strict_to_uid = reader.or("callback.strict_to_uid", "false", any);
+        let register = register?;
+        let (token, path_secret) = (token?, path_secret?);
+        if register == Register::Never {
+            for (key, value) in [("callback.token", &token), ("callback.path_secret", &path_secret)] {
+                if value.is_none() {
+                    reader.missing(key, "callback.register = \"never\" needs the value that was registered");
+                }
+            }
+        }
+        let tls = match (cert?, key?) {
+            (Some(cert), Some(key)) => Some(CallbackTls { cert, key }),
+            (None, None) => None,
+            _ => return Err(reader.conflict("callback.tls.cert and callback.tls.key need each other".to_owned())),
+        };
+        Ok(Self {
+            listen: listen?,
+            public_url: public_url?,
+            register,
+            token,
+            path_secret,
+            verify_every: verify_every?,
+            tls,
+            allow: allow?,
+            trusted_proxies: trusted_proxies?,
+            signature: signature?,
+            max_body: max_body?.bytes(),
+            repeats: repeats?,
+            strict_to_uid: strict_to_uid?,
+        })
+    }
 }

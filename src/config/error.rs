@@ -38,14 +38,14 @@ pub enum Problem {
     /// A key that must be set and is not.
     Missing {
         /// Which.
-        key: &'static str,
+        key: String,
         /// What belongs there.
         wanted: String,
     },
     /// A value that is not allowed.
     Invalid {
         /// Whose.
-        key: &'static str,
+        key: String,
         /// The file or the variable.
         place: String,
         /// What was found, unless it is a secret.

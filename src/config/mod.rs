@@ -4,15 +4,25 @@
 //! in one section's file: with it come the key's type, range, default and place in [`Config::describe`], and what has no such
 //! call is an unknown key. Nothing is ever written, and no secret is ever shown.
 
+mod acl;
 mod callback;
+mod domain;
 mod environment;
 mod error;
 mod ilink;
+mod layers;
 mod mqtt;
+mod reader;
+mod report;
 mod small;
+#[cfg(test)]
+mod tests;
+mod urls;
 mod values;
 
 use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
 
 pub use callback::{Callback, CallbackTls, Register, Repeats};
 pub use environment::Environment;
@@ -20,7 +30,12 @@ pub use error::{ConfigError, Problem};
 pub use ilink::Ilink;
 pub use mqtt::{Mqtt, MqttProtocol, MqttTls};
 pub use small::{Admin, Ambiguous, HomeAssistant, Inbound, Log, LogFormat, Outbound, SpoolLimits};
-pub use values::MaskedUrl;
+pub use urls::MaskedUrl;
+
+pub(crate) use callback::{check_path_secret, check_token};
+
+use reader::Reader;
+use report::Entry;
 
 /// The effective configuration, valid as a whole.
 #[derive(Debug, Clone)]
@@ -45,7 +60,7 @@ pub struct Config {
     pub homeassistant: HomeAssistant,
     /// What is logged.
     pub log: Log,
-    warnings: Vec<String>,
+    entries: Vec<Entry>,
 }
 
 impl Config {
@@ -56,19 +71,82 @@ impl Config {
     ///
     /// Everything that is wrong with it.
     pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
-        let _ = (path, environment);
-        Err(Problem::Conflict { message: "the configuration cannot be loaded yet".to_owned() }.into())
+        let mut reader = Reader::new(path, environment)?;
+        let state_dir = reader.or("state_dir", &default_state_dir(environment), values::any);
+        let ilink = Ilink::read(&mut reader);
+        let callback = Callback::read(&mut reader);
+        let inbound = Inbound::read(&mut reader);
+        let outbound = Outbound::read(&mut reader);
+        let uid = ilink.as_ref().map(|ilink| &ilink.uid).map_err(|failed| *failed);
+        let mqtt =
+            Mqtt::read(&mut reader, uid, outbound.as_ref().map(|outbound| outbound.ttl).map_err(|failed| *failed));
+        let spool = SpoolLimits::read(&mut reader);
+        let admin = Admin::read(&mut reader);
+        let homeassistant = HomeAssistant::read(&mut reader);
+        let log = Log::read(&mut reader);
+        reader.not_yet("route");
+        let entries = reader.finish()?;
+        let config = || {
+            Ok::<_, reader::Failed>(Self {
+                state_dir: state_dir?,
+                ilink: ilink?,
+                callback: callback?,
+                inbound: inbound?,
+                mqtt: mqtt?,
+                outbound: outbound?,
+                spool: spool?,
+                admin: admin?,
+                homeassistant: homeassistant?,
+                log: log?,
+                entries,
+            })
+        };
+        // Never: whoever fails says why, and then there were problems.
+        config().map_err(|_| Problem::Conflict { message: "the configuration cannot be used".to_owned() }.into())
+    }
+
+    /// The callback URL as it is registered at iLink, with its secret.
+    #[must_use]
+    pub fn callback_url(&self, path_secret: &SecretString) -> SecretString {
+        self.callback.public_url.with_secret(path_secret.expose_secret())
     }
 
     /// What is allowed but unwise: one line each, to be logged as WARN at start.
     #[must_use]
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let plain_callback = self.callback.public_url.expose().scheme() == "http";
+        let all = [
+            (plain_callback && self.callback.allow.is_empty()).then_some(
+                "callback.public_url is http:// and callback.allow is empty: whoever reads the traffic learns the secret path \
+                 and can send messages; use https://, or name iLink's networks in callback.allow",
+            ),
+            (self.ilink.api.scheme() == "http").then_some(
+                "ilink.api is http://: the SecretKey, the access token and all messages travel in clear; use https://",
+            ),
+            (self.mqtt.persistent_session && self.mqtt.protocol == MqttProtocol::V5)
+                .then_some("mqtt.persistent_session means nothing with MQTT 5: mqtt.session_expiry says it there"),
+            (self.spool.max_bytes < u64::try_from(self.callback.max_body).unwrap_or(u64::MAX))
+                .then_some("spool.max_bytes is less than callback.max_body: the largest pushes can never be stored"),
+        ];
+        all.into_iter().flatten().collect()
     }
 
     /// The effective configuration as TOML-like text, with where each value came from and secrets masked.
     #[must_use]
     pub fn describe(&self) -> String {
-        String::new()
+        report::describe(&self.entries)
     }
+
+    /// The keys that are different in `new` and take effect only when the program starts again.
+    #[must_use]
+    pub fn restart_needed(&self, new: &Self) -> Vec<String> {
+        report::restart_needed(&self.entries, &new.entries)
+    }
+}
+
+/// systemd's, if it says one: the first, should it be a list.
+fn default_state_dir(environment: &Environment) -> String {
+    let directories = environment.get("STATE_DIRECTORY").and_then(|directories| directories.to_str());
+    let first = directories.and_then(|directories| directories.split(':').next());
+    first.filter(|first| !first.is_empty()).unwrap_or("/var/lib/ilink2mqtt").to_owned()
 }

@@ -6,8 +6,11 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
-use crate::local::Base;
-use crate::local::Output;
+use super::reader::{Failed, Reader};
+use super::urls;
+use super::values::{Given, Setting, Size, any, within};
+use crate::local::{Base, Globs, Output, filter};
+use crate::protocol::Uid;
 
 /// The local broker and what is said to it.
 #[derive(Debug, Clone)]
@@ -58,4 +61,145 @@ pub enum MqttProtocol {
     V5,
     /// MQTT 3.1.1.
     V311,
+}
+
+impl Setting for MqttProtocol {
+    fn read(given: &Given<'_>) -> Result<Self, String> {
+        match given.text_or_digits().as_deref() {
+            Some("5") => Ok(Self::V5),
+            Some("3.1.1") => Ok(Self::V311),
+            _ => Err("it must be 5 or \"3.1.1\"".to_owned()),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::V5 => "5".to_owned(),
+            Self::V311 => "\"3.1.1\"".to_owned(),
+        }
+    }
+}
+
+/// The calls of the contract, for telling a glob that means none of them.
+const CALLS: [&str; 16] = [
+    "send_msg/text",
+    "send_msg/file",
+    "send_msg/group",
+    "ham_topic/publish",
+    "ham_topic/subscribe",
+    "ham_topic/unsubscribe",
+    "ham_group/create",
+    "ham_group/delete",
+    "ham_group/members",
+    "ham_group/list",
+    "ham_group/add_members",
+    "ham_group/remove_members",
+    "ham_user/states",
+    "ham_user/subscribe",
+    "ham_user/unsubscribe",
+    "ham_add_user",
+];
+
+/// MQTT's longest string, in bytes.
+const LONGEST_STRING: usize = 65_535;
+/// MQTT's largest packet, in bytes.
+const LARGEST_PACKET: u64 = 268_435_455;
+
+impl Mqtt {
+    /// Reads the section; what is not set follows the uid and `outbound.ttl`.
+    pub(super) fn read(
+        reader: &mut Reader<'_>,
+        uid: Result<&Uid, Failed>,
+        ttl: Result<Duration, Failed>,
+    ) -> Result<Self, Failed> {
+        let broker = reader.or("mqtt.broker", "mqtt://127.0.0.1:1883", urls::broker);
+        let protocol = reader.or("mqtt.protocol", "5", any);
+        let client_id = format!("ilink2mqtt-{}", uid.map_or("", Uid::as_str));
+        let client_id = reader.or("mqtt.client_id", &client_id, sendable);
+        let username = reader.optional("mqtt.username", sendable);
+        let password = reader.secret("mqtt.password", |_| Ok(()));
+        let ca = reader.file("mqtt.tls.ca");
+        let cert = reader.file("mqtt.tls.cert");
+        let key = reader.file("mqtt.tls.key");
+        let base_topic = reader.or("mqtt.base_topic", "ilink", any::<Base>);
+        let output = reader.or("mqtt.output", "both", any);
+        let calls = r#"["send_msg/*", "ham_topic/*", "ham_group/*", "ham_user/*"]"#;
+        let allow_calls = reader.or("mqtt.allow_calls", calls, globs);
+        let reply = format!("[\"{}/reply/#\"]", base_topic.as_ref().map_or("ilink", Base::as_str));
+        let response_topics = reader.or("mqtt.response_topics", &reply, filters);
+        let ttl = ttl.unwrap_or(Duration::from_secs(1));
+        let whole = Duration::from_secs(ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0));
+        let whole = humantime::format_duration(whole).to_string();
+        let session_expiry = reader.or("mqtt.session_expiry", &whole, whole_seconds);
+        let persistent_session = reader.or("mqtt.persistent_session", "false", any);
+        let max_packet = reader.or("mqtt.max_packet", "1MiB", within(Size(1 << 10)..=Size(LARGEST_PACKET)));
+        let broker = urls::with_port(&broker?);
+        let (username, password, tls) = (username?, password?, MqttTls { ca: ca?, cert: cert?, key: key? });
+        if password.is_some() && username.is_none() {
+            reader.conflict("mqtt.password is set and mqtt.username is not".to_owned());
+        }
+        if tls.cert.is_some() != tls.key.is_some() {
+            reader.conflict("mqtt.tls.cert and mqtt.tls.key need each other".to_owned());
+        }
+        if tls != MqttTls::default() && broker.scheme() != "mqtts" {
+            reader.conflict("mqtt.tls is set, but mqtt.broker does not begin with mqtts://".to_owned());
+        }
+        Ok(Self {
+            broker,
+            protocol: protocol?,
+            client_id: client_id?,
+            username,
+            password,
+            tls,
+            base_topic: base_topic?,
+            output: output?,
+            allow_calls: allow_calls?,
+            response_topics: response_topics?,
+            session_expiry: session_expiry?,
+            persistent_session: persistent_session?,
+            max_packet: u32::try_from(max_packet?.0).unwrap_or(u32::MAX),
+        })
+    }
+}
+
+#[expect(clippy::ptr_arg, reason = "a check is given the setting's own type")]
+fn sendable(text: &String) -> Result<(), String> {
+    let fits = !text.is_empty() && text.len() <= LONGEST_STRING && !text.chars().any(char::is_control);
+    if fits { Ok(()) } else { Err("it must not be empty, too long for MQTT or hold control characters".to_owned()) }
+}
+
+#[expect(clippy::ptr_arg, reason = "a check is given the setting's own type")]
+fn globs(globs: &Vec<String>) -> Result<(), String> {
+    let matches_none = |glob: &&String| CALLS.iter().all(|call| !Globs::new([glob]).allow(call));
+    globs
+        .iter()
+        .find(matches_none)
+        .map_or(Ok(()), |glob| Err(format!("\"{glob}\" matches none of the calls, which are {}", CALLS.join(", "))))
+}
+
+#[expect(clippy::ptr_arg, reason = "a check is given the setting's own type")]
+fn filters(filters: &Vec<String>) -> Result<(), String> {
+    let wrong = filters.iter().find(|filter| !filter::is_valid_filter(filter));
+    wrong.map_or(Ok(()), |wrong| Err(format!("\"{wrong}\" is not an MQTT topic filter")))
+}
+
+fn whole_seconds(duration: &Duration) -> Result<(), String> {
+    // All ones would mean: for ever.
+    within(Duration::from_secs(1)..=Duration::from_secs(u64::from(u32::MAX - 1)))(duration)?;
+    if duration.subsec_nanos() == 0 { Ok(()) } else { Err("it must be whole seconds".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::{Reason, Rules, command};
+
+    #[test]
+    fn the_calls_are_those_that_exist() {
+        let rules = Rules { allow_calls: Globs::all(), max_content: 1 };
+        for call in CALLS {
+            let reason = command::decode_call(call, b"{}", &rules).err().map(|rejection| rejection.reason);
+            assert_ne!(reason, Some(Reason::BadTopic), "{call}");
+        }
+    }
 }

@@ -7,6 +7,10 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 
+use super::domain::Contact;
+use super::reader::{Failed, Reader};
+use super::values::{Size, any, within, words};
+use crate::local::Base;
 use crate::protocol::Uid;
 
 /// What is done with pushes.
@@ -85,4 +89,80 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+words! {
+    Ambiguous { Retry = "retry", Report = "report" }
+    LogFormat { Text = "text", Json = "json" }
+}
+
+impl Inbound {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Failed> {
+        let raw_max_age = reader.or("inbound.raw_max_age", "5m", any::<Duration>);
+        let allow_from = reader.or("inbound.allow_from", "[]", any);
+        Ok(Self { raw_max_age: Some(raw_max_age?).filter(|age| !age.is_zero()), allow_from: allow_from? })
+    }
+}
+
+impl Outbound {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Failed> {
+        const LONGEST: Duration = Duration::from_hours(30 * 24);
+        let ttl = reader.or("outbound.ttl", "5m", within(Duration::from_secs(1)..=LONGEST));
+        let ambiguous = reader.or("outbound.ambiguous", "retry", any);
+        let concurrency = reader.or("outbound.concurrency", "8", within(1..=256));
+        let rate_per_s = reader.or("outbound.rate_per_s", "0", within(0..=10_000));
+        let max_content = reader.or("outbound.max_content", "256KiB", within(Size(1)..=Size(64 << 20)));
+        Ok(Self {
+            ttl: ttl?,
+            ambiguous: ambiguous?,
+            concurrency: usize::try_from(concurrency?).unwrap_or(1),
+            rate_per_s: u32::try_from(rate_per_s?).ok().and_then(NonZeroU32::new),
+            max_content: max_content?.bytes(),
+        })
+    }
+}
+
+impl SpoolLimits {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Failed> {
+        let max_bytes = reader.or("spool.max_bytes", "512MiB", within(Size(1 << 10)..=Size(1 << 40)))?;
+        Ok(Self { max_bytes: max_bytes.0 })
+    }
+}
+
+/// The admin listener unless somebody says otherwise; not a plain default, because the empty string switches it off.
+const ADMIN_LISTEN: &str = "127.0.0.1:8788";
+
+impl Admin {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Failed> {
+        let listen = reader.or_off("admin.listen", ADMIN_LISTEN);
+        let token = reader.secret("admin.token", |_| Ok(()));
+        let hosts = reader.or("admin.hosts", "[]", any);
+        let show_content = reader.or("admin.show_content", "false", any);
+        let (listen, token) = (listen?, token?);
+        if let Some(address) = listen.filter(|address: &SocketAddr| !address.ip().is_loopback() && token.is_none()) {
+            reader.missing("admin.token", &format!("admin.listen = \"{address}\" is not loopback"));
+        }
+        Ok(Self { listen, token, hosts: hosts?, show_content: show_content? })
+    }
+}
+
+impl HomeAssistant {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Failed> {
+        let enabled = reader.or("homeassistant.enabled", "false", any);
+        let prefix = reader.or("homeassistant.discovery_prefix", "homeassistant", any::<Base>);
+        let contacts = reader.or("homeassistant.contacts", "[]", any::<Vec<Contact>>);
+        if enabled? {
+            return Err(reader.conflict("homeassistant.enabled = true is not in this version yet".to_owned()));
+        }
+        contacts?;
+        Ok(Self { discovery_prefix: prefix?.as_str().to_owned() })
+    }
+}
+
+impl Log {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Failed> {
+        let level = reader.or("log.level", "info", any);
+        let format = reader.or("log.format", "text", any);
+        Ok(Self { level: level?, format: format? })
+    }
 }

@@ -1,0 +1,59 @@
+//! What the broker must let the bridge do, as lines of Mosquitto's ACL file (`check --acl`).
+
+use std::fmt::Write;
+
+use super::Mqtt;
+
+/// What the bridge writes, under the base.
+const WRITES: [&str; 8] = [
+    "recv/#",
+    "presence/#",
+    "event/#",
+    "result/#",
+    "by/+/result/#",
+    "by/+/ack/#",
+    "bridge/#",
+    // Its probe of the lines above: the one command topic that it may write to.
+    "call/self_test/+",
+];
+
+/// What it reads besides commands, under the base: whether another bridge is there already.
+const READS: [&str; 2] = ["bridge/state", "bridge/info"];
+
+impl Mqtt {
+    /// The lines of Mosquitto's ACL file that let this bridge work and nothing more, and an example for devices.
+    #[must_use]
+    pub fn mosquitto_acl(&self) -> String {
+        let base = self.base_topic.as_str();
+        let mut lines = String::new();
+        let mut line = |text: &str| {
+            let _ = writeln!(lines, "{text}");
+        };
+        match &self.username {
+            Some(username) => line(&format!("user {username}")),
+            None => line(
+                "# mqtt.username is not set: these lines go before the first \"user\", and hold for everybody without a name.",
+            ),
+        }
+        for filter in self.base_topic.command_filters() {
+            line(&format!("topic read {filter}"));
+        }
+        READS.iter().for_each(|read| line(&format!("topic read {base}/{read}")));
+        WRITES.iter().for_each(|write| line(&format!("topic write {base}/{write}")));
+        line("# Where MQTT 5 requesters may ask for their results (mqtt.response_topics).");
+        for filter in &self.response_topics {
+            line(&format!("topic write {filter}"));
+        }
+        line("");
+        line("# A device sends under its own user name and hears its own results; add the topics it may listen to.");
+        for own in [
+            "write {base}/by/%u/send/#",
+            "write {base}/by/%u/call/#",
+            "read {base}/by/%u/result/#",
+            "read {base}/by/%u/ack/#",
+        ] {
+            line(&format!("# pattern {}", own.replace("{base}", base)));
+        }
+        lines
+    }
+}

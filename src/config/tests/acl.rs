@@ -1,0 +1,31 @@
+//! The ACL lines follow the configuration.
+
+use super::*;
+
+#[test]
+fn they_name_the_user_the_base_and_the_response_topics() {
+    let config =
+        load("[mqtt]\nbase_topic = \"home/ilink\"\nusername = \"bridge\"\nresponse_topics = [\"answers/+\"]").unwrap();
+    let acl = config.mqtt.mosquitto_acl();
+    assert!(acl.starts_with("user bridge\n"), "{acl}");
+    for line in [
+        "topic read home/ilink/send/#",
+        "topic read home/ilink/by/+/call/#",
+        "topic read home/ilink/bridge/info",
+        "topic write home/ilink/recv/#",
+        "topic write home/ilink/call/self_test/+",
+        "topic write answers/+",
+        "# pattern write home/ilink/by/%u/send/#",
+    ] {
+        assert!(acl.lines().any(|other| other == line), "{line} in\n{acl}");
+    }
+}
+
+#[test]
+fn without_a_user_they_say_for_whom_they_hold() {
+    let acl = load("").unwrap().mqtt.mosquitto_acl();
+    assert!(
+        !acl.lines().any(|line| line.starts_with("user")) && acl.starts_with("# mqtt.username is not set"),
+        "{acl}"
+    );
+}

@@ -1,0 +1,309 @@
+//! `identity.json`: the two values that iLink knows us by, made once, and what iLink was last told of them.
+//!
+//! Both values are durable before anybody can use them: a secret that iLink got and we forgot would lose every push. For the
+//! same reason a damaged file is an error and never replaced by a new one. Values from the configuration win over the file's
+//! and are not written to it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+use super::{StateDir, write_atomically};
+use crate::config::{check_path_secret, check_token};
+
+const FILE: &str = "identity.json";
+const TOKEN_LENGTH: usize = 32;
+/// 192 bits: more than the contract's 128, and still one short segment.
+const SECRET_BYTES: usize = 24;
+
+/// Who we are to iLink, beside the account.
+pub struct Identity {
+    path: PathBuf,
+    overrides: Overrides,
+    record: Mutex<Record>,
+}
+
+/// Values of the configuration that win over the file's.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `callback.token`.
+    pub handshake_token: Option<SecretString>,
+    /// `callback.path_secret`.
+    pub path_secret: Option<SecretString>,
+}
+
+/// What iLink confirmed to have registered, and for whom.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// Base URL of the API that confirmed it.
+    pub api: String,
+    /// The application.
+    pub appkey: String,
+    /// The user.
+    pub uid: String,
+    /// The callback URL with its secret.
+    pub url: String,
+    /// The handshake token.
+    pub token: String,
+}
+
+/// The file's content.
+#[derive(Clone, Serialize, Deserialize)]
+struct Record {
+    v: u32,
+    handshake_token: String,
+    path_secret: String,
+    /// Accepted beside `path_secret` until iLink has confirmed that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous_path_secret: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    registered: Option<Registered>,
+    #[serde(default)]
+    unregistered_by_operator: bool,
+}
+
+/// `identity.json` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// It is not what was written.
+    #[error(
+        "{} is damaged ({cause}): restore it from a backup. If there is none, move it away: a new callback secret is made at \
+         the next start, and the callback is registered again",
+        path.display()
+    )]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// How.
+        cause: String,
+    },
+    /// It cannot be read or written.
+    #[error("{} cannot be {action}: {source}", path.display())]
+    Inaccessible {
+        /// Which.
+        path: PathBuf,
+        /// Read, or written.
+        action: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The secret is the configuration's.
+    #[error("the secret is set by callback.path_secret in the configuration: change it there, then register")]
+    Configured,
+}
+
+impl Identity {
+    /// Reads the identity, or makes one if there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// If there is one that cannot be read, or a new one cannot be made durable.
+    pub fn open(state: &StateDir, overrides: Overrides) -> Result<Self, IdentityError> {
+        let path = state.path().join(FILE);
+        let record = match std::fs::read(&path) {
+            Ok(content) => {
+                Record::parse(&content).map_err(|cause| IdentityError::Damaged { path: path.clone(), cause })?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let record = Record::new().map_err(|source| not_written(&path, source))?;
+                record.write(&path)?;
+                tracing::info!(path = %path.display(), "made a new handshake token and callback secret");
+                record
+            }
+            Err(source) => return Err(IdentityError::Inaccessible { path, action: "read", source }),
+        };
+        Ok(Self { path, overrides, record: Mutex::new(record) })
+    }
+
+    /// The token that handshakes are signed with.
+    #[must_use]
+    pub fn handshake_token(&self) -> SecretString {
+        self.overrides.handshake_token.clone().unwrap_or_else(|| self.record().handshake_token.as_str().into())
+    }
+
+    /// The last segment of the callback URL.
+    #[must_use]
+    pub fn path_secret(&self) -> SecretString {
+        self.overrides.path_secret.clone().unwrap_or_else(|| self.record().path_secret.as_str().into())
+    }
+
+    /// The secrets whose paths are served: the present one, and after [`Self::new_secret`] the one before for as long as
+    /// iLink may still use it.
+    #[must_use]
+    pub fn accepted_secrets(&self) -> Vec<SecretString> {
+        let previous = match self.overrides.path_secret {
+            Some(_) => None,
+            None => self.record().previous_path_secret.as_deref().map(SecretString::from),
+        };
+        [self.path_secret()].into_iter().chain(previous).collect()
+    }
+
+    /// Makes a new path secret. Until iLink has confirmed it, the old one stays accepted.
+    ///
+    /// # Errors
+    ///
+    /// If the secret is the configuration's, or the new one cannot be made durable; then the old one stays.
+    pub fn new_secret(&self) -> Result<SecretString, IdentityError> {
+        if self.overrides.path_secret.is_some() {
+            return Err(IdentityError::Configured);
+        }
+        let secret = random_secret().map_err(|source| not_written(&self.path, source))?;
+        self.change(|record| {
+            let unconfirmed = std::mem::replace(&mut record.path_secret, secret.clone());
+            // Asked for twice in a row: iLink still knows the first.
+            record.previous_path_secret.get_or_insert(unconfirmed);
+        })?;
+        Ok(secret.into())
+    }
+
+    /// Whether iLink confirmed exactly this.
+    #[must_use]
+    pub fn is_registered(&self, registered: &Registered) -> bool {
+        self.record().registered.as_ref() == Some(registered)
+    }
+
+    /// Notes that iLink confirmed this; durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn set_registered(&self, registered: Registered) -> Result<(), IdentityError> {
+        self.change(|record| {
+            // A registration of the old URL, still on its way when the secret was changed, does not retire the old secret.
+            if registered.url.contains(&record.path_secret) {
+                record.previous_path_secret = None;
+            }
+            record.registered = Some(registered);
+        })
+    }
+
+    /// Forgets what iLink confirmed; durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn forget_registered(&self) -> Result<(), IdentityError> {
+        self.change(|record| record.registered = None)
+    }
+
+    /// Whether the operator unregistered and has not registered since.
+    #[must_use]
+    pub fn unregistered_by_operator(&self) -> bool {
+        self.record().unregistered_by_operator
+    }
+
+    /// Remembers that the operator unregistered, or registered again; durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn set_unregistered_by_operator(&self, unregistered: bool) -> Result<(), IdentityError> {
+        self.change(|record| record.unregistered_by_operator = unregistered)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Record)) -> Result<(), IdentityError> {
+        let mut record = self.record();
+        let mut changed = record.clone();
+        change(&mut changed);
+        changed.write(&self.path)?;
+        *record = changed;
+        Ok(())
+    }
+
+    /// A panic elsewhere cannot have left it half changed: it is replaced whole.
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Record {
+    const VERSION: u32 = 1;
+
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            v: Self::VERSION,
+            handshake_token: random_token()?,
+            path_secret: random_secret()?,
+            previous_path_secret: None,
+            registered: None,
+            unregistered_by_operator: false,
+        })
+    }
+
+    /// The cause is free of what the file holds.
+    fn parse(content: &[u8]) -> Result<Self, String> {
+        let record: Self = serde_json::from_slice(content)
+            .map_err(|error| format!("line {}, column {}: not what is expected there", error.line(), error.column()))?;
+        if record.v != Self::VERSION {
+            return Err(format!("its version is {}, and this program knows {}", record.v, Self::VERSION));
+        }
+        check_token(&record.handshake_token).map_err(|wanted| format!("handshake_token: {wanted}"))?;
+        for secret in [Some(&record.path_secret), record.previous_path_secret.as_ref()].into_iter().flatten() {
+            check_path_secret(secret).map_err(|wanted| format!("path_secret: {wanted}"))?;
+        }
+        Ok(record)
+    }
+
+    fn write(&self, path: &Path) -> Result<(), IdentityError> {
+        let mut json = serde_json::to_vec_pretty(self).map_err(|error| not_written(path, error.into()))?;
+        json.push(b'\n');
+        write_atomically(path, &json).map_err(|source| not_written(path, source))
+    }
+}
+
+fn not_written(path: &Path, source: io::Error) -> IdentityError {
+    IdentityError::Inaccessible { path: path.to_owned(), action: "written", source }
+}
+
+fn random_secret() -> io::Result<String> {
+    let mut bytes = [0; SECRET_BYTES];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// Letters and digits only (§3.1): bytes beyond the last multiple of the alphabet's length would favour some, and are left out.
+fn random_token() -> io::Result<String> {
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut token = String::with_capacity(TOKEN_LENGTH);
+    while token.len() < TOKEN_LENGTH {
+        let mut bytes = [0; 2 * TOKEN_LENGTH];
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        let fair = bytes.iter().map(|byte| usize::from(*byte)).filter(|byte| *byte < 256 - 256 % ALPHABET.len());
+        let letters = fair.filter_map(|byte| ALPHABET.get(byte % ALPHABET.len()));
+        token.extend(letters.take(TOKEN_LENGTH - token.len()).map(|letter| char::from(*letter)));
+    }
+    Ok(token)
+}
+
+/// Neither value, nor the URL that holds one.
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Registered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registered").field("appkey", &self.appkey).field("uid", &self.uid).finish_non_exhaustive()
+    }
+}
+
+impl Registered {
+    /// For an account's record.
+    #[must_use]
+    pub fn new(api: &str, appkey: &str, uid: &str, url: &SecretString, token: &SecretString) -> Self {
+        Self {
+            api: api.to_owned(),
+            appkey: appkey.to_owned(),
+            uid: uid.to_owned(),
+            url: url.expose_secret().to_owned(),
+            token: token.expose_secret().to_owned(),
+        }
+    }
+}

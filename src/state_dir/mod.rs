@@ -1,0 +1,127 @@
+//! The state directory: who may use it, and how small files in it are written.
+//!
+//! `app` opens it before anything else and keeps it open for as long as the process lives; a second process is turned away.
+//! What is in it belongs to others: `identity.json` to [`Identity`], `token.json` to the session, `spool.db` to the spool.
+//!
+//! Everything here blocks. It happens at start, and rarely after.
+
+mod identity;
+mod registry;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+pub use identity::{Identity, IdentityError, Overrides, Registered};
+pub use registry::IdentityRegistry;
+pub use write::write_atomically;
+
+/// Nobody but us.
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// The state directory, ours alone until this is dropped.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    /// Closing it gives the lock back.
+    _lock: File,
+}
+
+/// The state directory cannot be used: exit code 73.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirError {
+    /// Another process has it.
+    #[error(
+        "the state directory {} is in use by another ilink2mqtt{}: stop that one, or give this one another state_dir",
+        path.display(), .holder.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    Locked {
+        /// Which.
+        path: PathBuf,
+        /// Whose it is, if that can be told.
+        holder: Option<u32>,
+    },
+    /// It cannot be made, opened or written.
+    #[error("the state directory {} cannot be used: {action}: {source}", path.display())]
+    Unusable {
+        /// Which.
+        path: PathBuf,
+        /// What went wrong.
+        action: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// `identity.json` cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+impl StateDir {
+    /// Makes the directory if there is none, closes it to others, and locks it.
+    ///
+    /// # Errors
+    ///
+    /// If another process has it, or it cannot be used.
+    pub fn open(path: &Path) -> Result<Self, StateDirError> {
+        let unusable = |action| move |source| StateDirError::Unusable { path: path.to_owned(), action, source };
+        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path).map_err(unusable("creating it"))?;
+        let metadata = fs::metadata(path).map_err(unusable("looking at it"))?;
+        close_to_others(path, &metadata).map_err(unusable("taking others' access away"))?;
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(FILE_MODE)
+            .open(path.join("lock"))
+            .map_err(unusable("opening the lock file in it"))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(StateDirError::Locked { path: path.to_owned(), holder: holder(&mut lock) });
+            }
+            Err(errno) => return Err(unusable("locking it")(errno.into())),
+        }
+        sign(&mut lock).map_err(unusable("writing in it"))?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Tightens a directory of ours; of another's (a container's volume, say) it is only said.
+fn close_to_others(path: &Path, metadata: &Metadata) -> io::Result<()> {
+    let others = metadata.mode() & 0o077;
+    if others == 0 {
+        return Ok(());
+    }
+    if metadata.uid() == rustix::process::geteuid().as_raw() {
+        return fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE));
+    }
+    tracing::warn!(path = %path.display(), "the state directory belongs to another user and is open to others");
+    Ok(())
+}
+
+/// Notes in the lock file who holds it, for the message that a second process gives.
+fn sign(lock: &mut File) -> io::Result<()> {
+    lock.set_len(0)?;
+    lock.rewind()?;
+    writeln!(lock, "{}", std::process::id())
+}
+
+fn holder(lock: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    lock.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
