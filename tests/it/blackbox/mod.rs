@@ -1,4 +1,16 @@
 //! The contract with the users, seen from outside: real processes, a real broker, the simulated service.
 
+mod callback;
+mod codes;
+mod commands;
+mod delivery;
+mod durability;
+mod lifecycle;
+mod outages;
+mod pushes;
+mod rejections;
+mod security;
 mod smoke;
+mod state;
+mod verbs;
 mod world;

@@ -27,7 +27,16 @@ impl World {
 
     /// All of it but the bridge, which is configured and not started.
     pub(crate) async fn prepared(sim_args: &[&str], configure: impl FnOnce(Bridge) -> Bridge) -> Self {
-        let broker = Mosquitto::start("");
+        Self::prepared_on("", sim_args, configure).await
+    }
+
+    /// As [`Self::prepared`], with these lines in the broker's configuration.
+    pub(crate) async fn prepared_on(
+        broker_conf: &str,
+        sim_args: &[&str],
+        configure: impl FnOnce(Bridge) -> Bridge,
+    ) -> Self {
+        let broker = Mosquitto::start(broker_conf);
         let sim = Sim::start(sim_args).await;
         let bridge = configure(Bridge::new(&broker, &sim));
         let client = Client::connect(&broker).await;

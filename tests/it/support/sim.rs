@@ -10,6 +10,9 @@ use super::process::Process;
 pub(crate) const APPKEY: &str = "an-appkey";
 pub(crate) const SECRETKEY: &str = "a-secretkey-nobody-may-see";
 
+/// What the simulator shows of a secret.
+pub(crate) const MASK: &str = "********";
+
 /// A running simulator.
 pub(crate) struct Sim {
     port: u16,
@@ -136,6 +139,8 @@ pub(crate) struct Call {
     pub(crate) body: Value,
     /// The result code it answered; none when a fault kept it from answering with one.
     pub(crate) code: Option<i64>,
+    /// Whether it carried an access token.
+    pub(crate) with_token: bool,
 }
 
 fn calls_of(state: &Value, path: &str) -> Vec<Call> {
@@ -144,6 +149,10 @@ fn calls_of(state: &Value, path: &str) -> Vec<Call> {
         .expect("calls is a list")
         .iter()
         .filter(|call| call["path"].as_str().is_some_and(|seen| seen.trim_start_matches('/') == path))
-        .map(|call| Call { body: call["body"].clone(), code: call["code"].as_i64() })
+        .map(|call| Call {
+            body: call["body"].clone(),
+            code: call["code"].as_i64(),
+            with_token: call["with_token"] == true,
+        })
         .collect()
 }

@@ -1,0 +1,280 @@
+//! The callback listener as the service and strangers meet it: handshakes, refusals, repeats.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+
+use super::world::World;
+use crate::support::bridge::{SECRET, text_push};
+use crate::support::http::{Answer, http, raw_connection, raw_post, read_to_close};
+
+#[tokio::test]
+async fn strangers_learn_nothing() {
+    let world = World::ready().await;
+    let bridge = &world.bridge;
+    let wrong_secret = SECRET.replace('0', "1");
+    for path in ["/", "/x", &format!("/{wrong_secret}"), &format!("/{SECRET}/x"), &format!("/x{SECRET}"), "/healthz"] {
+        for method in [Method::GET, Method::POST] {
+            let answer = bridge.request(method.clone(), path).await;
+            assert_eq!((answer.status, answer.body.as_str()), (404, ""), "{method} {path}: {answer:?}");
+        }
+    }
+    for method in [Method::PUT, Method::DELETE, Method::PATCH] {
+        let answer = bridge.request(method.clone(), &format!("/{SECRET}")).await;
+        assert_eq!(answer.status, 405, "{method}: {answer:?}");
+        assert_eq!(bridge.request(method, "/x").await.status, 404, "the method tells nothing without the secret");
+    }
+}
+
+#[tokio::test]
+async fn handshakes() {
+    use ilink2mqtt::protocol::{Variant, signature};
+    const TOKEN: &str = "abcdefghij";
+
+    let world = World::ready_with(|bridge| bridge.with("callback.token", TOKEN)).await;
+    let get = async |query: &str| world.bridge.request(Method::GET, &format!("/{SECRET}?{query}")).await;
+    assert_eq!(get("").await.status, 400);
+    assert_eq!(get("signature=x&timestamp=1").await.status, 400);
+    let forged = get("signature=d41d8cd98f00b204e9800998ecf8427e&timestamp=1457408202&echostr=hello").await;
+    assert_eq!((forged.status, forged.body.as_str()), (403, ""), "{forged:?}");
+    // Sorted in three different ways, these strings differ for each variant.
+    for variant in [Variant::Params, Variant::Plain, Variant::Chars] {
+        let (timestamp, echostr) = ("1457408202", "Zz91<b>%");
+        let signature = signature::sign(variant, TOKEN, timestamp, echostr);
+        for signature in [signature.to_lowercase(), signature.to_uppercase()] {
+            let query = format!("signature={signature}&timestamp={timestamp}&echostr=Zz91%3Cb%3E%25");
+            let answer = get(&query).await;
+            assert_eq!((answer.status, answer.body.as_str()), (200, echostr), "{variant}: {answer:?}");
+            assert!(answer.header("content-type").starts_with("text/plain"), "{answer:?}");
+            assert_eq!(answer.header("x-content-type-options"), "nosniff");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pinned_signature_refuses_the_others() {
+    use ilink2mqtt::protocol::{Variant, signature};
+    const TOKEN: &str = "abcdefghij";
+
+    let world =
+        World::ready_with(|bridge| bridge.with("callback.token", TOKEN).with("callback.signature", "chars")).await;
+    for (variant, status) in [(Variant::Params, 403), (Variant::Plain, 403), (Variant::Chars, 200)] {
+        let signature = signature::sign(variant, TOKEN, "1457408202", "Zz91");
+        let path = format!("/{SECRET}?signature={signature}&timestamp=1457408202&echostr=Zz91");
+        assert_eq!(world.bridge.request(Method::GET, &path).await.status, status, "{variant}");
+    }
+}
+
+#[tokio::test]
+async fn every_variant_of_the_service_registers() {
+    for variant in ["chars", "params", "plain"] {
+        let mut world = World::prepared(&["--signature", variant], |bridge| bridge).await;
+        world.bridge.start().await;
+        let info = world.client.expect_json("ilink/bridge/info", |info| info["signature"].is_string()).await;
+        assert!(info.to_string().contains(variant), "{info}");
+    }
+}
+
+#[tokio::test]
+async fn proxies_may_strip_or_add_a_prefix_and_a_query() {
+    let world = World::ready_with(|bridge| {
+        let url = format!("http://127.0.0.1:{}/hooks/ilink?site=7", bridge.callback_port());
+        bridge.with("callback.public_url", &url)
+    })
+    .await;
+    let state = world.sim.state().await;
+    let registered = state["registrations"][0]["url"].as_str().unwrap();
+    assert!(registered.ends_with(&format!("/hooks/ilink/{SECRET}?site=7")), "{registered}");
+    for (n, path) in ["", "/hooks/ilink", "/a/b/c", "//"].into_iter().enumerate() {
+        for tail in ["", "/", "?site=7", "/?x=y&x=z"] {
+            let text = format!("{n}{tail}");
+            let url = world.bridge.callback_at(&format!("{path}/{SECRET}{tail}"));
+            let answer = Answer::of(http().post(&url).json(&text_push("413", &text))).await;
+            assert_eq!(answer.status, 200, "{url}");
+            world.client.expect_text("ilink/recv/user/413/text", &text).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn malformed_pushes_are_answered_1010() {
+    let world = World::ready().await;
+    let deep = format!("{{\"a\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    for body in ["", "not json", "[]", "1", "null", "\"text\"", "{\"a\":1", "{} {}", "{\"a\":1,}", &deep] {
+        let answer = world.bridge.post_bytes(body.as_bytes().to_vec()).await;
+        assert_eq!((answer.status, answer.json()), (400, json!({"code": 1010})), "{body:.20}");
+    }
+    let answer = world.bridge.post_bytes(b"{\"from_uid\":\"\xff\"}".to_vec()).await;
+    assert_eq!((answer.status, answer.json()), (400, json!({"code": 1010})));
+    // And it goes on.
+    world.bridge.push(&text_push("413", "still here")).await;
+    world.client.expect_text("ilink/recv/user/413/text", "still here").await;
+    assert!(!world.bridge.log().contains("not json"), "a malformed push's text was logged");
+}
+
+#[tokio::test]
+async fn oversized_pushes_are_refused() {
+    let world = World::ready_with(|bridge| bridge.with("callback.max_body", "4KiB")).await;
+    let fits = text_push("413", &"x".repeat(2000));
+    world.bridge.push(&fits).await;
+    let too_large = text_push("413", &"x".repeat(4000)).to_string();
+    let answer = world.bridge.post_bytes(too_large.clone().into_bytes()).await;
+    assert_eq!(answer.status, 413);
+    // Chunked, so that no length is announced.
+    let chunked = format!(
+        "POST /{SECRET} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n{:x}\r\n{too_large}\r\n0\r\n\r\n",
+        too_large.len()
+    );
+    let mut stream = raw_connection(world.bridge.callback_port(), chunked.as_bytes()).await;
+    let answer = read_to_close(&mut stream, Duration::from_secs(20)).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    world.client.settle().await;
+    assert_eq!(world.client.all(|message| message.topic == "ilink/event/text").len(), 1);
+}
+
+#[tokio::test]
+async fn slow_clients_are_cut() {
+    let world = World::ready().await;
+    let head = format!("POST /{SECRET} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{");
+    let mut half = raw_connection(world.bridge.callback_port(), head.as_bytes()).await;
+    let mut silent = raw_connection(world.bridge.callback_port(), b"").await;
+    let mut no_end_of_headers = raw_connection(world.bridge.callback_port(), b"GET / HTTP/1.1\r\n").await;
+    let limit = Duration::from_mins(2);
+    tokio::join!(
+        read_to_close(&mut half, limit),
+        read_to_close(&mut silent, limit),
+        read_to_close(&mut no_end_of_headers, limit)
+    );
+}
+
+#[tokio::test]
+async fn a_push_for_someone_else() {
+    let for_another = |text: &str| {
+        let mut push = text_push("413", text);
+        push["to_uid"] = json!("999");
+        push
+    };
+    let world = World::ready().await;
+    world.bridge.push(&for_another("taken")).await;
+    let event = world.client.expect("ilink/event/text").await.json();
+    assert_eq!(event["to_uid"], json!("999"));
+    drop(world);
+
+    let world = World::ready_with(|bridge| bridge.with_toml("callback.strict_to_uid", "true")).await;
+    assert_eq!(world.bridge.post(&for_another("refused")).await.status, 403);
+    world.bridge.push(&text_push("413", "ours")).await;
+    let event = world.client.expect("ilink/event/text").await.json();
+    assert_eq!(event["content"], json!("ours"));
+}
+
+#[tokio::test]
+async fn only_allowed_addresses_are_heard() {
+    let world = World::prepared(&[], |bridge| bridge.with_toml("callback.allow", r#"["192.0.2.0/24"]"#)).await;
+    let mut world = world;
+    world.bridge.spawn();
+    world.bridge.wait_listening().await;
+    let answer = world.bridge.post(&text_push("413", "from loopback")).await;
+    assert!(answer.status == 403 || answer.status == 404, "{answer:?}");
+}
+
+#[tokio::test]
+async fn equal_pushes_that_were_answered_are_two_messages() {
+    let world = World::ready().await;
+    for _ in 0..2 {
+        world.bridge.push(&text_push("413", "toggle")).await;
+    }
+    let first = world.client.expect_text("ilink/recv/user/413/text", "toggle").await;
+    let second = world.client.expect_text("ilink/recv/user/413/text", "toggle").await;
+    assert_ne!(first.user("id"), second.user("id"));
+}
+
+/// Sends a push whose sender has left before it could be answered, as the service does after 5 s.
+///
+/// The bridge is stopped meanwhile, so that it finds the push and the sender's goodbye at the same time.
+async fn push_and_leave(world: &mut World, text: &str) {
+    use rustix::process::Signal;
+    world.bridge.process().signal(Signal::STOP);
+    let request = raw_post(&format!("/{SECRET}"), text_push("413", text).to_string().as_bytes());
+    let stream = raw_connection(world.bridge.callback_port(), &request).await;
+    drop(stream);
+    world.bridge.process().signal(Signal::CONT);
+}
+
+/// Waits for all of a sender's pushes so far, then counts those with this text.
+async fn count_after_marker(world: &World, text: &str) -> usize {
+    world.bridge.push(&text_push("413", "marker")).await;
+    world.client.expect_text("ilink/recv/user/413/text", "marker").await;
+    world.client.all(|message| message.topic == "ilink/recv/user/413/text" && message.payload == text.as_bytes()).len()
+}
+
+#[tokio::test]
+async fn a_repeat_of_an_unanswered_push_is_one_message() {
+    let mut world = World::ready().await;
+    push_and_leave(&mut world, "once").await;
+    world.client.expect_text("ilink/recv/user/413/text", "once").await;
+    world.bridge.push(&text_push("413", "once")).await;
+    assert_eq!(count_after_marker(&world, "once").await, 1, "the service's second try is not a second message");
+    // That try was answered: the same bytes again are a new message.
+    world.bridge.push(&text_push("413", "once")).await;
+    assert_eq!(count_after_marker(&world, "once").await, 2);
+}
+
+#[tokio::test]
+async fn repeats_are_known_after_a_crash() {
+    let mut world = World::ready().await;
+    push_and_leave(&mut world, "once").await;
+    world.client.expect_text("ilink/recv/user/413/text", "once").await;
+    world.bridge.kill();
+    world.bridge.start().await;
+    // At least once: the crash itself may repeat what was not yet marked as delivered, with the same id.
+    world.bridge.push(&text_push("413", "once")).await;
+    count_after_marker(&world, "once").await;
+    let all = world.client.all(|message| message.payload == "once".as_bytes());
+    let ids: std::collections::HashSet<_> = all.iter().map(|message| message.user("id").unwrap().to_owned()).collect();
+    assert_eq!(ids.len(), 1, "{all:?}");
+}
+
+#[tokio::test]
+async fn repeats_can_be_switched_off() {
+    let mut world = World::ready_with(|bridge| bridge.with("callback.repeats", "off")).await;
+    push_and_leave(&mut world, "twice").await;
+    world.client.expect_text("ilink/recv/user/413/text", "twice").await;
+    world.bridge.push(&text_push("413", "twice")).await;
+    assert_eq!(count_after_marker(&world, "twice").await, 2);
+}
+
+#[tokio::test]
+async fn a_full_spool_is_not_answered_but_waits_for_room() {
+    let mut world = World::ready_with(|bridge| bridge.with("spool.max_bytes", "1MiB")).await;
+    world.broker.stop();
+    let large = "x".repeat(200_000);
+    let mut answered = Vec::new();
+    let refused = loop {
+        let text = format!("{} {large}", answered.len());
+        let answer = world.bridge.post(&text_push("413", &text)).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        answered.push(text);
+        assert!(answered.len() < 100, "the cap does not hold");
+    };
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(!answered.is_empty());
+    let readiness = world.bridge.admin("readyz").await;
+    assert_eq!(readiness.status, 503, "{readiness:?}");
+
+    // One that waits while room is made is taken.
+    let waiting = {
+        let push = text_push("413", &format!("waiting {large}"));
+        let request = http().post(world.bridge.callback()).json(&push);
+        tokio::spawn(Answer::of(request))
+    };
+    world.broker.restart();
+    let answer = waiting.await.unwrap();
+    assert_eq!((answer.status, answer.json()), (200, json!({"code": 0})));
+    for text in answered {
+        world.client.expect_text("ilink/recv/user/413/text", &text).await;
+    }
+    world.client.expect_text("ilink/recv/user/413/text", &format!("waiting {large}")).await;
+}

@@ -1,0 +1,232 @@
+//! Each result code of the manual has its reaction.
+
+use serde_json::{Value, json};
+
+use super::world::World;
+use crate::support::eventually;
+use crate::support::sim::Call;
+
+async fn send(world: &World, payload: &str) -> Value {
+    world.client.publish("ilink/call/send_msg/text", payload).await;
+    world.client.expect("ilink/result/call/send_msg/text").await.json()
+}
+
+const COMMAND: &str = r#"{"accept_uid":"413","content":"x"}"#;
+/// Waits for a session at most two seconds.
+const IMPATIENT: &str = r#"{"accept_uid":"413","content":"x","ttl":2}"#;
+
+/// The reason the bridge gives for the state of the cloud.
+async fn cause(world: &World, state: &str) -> String {
+    world.client.expect_text("ilink/bridge/cloud", state).await;
+    let health = world.client.expect_json("ilink/bridge/health", |health| health["cloud"]["state"] == state).await;
+    health["cloud"]["cause"].as_str().expect("a cause").to_owned()
+}
+
+/// The registrations among the calls of `set_config`.
+fn registrations(calls: &[Call]) -> usize {
+    calls.iter().filter(|call| call.body["action_type"] == 0).count()
+}
+
+#[tokio::test]
+async fn permanent_codes_are_the_result() {
+    let world = World::ready().await;
+    for (code, name) in [
+        (1001, "unknown_uid"),
+        (1010, "invalid_parameter"),
+        (1011, "subscription_limit"),
+        (1012, "invalid_operation"),
+        (1013, "no_such_group"),
+        (1014, "forbidden"),
+        (7, "unlisted_code"),
+        (4711, "unlisted_code"),
+        (-1, "unlisted_code"),
+    ] {
+        world.sim.answer_code("send_msg", code, 1).await;
+        let result = send(&world, COMMAND).await;
+        assert_eq!(
+            (&result["status"], &result["code"], &result["name"], &result["attempts"]),
+            (&json!("error"), &json!(code), &json!(name), &json!(1)),
+            "{result}"
+        );
+    }
+    // None of them is anyone else's business.
+    assert_eq!(send(&world, COMMAND).await["status"], json!("ok"));
+    assert_eq!(world.bridge.admin("readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn transient_codes_are_tried_again() {
+    let world = World::ready().await;
+    for code in [1016, 1017] {
+        world.sim.answer_code("send_msg", code, 2).await;
+        let result = send(&world, COMMAND).await;
+        assert_eq!((&result["status"], &result["attempts"]), (&json!("ok"), &json!(3)), "{code}: {result}");
+    }
+    world.sim.answer_code("send_msg", 1016, 0).await;
+    let result = send(&world, IMPATIENT).await;
+    assert_eq!(result["status"], json!("expired"), "{result}");
+}
+
+#[tokio::test]
+async fn an_invalid_token_is_replaced_once() {
+    let world = World::ready().await;
+    let issued = || async { world.sim.state().await["tokens_issued"].as_u64().unwrap() };
+    let before = issued().await;
+    world.sim.expire().await;
+    let result = send(&world, COMMAND).await;
+    assert_eq!(result["status"], json!("ok"), "{result}");
+    assert_eq!(issued().await, before + 1);
+    for (n, code) in [1008, 1015, 1003].into_iter().enumerate() {
+        world.sim.answer_code("send_msg", code, 1).await;
+        let result = send(&world, COMMAND).await;
+        assert_eq!(result["status"], json!("ok"), "{code}: {result}");
+        assert_eq!(issued().await, before + 2 + n as u64, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_fetched_once_for_all_that_need_it() {
+    let world = World::ready().await;
+    let before = world.sim.state().await["tokens_issued"].as_u64().unwrap();
+    world.sim.expire().await;
+    for n in 0..20 {
+        world.client.publish(&format!("ilink/send/user/{n}/text"), "x").await;
+    }
+    let good = |calls: &[Call]| calls.iter().filter(|call| call.code == Some(0)).count() == 20;
+    world.sim.calls_until("send_msg", "20 good calls", good).await;
+    assert_eq!(world.sim.state().await["tokens_issued"].as_u64().unwrap(), before + 1);
+}
+
+#[tokio::test]
+async fn a_second_session_failure_waits() {
+    for code in [1008, 1015, 1007, 1003] {
+        let world = World::ready().await;
+        world.sim.answer_code("send_msg", code, 0).await;
+        let result = send(&world, IMPATIENT).await;
+        assert_eq!(result["status"], json!("expired"), "{code}: {result}");
+        assert!(!cause(&world, "degraded").await.is_empty());
+        assert_eq!(world.sim.calls("send_msg").await.len(), 2, "{code}: one refresh, one repeat, then a pause");
+    }
+}
+
+#[tokio::test]
+async fn a_forgotten_registration_is_made_again() {
+    let world = World::ready().await;
+    assert_eq!(registrations(&world.sim.calls("set_config").await), 1);
+    world.sim.forget().await;
+    let result = send(&world, COMMAND).await;
+    assert_eq!(result["status"], json!("ok"), "{result}");
+    assert_eq!(registrations(&world.sim.calls("set_config").await), 2);
+    // And pushes come again.
+    assert_eq!(world.sim.push(&json!({"from_uid": "413", "text": "back"})).await.status, 200);
+    world.client.expect_text("ilink/recv/user/413/text", "back").await;
+}
+
+#[tokio::test]
+async fn a_conflict_pauses_everything() {
+    let world = World::ready().await;
+    world.sim.answer_code("send_msg", 1002, 1).await;
+    let result = send(&world, IMPATIENT).await;
+    assert_eq!(result["status"], json!("expired"), "{result}");
+    assert!(cause(&world, "degraded").await.contains("elsewhere"), "the cause names what to look for");
+    assert_eq!(world.sim.calls("send_msg").await.len(), 1, "no call for at least 30 s");
+    // Pushes are not affected.
+    world.bridge.push(&crate::support::bridge::text_push("413", "still")).await;
+    world.client.expect_text("ilink/recv/user/413/text", "still").await;
+}
+
+#[tokio::test]
+async fn bad_credentials_stop_the_calls() {
+    let mut world = World::prepared(&[], |bridge| bridge.with("ilink.secretkey", "not-the-right-secret")).await;
+    world.bridge.spawn();
+    let cause = cause(&world, "auth_error").await;
+    assert!(cause.contains("secretkey") || cause.contains("SecretKey"), "what to mend: {cause}");
+    assert!(!world.bridge.log().contains("not-the-right-secret"), "a secret in the log");
+    let ready = world.bridge.admin("readyz").await;
+    assert_eq!(ready.status, 503, "{ready:?}");
+    let calls = world.sim.calls("set_config").await.len() + world.sim.calls("get_access_token").await.len();
+    assert!(calls <= 3, "{calls} calls in a moment");
+    // The process stays, pushes are taken, commands wait.
+    world.bridge.push(&crate::support::bridge::text_push("413", "still")).await;
+    world.client.expect_text("ilink/recv/user/413/text", "still").await;
+    assert_eq!(send(&world, IMPATIENT).await["status"], json!("expired"));
+}
+
+#[tokio::test]
+async fn fatal_answers_to_the_registration() {
+    for (code, state) in [(1000, "auth_error"), (1001, "auth_error"), (1005, "auth_error"), (1002, "degraded")] {
+        let mut world = World::prepared(&[], |bridge| bridge).await;
+        world.sim.answer_code("set_config", code, 0).await;
+        world.bridge.spawn();
+        let cause = cause(&world, state).await;
+        if code == 1005 {
+            assert!(cause.contains(&format!("127.0.0.1:{}", world.bridge.callback_port())), "names the URL: {cause}");
+            assert!(!cause.contains(crate::support::bridge::SECRET), "names its secret: {cause}");
+        }
+        let calls = world.sim.calls("set_config").await.len();
+        assert!(calls <= 3, "{code}: {calls} calls in a moment");
+    }
+}
+
+#[tokio::test]
+async fn a_set_config_quota_stops_only_set_config() {
+    let mut world = World::ready().await;
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    let before = world.sim.calls("set_config").await.len();
+    world.sim.answer_code("set_config", 1004, 0).await;
+    world.bridge.spawn();
+    let result = send(&world, COMMAND).await;
+    assert_eq!(result["status"], json!("ok"), "everything else goes on: {result}");
+    assert_eq!(world.sim.calls("set_config").await.len(), before + 1);
+}
+
+#[tokio::test]
+async fn a_token_quota_waits() {
+    let mut world = World::prepared(&[], |bridge| bridge).await;
+    world.sim.answer_code("get_access_token", 1009, 0).await;
+    world.bridge.spawn();
+    assert!(!cause(&world, "degraded").await.is_empty());
+    assert_eq!(send(&world, IMPATIENT).await["status"], json!("expired"));
+    assert_eq!(world.sim.calls("get_access_token").await.len(), 1, "no other for ten minutes");
+}
+
+#[tokio::test]
+async fn a_living_token_survives_a_restart() {
+    let mut world = World::ready().await;
+    let before = world.sim.state().await["tokens_issued"].clone();
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    world.bridge.start().await;
+    assert_eq!(send(&world, COMMAND).await["status"], json!("ok"));
+    let state = world.sim.state().await;
+    assert_eq!(state["tokens_issued"], before, "asking too often is 1009");
+    assert_eq!(registrations(&world.sim.calls("set_config").await), 1, "set_config is not to be called often");
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_before_it_ends() {
+    let mut world = World::prepared(&["--expires-in", "3"], |bridge| bridge).await;
+    world.bridge.start().await;
+    eventually("a second token", async || (world.sim.state().await["tokens_issued"].as_u64() >= Some(2)).then_some(()))
+        .await;
+    // Nobody asked for anything meanwhile: no call was refused for it.
+    assert_eq!(send(&world, COMMAND).await["attempts"], json!(1));
+}
+
+#[tokio::test]
+async fn an_unreachable_callback_is_explained() {
+    let mut world = World::prepared(&[], |bridge| {
+        let nowhere = format!("http://127.0.0.1:{}", crate::support::mosquitto::free_port());
+        bridge.with("callback.public_url", &nowhere)
+    })
+    .await;
+    world.bridge.spawn();
+    let health = world
+        .client
+        .expect_json("ilink/bridge/health", |health| {
+            health["cloud"]["cause"].as_str().is_some_and(|cause| cause.contains("1006"))
+        })
+        .await;
+    let cause = health["cloud"]["cause"].as_str().unwrap();
+    assert!(cause.contains("no GET"), "what the bridge saw of the handshake: {cause}");
+    assert_eq!(world.bridge.admin("readyz").await.status, 503);
+}

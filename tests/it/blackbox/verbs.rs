@@ -1,0 +1,158 @@
+//! The operator's commands, beside a running daemon and without one.
+
+use serde_json::{Value, json};
+
+use super::world::World;
+use crate::support::bridge::{SECRET, text_push};
+use crate::support::process::finish;
+
+/// The first JSON value that a command printed to standard output.
+fn printed(stdout: &str) -> Value {
+    let json = stdout.find('{').map_or_else(|| panic!("no JSON in {stdout:?}"), |at| &stdout[at..]);
+    serde_json::Deserializer::from_str(json).into_iter().next().unwrap().unwrap_or_else(|e| panic!("{e}: {stdout:?}"))
+}
+
+async fn registered(world: &World) -> bool {
+    !world.sim.state().await["registrations"].as_array().unwrap().is_empty()
+}
+
+#[tokio::test]
+async fn call() {
+    let mut world = World::ready().await;
+    for running in [true, false] {
+        if !running {
+            assert_eq!(world.bridge.stop().await.code(), Some(0));
+        }
+        let before = world.sim.calls("send_msg").await.len();
+        let done = world.bridge.verb(&["call", "send_msg/text", r#"{"accept_uid":"413","content":"x"}"#]).await;
+        assert_eq!(done.code, Some(0), "running {running}: {done:?}");
+        let result = printed(&done.stdout);
+        assert_eq!((&result["status"], &result["code"]), (&json!("ok"), &json!(0)), "{result}");
+        assert_eq!(world.sim.calls("send_msg").await.len(), before + 1);
+
+        let done = world.bridge.verb(&["call", "ham_group/list"]).await;
+        assert_eq!(printed(&done.stdout)["data"]["group_list"], json!([]), "running {running}: {done:?}");
+
+        // An operator may use every call.
+        let done = world.bridge.verb(&["call", "ham_add_user", r#"{"username":"u","nickname":"n"}"#]).await;
+        assert_eq!(printed(&done.stdout)["status"], json!("ok"), "running {running}: {done:?}");
+
+        let done = world.bridge.verb(&["call", "ham_group/delete", r#"{"group_id":"none"}"#]).await;
+        assert_ne!(done.code, Some(0), "running {running}: {done:?}");
+        assert!(done.text.contains("no_such_group"), "{done:?}");
+
+        for arguments in [
+            &["call", "send_msg/shout", "{}"][..],
+            &["call", "send_msg/text", "not json"],
+            &["call", "send_msg/text", r#"{"accept_uid":"413","contnet":"x"}"#],
+        ] {
+            let done = world.bridge.verb(arguments).await;
+            assert_eq!(done.code, Some(64), "running {running}: {arguments:?} {done:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn query_register_and_unregister() {
+    let mut world = World::ready().await;
+    for running in [true, false] {
+        if !running {
+            assert_eq!(world.bridge.stop().await.code(), Some(0));
+        }
+        let done = world.bridge.verb(&["query"]).await;
+        assert_eq!(done.code, Some(0), "running {running}: {done:?}");
+
+        let done = world.bridge.verb(&["unregister"]).await;
+        assert_eq!(done.code, Some(0), "running {running}: {done:?}");
+        assert!(!registered(&world).await);
+        if running {
+            world.client.expect_text("ilink/bridge/cloud", "unregistered").await;
+            assert_eq!(world.bridge.admin("readyz").await.status, 503);
+        }
+        let done = world.bridge.verb(&["query"]).await;
+        assert!(done.text.contains("1007") || done.text.contains("not_registered"), "running {running}: {done:?}");
+
+        // The service calls back during this: without a daemon the command itself must serve the callback.
+        let done = world.bridge.verb(&["register"]).await;
+        assert_eq!(done.code, Some(0), "running {running}: {done:?}");
+        assert!(registered(&world).await);
+        if running {
+            world.bridge.wait_ready().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_explicit_unregister_lasts() {
+    let mut world = World::ready().await;
+    assert_eq!(world.bridge.verb(&["unregister"]).await.code, Some(0));
+    world.client.expect_text("ilink/bridge/cloud", "unregistered").await;
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    world.bridge.spawn();
+    world.client.expect_text("ilink/bridge/cloud", "unregistered").await;
+    world.client.publish("ilink/call/send_msg/text", r#"{"accept_uid":"1","content":"x","ttl":1}"#).await;
+    let result = world.client.expect("ilink/result/call/send_msg/text").await.json();
+    assert_eq!(result["status"], json!("expired"), "{result}");
+    assert!(!registered(&world).await);
+    assert_eq!(world.bridge.verb(&["register"]).await.code, Some(0));
+    world.bridge.wait_ready().await;
+}
+
+#[tokio::test]
+async fn a_new_secret() {
+    let mut world = World::prepared(&[], |bridge| bridge.without("callback.path_secret")).await;
+    world.bridge.start().await;
+    let url = async |world: &World| world.bridge.verb(&["callback-url"]).await.stdout.trim().to_owned();
+    let old = url(&world).await;
+    let done = world.bridge.verb(&["register", "--new-secret"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let new = url(&world).await;
+    assert_ne!(old, new);
+    assert_eq!(world.sim.state().await["registrations"][0]["url"], json!(new));
+    let old_path = old.rsplit_once('/').unwrap().1;
+    assert_eq!(world.bridge.request(reqwest::Method::POST, &format!("/{old_path}")).await.status, 404);
+    assert_eq!(world.sim.push(&json!({"from_uid": "413", "text": "x"})).await.status, 200);
+    world.client.expect("ilink/recv/user/413/text").await;
+}
+
+#[tokio::test]
+async fn callback_url_prints_the_secret_on_purpose() {
+    let mut world = World::ready().await;
+    assert_eq!(world.bridge.verb(&["callback-url"]).await.stdout.trim(), world.bridge.callback());
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    assert_eq!(world.bridge.verb(&["callback-url"]).await.stdout.trim(), world.bridge.callback());
+}
+
+#[tokio::test]
+async fn status() {
+    let mut world = World::ready().await;
+    let done = world.bridge.verb(&["status"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(done.stdout.contains("online"), "{done:?}");
+    assert!(!done.text.contains(SECRET), "{done:?}");
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    let done = world.bridge.verb(&["status"]).await;
+    assert!(done.text.contains("not running"), "{done:?}");
+}
+
+#[tokio::test]
+async fn without_a_daemon_the_verbs_take_the_lock() {
+    let world = World::ready().await;
+    // A daemon that cannot be talked to still holds the lock.
+    std::fs::remove_file(world.bridge.state_dir().join("control.sock")).unwrap();
+    let done = world.bridge.verb(&["query"]).await;
+    assert_eq!(done.code, Some(73), "{done:?}");
+    world.bridge.push(&text_push("413", "x")).await;
+    world.client.expect("ilink/recv/user/413/text").await;
+}
+
+#[tokio::test]
+async fn version_and_help() {
+    let done = finish(["--version"], &[]).await;
+    assert_eq!((done.code, done.stdout.contains(env!("CARGO_PKG_VERSION"))), (Some(0), true), "{done:?}");
+    let done = finish(["--help"], &[]).await;
+    assert_eq!(done.code, Some(0));
+    for verb in ["run", "check", "status", "call", "register", "unregister", "query", "callback-url", "sim", "demo"] {
+        assert!(done.stdout.contains(verb), "{verb}: {}", done.stdout);
+    }
+}
