@@ -38,8 +38,12 @@ impl Mqtt {
         for filter in self.base_topic.command_filters() {
             line(&format!("topic read {filter}"));
         }
-        READS.iter().for_each(|read| line(&format!("topic read {base}/{read}")));
-        WRITES.iter().for_each(|write| line(&format!("topic write {base}/{write}")));
+        for read in READS {
+            line(&format!("topic read {base}/{read}"));
+        }
+        for write in WRITES {
+            line(&format!("topic write {base}/{write}"));
+        }
         line("# Where MQTT 5 requesters may ask for their results (mqtt.response_topics).");
         for filter in &self.response_topics {
             line(&format!("topic write {filter}"));

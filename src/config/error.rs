@@ -69,7 +69,7 @@ impl fmt::Display for Problem {
                 nearest.as_ref().map_or(Ok(()), |nearest| write!(f, "; did you mean {nearest}?"))
             }
             Self::Missing { key, wanted } => {
-                write!(f, "{key} is not set (or {} in the environment): {wanted}", super::environment::variable(key))
+                write!(f, "{key} is not set: {wanted} (in the environment: {})", super::environment::variable(key))
             }
             Self::Invalid { key, place, found: Some(found), wanted } => {
                 write!(f, "{place}: {key} = {found} is not valid: {wanted}")
