@@ -78,7 +78,10 @@ impl<T: Setting> Setting for Vec<T> {
         };
         let elements = elements.ok_or_else(wanted)?.iter().enumerate();
         elements
-            .map(|(n, element)| T::read(&Given::Typed(element)).map_err(|wanted| format!("entry {}: {wanted}", n + 1)))
+            .map(|(n, element)| {
+                let element = Given::Typed(element);
+                T::read(&element).map_err(|wanted| format!("entry {}, {}: {wanted}", n + 1, element.show()))
+            })
             .collect()
     }
 

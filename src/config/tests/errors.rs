@@ -91,7 +91,7 @@ fn values_are_told_with_what_is_allowed() {
         ("[callback]\nlisten = \"8787\"", &["callback.listen", "address and a port"]),
         ("[callback]\nregister = \"maybe\"", &["callback.register", "\"if_needed\" or \"always\" or \"never\""]),
         ("[callback]\nverify_every = \"0s\"", &["callback.verify_every"]),
-        ("[callback]\nallow = [\"everybody\"]", &["callback.allow", "entry 1", "network"]),
+        ("[callback]\nallow = [\"everybody\"]", &["callback.allow", "entry 1, \"everybody\"", "network"]),
         ("[callback]\nsignature = \"md5\"", &["callback.signature", "\"chars\""]),
         ("[callback]\nmax_body = \"lots\"", &["callback.max_body", "\"512MiB\""]),
         ("[callback]\nstrict_to_uid = \"yes\"", &["callback.strict_to_uid", "true or false"]),

@@ -72,7 +72,7 @@ fn lists_are_toml_arrays_in_the_environment_too() {
         assert!(untyped::<Vec<String>>(wrong).is_err(), "{wrong}");
     }
     let error = untyped::<Vec<IpNet>>("[\"10.0.0.0/8\", \"ten\"]").unwrap_err();
-    assert!(error.starts_with("entry 2: it must be a network"), "{error}");
+    assert!(error.starts_with("entry 2, \"ten\": it must be a network"), "{error}");
 }
 
 #[test]
