@@ -269,12 +269,37 @@ pub(super) fn tables(conn: &Connection) -> Result<Vec<(String, String)>> {
 }
 
 fn are_ours(tables: &[(String, String)]) -> bool {
-    tables.len() == TABLES.len() && TABLES.iter().all(|(name, sql)| tables.iter().any(|t| t.0 == *name && t.1 == *sql))
+    tables.len() == TABLES.len() && TABLES.iter().all(|(name, sql)| is_there(tables, name, sql))
 }
 
-/// Whether anything in the schema is a table of ours: then the file is a damaged spool and not somebody else's.
-pub(super) fn has_ours(tables: &[(String, String)]) -> bool {
-    TABLES.iter().any(|(name, sql)| tables.iter().any(|table| table.0 == *name && table.1 == *sql))
+fn is_there(tables: &[(String, String)], name: &str, sql: &str) -> bool {
+    tables.iter().any(|table| table.0 == name && table.1 == sql)
+}
+
+/// Writes what the schema must say over what it says, if enough is left of it to know that the file is ours. True if that
+/// changed anything; the connection still knows the old one then. Fails if the file is not ours.
+pub(super) fn mend_schema(conn: &Connection) -> Result<bool> {
+    let found: Vec<(String, String)> = conn
+        .prepare("SELECT name, sql FROM sqlite_schema")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        // An entry that is not even text.
+        .filter_map(Result::ok)
+        .collect();
+    if are_ours(&found) {
+        return Ok(false);
+    }
+    if !TABLES.iter().any(|(name, sql)| is_there(&found, name, sql)) {
+        return Err(rusqlite::Error::QueryReturnedNoRows);
+    }
+    for ((name, sql), rowid) in TABLES.iter().zip(1_i64..) {
+        if !is_there(&found, name, sql) {
+            conn.execute(
+                "UPDATE sqlite_schema SET type = 'table', name = ?1, tbl_name = ?1, sql = ?2 WHERE rowid = ?3",
+                (name, sql, rowid),
+            )?;
+        }
+    }
+    Ok(true)
 }
 
 fn create(conn: &Connection) -> Result<()> {

@@ -108,7 +108,7 @@ fn copy(from: &Path, to: &mut Db, known: Option<&PerQueue<Count>>) -> Result<(u6
             (None, None) => None,
         };
         let (mut count, bad) = match &old {
-            Some((old, tables)) if tables.iter().any(|(name, _)| name == queue.as_str()) => {
+            Some((old, tables)) if tables.iter().any(|name| name == queue.as_str()) => {
                 copy_rows(old, &to.conn, queue, known.map_or(rows::unsigned(i64::MAX), |known| known.next))?
             }
             _ => (Count::default(), 0),
@@ -133,18 +133,23 @@ fn copy(from: &Path, to: &mut Db, known: Option<&PerQueue<Count>>) -> Result<(u6
     Ok((kept, lost))
 }
 
-/// The damaged database with its schema, if SQLite can make anything of it and it is ours.
-fn open_damaged(path: &Path) -> Option<(Connection, Vec<(String, String)>)> {
+/// The damaged database and the names of its tables, if SQLite can make anything of it and it is ours.
+fn open_damaged(path: &Path) -> Option<(Connection, Vec<String>)> {
     let open = || {
         let conn = db::connect(path)?;
-        // Lets a file be read that is shorter than it says.
+        // Lets a file be read that is shorter than it says, or whose schema does not parse.
         conn.pragma_update(None, "writable_schema", true)?;
-        conn.pragma_update(None, "query_only", true)?;
         db::leave_log(&conn)?;
-        let tables = db::tables(&conn)?;
-        Ok::<_, rusqlite::Error>((conn, tables))
+        Ok::<_, rusqlite::Error>(conn)
     };
-    open().ok().filter(|(_, tables)| db::has_ours(tables))
+    let mut conn = open().ok()?;
+    if db::mend_schema(&conn).ok()? {
+        drop(conn);
+        conn = open().ok()?;
+    }
+    conn.pragma_update(None, "query_only", true).ok()?;
+    let names = db::tables(&conn).ok()?.into_iter().map(|(name, _)| name).collect();
+    Some((conn, names))
 }
 
 /// Copies a queue's good rows; gives their count and how many bad ones were met. Numbers end before `end`.
