@@ -97,7 +97,7 @@ impl Default for Timing {
             backoff_max: Duration::from_secs(30),
             stable_after: Duration::from_secs(10),
             self_test_limit: Duration::from_secs(10),
-            recheck_every: Duration::from_secs(60),
+            recheck_every: Duration::from_mins(1),
             conflict_retry: Duration::from_secs(30),
             stop_limit: Duration::from_secs(2),
             refused_retry: Duration::from_secs(1),

@@ -10,10 +10,26 @@
 //!
 //! It does not know what its messages mean, stores nothing, and executes nothing.
 
+mod account;
+mod acl;
+mod arrivals;
+mod backoff;
 mod config;
+mod connection;
+mod denied;
+mod explain;
+mod handshake;
 mod incoming;
+mod link;
+mod outbox;
+mod probe;
 mod publisher;
 mod state;
+mod tls;
+mod v311;
+mod v5;
+mod validate;
+mod wire;
 
 use std::sync::Arc;
 
@@ -25,6 +41,14 @@ pub use config::{LinkConfig, Protocol, StartError, Timing, TlsOptions};
 pub use incoming::{Commands, Incoming};
 pub use publisher::{AckToken, Completion, Delivery, Publisher, Refusal};
 pub use state::{LinkCounters, LinkState, Subscriptions};
+
+use denied::Denied;
+use explain::Explain;
+use link::Task;
+use outbox::Outbox;
+use v5::V5;
+use v311::V311;
+use wire::Dialer;
 
 /// The daemon's ends of the link.
 pub struct Link {
@@ -47,13 +71,37 @@ pub struct Link {
 /// If the configuration can never work: a bad URL, TLS files that cannot be read. A broker that cannot be reached is no
 /// such error; see [`LinkState::cause`].
 pub fn start(config: LinkConfig, shutdown: CancellationToken) -> Result<Link, StartError> {
+    let tls = match (config.broker.scheme(), config.broker.host_str()) {
+        ("mqtt", Some(_)) => None,
+        ("mqtts", Some(_)) => Some(tls::client_config(&config.tls)?),
+        _ => return Err(StartError::Broker(config.broker)),
+    };
+    if config.client_id.is_empty() {
+        return Err(StartError::ClientId);
+    }
     let counters = Arc::new(LinkCounters::default());
     let (publisher, ends) = Publisher::new(Arc::clone(&counters));
-    let (commands_tx, commands) = incoming::channel();
-    let (state_tx, state) = watch::channel(LinkState::default());
-    let task = tokio::spawn(async move {
-        let _parts = (config, ends, commands_tx, state_tx);
-        shutdown.cancelled().await;
-    });
+    let (command_sender, commands) = incoming::channel();
+    let (state_sender, state) = watch::channel(LinkState::default());
+    let (protocol, expects_session) = (config.protocol, config.expect_session);
+    let explain = Explain::new(&config);
+    let denied = Denied::new(config.timing.recheck_every);
+    let task = Task {
+        dialer: Arc::new(Dialer { config, tls, explain }),
+        ends,
+        commands: command_sender,
+        state: state_sender,
+        counters: Arc::clone(&counters),
+        shutdown,
+        outbox: Outbox::default(),
+        generation: 0,
+        expects_session,
+        denied,
+        drops_told: None,
+    };
+    let task = match protocol {
+        Protocol::V5 => tokio::spawn(task.run::<V5>()),
+        Protocol::V311 => tokio::spawn(task.run::<V311>()),
+    };
     Ok(Link { publisher, commands, state, task, counters })
 }

@@ -1,0 +1,49 @@
+//! Refusals in plain words, with the line that the broker's ACL lacks.
+
+use super::publisher::Refusal;
+use super::wire::Ack;
+use crate::local::Base;
+
+/// Why a PUBACK refuses a publication for good.
+pub(super) fn refusal(base: &Base, topic: &str, ack: Ack) -> Refusal {
+    let (reason, remedy) = match ack {
+        Ack::TopicInvalid => ("topic name invalid", "look for the reason in the broker's log".to_owned()),
+        Ack::PayloadInvalid => ("payload format invalid", "look for the reason in the broker's log".to_owned()),
+        _ => ("not authorized", write_line(base, topic)),
+    };
+    Refusal { reason: format!("the broker refuses it: {reason}"), remedy }
+}
+
+/// What to write into the broker's ACL so that `topic` may be published.
+pub(super) fn write_line(base: &Base, topic: &str) -> String {
+    let tree = match base.strip(topic).map(|rest| rest.split_once('/')) {
+        Some(Some((tree, _))) => format!("{}/{tree}/#", base.as_str()),
+        _ => topic.to_owned(),
+    };
+    format!("the broker's ACL needs: topic write {tree}")
+}
+
+/// What to write into the broker's ACL so that messages on `filters` arrive.
+pub(super) fn read_lines(filters: &[String]) -> String {
+    let lines: Vec<String> = filters.iter().map(|filter| format!("topic read {filter}")).collect();
+    format!("the broker's ACL needs: {}", lines.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_names_the_tree() {
+        let base: Base = "home/ilink".parse().unwrap();
+        for (topic, tree) in [
+            ("home/ilink/recv/user/1/text", "home/ilink/recv/#"),
+            ("home/ilink/bridge/state", "home/ilink/bridge/#"),
+            ("zigbee2mqtt/lamp/set", "zigbee2mqtt/lamp/set"),
+        ] {
+            let refusal = refusal(&base, topic, Ack::NotAuthorized);
+            assert_eq!(refusal.reason, "the broker refuses it: not authorized");
+            assert_eq!(refusal.remedy, format!("the broker's ACL needs: topic write {tree}"));
+        }
+    }
+}

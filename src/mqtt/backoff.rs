@@ -1,0 +1,53 @@
+//! How long to wait before the next attempt: doubling, with jitter, so that a broker that comes back is not met by all of
+//! its clients at once.
+
+use std::time::Duration;
+
+use super::config::Timing;
+
+#[derive(Debug)]
+pub(super) struct Backoff {
+    min: Duration,
+    max: Duration,
+    failures: u32,
+}
+
+impl Backoff {
+    pub(super) fn new(timing: &Timing) -> Self {
+        Self { min: timing.backoff_min, max: timing.backoff_max, failures: 0 }
+    }
+
+    /// A connection proved itself. Not at CONNACK: two clients with one client id get theirs at once, each time.
+    pub(super) fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// The wait after one more failure: between half of the present step and all of it.
+    pub(super) fn next(&mut self) -> Duration {
+        let step = self.min.saturating_mul(2_u32.saturating_pow(self.failures)).min(self.max);
+        self.failures = self.failures.saturating_add(1);
+        // Without randomness all of it: slower, never faster.
+        let jitter = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
+        step / 2 + (step / 2).mul_f64(jitter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_doubles_up_to_the_limit_and_starts_again() {
+        let timing =
+            Timing { backoff_min: Duration::from_secs(1), backoff_max: Duration::from_secs(5), ..Timing::default() };
+        let mut backoff = Backoff::new(&timing);
+        for step in [1, 2, 4, 5, 5, 5].map(Duration::from_secs) {
+            let wait = backoff.next();
+            assert!(wait >= step / 2 && wait <= step, "{wait:?} of {step:?}");
+        }
+        backoff.failures = u32::MAX;
+        assert!(backoff.next() <= Duration::from_secs(5));
+        backoff.reset();
+        assert!(backoff.next() <= Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,207 @@
+//! Why a connection failed, in plain words with the remedy: what an operator reads in the log and on the status page.
+
+use std::error::Error;
+use std::io;
+
+use rustls::{AlertDescription, CertificateError};
+
+use super::config::{LinkConfig, Protocol};
+
+/// How an attempt or a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The broker closed the connection without a word.
+    Closed,
+    /// The broker sent what MQTT does not allow, or what the connection cannot use.
+    Protocol(String),
+    /// Said in full.
+    Because(String),
+}
+
+/// What a CONNACK refuses, in the terms both versions of MQTT share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ConnectRefusal {
+    Version,
+    ClientId,
+    Credentials,
+    NotAuthorized,
+    Unavailable,
+    RetainUnsupported,
+    Other(String),
+}
+
+/// Words for failures, knowing what was tried.
+pub(super) struct Explain {
+    broker: String,
+    protocol: Protocol,
+    client_id: String,
+    tls: bool,
+    has_login: bool,
+}
+
+impl Explain {
+    pub(super) fn new(config: &LinkConfig) -> Self {
+        let (host, port) = super::wire::address(&config.broker);
+        let broker = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        Self {
+            broker,
+            protocol: config.protocol,
+            client_id: config.client_id.clone(),
+            tls: config.broker.scheme() == "mqtts",
+            has_login: config.credentials.is_some(),
+        }
+    }
+
+    /// The whole story of a failure. `stood` tells whether the broker had accepted the connection; `quick_losses` how many
+    /// connections in a row were lost soon after that.
+    pub(super) fn failure(&self, failure: &Failure, stood: bool, quick_losses: u32) -> String {
+        let broker = &self.broker;
+        match failure {
+            Failure::Because(cause) => cause.clone(),
+            Failure::Protocol(what) if !stood && self.protocol == Protocol::V5 => format!(
+                "{broker} gave no usable answer to an MQTT 5 CONNECT ({what}): if the broker is older, set mqtt.protocol = \"3.1.1\""
+            ),
+            Failure::Protocol(what) => format!("{broker} broke the MQTT protocol: {what}"),
+            Failure::Closed if stood && quick_losses >= 3 => format!(
+                "{broker} closed the connection soon after accepting it, {quick_losses} times in a row: perhaps another client uses the client id `{}` (mqtt.client_id)",
+                self.client_id
+            ),
+            Failure::Closed if stood => format!("{broker} closed the connection"),
+            Failure::Closed if self.tls => format!("{broker} closed the connection instead of answering CONNECT"),
+            Failure::Closed => format!(
+                "{broker} closed the connection instead of answering CONNECT: is it a TLS port? (then mqtts://) Does it speak this version of MQTT? (mqtt.protocol)"
+            ),
+        }
+    }
+
+    pub(super) fn refused(&self, refusal: ConnectRefusal) -> Failure {
+        let broker = &self.broker;
+        Failure::Because(match refusal {
+            ConnectRefusal::Version => format!(
+                "{broker} does not speak this version of MQTT: set mqtt.protocol = \"{}\"",
+                if self.protocol == Protocol::V5 { "3.1.1" } else { "5" }
+            ),
+            ConnectRefusal::ClientId => {
+                format!("{broker} rejects the client identifier `{}`: set mqtt.client_id", self.client_id)
+            }
+            ConnectRefusal::Credentials => {
+                format!("{broker} rejects the user name or password: check mqtt.username and mqtt.password")
+            }
+            ConnectRefusal::NotAuthorized if self.has_login => format!(
+                "{broker} does not authorise the connection: check mqtt.username and mqtt.password, and whether that user may connect as `{}`",
+                self.client_id
+            ),
+            ConnectRefusal::NotAuthorized => {
+                format!("{broker} does not authorise the connection: it wants mqtt.username and mqtt.password")
+            }
+            ConnectRefusal::Unavailable => format!("{broker} says that it is unavailable or busy"),
+            ConnectRefusal::RetainUnsupported => {
+                format!(
+                    "{broker} does not support retained messages, which the bridge's state needs: enable them there"
+                )
+            }
+            ConnectRefusal::Other(what) => format!("{broker} refuses the connection: {what}"),
+        })
+    }
+
+    pub(super) fn disconnected(&self, reason: &str, text: Option<&str>) -> Failure {
+        let broker = &self.broker;
+        let said = text.map(|text| format!(" ({text})")).unwrap_or_default();
+        Failure::Because(if reason == "SessionTakenOver" {
+            format!(
+                "another client connected to {broker} with the client id `{}`: give each its own mqtt.client_id",
+                self.client_id
+            )
+        } else {
+            format!("{broker} disconnected us: {reason}{said}")
+        })
+    }
+
+    pub(super) fn no_answer(&self) -> Failure {
+        Failure::Because(format!(
+            "no answer from {} in time: is it the broker's address, is a firewall in between?",
+            self.broker
+        ))
+    }
+
+    pub(super) fn stalled(&self) -> Failure {
+        Failure::Because(format!("{} answers nothing any more (keep-alive time-out)", self.broker))
+    }
+
+    pub(super) fn io(&self, error: &io::Error) -> Failure {
+        if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return self.tls(tls);
+        }
+        let broker = &self.broker;
+        Failure::Because(match error.kind() {
+            io::ErrorKind::ConnectionRefused => {
+                format!("{broker} refuses the connection: is the broker running, is mqtt.broker its address?")
+            }
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
+                return Failure::Closed;
+            }
+            io::ErrorKind::UnexpectedEof if self.tls => {
+                format!("{broker} closed the connection during the TLS handshake: is it a TLS port?")
+            }
+            io::ErrorKind::UnexpectedEof => return Failure::Closed,
+            // The standard library gives name resolution no kind of its own.
+            _ if error.to_string().contains("lookup address") || error.to_string().contains("could not resolve") => {
+                format!("the name of {broker} cannot be resolved: check mqtt.broker and the DNS ({error})")
+            }
+            _ => format!("{broker}: {error}"),
+        })
+    }
+
+    pub(super) fn tls(&self, error: &rustls::Error) -> Failure {
+        use rustls::Error as Tls;
+        let broker = &self.broker;
+        Failure::Because(match error {
+            Tls::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                format!(
+                    "the certificate of {broker} comes from no trusted issuer: name the issuer's certificate in mqtt.tls.ca"
+                )
+            }
+            Tls::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            ) => {
+                format!("the certificate of {broker} is for another name: use the name in it in mqtt.broker ({error})")
+            }
+            Tls::InvalidCertificate(
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. },
+            ) => format!(
+                "the certificate of {broker} is not valid today: renew it, or set this machine's clock ({error})"
+            ),
+            Tls::AlertReceived(
+                AlertDescription::CertificateRequired
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnknownCA
+                | AlertDescription::AccessDenied
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown,
+            ) => format!(
+                "{broker} does not accept our client certificate: check mqtt.tls.cert and mqtt.tls.key ({error})"
+            ),
+            Tls::InvalidMessage(_) => {
+                format!("{broker} does not answer in TLS: is it a TLS port? Else use mqtt:// ({error})")
+            }
+            _ => format!("TLS with {broker}: {error}"),
+        })
+    }
+
+    /// An error that needs no words of its own, with its sources, each said once.
+    pub(super) fn other(&self, error: &dyn Error) -> Failure {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(inner) = source {
+            let inner_text = inner.to_string();
+            if !text.contains(&inner_text) {
+                text = format!("{text}: {inner_text}");
+            }
+            source = inner.source();
+        }
+        Failure::Because(format!("{}: {text}", self.broker))
+    }
+}

@@ -1,0 +1,248 @@
+//! The steps of a connection from CONNACK to *up*, what arrives on it, and the farewell.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::account::AccountCheck;
+use super::connection::{Connection, End, Phase, Step};
+use super::explain::{ConnectRefusal, Failure};
+use super::incoming::{Incoming, NotTaken};
+use super::outbox::Origin;
+use super::publisher::AckToken;
+use super::state::{LinkCounters, Subscriptions};
+use super::wire::{Accepted, Subscription, Wire};
+use super::{acl, config::Protocol};
+
+/// For each answer on the way to *up*: SUBACK, UNSUBACK.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// For the broker to read our DISCONNECT and close.
+const DISCONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// Messages of an earlier session that are held while the account check runs; the broker's burst is bounded by our receive
+/// maximum in MQTT 5, and by Mosquitto's 20 in 3.1.1.
+const HELD: usize = 1024;
+/// How often it is said that commands are dropped.
+const DROPS_TOLD_EVERY: Duration = Duration::from_mins(1);
+
+impl<W: Wire> Connection<'_, W> {
+    pub(super) fn on_connected(&mut self, accepted: &Accepted) -> Step {
+        let explain = &self.task.dialer.explain;
+        if accepted.receive_maximum == 0 {
+            return Err(End::Lost(Failure::Protocol("a receive maximum of 0".to_owned())));
+        }
+        if !accepted.qos_1 {
+            return Err(End::Lost(
+                explain.refused(ConnectRefusal::Other("it takes QoS 0 only; QoS 1 is needed".to_owned())),
+            ));
+        }
+        if !accepted.retain {
+            return Err(End::Lost(explain.refused(ConnectRefusal::RetainUnsupported)));
+        }
+        LinkCounters::one(&self.task.counters.connects);
+        self.accept(accepted);
+        self.note_session(accepted);
+        let check = AccountCheck::new(&self.task.dialer.config.base);
+        if !self.wire.subscribe(&check.topics(), Subscription::Look) {
+            return Err(request_lost());
+        }
+        self.enter(Phase::Looking { check, unsubacks_left: 0 }, Some(ANSWER_LIMIT));
+        Ok(())
+    }
+
+    fn note_session(&mut self, accepted: &Accepted) {
+        let config = &self.task.dialer.config;
+        let lost = self.task.expects_session && !accepted.session_present;
+        if lost {
+            LinkCounters::one(&self.task.counters.sessions_lost);
+            warn!("the broker no longer has our session: commands that waited there while we were away are lost");
+        }
+        self.task.state.send_modify(|state| {
+            state.session_present = accepted.session_present;
+            state.session_lost += u64::from(lost);
+        });
+        self.task.expects_session = match config.protocol {
+            Protocol::V5 => config.session_expiry > 0,
+            Protocol::V311 => config.persistent_session,
+        };
+        if let Some(expiry) = accepted.session_expiry.filter(|expiry| *expiry < config.session_expiry) {
+            info!(expiry_s = expiry, "the broker keeps our session for a shorter time than mqtt.session_expiry asks");
+            self.task.expects_session = expiry > 0;
+        }
+    }
+
+    pub(super) fn on_subscribed(&mut self, granted: &[bool]) -> Step {
+        match &mut self.phase {
+            Phase::Looking { check, unsubacks_left } => {
+                // Looking may be denied: then no conflict is known. Otherwise the UNSUBACKs come after the retained messages.
+                if !granted.contains(&true) {
+                    return self.subscribe();
+                }
+                let topics = check.topics();
+                *unsubacks_left = topics.len();
+                if topics.iter().all(|topic| self.wire.unsubscribe(topic)) { Ok(()) } else { Err(request_lost()) }
+            }
+            Phase::Subscribing => {
+                self.enter(Phase::Up, None);
+                self.task.connected();
+                self.announce();
+                self.on_granted(granted);
+                Ok(())
+            }
+            Phase::Up => {
+                self.on_granted(granted);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn on_unsubscribed(&mut self) -> Step {
+        let Phase::Looking { check, unsubacks_left } = &mut self.phase else { return Ok(()) };
+        *unsubacks_left = unsubacks_left.saturating_sub(1);
+        if *unsubacks_left > 0 {
+            return Ok(());
+        }
+        match check.other(&self.task.dialer.config.own_uid) {
+            Some(uid) => self.disconnect(End::Conflict(uid)),
+            None => self.subscribe(),
+        }
+    }
+
+    fn subscribe(&mut self) -> Step {
+        self.enter(Phase::Subscribing, Some(ANSWER_LIMIT));
+        while let Some(message) = self.held.pop_front() {
+            self.deliver(message)?;
+        }
+        self.send_subscribe()
+    }
+
+    pub(super) fn send_subscribe(&mut self) -> Step {
+        let filters = &self.task.dialer.config.filters;
+        if filters.is_empty() {
+            return self.on_subscribed(&[]);
+        }
+        if self.wire.subscribe(filters, Subscription::Commands) { Ok(()) } else { Err(request_lost()) }
+    }
+
+    fn on_granted(&mut self, granted: &[bool]) {
+        let filters = &self.task.dialer.config.filters;
+        let refused: Vec<String> = filters
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| !granted.get(*i).copied().unwrap_or(false))
+            .map(|(_, filter)| filter.clone())
+            .collect();
+        if refused.is_empty() {
+            return self.start_probe();
+        }
+        let news = self.task.state.borrow().subscriptions != Subscriptions::Refused(refused.clone());
+        if news {
+            let remedy = acl::read_lines(&refused);
+            warn!(?refused, remedy, "the broker refuses subscriptions: commands there do not arrive");
+        }
+        self.recheck_later(Subscriptions::Refused(refused));
+    }
+
+    pub(super) fn on_message(&mut self, message: Incoming) -> Step {
+        if message.qos > 0 {
+            self.arrivals.arrived(message.pkid);
+        }
+        if let Phase::Looking { check, .. } = &mut self.phase {
+            if check.is_about(&message.topic) {
+                check.note(&message.topic, &message.payload);
+                self.arrivals.done(message.pkid);
+            } else if self.held.len() < HELD {
+                self.held.push_back(message);
+            } else {
+                return self.overflow(message.qos);
+            }
+            return Ok(());
+        }
+        if self.probe.is_probe(&message.topic) {
+            self.arrivals.done(message.pkid);
+            self.probe_heard(&message.topic);
+            return Ok(());
+        }
+        self.deliver(message)
+    }
+
+    fn deliver(&mut self, mut message: Incoming) -> Step {
+        let (qos, pkid) = (message.qos, message.pkid);
+        message.connection = self.task.generation;
+        message.session_present = self.session_present;
+        message.ack = (qos > 0).then_some(AckToken { generation: self.task.generation, pkid });
+        self.probe.message_came();
+        match self.task.commands.hand_over(message) {
+            Ok(()) => {
+                LinkCounters::one(&self.task.counters.commands);
+                Ok(())
+            }
+            Err(NotTaken::Full) => self.overflow(qos),
+            // Nobody takes commands any more: the daemon is stopping. Un-acknowledged, it waits in the session.
+            Err(NotTaken::Closed) => Ok(()),
+        }
+    }
+
+    fn overflow(&mut self, qos: u8) -> Step {
+        if qos > 0 {
+            let cause = "commands came faster than they could be stored; the broker will send them again";
+            return Err(End::GaveUp(Failure::Because(cause.to_owned())));
+        }
+        LinkCounters::one(&self.task.counters.commands_dropped);
+        let now = Instant::now();
+        if self.task.drops_told.is_none_or(|told| now.duration_since(told) >= DROPS_TOLD_EVERY) {
+            self.task.drops_told = Some(now);
+            warn!("QoS 0 commands are dropped: they come faster than they can be stored; QoS 1 would make them wait");
+        }
+        Ok(())
+    }
+
+    /// The shutdown: says `offline` if we were up, and goes. Does nothing when already under way.
+    pub(super) fn leave(&mut self) -> Step {
+        match &self.phase {
+            Phase::Connecting => Err(End::Stopped),
+            Phase::Looking { .. } | Phase::Subscribing => self.disconnect(End::Stopped),
+            Phase::Up => {
+                let limit = self.task.dialer.config.timing.stop_limit;
+                self.enter(Phase::Leaving, Some(limit));
+                let offline = self.task.dialer.config.will.clone();
+                self.task.outbox.add(offline, Origin::Offline);
+                Ok(())
+            }
+            Phase::Leaving | Phase::Disconnecting(_) => Ok(()),
+        }
+    }
+
+    /// A clean DISCONNECT: the broker does not publish the will. Then waits for the broker to close, so that it has read it.
+    pub(super) fn disconnect(&mut self, end: End) -> Step {
+        if !self.wire.disconnect() {
+            return Err(end);
+        }
+        self.enter(Phase::Disconnecting(end), Some(DISCONNECT_LIMIT));
+        Ok(())
+    }
+
+    pub(super) fn on_phase_overdue(&mut self) -> Step {
+        match &self.phase {
+            Phase::Leaving => {
+                debug!("the broker did not acknowledge `offline` in time");
+                self.disconnect(End::Stopped)
+            }
+            // The intended end replaces this one.
+            Phase::Disconnecting(_) => Err(End::Lost(Failure::Closed)),
+            Phase::Looking { .. } | Phase::Subscribing => Err(End::Lost(self.task.dialer.explain.stalled())),
+            Phase::Connecting | Phase::Up => Ok(()),
+        }
+    }
+
+    fn enter(&mut self, phase: Phase, limit: Option<Duration>) {
+        self.phase = phase;
+        self.phase_until = limit.map(|limit| Instant::now() + limit);
+    }
+}
+
+/// rumqttc's channel has room for all that one connection can ask; should it not, a new connection has.
+fn request_lost() -> End {
+    End::GaveUp(Failure::Because("the connection takes no more requests".to_owned()))
+}

@@ -1,0 +1,190 @@
+//! The link task: one connection after another, for as long as the daemon runs.
+//!
+//! ```text
+//!            publish()                                                              Completion
+//!               │ 1                                                                     ▲ 5
+//!               ▼                                                                       │
+//!   ┌───────► waiting ──2 try_publish──► handed ──3 Outgoing(pkid)──► in flight ──4 PUBACK(pkid)
+//!   │           ▲                          │                              │
+//!   │           └──6 refused for now       └──────────────7───────────────┤ any error: rumqttc is thrown away,
+//!   └─────────────────────────────────────────────────────────────────────┘ all of it is sent again, in order
+//!
+//!   broker ──8 PUBLISH(pkid)──► arrivals ──► commands ──9 (made durable)──► ack(token) ──10 in order──► PUBACK(pkid)
+//! ```
+//!
+//! 1. A publication becomes a job ([`outbox`](super::outbox)). Only the link retransmits: a job is given up by nobody else.
+//! 2. While there is room in the window. Never awaited: the task that polls must not wait for its own queue.
+//! 3. rumqttc says which packet id the oldest handed job got. One that is in use already means that it lost count: 7.
+//! 4. Matched by packet id and by nothing else. An unknown one means that the broker lost count: 7.
+//! 5. The broker has it, or refused it for good.
+//! 6. A refusal that may pass (quota, unspecified) is tried again later, a few times.
+//! 7. What had been acknowledged and not reported yet is harvested first. Then everything in flight waits again, the
+//!    generation grows, and after a back-off a new connection is opened. What was in flight across several quick losses is sent
+//!    alone, and set aside if that kills the connection too.
+//! 8. Retained state of our own topics and the self-test end here. The rest goes on with a token (generation, packet id).
+//! 9. A token of an earlier generation is dropped: its packet id may belong to another message by now.
+//! 10. In the order of arrival, as MQTT wants it.
+//!
+//! What happens on one connection is in [`connection`](super::connection).
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::backoff::Backoff;
+use super::connection::{Connection, End, Ended};
+use super::denied::Denied;
+use super::explain::Failure;
+use super::incoming::CommandSender;
+use super::outbox::{Job, Origin, Outbox};
+use super::publisher::{Delivery, PublisherEnds, Refusal};
+use super::state::{LinkCounters, LinkState, Subscriptions};
+use super::wire::{Dialer, Wire};
+
+/// What outlives a connection.
+pub(super) struct Task {
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) ends: PublisherEnds,
+    pub(super) commands: CommandSender,
+    pub(super) state: watch::Sender<LinkState>,
+    pub(super) counters: Arc<LinkCounters>,
+    pub(super) shutdown: CancellationToken,
+    pub(super) outbox: Outbox,
+    pub(super) generation: u64,
+    /// Whether the broker should still have our session.
+    pub(super) expects_session: bool,
+    pub(super) denied: Denied,
+    /// When it was last said that commands are dropped.
+    pub(super) drops_told: Option<Instant>,
+}
+
+impl Task {
+    /// Runs until the shutdown. Jobs that are left then end as [`Delivery::Closed`].
+    pub(super) async fn run<W: Wire>(mut self) {
+        let mut backoff = Backoff::new(&self.dialer.config.timing);
+        let mut quick_losses = 0;
+        while !self.shutdown.is_cancelled() {
+            self.generation += 1;
+            let generation = self.generation;
+            self.state.send_modify(|state| state.generation = generation);
+            let Ended { end, stood, suspicious } = Connection::<W>::open(&mut self).run().await;
+            let stable = stood.is_some_and(|stood| stood >= self.dialer.config.timing.stable_after);
+            if stable {
+                backoff.reset();
+            }
+            quick_losses = if stood.is_some() && !stable { quick_losses + 1 } else { 0 };
+            self.requeue(suspicious && !stable);
+            let wait = match end {
+                End::Stopped => break,
+                End::Conflict(uid) => {
+                    self.conflict(uid);
+                    self.dialer.config.timing.conflict_retry
+                }
+                End::Lost(failure) | End::GaveUp(failure) => {
+                    self.failed(&failure, stood.is_some(), quick_losses);
+                    backoff.next()
+                }
+            };
+            self.pause(wait).await;
+        }
+        self.disconnected("stopped".to_owned(), None);
+    }
+
+    fn requeue(&mut self, blame: bool) {
+        let lost = self.outbox.lost(blame);
+        LinkCounters::add(&self.counters.requeued, lost.requeued);
+        for job in lost.condemned {
+            let refusal = Refusal {
+                reason: "the broker closes the connection whenever it gets this message".to_owned(),
+                remedy: "look for the reason in the broker's log".to_owned(),
+            };
+            self.complete(job, Delivery::Refused(refusal));
+        }
+    }
+
+    /// Tells the caller of a job what became of it.
+    pub(super) fn complete(&self, job: Job, delivery: Delivery) {
+        let Origin::Caller(done) = job.origin else { return };
+        LinkCounters::one(match &delivery {
+            Delivery::Acked { no_subscribers } => {
+                LinkCounters::add(&self.counters.no_subscribers, u64::from(*no_subscribers));
+                &self.counters.acked
+            }
+            Delivery::Refused(_) => &self.counters.refused,
+            Delivery::Expired | Delivery::Closed => &self.counters.expired,
+        });
+        // A caller that no longer waits does not want to know.
+        let _ = done.send(delivery);
+    }
+
+    fn failed(&mut self, failure: &Failure, stood: bool, quick_losses: u32) {
+        LinkCounters::one(&self.counters.failures);
+        let cause = self.dialer.explain.failure(failure, stood, quick_losses);
+        let was_connected = self.state.borrow().connected;
+        let news = was_connected || self.state.borrow().cause.as_deref() != Some(cause.as_str());
+        match (was_connected, news) {
+            (true, _) => warn!(cause, "the connection to the broker was lost; messages wait"),
+            (false, true) => warn!(cause, "cannot connect to the broker; messages wait"),
+            (false, false) => debug!(cause, "still cannot connect to the broker"),
+        }
+        self.disconnected(cause, None);
+    }
+
+    fn conflict(&mut self, uid: String) {
+        let base = self.dialer.config.base.as_str();
+        let cause = format!(
+            "the bridge of uid {uid} is online under the base topic `{base}`: give each account its own mqtt.base_topic, or stop the other bridge"
+        );
+        if self.state.borrow().conflict.as_deref() != Some(uid.as_str()) {
+            warn!(cause, "another account uses our base topic; nothing is subscribed or published");
+        }
+        self.disconnected(cause, Some(uid));
+    }
+
+    fn disconnected(&self, cause: String, conflict: Option<String>) {
+        self.state.send_modify(|state| {
+            if state.connected {
+                state.since = SystemTime::now();
+            }
+            state.connected = false;
+            state.subscriptions = Subscriptions::Pending;
+            state.conflict = conflict;
+            state.cause = Some(cause);
+        });
+    }
+
+    pub(super) fn connected(&self) {
+        info!(broker = self.dialer.config.broker.host_str(), "connected to the broker");
+        self.state.send_modify(|state| {
+            state.connected = true;
+            state.since = SystemTime::now();
+            state.conflict = None;
+            state.cause = None;
+        });
+    }
+
+    pub(super) fn subscriptions(&self, subscriptions: Subscriptions) {
+        self.state.send_if_modified(|state| {
+            let news = state.subscriptions != subscriptions;
+            state.subscriptions = subscriptions;
+            news
+        });
+    }
+
+    /// Waits before the next attempt. Acknowledgements that come meanwhile have lost their connection.
+    async fn pause(&mut self, wait: Duration) {
+        let until = Instant::now() + wait;
+        loop {
+            // Cancel-safe: a timer with a fixed end, a channel's recv, a token.
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return,
+                () = self.shutdown.cancelled() => return,
+                Some(_) = self.ends.acks.recv() => LinkCounters::one(&self.counters.stale_acks),
+            }
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Every publication the link owns, from its hand-over to its end, across connections.
+//!
+//! A job is in exactly one place: *waiting* (to be handed to rumqttc), *delayed* (refused for now), *handed* (in rumqttc's
+//! channel, packet id not known yet), or *in flight* (by packet id). Losing the connection moves handed and in-flight jobs
+//! back to waiting, in the order they first had. Pure bookkeeping: no I/O, no clock.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::publisher::Delivery;
+use super::wire::WINDOW;
+use crate::local::Publication;
+
+/// Jobs held at most: one window in flight and one that is ready to follow.
+const JOBS: usize = 2 * WINDOW as usize;
+/// In flight across so many quick losses, a job is suspected of causing them: from then on one is sent at a time.
+const SUSPECT_AFTER: u8 = 3;
+/// Sent alone, and lost with the connection quickly, so many times: nothing else can have caused it.
+const CONDEMNED_AFTER: u8 = 3;
+
+/// The order of sending: by rank, then by age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Key(Rank, u64);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Rank {
+    Link,
+    Standing,
+    Caller,
+}
+
+impl Key {
+    /// Whether the link made it for this connection.
+    pub(super) fn is_links_own(self) -> bool {
+        self.0 == Rank::Link
+    }
+}
+
+/// Who wants the publication, and so who hears of its end.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// A [`Completion`](super::Completion). Only these outlive a connection; the link makes its own anew.
+    Caller(oneshot::Sender<Delivery>),
+    /// [`Publisher::set_state`](super::Publisher::set_state), with its version.
+    Standing(u64),
+    /// One of the configured birth messages.
+    Birth,
+    /// The self-test.
+    Probe,
+    /// The farewell.
+    Offline,
+}
+
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) publication: Publication,
+    pub(super) origin: Origin,
+    /// How often the broker refused it for now.
+    pub(super) refusals: u8,
+    losses: u8,
+    losses_alone: u8,
+}
+
+/// What losing a connection did.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    /// Jobs that were in flight and will be sent again.
+    pub(super) requeued: u64,
+    /// Jobs that are to blame for it, taken out.
+    pub(super) condemned: Vec<Job>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    jobs: BTreeMap<Key, Job>,
+    waiting: BTreeSet<Key>,
+    delayed: BTreeMap<Key, Instant>,
+    handed: VecDeque<Key>,
+    by_pkid: HashMap<u16, Key>,
+    next: u64,
+    suspects: bool,
+}
+
+impl Outbox {
+    pub(super) fn add(&mut self, publication: Publication, origin: Origin) {
+        let rank = match origin {
+            Origin::Caller(_) => Rank::Caller,
+            Origin::Standing(_) => Rank::Standing,
+            Origin::Birth | Origin::Probe | Origin::Offline => Rank::Link,
+        };
+        let key = Key(rank, self.next);
+        self.next += 1;
+        self.jobs.insert(key, Job { publication, origin, refusals: 0, losses: 0, losses_alone: 0 });
+        self.waiting.insert(key);
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.jobs.len() < JOBS
+    }
+
+    /// Handed and in flight: what fills the window.
+    pub(super) fn outstanding(&self) -> usize {
+        self.handed.len() + self.by_pkid.len()
+    }
+
+    /// Whether one of the jobs is suspected of killing connections.
+    pub(super) fn has_suspects(&self) -> bool {
+        self.suspects
+    }
+
+    /// The next job to hand over.
+    pub(super) fn first_waiting(&self) -> Option<(Key, &Job)> {
+        let key = self.waiting.first()?;
+        self.jobs.get(key).map(|job| (*key, job))
+    }
+
+    pub(super) fn handed(&mut self, key: Key) {
+        self.waiting.remove(&key);
+        self.handed.push_back(key);
+    }
+
+    /// Takes a waiting job out.
+    pub(super) fn take(&mut self, key: Key) -> Option<Job> {
+        self.waiting.remove(&key);
+        self.jobs.remove(&key)
+    }
+
+    /// The oldest handed job got a packet id.
+    pub(super) fn sent(&mut self, pkid: u16) -> Result<(), String> {
+        let Some(key) = self.handed.pop_front() else {
+            return Err(format!("packet {pkid} was sent, but none was handed over"));
+        };
+        match self.by_pkid.insert(pkid, key) {
+            None => Ok(()),
+            Some(other) => {
+                // Both are un-acknowledged; the reset that follows sends both again.
+                self.handed.push_front(other);
+                Err(format!("packet id {pkid} was used again before it was acknowledged"))
+            }
+        }
+    }
+
+    /// The job that a PUBACK is for, taken out.
+    pub(super) fn acked(&mut self, pkid: u16) -> Option<(Key, Job)> {
+        let key = self.by_pkid.remove(&pkid)?;
+        let job = self.jobs.remove(&key)?;
+        if self.suspects {
+            self.suspects = self.jobs.values().any(Job::is_suspect);
+        }
+        Some((key, job))
+    }
+
+    /// Puts a refused job back, to be sent when `until` has come.
+    pub(super) fn delay(&mut self, key: Key, job: Job, until: Instant) {
+        self.jobs.insert(key, job);
+        self.delayed.insert(key, until);
+    }
+
+    /// When the next delayed job is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.delayed.values().min().copied()
+    }
+
+    /// Moves due jobs to the waiting ones.
+    pub(super) fn wake(&mut self, now: Instant) {
+        let due: Vec<Key> = self.delayed.iter().filter(|(_, until)| **until <= now).map(|(key, _)| *key).collect();
+        for key in due {
+            self.delayed.remove(&key);
+            self.waiting.insert(key);
+        }
+    }
+
+    /// The connection has gone. `blame`: it went so soon that what was in flight may have caused it.
+    pub(super) fn lost(&mut self, blame: bool) -> Lost {
+        let in_flight: Vec<Key> = self.by_pkid.drain().map(|(_, key)| key).collect();
+        let mut lost = Lost::default();
+        for key in &in_flight {
+            if let Some(job) = self.jobs.get_mut(key) {
+                job.note_loss(blame, in_flight.len() == 1);
+                if job.losses_alone >= CONDEMNED_AFTER && key.0 == Rank::Caller {
+                    lost.condemned.extend(self.jobs.remove(key));
+                    continue;
+                }
+                lost.requeued += 1;
+            }
+        }
+        self.waiting.extend(in_flight);
+        self.waiting.extend(self.handed.drain(..));
+        // The link makes its own messages anew on every connection.
+        self.jobs.retain(|key, _| key.0 == Rank::Caller);
+        self.waiting.retain(|key| self.jobs.contains_key(key));
+        self.delayed.retain(|key, _| self.jobs.contains_key(key));
+        self.suspects = self.jobs.values().any(Job::is_suspect);
+        lost
+    }
+}
+
+impl Job {
+    fn is_suspect(&self) -> bool {
+        self.losses >= SUSPECT_AFTER
+    }
+
+    fn note_loss(&mut self, blame: bool, alone: bool) {
+        if blame && alone && self.is_suspect() {
+            self.losses_alone += 1;
+        }
+        if blame {
+            self.losses = self.losses.saturating_add(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outbox(topics: &[&str]) -> Outbox {
+        let mut outbox = Outbox::default();
+        for topic in topics {
+            outbox.add(Publication::raw((*topic).to_owned(), ""), Origin::Caller(oneshot::channel().0));
+        }
+        outbox
+    }
+
+    /// Hands over and sends up to `n` waiting jobs with packet ids from 1; returns their topics.
+    fn send(outbox: &mut Outbox, n: u16) -> Vec<String> {
+        (1..=n)
+            .map_while(|pkid| {
+                let (key, job) = outbox.first_waiting()?;
+                let topic = job.publication.topic.clone();
+                outbox.handed(key);
+                outbox.sent(pkid).unwrap();
+                Some(topic)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_was_lost_is_sent_again_in_its_first_order() {
+        let mut outbox = outbox(&["a", "b", "c", "d"]);
+        assert_eq!(send(&mut outbox, 3), ["a", "b", "c"]);
+        assert_eq!(outbox.acked(2).unwrap().1.publication.topic, "b");
+        assert!(outbox.acked(2).is_none());
+        assert_eq!(outbox.lost(false).requeued, 2);
+        assert_eq!(outbox.outstanding(), 0);
+        assert!(outbox.acked(1).is_none(), "an acknowledgement of an earlier connection means nothing");
+        assert_eq!(send(&mut outbox, 9), ["a", "c", "d"]);
+    }
+
+    #[test]
+    fn a_packet_id_used_twice_loses_neither_job() {
+        let mut outbox = outbox(&["a", "b"]);
+        for _ in 0..2 {
+            let (key, _) = outbox.first_waiting().unwrap();
+            outbox.handed(key);
+        }
+        outbox.sent(1).unwrap();
+        outbox.sent(1).unwrap_err();
+        outbox.lost(true);
+        assert_eq!(send(&mut outbox, 9), ["a", "b"]);
+    }
+
+    #[test]
+    fn the_links_own_go_first_and_do_not_outlive_a_connection() {
+        let mut outbox = outbox(&["a"]);
+        outbox.add(Publication::raw("standing".to_owned(), ""), Origin::Standing(1));
+        outbox.add(Publication::raw("birth".to_owned(), ""), Origin::Birth);
+        assert_eq!(send(&mut outbox, 9), ["birth", "standing", "a"]);
+        outbox.lost(false);
+        assert_eq!(send(&mut outbox, 9), ["a"]);
+    }
+
+    #[test]
+    fn only_what_kills_connections_alone_is_condemned() {
+        let mut outbox = outbox(&["a", "poison", "c"]);
+        for _ in 0..SUSPECT_AFTER {
+            assert!(!outbox.has_suspects());
+            send(&mut outbox, 9);
+            assert!(outbox.lost(true).condemned.is_empty());
+        }
+        assert!(outbox.has_suspects());
+        assert_eq!(send(&mut outbox, 1), ["a"]);
+        outbox.acked(1).unwrap();
+        for _ in 1..CONDEMNED_AFTER {
+            assert_eq!(send(&mut outbox, 1), ["poison"]);
+            assert!(outbox.lost(true).condemned.is_empty());
+        }
+        assert_eq!(send(&mut outbox, 1), ["poison"]);
+        let condemned = outbox.lost(true).condemned;
+        assert_eq!(condemned.iter().map(|job| job.publication.topic.as_str()).collect::<Vec<_>>(), ["poison"]);
+        assert_eq!(send(&mut outbox, 1), ["c"]);
+        outbox.acked(1).unwrap();
+        assert!(!outbox.has_suspects());
+    }
+
+    #[test]
+    fn losses_without_blame_condemn_nothing() {
+        let mut outbox = outbox(&["a"]);
+        for _ in 0..20 {
+            send(&mut outbox, 1);
+            assert!(outbox.lost(false).condemned.is_empty());
+        }
+        assert!(!outbox.has_suspects());
+    }
+
+    #[tokio::test]
+    async fn delayed_jobs_come_back_when_due() {
+        let mut outbox = outbox(&["a", "b"]);
+        send(&mut outbox, 1);
+        let (key, job) = outbox.acked(1).unwrap();
+        let due = Instant::now();
+        outbox.delay(key, job, due);
+        assert_eq!(outbox.next_due(), Some(due));
+        outbox.wake(due);
+        assert_eq!(outbox.next_due(), None);
+        assert_eq!(send(&mut outbox, 9), ["a", "b"]);
+    }
+}

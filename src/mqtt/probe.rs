@@ -1,0 +1,152 @@
+//! The self-test: we publish to a topic of our own subscriptions and listen.
+//!
+//! A granted SUBACK is no authorisation: Mosquitto grants filters whose messages its ACL then drops. Only a message that
+//! went all the way round shows that commands arrive.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::acl;
+use super::connection::{Connection, Step};
+use super::outbox::Origin;
+use super::publisher::Delivery;
+use super::state::Subscriptions;
+use super::wire::Wire;
+use crate::clock::boot_now;
+use crate::local::{Base, Publication, filter};
+
+/// The state of the self-test on one connection.
+pub(super) struct Probe {
+    /// What all probes' topics begin with; earlier runs' may still arrive.
+    prefix: String,
+    topic: String,
+    /// When it must have been heard.
+    heard_by: Option<Instant>,
+    /// When to try again.
+    recheck_at: Option<Instant>,
+    /// Whether other messages arrived since it was last looked at: a backlog that it waits behind.
+    others_came: bool,
+}
+
+impl Probe {
+    pub(super) fn new(base: &Base) -> Self {
+        let (prefix, topic) = (base.self_test(""), String::new());
+        Self { prefix, topic, heard_by: None, recheck_at: None, others_came: false }
+    }
+
+    pub(super) fn is_probe(&self, topic: &str) -> bool {
+        topic.starts_with(&self.prefix)
+    }
+
+    pub(super) fn message_came(&mut self) {
+        self.others_came = true;
+    }
+
+    pub(super) fn timers(&self) -> [Option<Instant>; 2] {
+        [self.heard_by, self.recheck_at]
+    }
+}
+
+impl<W: Wire> Connection<'_, W> {
+    pub(super) fn start_probe(&mut self) {
+        if let Some((until, reason)) = self.task.denied.until(&self.probe.prefix, Instant::now()) {
+            let unverified = Subscriptions::Unverified(reason.to_owned());
+            return self.recheck_at(until, unverified);
+        }
+        let config = &self.task.dialer.config;
+        let topic = config.base.self_test(&random());
+        if !config.filters.iter().any(|filter| filter::matches(filter, &topic)) {
+            // Nothing of ours would hear it: all we have is the SUBACK.
+            return self.task.subscriptions(Subscriptions::Granted);
+        }
+        let limit = config.timing.self_test_limit;
+        self.probe.topic.clone_from(&topic);
+        self.probe.recheck_at = None;
+        self.probe.others_came = false;
+        self.probe.heard_by = Some(Instant::now() + limit);
+        // It must not pile up in the session of a bridge that is gone.
+        let deadline = Some(boot_now() + limit.max(Duration::from_secs(2)));
+        let publication = Publication { topic, payload: Bytes::new(), deadline, ..Publication::default() };
+        self.task.outbox.add(publication, Origin::Probe);
+    }
+
+    pub(super) fn probe_heard(&mut self, topic: &str) {
+        if topic != self.probe.topic {
+            return;
+        }
+        self.probe.heard_by = None;
+        self.probe.recheck_at = None;
+        info!("commands arrive: our own probe was heard");
+        self.task.subscriptions(Subscriptions::Granted);
+    }
+
+    /// The probe's PUBACK, or that it was not sent in time.
+    pub(super) fn probe_finished(&mut self, delivery: &Delivery) {
+        let Delivery::Refused(refusal) = delivery else {
+            if matches!(delivery, Delivery::Acked { .. }) {
+                self.task.denied.taken(&self.probe.prefix);
+            }
+            return;
+        };
+        self.probe.heard_by = None;
+        let now = Subscriptions::Unverified(refusal.reason.clone());
+        if self.task.state.borrow().subscriptions != now {
+            let remedy = &refusal.remedy;
+            warn!(
+                reason = refusal.reason,
+                remedy, "whether commands arrive cannot be verified: the broker refuses our probe"
+            );
+        }
+        let until = self.task.denied.refused(&self.probe.prefix, &refusal.reason, Instant::now());
+        self.recheck_at(until, now);
+    }
+
+    pub(super) fn recheck_later(&mut self, subscriptions: Subscriptions) {
+        self.recheck_at(Instant::now() + self.task.dialer.config.timing.recheck_every, subscriptions);
+    }
+
+    fn recheck_at(&mut self, at: Instant, subscriptions: Subscriptions) {
+        self.probe.recheck_at = Some(at);
+        self.task.subscriptions(subscriptions);
+    }
+
+    pub(super) fn check_probe(&mut self, now: Instant) -> Step {
+        if self.probe.heard_by.is_some_and(|at| at <= now) {
+            self.probe.heard_by = None;
+            if self.probe.others_came {
+                // Commands do arrive, a backlog of them: the probe waits behind it, or expired there. Once more.
+                self.start_probe();
+            } else {
+                self.silently_denied();
+            }
+        }
+        if self.probe.recheck_at.is_some_and(|at| at <= now) {
+            self.probe.recheck_at = None;
+            let refused = matches!(self.task.state.borrow().subscriptions, Subscriptions::Refused(_));
+            if refused {
+                return self.send_subscribe();
+            }
+            self.start_probe();
+        }
+        Ok(())
+    }
+
+    fn silently_denied(&mut self) {
+        if self.task.state.borrow().subscriptions != Subscriptions::SilentlyDenied {
+            let config = &self.task.dialer.config;
+            let remedy =
+                format!("{}; {}", acl::read_lines(&config.filters), acl::write_line(&config.base, &self.probe.topic));
+            warn!(remedy, "commands do not arrive: the broker granted our subscriptions, but drops what comes there");
+        }
+        self.recheck_later(Subscriptions::SilentlyDenied);
+    }
+}
+
+fn random() -> String {
+    // Only told apart from other probes; without randomness the time will do.
+    let random = getrandom::u64().unwrap_or_else(|_| u64::try_from(boot_now().as_nanos()).unwrap_or(0));
+    format!("{random:016x}")
+}

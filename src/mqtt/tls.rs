@@ -1,0 +1,120 @@
+//! The TLS client configuration of `mqtts://`: which roots to trust, and who we are.
+//!
+//! The crypto provider is passed explicitly, so that nothing depends on what a process has installed by default.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::config::{StartError, TlsOptions};
+
+/// Reads the files of `options` once: the link keeps what it was started with.
+pub(super) fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, StartError> {
+    let roots = match &options.ca {
+        Some(ca) => roots_of(ca)?,
+        None => system_roots()?,
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let config = match (&options.cert, &options.key) {
+        (None, None) => builder.with_no_client_auth(),
+        (Some(cert), Some(key)) => {
+            let chain = certificates("mqtt.tls.cert", cert)?;
+            let key =
+                PrivateKeyDer::from_pem_file(key).map_err(|e| unusable("mqtt.tls.key", key, "no private key", &e))?;
+            builder.with_client_auth_cert(chain, key)?
+        }
+        _ => return Err(StartError::HalfIdentity),
+    };
+    Ok(Arc::new(config))
+}
+
+fn roots_of(ca: &Path) -> Result<RootCertStore, StartError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("mqtt.tls.ca", ca)? {
+        roots.add(certificate).map_err(|e| StartError::TlsFile {
+            key: "mqtt.tls.ca",
+            path: ca.to_owned(),
+            cause: e.to_string(),
+        })?;
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, StartError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (added, _unparsable) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        let causes: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+        return Err(StartError::NoRoots(causes.join("; ")));
+    }
+    Ok(roots)
+}
+
+fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match read {
+        Ok(certificates) if certificates.is_empty() => Err(StartError::TlsFile {
+            key,
+            path: path.to_owned(),
+            cause: "no certificate in PEM form in it".to_owned(),
+        }),
+        Ok(certificates) => Ok(certificates),
+        Err(e) => Err(unusable(key, path, "no certificate", &e)),
+    }
+}
+
+fn unusable(key: &'static str, path: &Path, missing: &str, error: &rustls::pki_types::pem::Error) -> StartError {
+    use rustls::pki_types::pem::Error;
+    let cause = match error {
+        Error::Io(e) => e.to_string(),
+        Error::NoItemsFound => format!("{missing} in PEM form in it"),
+        other => format!("{other:?}"),
+    };
+    StartError::TlsFile { key, path: path.to_owned(), cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn file(content: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(content.as_bytes()).unwrap();
+        file
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_said_with_its_key_and_path() {
+        let missing = TlsOptions { ca: Some("/nowhere/ca.pem".into()), ..TlsOptions::default() };
+        let error = client_config(&missing).unwrap_err().to_string();
+        assert!(error.starts_with("mqtt.tls.ca: /nowhere/ca.pem: No such file"), "{error}");
+
+        let empty = file("hello");
+        let options = TlsOptions { ca: Some(empty.path().into()), ..TlsOptions::default() };
+        let error = client_config(&options).unwrap_err().to_string();
+        assert!(error.ends_with("no certificate in PEM form in it"), "{error}");
+    }
+
+    #[test]
+    fn a_client_identity_is_a_certificate_and_its_key() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert = rcgen::CertificateParams::new(vec!["a".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let (cert, key) = (file(&cert.pem()), file(&key.serialize_pem()));
+        let options = TlsOptions { ca: Some(cert.path().into()), cert: Some(cert.path().into()), key: None };
+        assert!(matches!(client_config(&options), Err(StartError::HalfIdentity)));
+        let options = TlsOptions { key: Some(cert.path().into()), ..options };
+        let error = client_config(&options).unwrap_err().to_string();
+        assert!(error.contains("mqtt.tls.key") && error.ends_with("no private key in PEM form in it"), "{error}");
+        let options = TlsOptions { key: Some(key.path().into()), ..options };
+        client_config(&options).unwrap();
+    }
+}

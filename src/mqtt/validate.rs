@@ -1,0 +1,90 @@
+//! What no broker would take, found before it is sent.
+//!
+//! MQTT answers a malformed packet by closing the connection, so one bad message would close every connection that comes
+//! to it, for ever. Size limits of a particular broker are known only once it is connected and are checked then.
+
+use super::publisher::Refusal;
+use crate::local::Publication;
+use crate::local::escape::is_unsendable;
+
+/// MQTT's strings and binary data have a length of two bytes.
+const MAX_STRING: usize = 65_535;
+/// Mosquitto disconnects clients that use more.
+const MAX_SLASHES: usize = 200;
+
+/// Whether the publication can be sent to any broker at all.
+pub(super) fn check(publication: &Publication) -> Result<(), Refusal> {
+    let topic = &publication.topic;
+    if topic.is_empty() {
+        return refuse("the topic is empty");
+    }
+    if topic.len() > MAX_STRING {
+        return refuse(&format!("the topic has {} bytes, MQTT allows {MAX_STRING}", topic.len()));
+    }
+    if topic.contains(['+', '#']) {
+        return refuse("the topic has a wildcard");
+    }
+    if topic.contains(is_unsendable) {
+        return refuse("the topic has a character that brokers do not take");
+    }
+    let slashes = topic.bytes().filter(|byte| *byte == b'/').count();
+    if slashes > MAX_SLASHES {
+        return refuse(&format!("the topic has {slashes} slashes, brokers take {MAX_SLASHES}"));
+    }
+    for (key, value) in &publication.user_properties {
+        if value.len() > MAX_STRING {
+            return refuse(&format!("the user property {key} has {} bytes, MQTT allows {MAX_STRING}", value.len()));
+        }
+        if value.contains(is_unsendable) {
+            return refuse(&format!("the user property {key} has a character that brokers do not take"));
+        }
+    }
+    if publication.correlation_data.as_ref().is_some_and(|data| data.len() > MAX_STRING) {
+        return refuse("the correlation data is too long for MQTT");
+    }
+    Ok(())
+}
+
+fn refuse(reason: &str) -> Result<(), Refusal> {
+    Err(Refusal { reason: reason.to_owned(), remedy: "nothing: no broker would take this message".to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(topic: &str) -> Publication {
+        Publication::raw(topic.to_owned(), "x")
+    }
+
+    fn reason(publication: &Publication) -> String {
+        check(publication).unwrap_err().reason
+    }
+
+    #[test]
+    fn ordinary_publications_pass() {
+        for topic in ["ilink/recv/user/1/text", "/", "a//b", "开/灯", &"/".repeat(MAX_SLASHES), &"x".repeat(MAX_STRING)]
+        {
+            assert_eq!(check(&of(topic)), Ok(()), "{topic}");
+        }
+    }
+
+    #[test]
+    fn topics_that_would_close_the_connection_are_refused() {
+        for topic in ["", "a/+", "a/#", "a\0", "a\u{1}", "a\u{85}", "a\u{fffe}", "a\u{fdd0}"] {
+            assert!(check(&of(topic)).is_err(), "{topic:?}");
+        }
+        assert!(reason(&of(&"/".repeat(MAX_SLASHES + 1))).contains("201 slashes"));
+        assert!(reason(&of(&"x".repeat(MAX_STRING + 1))).contains("65536 bytes"));
+    }
+
+    #[test]
+    fn so_are_properties() {
+        let with = |value: &str| Publication { user_properties: vec![("id", value.to_owned())], ..of("t") };
+        assert_eq!(check(&with("x")), Ok(()));
+        assert!(reason(&with(&"x".repeat(MAX_STRING + 1))).contains("user property id has 65536"));
+        assert!(check(&with("\0")).is_err());
+        let data = Some(vec![0; MAX_STRING + 1].into());
+        assert!(reason(&Publication { correlation_data: data, ..of("t") }).contains("correlation data"));
+    }
+}

@@ -1,0 +1,151 @@
+//! What the link needs of a connection, the same for both versions of MQTT; `v5` and `v311` are the two adapters over rumqttc.
+//!
+//! A connection is opened afresh for every attempt, so nothing of a lost one (packet ids, queued requests, collisions, values
+//! from its CONNACK) survives in rumqttc. Nothing here waits but [`Wire::poll`].
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::{Host, Url};
+
+use super::config::LinkConfig;
+use super::explain::{Explain, Failure};
+use super::incoming::{Incoming, RECEIVE_MAXIMUM};
+use crate::local::Publication;
+
+/// Publishes in flight at most: 20 to 100 reach Mosquitto's full rate, more only add latency.
+pub(super) const WINDOW: u16 = 100;
+/// rumqttc's own limit on them. One more than ours, because at its limit it holds back our PUBACKs too.
+pub(super) const WIRE_WINDOW: u16 = WINDOW + 1;
+/// rumqttc's request channel, so that handing over never waits: two windows, one PUBACK per message that may be
+/// un-acknowledged, and the few SUBSCRIBEs.
+pub(super) const REQUESTS: usize = 2 * WINDOW as usize + RECEIVE_MAXIMUM as usize + 16;
+/// For the whole of TCP, TLS and CONNACK.
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// The largest packet MQTT can express: five bytes of fixed header and 268,435,455 more.
+pub(super) const LARGEST_PACKET: usize = 268_435_460;
+/// The shortest keep alive that rumqttc takes without a panic, in seconds.
+pub(super) const SHORTEST_KEEP_ALIVE: u64 = 5;
+
+/// What opens connections: the configuration, with the TLS files read.
+pub(super) struct Dialer {
+    pub(super) config: LinkConfig,
+    pub(super) tls: Option<Arc<rustls::ClientConfig>>,
+    pub(super) explain: Explain,
+}
+
+/// What happened on the connection.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The broker accepted the connection.
+    Connected(Accepted),
+    /// Our PUBLISH got this packet id. They come in the order in which they were handed over.
+    Sent(u16),
+    /// The broker's PUBACK for it.
+    Acked(u16, Ack),
+    /// A message. `connection`, `session_present` and `ack` are not filled in yet.
+    Message(Box<Incoming>),
+    /// A QoS 1 message that breaks a rule which does no harm to the connection: acknowledge and forget it.
+    Unreadable(u16),
+    /// SUBACK: per filter, whether it was granted.
+    Subscribed(Vec<bool>),
+    /// UNSUBACK.
+    Unsubscribed,
+    /// The broker did what this connection cannot go on with.
+    Broken(String),
+    /// Nothing that matters to the link.
+    Other,
+}
+
+/// What the CONNACK says.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) session_present: bool,
+    pub(super) receive_maximum: u16,
+    pub(super) maximum_packet: usize,
+    pub(super) qos_1: bool,
+    pub(super) retain: bool,
+    pub(super) keep_alive: Duration,
+    pub(super) session_expiry: Option<u32>,
+}
+
+/// What a PUBACK says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ack {
+    Done {
+        no_subscribers: bool,
+    },
+    NotAuthorized,
+    TopicInvalid,
+    PayloadInvalid,
+    /// The broker as a whole takes no more for now.
+    QuotaExceeded,
+    /// This one failed, and may succeed another time.
+    Failed(&'static str),
+}
+
+/// One connection's requests. Each returns whether rumqttc's channel had room; if not, try again after the next event.
+pub(super) trait Wire: Sized + Send + Sync {
+    /// The connection itself.
+    type Poller: Send;
+
+    fn open(dialer: &Dialer) -> (Self, Self::Poller);
+    fn publish(&self, publication: &Publication, expiry: Option<u32>) -> bool;
+    fn ack(&self, pkid: u16) -> bool;
+    fn subscribe(&self, filters: &[String], kind: Subscription) -> bool;
+    fn unsubscribe(&self, filter: &str) -> bool;
+    fn disconnect(&self) -> bool;
+
+    /// How many bytes the publication takes on this wire.
+    fn packet_size(publication: &Publication, expiry: Option<u32>) -> usize;
+
+    /// Drives the connection to its next event. Not cancel-safe: poll one future to its end.
+    fn poll(poller: &mut Self::Poller, dialer: &Dialer) -> impl Future<Output = Result<Event, Failure>> + Send;
+
+    /// The events that had happened before an error and were not reported yet.
+    fn harvest(poller: &mut Self::Poller) -> Vec<Event>;
+}
+
+/// What a subscription is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Subscription {
+    /// QoS 1; in MQTT 5 retained messages come only if the subscription is new, and keep their flag.
+    Commands,
+    /// QoS 0, for the retained messages.
+    Look,
+}
+
+/// Host (an IPv6 address without brackets: TLS takes it only so, and the resolver takes it too) and port.
+pub(super) fn address(broker: &Url) -> (String, u16) {
+    let host = match broker.host() {
+        Some(Host::Ipv6(ip)) => ip.to_string(),
+        Some(host) => host.to_string(),
+        None => String::new(),
+    };
+    let default = if broker.scheme() == "mqtts" { 8883 } else { 1883 };
+    (host, broker.port().unwrap_or(default))
+}
+
+/// The keep alive as the wire carries it, in seconds.
+pub(super) fn keep_alive_of(config: &LinkConfig) -> Duration {
+    Duration::from_secs(config.timing.keep_alive.as_secs().clamp(SHORTEST_KEEP_ALIVE, u64::from(u16::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_names_or_addresses() {
+        for (url, expected) in [
+            ("mqtt://broker.lan", ("broker.lan", 1883)),
+            ("mqtts://broker.lan", ("broker.lan", 8883)),
+            ("mqtt://192.0.2.1:2883/", ("192.0.2.1", 2883)),
+            ("mqtts://[2001:db8::1]:9", ("2001:db8::1", 9)),
+        ] {
+            let (host, port) = address(&url.parse().unwrap());
+            assert_eq!((host.as_str(), port), expected, "{url}");
+        }
+    }
+}
