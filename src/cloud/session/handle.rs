@@ -1,0 +1,373 @@
+//! The handle: one attempt at a call, in the caller's own task.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use secrecy::SecretString;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::task::{Channels, Task};
+use super::types::{CloudState, Outcome, SessionConfig, Status};
+use super::words;
+use crate::cloud::{HandshakeLog, Post, Registry, Timing, TransportError};
+use crate::protocol::{Account, Call, Class, Qos, Receiver, Reply, ResultCode, Subject, Uid};
+
+/// Room for what callers tell the task. It answers at once, so this only fills while it has no turn.
+const ASKS: usize = 256;
+
+/// Receivers whose failures are remembered. Forgetting them only shortens a wait.
+const REMEMBERED: usize = 4096;
+
+/// What a call needs, as the task publishes it.
+#[derive(Clone)]
+pub(super) struct Access {
+    /// The token, also while calls have to wait.
+    pub(super) grant: Option<Grant>,
+    /// Counts registrations.
+    pub(super) registration: u64,
+    /// Counts how often the way was opened: what an attempt from before tells about it is no news.
+    pub(super) opening: u64,
+    /// Why calls have to wait.
+    pub(super) closed: Option<String>,
+}
+
+#[derive(Clone)]
+pub(super) struct Grant {
+    pub(super) token: SecretString,
+    /// Counts tokens.
+    pub(super) generation: u64,
+}
+
+impl Access {
+    pub(super) fn generation(&self) -> u64 {
+        self.grant.as_ref().map_or(0, |grant| grant.generation)
+    }
+}
+
+/// On whose behalf a call is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A device or the operator.
+    Command,
+    /// The session itself: subscriptions, presence.
+    Upkeep,
+    /// The session itself, to learn whether calls are possible: not stopped by a hold.
+    Probe,
+}
+
+/// What is renewed so that a call can be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renewal {
+    Token,
+    Registration,
+}
+
+/// What the task is told.
+pub(super) enum Ask {
+    /// iLink wants another token or registration than the one in `used`.
+    Renew {
+        what: Renewal,
+        code: ResultCode,
+        used: Access,
+        origin: Origin,
+        answer: oneshot::Sender<Result<Access, String>>,
+    },
+    /// iLink refused a call for a reason that holds for all calls, after the renewal if there is one.
+    Trouble { code: ResultCode, used: Access, origin: Origin, heard: oneshot::Sender<()> },
+    /// A call got no reply.
+    Lost { error: TransportError, used: Access, heard: oneshot::Sender<()> },
+    /// The operator wants something.
+    Verb { verb: Verb, answer: oneshot::Sender<Result<Reply, String>> },
+    /// The configuration was read again.
+    Reconfigure { topics: Vec<(Subject, Qos)>, presence: Vec<Uid>, callback_url: SecretString },
+}
+
+/// What an operator can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Register,
+    Unregister,
+    Query,
+}
+
+/// How an attempt ended.
+pub(super) enum Attempt {
+    /// A reply that says nothing bad about the session.
+    Reply(Reply),
+    /// The service is in trouble, or asks for patience.
+    Later(ResultCode),
+    /// No reply.
+    Lost(TransportError),
+    /// The session cannot call now.
+    NotReady(String),
+}
+
+/// What the handles and the task share beside the channels.
+pub(super) struct Shared {
+    pub(super) client: Box<dyn Post>,
+    pub(super) account: Account,
+    timing: Timing,
+    /// The newest token and registration with which a call succeeded.
+    pub(super) proven_token: AtomicU64,
+    pub(super) proven_registration: AtomicU64,
+    /// Commands that got iLink's last word.
+    pub(super) served: AtomicU64,
+    failures: Mutex<HashMap<Option<Receiver>, u32>>,
+}
+
+/// A handle to the session's task; all clones are one session.
+#[derive(Clone)]
+pub struct Session {
+    pub(super) shared: Arc<Shared>,
+    asks: mpsc::Sender<Ask>,
+    access: watch::Receiver<Access>,
+    status: watch::Receiver<Status>,
+    presence: watch::Receiver<Vec<(Uid, bool)>>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("status", &*self.status.borrow()).finish_non_exhaustive()
+    }
+}
+
+/// Starts the session's task on the current runtime. It ends when `shutdown` is cancelled; cancel it after the last call.
+/// The callback must be served already: iLink calls it while it is being registered.
+pub fn start(
+    client: impl Post,
+    config: SessionConfig,
+    registry: Arc<dyn Registry>,
+    handshakes: HandshakeLog,
+    shutdown: CancellationToken,
+) -> (Session, JoinHandle<()>) {
+    let starting = words::starting();
+    let (access, access_seen) =
+        watch::channel(Access { grant: None, registration: 0, opening: 0, closed: Some(starting.clone()) });
+    let (status, status_seen) = watch::channel(Status {
+        state: CloudState::Offline,
+        cause: starting,
+        since: SystemTime::now(),
+        registered: false,
+        token_dies: None,
+    });
+    let (presence, presence_seen) = watch::channel(Vec::new());
+    let (asks, asked) = mpsc::channel(ASKS);
+    let shared = Shared {
+        client: Box::new(client),
+        account: config.account.clone(),
+        timing: config.timing,
+        proven_token: AtomicU64::new(0),
+        proven_registration: AtomicU64::new(0),
+        served: AtomicU64::new(0),
+        failures: Mutex::new(HashMap::new()),
+    };
+    let session =
+        Session { shared: Arc::new(shared), asks, access: access_seen, status: status_seen, presence: presence_seen };
+    let channels = Channels { asks: asked, access, status, presence };
+    let task = Task::new(config, registry, handshakes, session.clone(), channels);
+    (session, tokio::spawn(task.run(shutdown)))
+}
+
+impl Session {
+    /// The status, now and whenever it changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// The states of the configured presence uids: a new value after each reading, which follows every registration and
+    /// every return of the cloud. Empty before the first.
+    #[must_use]
+    pub fn presence_states(&self) -> watch::Receiver<Vec<(Uid, bool)>> {
+        self.presence.clone()
+    }
+
+    /// One attempt at a call, with the one renewal of token or registration and the one repeat that the manual's codes ask
+    /// for. It waits for those at most, never for the cloud to come back. Dropping the future abandons the attempt; whether
+    /// iLink executed it is then unknown.
+    pub async fn call(&self, call: &Call) -> Outcome {
+        match self.attempt(call, Origin::Command).await {
+            Attempt::Reply(reply) => {
+                self.shared.settle(call.receiver());
+                Outcome::Reply(reply)
+            }
+            Attempt::Later(code) => Outcome::Retry {
+                ambiguous: code.is_ambiguous(),
+                cause: words::transient(code),
+                after: self.shared.wait_after_failure(call.receiver(), code),
+            },
+            Attempt::Lost(error) => Outcome::Retry {
+                ambiguous: error.is_ambiguous(),
+                cause: error.cause().to_owned(),
+                after: self.shared.wait_after_failure(call.receiver(), ResultCode::OK),
+            },
+            Attempt::NotReady(cause) => Outcome::NotReady { cause },
+        }
+    }
+
+    /// Resolves when calls are possible.
+    pub async fn ready(&self) {
+        if self.access.clone().wait_for(|access| access.closed.is_none()).await.is_err() {
+            // The session has ended; whoever waits is being stopped as well.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Registers the callback on the operator's behalf, also if it is registered already; ends an explicit unregistration.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not even tried or got no reply. A reply with an error code is no error here.
+    pub async fn register(&self) -> Result<Reply, String> {
+        self.verb(Verb::Register).await
+    }
+
+    /// Unregisters on the operator's behalf; the session stays unregistered, across restarts, until [`Self::register`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::register`].
+    pub async fn unregister(&self) -> Result<Reply, String> {
+        self.verb(Verb::Unregister).await
+    }
+
+    /// Asks iLink whether our URL is registered.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::register`].
+    pub async fn query(&self) -> Result<Reply, String> {
+        self.verb(Verb::Query).await
+    }
+
+    /// Takes over a changed configuration. Subscriptions that were added are made and those that were removed are ended; a
+    /// changed callback URL is registered.
+    pub async fn reconfigure(&self, topics: Vec<(Subject, Qos)>, presence: Vec<Uid>, callback_url: SecretString) {
+        self.tell(Ask::Reconfigure { topics, presence, callback_url }).await;
+    }
+
+    pub(super) async fn attempt(&self, call: &Call, origin: Origin) -> Attempt {
+        let request = call.request(&self.shared.account);
+        let mut used = self.access.borrow().clone();
+        if let (Some(cause), Origin::Command | Origin::Upkeep) = (&used.closed, origin) {
+            return Attempt::NotReady(cause.clone());
+        }
+        let mut renewed = None;
+        loop {
+            let token = used.grant.as_ref().map(|grant| &grant.token);
+            let reply = match self.shared.client.post(&request, token).await {
+                Ok(reply) => reply,
+                Err(error) => {
+                    self.report(|heard| Ask::Lost { error: error.clone(), used, heard }).await;
+                    return Attempt::Lost(error);
+                }
+            };
+            let code = reply.code;
+            let what = match verdict(code) {
+                Verdict::LastWord => {
+                    self.shared.prove(&used, origin);
+                    return Attempt::Reply(reply);
+                }
+                Verdict::Later => return Attempt::Later(code),
+                Verdict::Renew(what) if renewed != Some(what) => what,
+                Verdict::Renew(_) | Verdict::Trouble => {
+                    self.report(|heard| Ask::Trouble { code, used, origin, heard }).await;
+                    return Attempt::NotReady(words::refused(code));
+                }
+            };
+            match self.renew(what, code, used.clone(), origin).await {
+                // Repeated once: if something else was to be renewed after that, the next attempt finds it renewed.
+                Ok(_) if renewed.is_some() => return Attempt::NotReady(words::refused(code)),
+                Ok(access) => {
+                    used = access;
+                    renewed = Some(what);
+                }
+                Err(cause) => {
+                    // A refused address stays refused without a new token; the others the task has seen to.
+                    if code.class() == Class::Conflict {
+                        self.report(|heard| Ask::Trouble { code, used, origin, heard }).await;
+                    }
+                    return Attempt::NotReady(cause);
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, what: Renewal, code: ResultCode, used: Access, origin: Origin) -> Result<Access, String> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Ask::Renew { what, code, used, origin, answer }).await;
+        answered.await.unwrap_or_else(|_| Err(words::ended()))
+    }
+
+    async fn verb(&self, verb: Verb) -> Result<Reply, String> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Ask::Verb { verb, answer }).await;
+        answered.await.unwrap_or_else(|_| Err(words::ended()))
+    }
+
+    /// Tells the task, and waits until it has published what follows from it.
+    async fn report(&self, ask: impl FnOnce(oneshot::Sender<()>) -> Ask) {
+        let (heard, published) = oneshot::channel();
+        self.tell(ask(heard)).await;
+        let _ = published.await;
+    }
+
+    async fn tell(&self, ask: Ask) {
+        // Without a task there is nobody to tell; whoever waits for an answer is told by its absence.
+        let _ = self.asks.send(ask).await;
+    }
+}
+
+impl Shared {
+    /// Notes that the token and the registration are good.
+    fn prove(&self, used: &Access, origin: Origin) {
+        self.proven_token.fetch_max(used.generation(), Ordering::Relaxed);
+        self.proven_registration.fetch_max(used.registration, Ordering::Relaxed);
+        if origin == Origin::Command {
+            self.served.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn settle(&self, receiver: Option<Receiver>) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&receiver);
+    }
+
+    fn wait_after_failure(&self, receiver: Option<Receiver>, code: ResultCode) -> Duration {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() >= REMEMBERED {
+            failures.clear();
+        }
+        let count = failures.entry(receiver).or_default();
+        *count = count.saturating_add(1);
+        let backoff = if code.class() == Class::Quota { self.timing.conflict } else { self.timing.link };
+        backoff.jittered(*count)
+    }
+}
+
+enum Verdict {
+    /// The call is over, well or badly.
+    LastWord,
+    /// Repeat it later.
+    Later,
+    /// Renew this, then repeat it.
+    Renew(Renewal),
+    /// No call is possible now.
+    Trouble,
+}
+
+/// What a reply to a call means. `1001` concerns the call's receiver here.
+fn verdict(code: ResultCode) -> Verdict {
+    match (code.class(), code.value()) {
+        (Class::Done | Class::Permanent, _) | (Class::FatalConfig, 1001) => Verdict::LastWord,
+        (Class::Transient | Class::Quota, _) => Verdict::Later,
+        (Class::Session, 1007) => Verdict::Renew(Renewal::Registration),
+        // 1003: the address may have changed since the token was granted.
+        (Class::Session, _) | (Class::Conflict, 1003) => Verdict::Renew(Renewal::Token),
+        (Class::Conflict | Class::FatalConfig | Class::Callback, _) => Verdict::Trouble,
+    }
+}

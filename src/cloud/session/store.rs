@@ -1,0 +1,187 @@
+//! What the session itself keeps in the state directory: `token.json` and `subscriptions.json`.
+//!
+//! Both are bound to the account: with another API, AppKey or uid they are as good as absent. Losing one costs a few calls,
+//! so that a file which cannot be read is no error, and one which cannot be written is a warning. Everything here blocks.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::clock;
+use crate::protocol::{Account, Qos, Subject, Uid};
+
+const TOKEN: &str = "token.json";
+const SUBSCRIPTIONS: &str = "subscriptions.json";
+
+/// Whose files these are.
+#[derive(Clone)]
+pub(super) struct Store {
+    dir: PathBuf,
+    owner: Owner,
+}
+
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Owner {
+    api: String,
+    appkey: String,
+    uid: Uid,
+}
+
+/// A token that may still live.
+pub(super) struct StoredToken {
+    pub(super) token: SecretString,
+    /// Its whole life.
+    pub(super) life: Duration,
+    /// What is left of it.
+    pub(super) left: Duration,
+}
+
+/// What is subscribed at iLink.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Subscribed {
+    pub(super) topics: Vec<(Subject, Qos)>,
+    pub(super) presence: Vec<Uid>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored<T> {
+    #[serde(flatten)]
+    owner: Owner,
+    #[serde(flatten)]
+    value: T,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TokenWire {
+    access_token: String,
+    expires_in: u64,
+    expires_at_ms: u64,
+}
+
+impl Store {
+    pub(super) fn new(dir: &Path, api: &Url, account: &Account) -> Self {
+        let owner = Owner { api: api.as_str().to_owned(), appkey: account.appkey.clone(), uid: account.uid.clone() };
+        Self { dir: dir.to_owned(), owner }
+    }
+
+    pub(super) fn token(&self) -> Option<StoredToken> {
+        let stored: TokenWire = self.read(TOKEN)?;
+        let life = Duration::from_secs(stored.expires_in);
+        // A wall clock that went back must not lengthen the life.
+        let left = Duration::from_millis(stored.expires_at_ms.saturating_sub(clock::wall_now_ms())).min(life);
+        (!left.is_zero()).then(|| StoredToken { token: stored.access_token.into(), life, left })
+    }
+
+    /// Keeps a token that was asked for `age` ago and lives for `life` since.
+    pub(super) fn put_token(&self, token: &SecretString, life: Duration, age: Duration) -> io::Result<()> {
+        let left = u64::try_from(life.saturating_sub(age).as_millis()).unwrap_or(u64::MAX);
+        let wire = TokenWire {
+            access_token: token.expose_secret().to_owned(),
+            expires_in: life.as_secs(),
+            expires_at_ms: clock::wall_now_ms().saturating_add(left),
+        };
+        self.write(TOKEN, wire)
+    }
+
+    pub(super) fn subscribed(&self) -> Subscribed {
+        self.read(SUBSCRIPTIONS).unwrap_or_default()
+    }
+
+    pub(super) fn put_subscribed(&self, subscribed: &Subscribed) -> io::Result<()> {
+        self.write(SUBSCRIPTIONS, subscribed.clone())
+    }
+
+    /// Forgets the token: whoever unregistered has none.
+    pub(super) fn forget_token(&self) -> io::Result<()> {
+        match fs::remove_file(self.dir.join(TOKEN)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        let stored: Stored<T> = serde_json::from_slice(&fs::read(self.dir.join(name)).ok()?).ok()?;
+        (stored.owner == self.owner).then_some(stored.value)
+    }
+
+    fn write<T: Serialize>(&self, name: &str, value: T) -> io::Result<()> {
+        let bytes = serde_json::to_vec(&Stored { owner: self.owner.clone(), value })?;
+        let (path, fresh) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(fresh, path)?;
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn store(dir: &Path, uid: &str) -> Store {
+        let account = Account {
+            appkey: "app".to_owned(),
+            secretkey: "secret".into(),
+            uid: uid.parse().unwrap(),
+            presence_action: 2,
+        };
+        Store::new(dir, &"https://api.example:8183".parse().unwrap(), &account)
+    }
+
+    #[test]
+    fn a_token_is_read_back_by_its_account_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let life = Duration::from_secs(7200);
+        store(dir.path(), "414").put_token(&"tok".into(), life, Duration::from_secs(200)).unwrap();
+        let stored = store(dir.path(), "414").token().unwrap();
+        assert_eq!((stored.token.expose_secret(), stored.life), ("tok", life));
+        assert!(
+            stored.left <= Duration::from_secs(7000) && stored.left > Duration::from_secs(6900),
+            "{:?}",
+            stored.left
+        );
+        assert!(store(dir.path(), "415").token().is_none());
+        let mode = fs::metadata(dir.path().join(TOKEN)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        store(dir.path(), "414").forget_token().unwrap();
+        store(dir.path(), "414").forget_token().unwrap();
+        assert!(store(dir.path(), "414").token().is_none());
+    }
+
+    #[test]
+    fn the_wall_clock_lengthens_no_life_and_a_dead_token_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), "414");
+        let expires_at_ms = clock::wall_now_ms() + 86_400_000;
+        store.write(TOKEN, TokenWire { access_token: "tok".to_owned(), expires_in: 60, expires_at_ms }).unwrap();
+        assert_eq!(store.token().unwrap().left, Duration::from_secs(60));
+        store.put_token(&"tok".into(), Duration::from_secs(60), Duration::from_secs(60)).unwrap();
+        assert!(store.token().is_none());
+    }
+
+    #[test]
+    fn unreadable_files_are_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(TOKEN), b"{").unwrap();
+        fs::write(dir.path().join(SUBSCRIPTIONS), b"[]").unwrap();
+        let store = store(dir.path(), "414");
+        assert!(store.token().is_none());
+        assert_eq!(store.subscribed(), Subscribed::default());
+        let subscribed = Subscribed {
+            topics: vec![("home/lamp".parse().unwrap(), Qos::AtLeastOnce)],
+            presence: vec!["413".parse().unwrap()],
+        };
+        store.put_subscribed(&subscribed).unwrap();
+        assert_eq!(store.subscribed(), subscribed);
+    }
+}

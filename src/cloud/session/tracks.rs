@@ -1,0 +1,223 @@
+//! What the task knows: the registration, the token, and what holds all calls up. Plain data with the moments at which
+//! something is due; what a reply changes in it is in [`react`](super::react).
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::handle::Grant;
+use super::types::CloudState;
+
+/// Whether iLink has our callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    Unknown,
+    Yes,
+    /// iLink said 1007.
+    No,
+}
+
+/// What `set_config` is to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    Query,
+    Register,
+}
+
+pub(super) struct Registration {
+    pub(super) known: Known,
+    pub(super) want: Option<Want>,
+    /// When `want` is due.
+    pub(super) due: Instant,
+    /// No `set_config` before this (1004).
+    pub(super) quota_until: Option<Instant>,
+    /// When the registration is verified.
+    pub(super) verify_at: Option<Instant>,
+    /// Why the registration does not get on; calls go on nevertheless.
+    pub(super) trouble: Option<String>,
+    pub(super) failures: u32,
+    pub(super) quota_failures: u32,
+    /// Counts registrations.
+    pub(super) epoch: u64,
+    /// The next one is made because iLink has forgotten the present one.
+    pub(super) renewing: bool,
+    /// The present one was made because iLink had forgotten the one before.
+    pub(super) renewed: bool,
+}
+
+impl Registration {
+    pub(super) fn new(now: Instant, known: Known, want: Option<Want>) -> Self {
+        Self {
+            known,
+            want,
+            due: now,
+            quota_until: None,
+            verify_at: None,
+            trouble: None,
+            failures: 0,
+            quota_failures: 0,
+            epoch: 1,
+            renewing: false,
+            renewed: false,
+        }
+    }
+
+    /// What is wanted and when it may be done.
+    pub(super) fn next(&self) -> Option<(Want, Instant)> {
+        let want = self.want?;
+        Some((want, self.quota_until.map_or(self.due, |quota| quota.max(self.due))))
+    }
+
+    pub(super) fn want(&mut self, want: Want, due: Instant) {
+        self.want = Some(want);
+        self.due = due;
+    }
+
+    /// iLink says that it has no callback of ours. A registration that is due already stays due when it is.
+    pub(super) fn missing(&mut self, now: Instant) {
+        if self.known == Known::Yes || self.want != Some(Want::Register) {
+            self.want(Want::Register, now);
+        }
+        self.known = Known::No;
+    }
+
+    /// iLink has our callback.
+    pub(super) fn confirm(&mut self, verify_at: Option<Instant>) {
+        self.known = Known::Yes;
+        self.want = None;
+        self.trouble = None;
+        self.failures = 0;
+        self.quota_failures = 0;
+        self.verify_at = verify_at;
+    }
+
+    /// It does not get on; again after a while.
+    pub(super) fn stall(&mut self, cause: String, due: Instant) {
+        self.trouble = Some(cause);
+        self.due = due;
+    }
+}
+
+pub(super) struct Living {
+    pub(super) grant: Grant,
+    pub(super) renew_at: Instant,
+    pub(super) dies_at: Instant,
+}
+
+pub(super) struct Token {
+    pub(super) living: Option<Living>,
+    pub(super) generation: u64,
+    /// A new one is wanted although this one may live.
+    pub(super) wanted: bool,
+    /// None is asked for before this.
+    pub(super) not_before: Instant,
+    /// Why there is no new one.
+    pub(super) trouble: Option<String>,
+    pub(super) failures: u32,
+    pub(super) quota_failures: u32,
+    /// The next one is made because iLink refuses the present one.
+    pub(super) renewing: bool,
+    /// The present one was made because iLink refused the one before.
+    pub(super) renewed: bool,
+}
+
+impl Token {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            living: None,
+            generation: 0,
+            wanted: false,
+            not_before: now,
+            trouble: None,
+            failures: 0,
+            quota_failures: 0,
+            renewing: false,
+            renewed: false,
+        }
+    }
+
+    /// When to ask for a token.
+    pub(super) fn next(&self) -> Instant {
+        match &self.living {
+            Some(living) if !self.wanted => living.renew_at.max(self.not_before),
+            _ => self.not_before,
+        }
+    }
+
+    /// A token of which `left` of its whole `life` is left.
+    pub(super) fn accept(&mut self, token: secrecy::SecretString, now: Instant, life: Duration, left: Duration) {
+        self.generation += 1;
+        let used = life.saturating_sub(left);
+        self.living = Some(Living {
+            grant: Grant { token, generation: self.generation },
+            renew_at: now + (life.mul_f64(0.9)).saturating_sub(used),
+            dies_at: now + left,
+        });
+        self.renewed = std::mem::take(&mut self.renewing);
+        self.wanted = false;
+        self.not_before = now;
+        self.trouble = None;
+        self.failures = 0;
+        self.quota_failures = 0;
+    }
+
+    /// It is of no more use.
+    pub(super) fn kill(&mut self) {
+        self.living = None;
+    }
+
+    pub(super) fn stall(&mut self, cause: Option<String>, not_before: Instant) {
+        self.trouble = cause;
+        self.not_before = not_before;
+    }
+}
+
+/// What keeps all calls waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// A call was lost: is it the service, or only this call? Until that is known, nothing is published.
+    Checking,
+    /// The service does not answer.
+    Offline,
+    /// Something at iLink stands between us and our uid: only a call that succeeds shows that it is gone.
+    Conflict,
+    /// The configuration is wrong.
+    Config,
+    /// iLink has no callback of ours, and we may not register it.
+    Unregistered,
+}
+
+pub(super) struct Hold {
+    pub(super) why: Why,
+    pub(super) cause: String,
+    /// When to try again.
+    pub(super) until: Instant,
+}
+
+impl Hold {
+    /// The state to publish.
+    pub(super) fn state(&self) -> Option<CloudState> {
+        match self.why {
+            Why::Checking => None,
+            Why::Offline => Some(CloudState::Offline),
+            Why::Conflict => Some(CloudState::Degraded),
+            Why::Config => Some(CloudState::AuthError),
+            Why::Unregistered => Some(CloudState::Unregistered),
+        }
+    }
+}
+
+/// Counts failures of a kind, from one again once a command was served in between.
+#[derive(Default)]
+pub(super) struct Streak {
+    failures: u32,
+    served: u64,
+}
+
+impl Streak {
+    pub(super) fn next(&mut self, served: u64) -> u32 {
+        self.failures = if served == self.served { self.failures.saturating_add(1) } else { 1 };
+        self.served = served;
+        self.failures
+    }
+}

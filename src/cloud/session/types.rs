@@ -1,0 +1,121 @@
+//! What goes into the session and what comes out of it.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use secrecy::SecretString;
+use tokio::time::Instant;
+use url::Url;
+
+use crate::cloud::Timing;
+use crate::protocol::{Account, Qos, Reply, Subject, Uid};
+
+/// Whether and when the session registers the callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RegisterPolicy {
+    /// If iLink does not confirm the registration that is on record.
+    #[default]
+    IfNeeded,
+    /// At every start.
+    Always,
+    /// Not at all: `set_config` is never called, somebody else registers.
+    Never,
+}
+
+/// What the session is built from.
+#[derive(Debug, Clone)]
+pub struct SessionConfig {
+    /// Who we are to iLink.
+    pub account: Account,
+    /// The API's base URL: a stored token is good for this API alone.
+    pub api: Url,
+    /// Where `token.json` and `subscriptions.json` live.
+    pub state_dir: PathBuf,
+    /// `callback.register`.
+    pub register: RegisterPolicy,
+    /// The whole callback URL; its last segment is a secret.
+    pub callback_url: SecretString,
+    /// The handshake's token.
+    pub handshake_token: SecretString,
+    /// `callback.verify_every`; zero is never.
+    pub verify_every: Duration,
+    /// `ilink.subscribe.topics`.
+    pub topics: Vec<(Subject, Qos)>,
+    /// `ilink.subscribe.presence`.
+    pub presence: Vec<Uid>,
+    /// The waits; the default unless in a test.
+    pub timing: Timing,
+}
+
+/// The state of the connection to iLink, as published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloudState {
+    /// Calls are possible and the callback is registered.
+    Online,
+    /// Something is wrong that time may mend; calls may be possible.
+    Degraded,
+    /// The configuration is wrong; somebody must mend it.
+    AuthError,
+    /// No callback is registered.
+    Unregistered,
+    /// iLink cannot be reached.
+    Offline,
+}
+
+impl CloudState {
+    /// The name on `bridge/cloud`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Degraded => "degraded",
+            Self::AuthError => "auth_error",
+            Self::Unregistered => "unregistered",
+            Self::Offline => "offline",
+        }
+    }
+}
+
+/// What can be told about the session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The state.
+    pub state: CloudState,
+    /// Why, in plain words with a remedy; empty when all is well.
+    pub cause: String,
+    /// When the state was entered.
+    pub since: SystemTime,
+    /// Whether the callback is registered, as far as we know. With [`RegisterPolicy::Never`] it is taken for granted until
+    /// iLink says otherwise.
+    pub registered: bool,
+    pub(super) token_dies: Option<Instant>,
+}
+
+impl Status {
+    /// How long the token still lives; none if there is none.
+    #[must_use]
+    pub fn token_expires_in(&self) -> Option<Duration> {
+        self.token_dies.map(|dies| dies.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// How one attempt at a call ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// iLink's last word: done, or failed for good.
+    Reply(Reply),
+    /// It failed and may succeed later.
+    Retry {
+        /// Whether it may have been executed.
+        ambiguous: bool,
+        /// Why it failed.
+        cause: String,
+        /// How long to wait at least; it grows with the failures of the same receiver.
+        after: Duration,
+    },
+    /// Nothing was executed: the session cannot call now. Wait for [`Session::ready`].
+    NotReady {
+        /// Why.
+        cause: String,
+    },
+}
