@@ -142,7 +142,9 @@ mod tests {
         log.note(Handshake::WrongSignature);
         let told = |handshakes: &[Handshake]| {
             let mark = log.mark();
-            handshakes.iter().for_each(|handshake| log.note(*handshake));
+            for handshake in handshakes {
+                log.note(*handshake);
+            }
             log.explain_since(&mark)
         };
         let quick = Handshake::Answered(Variant::Chars, Duration::from_millis(12));

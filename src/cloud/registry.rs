@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 /// The record of the registration. Both the token and the path secret in the URL are durable before the session starts.
 ///
-/// The session calls these from a thread that may block. A record belongs to one API, AppKey and uid; with others there is
+/// The session calls these from a thread that may block. A record belongs to one API, `AppKey` and uid; with others there is
 /// none. `url` is the whole callback URL with its secret.
 pub trait Registry: Send + Sync + 'static {
     /// Whether iLink confirmed this very URL and token.

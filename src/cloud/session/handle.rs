@@ -11,10 +11,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::asks::{Access, Ask, Attempt, Origin, Renewal, Verb};
 use super::task::{Channels, Task};
 use super::types::{CloudState, Outcome, SessionConfig, Status};
 use super::words;
-use crate::cloud::{HandshakeLog, Post, Registry, Timing, TransportError};
+use crate::cloud::{HandshakeLog, Post, Registry, Timing};
 use crate::protocol::{Account, Call, Class, Qos, Receiver, Reply, ResultCode, Subject, Uid};
 
 /// Room for what callers tell the task. It answers at once, so this only fills while it has no turn.
@@ -22,90 +23,6 @@ const ASKS: usize = 256;
 
 /// Receivers whose failures are remembered. Forgetting them only shortens a wait.
 const REMEMBERED: usize = 4096;
-
-/// What a call needs, as the task publishes it.
-#[derive(Clone)]
-pub(super) struct Access {
-    /// The token, also while calls have to wait.
-    pub(super) grant: Option<Grant>,
-    /// Counts registrations.
-    pub(super) registration: u64,
-    /// Counts how often the way was opened: what an attempt from before tells about it is no news.
-    pub(super) opening: u64,
-    /// Why calls have to wait.
-    pub(super) closed: Option<String>,
-}
-
-#[derive(Clone)]
-pub(super) struct Grant {
-    pub(super) token: SecretString,
-    /// Counts tokens.
-    pub(super) generation: u64,
-}
-
-impl Access {
-    pub(super) fn generation(&self) -> u64 {
-        self.grant.as_ref().map_or(0, |grant| grant.generation)
-    }
-}
-
-/// On whose behalf a call is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// A device or the operator.
-    Command,
-    /// The session itself: subscriptions, presence.
-    Upkeep,
-    /// The session itself, to learn whether calls are possible: not stopped by a hold.
-    Probe,
-}
-
-/// What is renewed so that a call can be repeated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Renewal {
-    Token,
-    Registration,
-}
-
-/// What the task is told.
-pub(super) enum Ask {
-    /// iLink wants another token or registration than the one in `used`.
-    Renew {
-        what: Renewal,
-        code: ResultCode,
-        used: Access,
-        origin: Origin,
-        answer: oneshot::Sender<Result<Access, String>>,
-    },
-    /// iLink refused a call for a reason that holds for all calls, after the renewal if there is one.
-    Trouble { code: ResultCode, used: Access, origin: Origin, heard: oneshot::Sender<()> },
-    /// A call got no reply.
-    Lost { error: TransportError, used: Access, heard: oneshot::Sender<()> },
-    /// The operator wants something.
-    Verb { verb: Verb, answer: oneshot::Sender<Result<Reply, String>> },
-    /// The configuration was read again.
-    Reconfigure { topics: Vec<(Subject, Qos)>, presence: Vec<Uid>, callback_url: SecretString },
-}
-
-/// What an operator can ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verb {
-    Register,
-    Unregister,
-    Query,
-}
-
-/// How an attempt ended.
-pub(super) enum Attempt {
-    /// A reply that says nothing bad about the session.
-    Reply(Reply),
-    /// The service is in trouble, or asks for patience.
-    Later(ResultCode),
-    /// No reply.
-    Lost(TransportError),
-    /// The session cannot call now.
-    NotReady(String),
-}
 
 /// What the handles and the task share beside the channels.
 pub(super) struct Shared {
@@ -333,6 +250,7 @@ impl Shared {
         }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the key of the map is the whole Option")]
     fn settle(&self, receiver: Option<Receiver>) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&receiver);
     }

@@ -29,7 +29,12 @@
 //!
 //! It does not queue commands: whoever is told [`Outcome::NotReady`] waits for [`Session::ready`].
 
+mod asks;
+mod callers;
 mod handle;
+mod holds;
+mod own_calls;
+mod publish;
 mod react;
 mod store;
 mod task;

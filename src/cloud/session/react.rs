@@ -3,22 +3,21 @@
 //! A reply to our own `set_config` or `get_access_token` ends in [`Task::react`], what a call met on its way in
 //! [`Task::renew`] and [`Task::trouble`], the end of our own calls in [`Task::kept_up`].
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::handle::{Access, Attempt, Origin, Renewal, Verb};
-use super::task::{Done, Task};
-use super::tracks::{Hold, Known, Want, Why};
+use super::asks::Verb;
+use super::own_calls::Done;
+use super::task::Task;
+use super::tracks::{Known, Want};
 use super::types::RegisterPolicy;
-use super::upkeep::UpkeepDone;
 use super::words;
 use crate::cloud::TransportError;
 use crate::protocol::{Class, Reply, ResultCode, TokenGrant};
 
 /// No token lives longer than this, whatever its reply says.
-const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+const LONGEST_LIFE: Duration = Duration::from_hours(30 * 24);
 
 /// How long a token lives.
 pub(super) fn life(grant: &TokenGrant) -> Duration {
@@ -152,7 +151,7 @@ impl Task {
         }
     }
 
-    fn set_config_refused(&mut self, now: Instant, asked: Want, code: ResultCode, seen: &str) {
+    pub(super) fn set_config_refused(&mut self, now: Instant, asked: Want, code: ResultCode, seen: &str) {
         let timing = self.config.timing;
         let registration = &mut self.registration;
         registration.failures = registration.failures.saturating_add(1);
@@ -259,206 +258,5 @@ impl Task {
             self.forgotten(now);
             self.answered(false);
         }
-    }
-
-    /// Sees to a renewal that a call asks for; whether it is under way.
-    pub(super) fn renew(&mut self, what: Renewal, code: ResultCode, used: &Access, origin: Origin) -> bool {
-        let now = Instant::now();
-        if self.renewed(what, used) {
-            return true;
-        }
-        if self.unregistered || (self.hold.is_some() && origin != Origin::Probe) {
-            return false;
-        }
-        match what {
-            Renewal::Token => {
-                let refused_now = self.token.living.is_some() && self.token.generation == used.generation();
-                if !refused_now {
-                    return true;
-                }
-                let proven = self.session.shared.proven_token.load(Ordering::Relaxed) >= self.token.generation;
-                // A refused address says nothing about the token.
-                if code.class() == Class::Session {
-                    self.token.kill();
-                }
-                if self.token.renewed && !proven {
-                    self.conflict(code);
-                    return false;
-                }
-                let possible = self.token.not_before <= now;
-                (self.token.wanted, self.token.renewing) = (possible, possible);
-                possible
-            }
-            Renewal::Registration if self.config.register == RegisterPolicy::Never => {
-                self.not_registered_by_others(code);
-                false
-            }
-            Renewal::Registration => {
-                let refused_now = self.registration.known != Known::No && self.registration.epoch == used.registration;
-                if refused_now && self.registration_is_unproven() {
-                    self.forgotten_again(code);
-                    return false;
-                }
-                if refused_now {
-                    self.forgotten(now);
-                }
-                true
-            }
-        }
-    }
-
-    fn registration_is_unproven(&self) -> bool {
-        let proven = self.session.shared.proven_registration.load(Ordering::Relaxed);
-        self.registration.renewed && proven < self.registration.epoch
-    }
-
-    /// iLink has forgotten our registration: register again.
-    fn forgotten(&mut self, now: Instant) {
-        self.confirmed = false;
-        self.registration.missing(now);
-        self.registration.renewing = true;
-        if let Some(quota) = self.registration.quota_until.filter(|quota| *quota > now) {
-            self.registration.trouble = Some(words::forgotten_under_quota(quota - now));
-        }
-    }
-
-    /// iLink has forgotten a registration that was made because it had forgotten the one before.
-    fn forgotten_again(&mut self, code: ResultCode) -> Instant {
-        let until = self.conflict(code);
-        self.confirmed = false;
-        self.registration.known = Known::No;
-        self.registration.renewing = true;
-        self.registration.want(Want::Register, until);
-        until
-    }
-
-    fn not_registered_by_others(&mut self, code: ResultCode) -> Instant {
-        let until = self.conflict(code);
-        self.registration.known = Known::No;
-        self.hold = Some(Hold { why: Why::Unregistered, cause: words::not_registered_by_us(code), until });
-        until
-    }
-
-    /// iLink refused a call for a reason that holds for all calls.
-    pub(super) fn trouble(&mut self, code: ResultCode, used: &Access, origin: Origin) {
-        let late = self.hold.is_some() || used.opening != self.opening;
-        if self.unregistered || (late && origin != Origin::Probe) {
-            return;
-        }
-        let now = Instant::now();
-        let may_register = self.config.register != RegisterPolicy::Never;
-        match (code.class(), code.value()) {
-            (Class::FatalConfig, 1005) if may_register => {
-                let until = self.misconfigured(code);
-                self.registration.want(Want::Register, until);
-            }
-            (Class::FatalConfig, _) => {
-                // Whether the configuration is accepted, only get_access_token tells.
-                self.token.wanted = true;
-                self.token.not_before = self.misconfigured(code);
-            }
-            (Class::Callback, _) if may_register => {
-                self.registration.known = Known::No;
-                self.set_config_refused(now, Want::Register, code, "it said so to another call than set_config");
-            }
-            (Class::Session, 1007) if may_register => {
-                self.forgotten_again(code);
-            }
-            (Class::Session, 1008 | 1015) => {
-                self.token.kill();
-                self.conflict(code);
-            }
-            _ => {
-                self.conflict(code);
-            }
-        }
-    }
-
-    /// A call of the session's own has come to an end.
-    pub(super) fn kept_up(&mut self, done: UpkeepDone) {
-        match done {
-            UpkeepDone::Probed { attempt, states } => {
-                let now = Instant::now();
-                match attempt {
-                    Attempt::Reply(_) | Attempt::Later(_) => {
-                        if self.config.register == RegisterPolicy::Never {
-                            self.registration.known = Known::Yes;
-                        }
-                        self.release();
-                        if let Some(states) = states {
-                            self.upkeep.presence_was_read();
-                            self.presence.send_replace(states);
-                        }
-                    }
-                    Attempt::Lost(error) => {
-                        self.offline(error.cause().to_owned());
-                    }
-                    Attempt::NotReady(cause) => {
-                        // What stood in the way has mostly set its own time already.
-                        if let Some(hold) = self.hold.as_mut().filter(|hold| hold.until <= now) {
-                            hold.until = now + self.config.timing.conflict.jittered(1);
-                            if hold.why == Why::Checking {
-                                (hold.why, hold.cause) = (Why::Conflict, cause);
-                            }
-                        }
-                    }
-                }
-            }
-            UpkeepDone::Kept { progress, states } => {
-                self.upkeep.kept(progress, &self.config.timing);
-                if let Some(states) = states {
-                    self.presence.send_replace(states);
-                }
-            }
-        }
-    }
-
-    /// iLink has answered; `well` if it did what was asked.
-    fn answered(&mut self, well: bool) {
-        if well && self.config.register == RegisterPolicy::Never {
-            self.registration.known = Known::Yes;
-        }
-        let over = match self.hold.as_ref().map(|hold| hold.why) {
-            Some(Why::Checking | Why::Offline) => true,
-            Some(Why::Config | Why::Unregistered) => well,
-            Some(Why::Conflict) | None => false,
-        };
-        if over {
-            self.release();
-        }
-    }
-
-    /// There was no reply; when to try again.
-    pub(super) fn lost(&mut self, error: &TransportError) -> Instant {
-        let may_probe = self.token.living.is_some() && self.registration.known != Known::No;
-        if error.is_ambiguous() && self.hold.is_none() && may_probe {
-            let now = Instant::now();
-            self.hold = Some(Hold { why: Why::Checking, cause: error.cause().to_owned(), until: now });
-            return now;
-        }
-        self.offline(error.cause().to_owned())
-    }
-
-    fn offline(&mut self, cause: String) -> Instant {
-        self.losses = self.losses.saturating_add(1);
-        let until = Instant::now() + self.config.timing.link.jittered(self.losses);
-        self.hold = Some(Hold { why: Why::Offline, cause, until });
-        until
-    }
-
-    fn conflict(&mut self, code: ResultCode) -> Instant {
-        let failures = self.conflicts.next(self.session.shared.served.load(Ordering::Relaxed));
-        let until = Instant::now() + self.config.timing.conflict.jittered(failures);
-        let cause = words::conflict(code, &self.config.account.uid);
-        self.hold = Some(Hold { why: Why::Conflict, cause, until });
-        until
-    }
-
-    fn misconfigured(&mut self, code: ResultCode) -> Instant {
-        let failures = self.misconfigured.next(self.session.shared.served.load(Ordering::Relaxed));
-        let until = Instant::now() + self.config.timing.config.jittered(failures);
-        let cause = words::config(code, &self.config.account.uid, &self.config.callback_url);
-        self.hold = Some(Hold { why: Why::Config, cause, until });
-        until
     }
 }

@@ -1,6 +1,6 @@
 //! What the session itself keeps in the state directory: `token.json` and `subscriptions.json`.
 //!
-//! Both are bound to the account: with another API, AppKey or uid they are as good as absent. Losing one costs a few calls,
+//! Both are bound to the account: with another API, `AppKey` or uid they are as good as absent. Losing one costs a few calls,
 //! so that a file which cannot be read is no error, and one which cannot be written is a warning. Everything here blocks.
 
 use std::fs::{self, File, OpenOptions};
@@ -141,12 +141,12 @@ mod tests {
     #[test]
     fn a_token_is_read_back_by_its_account_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let life = Duration::from_secs(7200);
+        let life = Duration::from_hours(2);
         store(dir.path(), "414").put_token(&"tok".into(), life, Duration::from_secs(200)).unwrap();
         let stored = store(dir.path(), "414").token().unwrap();
         assert_eq!((stored.token.expose_secret(), stored.life), ("tok", life));
         assert!(
-            stored.left <= Duration::from_secs(7000) && stored.left > Duration::from_secs(6900),
+            stored.left <= Duration::from_secs(7000) && stored.left > Duration::from_mins(115),
             "{:?}",
             stored.left
         );
@@ -164,8 +164,8 @@ mod tests {
         let store = store(dir.path(), "414");
         let expires_at_ms = clock::wall_now_ms() + 86_400_000;
         store.write(TOKEN, TokenWire { access_token: "tok".to_owned(), expires_in: 60, expires_at_ms }).unwrap();
-        assert_eq!(store.token().unwrap().left, Duration::from_secs(60));
-        store.put_token(&"tok".into(), Duration::from_secs(60), Duration::from_secs(60)).unwrap();
+        assert_eq!(store.token().unwrap().left, Duration::from_mins(1));
+        store.put_token(&"tok".into(), Duration::from_mins(1), Duration::from_mins(1)).unwrap();
         assert!(store.token().is_none());
     }
 

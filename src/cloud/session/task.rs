@@ -5,21 +5,22 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use secrecy::ExposeSecret as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::handle::{Access, Ask, Renewal, Session, Verb};
+use super::asks::{Access, Ask, Renewal, Verb};
+use super::handle::Session;
+use super::own_calls::Done;
 use super::store::Store;
-use super::tracks::{Hold, Known, Registration, Streak, Token, Want, Why};
-use super::types::{CloudState, RegisterPolicy, SessionConfig, Status};
+use super::tracks::{Hold, Known, Registration, Streak, Token, Want};
+use super::types::{RegisterPolicy, SessionConfig, Status};
 use super::upkeep::{Upkeep, UpkeepDone};
 use super::words;
-use crate::cloud::{HandshakeLog, Registry, TransportError};
-use crate::protocol::{Reply, SetConfig, TokenGrant, Uid, get_access_token};
+use crate::cloud::{HandshakeLog, Registry};
+use crate::protocol::{Reply, Uid};
 
 /// The task's ends of the channels.
 pub(super) struct Channels {
@@ -29,17 +30,7 @@ pub(super) struct Channels {
     pub(super) presence: watch::Sender<Vec<(Uid, bool)>>,
 }
 
-type Posted = Result<Reply, TransportError>;
 type Running<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
-
-/// A `set_config` or `get_access_token` that has come to an end.
-pub(super) enum Done {
-    Query(Posted),
-    /// With what the callback saw meanwhile.
-    Register(Posted, String),
-    Unregister(Posted, io::Result<()>),
-    Token(Posted, Instant),
-}
 
 /// A caller that waits for a renewal.
 struct Waiting {
@@ -68,15 +59,15 @@ pub(super) struct Task {
     /// The verb whose call is running.
     pub(super) answering: Option<(Verb, oneshot::Sender<Result<Reply, String>>)>,
     pub(super) presence: watch::Sender<Vec<(Uid, bool)>>,
-    handshakes: HandshakeLog,
+    pub(super) handshakes: HandshakeLog,
     verbs: VecDeque<(Verb, oneshot::Sender<Result<Reply, String>>)>,
     waiting: Vec<Waiting>,
     answers: Vec<Box<dyn FnOnce() + Send>>,
-    calling: Running<Done>,
+    pub(super) calling: Running<Done>,
     keeping_up: Running<UpkeepDone>,
     asks: mpsc::Receiver<Ask>,
-    access: watch::Sender<Access>,
-    status: watch::Sender<Status>,
+    pub(super) access: watch::Sender<Access>,
+    pub(super) status: watch::Sender<Status>,
 }
 
 impl Task {
@@ -246,96 +237,6 @@ impl Task {
         }
     }
 
-    fn start_query(&mut self) {
-        let session = self.session.clone();
-        let url = self.config.callback_url.clone();
-        self.calling = Some(Box::pin(async move {
-            let request = SetConfig::Query { url: url.expose_secret() }.request(&session.shared.account);
-            Done::Query(session.shared.client.post(&request, None).await)
-        }));
-    }
-
-    fn start_register(&mut self) {
-        let (session, handshakes) = (self.session.clone(), self.handshakes.clone());
-        let (registry, url, token) =
-            (Arc::clone(&self.registry), self.config.callback_url.clone(), self.config.handshake_token.clone());
-        // Whoever registers wants it to last: should this attempt fail, it is repeated, also by the next run.
-        let again = std::mem::take(&mut self.unregistered);
-        self.calling = Some(Box::pin(async move {
-            if again {
-                let registry = Arc::clone(&registry);
-                if let Err(error) = on_disk(move || registry.set_unregistered_by_operator(false)).await {
-                    tracing::warn!(%error, "that we are to be registered again could not be recorded");
-                }
-            }
-            let mark = handshakes.mark();
-            let config = SetConfig::Register { url: url.expose_secret(), token: token.expose_secret() };
-            let posted = session.shared.client.post(&config.request(&session.shared.account), None).await;
-            let seen = handshakes.explain_since(&mark);
-            if posted.as_ref().is_ok_and(|reply| reply.code.is_ok())
-                && let Err(error) = on_disk(move || registry.record(&url, &token)).await
-            {
-                tracing::warn!(%error, "the registration could not be recorded: it will be repeated at the next start");
-            }
-            Done::Register(posted, seen)
-        }));
-    }
-
-    fn start_unregister(&mut self) {
-        let (session, registry, store) = (self.session.clone(), Arc::clone(&self.registry), self.store.clone());
-        self.calling = Some(Box::pin(async move {
-            let request = SetConfig::Unregister.request(&session.shared.account);
-            let posted = session.shared.client.post(&request, None).await;
-            let gone = posted.as_ref().is_ok_and(|reply| matches!(reply.code.value(), 0 | 1007));
-            let recorded = if gone {
-                on_disk(move || {
-                    registry.set_unregistered_by_operator(true)?;
-                    registry.forget()?;
-                    store.forget_token()
-                })
-                .await
-            } else {
-                Ok(())
-            };
-            Done::Unregister(posted, recorded)
-        }));
-    }
-
-    fn start_token(&mut self, now: Instant) {
-        let (session, store) = (self.session.clone(), self.store.clone());
-        self.calling = Some(Box::pin(async move {
-            let posted = session.shared.client.post(&get_access_token(&session.shared.account), None).await;
-            if let Some(grant) = posted.as_ref().ok().and_then(TokenGrant::from_reply) {
-                let (life, age) = (super::react::life(&grant), now.elapsed());
-                if let Err(error) = on_disk(move || store.put_token(&grant.access_token, life, age)).await {
-                    tracing::warn!(%error, "the access token could not be kept: the next start asks for another");
-                }
-            }
-            Done::Token(posted, now)
-        }));
-    }
-
-    fn start_verb(&mut self, now: Instant, verb: Verb, answer: oneshot::Sender<Result<Reply, String>>) {
-        if self.config.register == RegisterPolicy::Never {
-            let _ = answer.send(Err(words::never()));
-            return;
-        }
-        if let Some(quota) = self.registration.quota_until.filter(|quota| *quota > now) {
-            let wait = words::minutes(quota - now);
-            let _ = answer.send(Err(format!("iLink was asked too often (1004): not again before {wait}")));
-            return;
-        }
-        self.answering = Some((verb, answer));
-        match verb {
-            Verb::Register => {
-                self.registration.want(Want::Register, now);
-                self.start_register();
-            }
-            Verb::Unregister => self.start_unregister(),
-            Verb::Query => self.start_query(),
-        }
-    }
-
     fn hear(&mut self, ask: Ask) {
         match ask {
             Ask::Renew { what, code, used, origin, answer } => {
@@ -396,112 +297,6 @@ impl Task {
                 let _ = waiting.answer.send(Err(cause));
             }
         }
-    }
-
-    /// Whether there is something newer than what was used.
-    pub(super) fn renewed(&self, what: Renewal, used: &Access) -> bool {
-        match what {
-            Renewal::Token => self.token.living.is_some() && self.token.generation != used.generation(),
-            Renewal::Registration => {
-                self.registration.known == Known::Yes
-                    && self.registration.epoch != used.registration
-                    && self.token.living.is_some()
-            }
-        }
-    }
-
-    /// Why calls have to wait.
-    fn closed(&self) -> Option<String> {
-        if self.unregistered {
-            return Some(words::unregistered());
-        }
-        if let Some(hold) = &self.hold {
-            return Some(hold.cause.clone());
-        }
-        let registration = || self.registration.trouble.clone();
-        match self.registration.known {
-            Known::No => return Some(registration().unwrap_or_else(words::registering)),
-            Known::Unknown if self.registration.trouble.is_none() => return Some(words::starting()),
-            Known::Unknown | Known::Yes => {}
-        }
-        if self.token.living.is_some() {
-            return None;
-        }
-        Some(self.token.trouble.clone().or_else(registration).unwrap_or_else(words::no_token))
-    }
-
-    /// The state to publish; none while something is under way whose end decides it.
-    fn state(&self, closed: Option<&str>) -> Option<(CloudState, String)> {
-        if self.unregistered {
-            return Some((CloudState::Unregistered, words::unregistered()));
-        }
-        if let Some(hold) = &self.hold {
-            return Some((hold.state()?, hold.cause.clone()));
-        }
-        if let Some(cause) = &self.registration.trouble {
-            return Some((CloudState::Degraded, cause.clone()));
-        }
-        match (closed, &self.token.trouble) {
-            (None, note) => Some((CloudState::Online, note.clone().unwrap_or_default())),
-            (Some(_), Some(cause)) => Some((CloudState::Degraded, cause.clone())),
-            (Some(_), None) => None,
-        }
-    }
-
-    fn publish(&mut self) {
-        let closed = self.closed();
-        let living = self.token.living.as_ref();
-        let state = self.state(closed.as_deref());
-        let registered = self.registration.known == Known::Yes && !self.unregistered;
-        let token_dies = living.map(|living| living.dies_at);
-        self.status.send_if_modified(|status| {
-            let before = status.clone();
-            if let Some((state, cause)) = state {
-                if status.state != state {
-                    status.since = SystemTime::now();
-                    log(state, &cause);
-                } else if status.cause != cause {
-                    tracing::debug!(state = state.as_str(), "iLink: still {}: {cause}", state.as_str());
-                }
-                (status.state, status.cause) = (state, cause);
-            }
-            (status.registered, status.token_dies) = (registered, token_dies);
-            *status != before
-        });
-        let access = Access {
-            grant: living.map(|living| living.grant.clone()),
-            registration: self.registration.epoch,
-            opening: self.opening,
-            closed,
-        };
-        self.access.send_if_modified(|seen| {
-            let changed = seen.generation() != access.generation()
-                || (seen.registration, seen.opening) != (access.registration, access.opening)
-                || seen.closed != access.closed;
-            *seen = access;
-            changed
-        });
-    }
-
-    /// The way is open again.
-    pub(super) fn release(&mut self) {
-        if let Some(hold) = self.hold.take() {
-            self.opening += 1;
-            self.losses = 0;
-            if hold.why != Why::Checking {
-                self.upkeep.read_presence();
-            }
-        }
-    }
-}
-
-/// One line for each change of state.
-fn log(state: CloudState, cause: &str) {
-    let name = state.as_str();
-    match (state, cause) {
-        (CloudState::AuthError, cause) => tracing::error!(state = name, "iLink: {name}: {cause}"),
-        (_, "") => tracing::info!(state = name, "iLink: {name}"),
-        (_, cause) => tracing::info!(state = name, "iLink: {name}: {cause}"),
     }
 }
 

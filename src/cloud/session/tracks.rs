@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::handle::Grant;
+use super::asks::Grant;
 use super::types::CloudState;
 
 /// Whether iLink has our callback.

@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use super::handle::{Attempt, Origin, Session};
+use super::asks::{Attempt, Origin};
+use super::handle::Session;
 use super::store::{Store, Subscribed};
 use super::task::on_disk;
 use super::types::SessionConfig;

@@ -136,7 +136,7 @@ pub(super) fn unregistered_unrecorded(error: &std::io::Error) -> String {
 
 /// A time that an operator can read.
 pub(super) fn minutes(wait: Duration) -> String {
-    if wait < Duration::from_secs(120) {
+    if wait < Duration::from_mins(2) {
         format!("{} s", wait.as_secs())
     } else {
         format!("{} min", wait.as_secs().div_ceil(60))

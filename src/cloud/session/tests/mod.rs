@@ -23,7 +23,7 @@ use crate::cloud::{Handshake, HandshakeLog, Post, Registry, Timing, TransportErr
 use crate::protocol::{Account, Call, Reply, Request, ResultCode};
 
 const URL: &str = "https://home.example/ilink/path-s3cret";
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 type Answer = Result<Reply, TransportError>;
 
@@ -50,6 +50,7 @@ fn name(request: &Request) -> &'static str {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "one of several answers")]
 fn code(code: i64) -> Answer {
     Ok(Reply { code: ResultCode::new(code), extra: serde_json::Map::new() })
 }

@@ -124,6 +124,6 @@ async fn an_interrupted_upkeep_goes_on_where_it_stopped() {
     let world = configured(World::new());
     world.service.next("ham_topic", [code(0), code(1016), code(1016)]);
     let _running = world.ready().await;
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(kept(&world), ["+home/a", "+home/b", "+home/b", "+home/b", r#"+["1","2"]"#, r#"?["1","2"]"#]);
 }

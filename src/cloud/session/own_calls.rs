@@ -1,0 +1,121 @@
+//! The calls that only the task makes: `set_config` (§3) and `get_access_token` (§5.1), one at a time.
+//!
+//! Each runs beside the loop and ends as a [`Done`]; what must be on disk with its outcome is written before that.
+
+use std::io;
+use std::sync::Arc;
+
+use secrecy::ExposeSecret as _;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::asks::Verb;
+use super::react;
+use super::task::{Task, on_disk};
+use super::tracks::Want;
+use super::types::RegisterPolicy;
+use super::words;
+use crate::cloud::TransportError;
+use crate::protocol::{Reply, SetConfig, TokenGrant, get_access_token};
+
+type Posted = Result<Reply, TransportError>;
+/// A `set_config` or `get_access_token` that has come to an end.
+pub(super) enum Done {
+    Query(Posted),
+    /// With what the callback saw meanwhile.
+    Register(Posted, String),
+    Unregister(Posted, io::Result<()>),
+    Token(Posted, Instant),
+}
+
+impl Task {
+    pub(super) fn start_query(&mut self) {
+        let session = self.session.clone();
+        let url = self.config.callback_url.clone();
+        self.calling = Some(Box::pin(async move {
+            let request = SetConfig::Query { url: url.expose_secret() }.request(&session.shared.account);
+            Done::Query(session.shared.client.post(&request, None).await)
+        }));
+    }
+
+    pub(super) fn start_register(&mut self) {
+        let (session, handshakes) = (self.session.clone(), self.handshakes.clone());
+        let (registry, url, token) =
+            (Arc::clone(&self.registry), self.config.callback_url.clone(), self.config.handshake_token.clone());
+        // Whoever registers wants it to last: should this attempt fail, it is repeated, also by the next run.
+        let again = std::mem::take(&mut self.unregistered);
+        self.calling = Some(Box::pin(async move {
+            if again {
+                let registry = Arc::clone(&registry);
+                if let Err(error) = on_disk(move || registry.set_unregistered_by_operator(false)).await {
+                    tracing::warn!(%error, "that we are to be registered again could not be recorded");
+                }
+            }
+            let mark = handshakes.mark();
+            let config = SetConfig::Register { url: url.expose_secret(), token: token.expose_secret() };
+            let posted = session.shared.client.post(&config.request(&session.shared.account), None).await;
+            let seen = handshakes.explain_since(&mark);
+            if posted.as_ref().is_ok_and(|reply| reply.code.is_ok())
+                && let Err(error) = on_disk(move || registry.record(&url, &token)).await
+            {
+                tracing::warn!(%error, "the registration could not be recorded: it will be repeated at the next start");
+            }
+            Done::Register(posted, seen)
+        }));
+    }
+
+    pub(super) fn start_unregister(&mut self) {
+        let (session, registry, store) = (self.session.clone(), Arc::clone(&self.registry), self.store.clone());
+        self.calling = Some(Box::pin(async move {
+            let request = SetConfig::Unregister.request(&session.shared.account);
+            let posted = session.shared.client.post(&request, None).await;
+            let gone = posted.as_ref().is_ok_and(|reply| matches!(reply.code.value(), 0 | 1007));
+            let recorded = if gone {
+                on_disk(move || {
+                    registry.set_unregistered_by_operator(true)?;
+                    registry.forget()?;
+                    store.forget_token()
+                })
+                .await
+            } else {
+                Ok(())
+            };
+            Done::Unregister(posted, recorded)
+        }));
+    }
+
+    pub(super) fn start_token(&mut self, now: Instant) {
+        let (session, store) = (self.session.clone(), self.store.clone());
+        self.calling = Some(Box::pin(async move {
+            let posted = session.shared.client.post(&get_access_token(&session.shared.account), None).await;
+            if let Some(grant) = posted.as_ref().ok().and_then(TokenGrant::from_reply) {
+                let (life, age) = (react::life(&grant), now.elapsed());
+                if let Err(error) = on_disk(move || store.put_token(&grant.access_token, life, age)).await {
+                    tracing::warn!(%error, "the access token could not be kept: the next start asks for another");
+                }
+            }
+            Done::Token(posted, now)
+        }));
+    }
+
+    pub(super) fn start_verb(&mut self, now: Instant, verb: Verb, answer: oneshot::Sender<Result<Reply, String>>) {
+        if self.config.register == RegisterPolicy::Never {
+            let _ = answer.send(Err(words::never()));
+            return;
+        }
+        if let Some(quota) = self.registration.quota_until.filter(|quota| *quota > now) {
+            let wait = words::minutes(quota - now);
+            let _ = answer.send(Err(format!("iLink was asked too often (1004): not again before {wait}")));
+            return;
+        }
+        self.answering = Some((verb, answer));
+        match verb {
+            Verb::Register => {
+                self.registration.want(Want::Register, now);
+                self.start_register();
+            }
+            Verb::Unregister => self.start_unregister(),
+            Verb::Query => self.start_query(),
+        }
+    }
+}
