@@ -23,7 +23,7 @@
 //! - **Durable** operations ([`Spool::append`], [`Spool::replace`], [`Spool::forget_session`]) return after a commit with a
 //!   sync. A future dropped before it returned may or may not have been carried out.
 //! - **Lazy** ones ([`Spool::complete`], [`Spool::replace_lazily`], notes, …) return at once and ride with the next durable
-//!   commit; with none in 200 ms they get one without a sync, which a killed process survives and the loss of power may
+//!   commit; with none in 25 ms they get one without a sync, which a killed process survives and the loss of power may
 //!   not: then a delivery is repeated. What another supersedes in time is never written. Readers see them at once.
 //! - **Idle** for 2 s, the log is moved into the database and emptied, because one flipped bit in a log silently ends it;
 //!   a file that is large and nearly empty is shrunk. Then the thread sleeps until asked.
