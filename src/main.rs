@@ -1,2 +1,136 @@
-//! The daemon.
-fn main() {}
+//! Arguments, configuration, logging, then [`ilink2mqtt::app`] or a verb; and the exit code.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use ilink2mqtt::app::{self, AppError, Source};
+use ilink2mqtt::cli::{Cli, Command, EXIT_INTERNAL, EXIT_USAGE};
+use ilink2mqtt::config::{Config, Environment, Log, LogFormat};
+use ilink2mqtt::control::{self, Answer, Verb};
+use ilink2mqtt::{demo, log, sim};
+use tokio_util::sync::CancellationToken;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse_or_exit();
+    // Two workers: the box has two cores, and nothing here computes for long.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let code = match runtime {
+        Ok(runtime) => runtime.block_on(execute(cli)),
+        Err(error) => fail(EXIT_INTERNAL, &format!("cannot start: {error}")),
+    };
+    ExitCode::from(code)
+}
+
+async fn execute(cli: Cli) -> u8 {
+    let path = cli.config.clone();
+    let environment = Environment::of_process();
+    let load = || Config::load(path.as_deref(), &environment);
+    let verb = match cli.into_command() {
+        Command::Sim(arguments) => return run_sim(arguments).await,
+        Command::Demo(arguments) => return demo::run(arguments).await,
+        command @ (Command::Run | Command::Check(_)) => {
+            let config = match load() {
+                Ok(config) => config,
+                Err(error) => return fail(EXIT_USAGE, &error.to_string()),
+            };
+            return match command {
+                Command::Check(arguments) => check(&config, arguments.acl),
+                _ => run(config, Source { path, environment, level: None }).await,
+            };
+        }
+        Command::Call(call) => Verb::Call { name: call.name, json: call.json },
+        Command::Register(register) => Verb::Register { new_secret: register.new_secret },
+        Command::Unregister => Verb::Unregister,
+        Command::Query => Verb::Query,
+        Command::CallbackUrl => Verb::CallbackUrl,
+        Command::Status => Verb::Status,
+    };
+    match load() {
+        Ok(config) => ask(&config, verb).await,
+        Err(error) => fail(EXIT_USAGE, &error.to_string()),
+    }
+}
+
+async fn run(config: Config, mut source: Source) -> u8 {
+    source.level = log::start(config.log).ok();
+    match app::run(config, source, CancellationToken::new()).await {
+        Ok(()) => 0,
+        Err(error) => fail_with(&error),
+    }
+}
+
+fn check(config: &Config, acl: bool) -> u8 {
+    if acl {
+        print(&config.mqtt.mosquitto_acl());
+    } else {
+        print(&config.describe());
+    }
+    for warning in config.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    0
+}
+
+/// Has the running daemon carry out a verb, or does it here if there is none.
+async fn ask(config: &Config, verb: Verb) -> u8 {
+    let answer = match control::ask(&config.state_dir, &verb).await {
+        Ok(Some(answer)) => answer,
+        Ok(None) => {
+            let _ = log::start(Log { level: tracing::level_filters::LevelFilter::WARN, ..config.log });
+            match app::alone::execute(config, verb).await {
+                Ok(answer) => answer,
+                Err(error) => return fail_with(&error),
+            }
+        }
+        Err(error) => return fail(EXIT_INTERNAL, &format!("the running daemon did not answer: {error}")),
+    };
+    let Answer { exit, text } = answer;
+    if exit == 0 {
+        print(&format!("{text}\n"));
+    } else {
+        eprintln!("{text}");
+    }
+    exit
+}
+
+async fn run_sim(arguments: ilink2mqtt::cli::Sim) -> u8 {
+    let _ = log::start(Log { level: tracing::level_filters::LevelFilter::INFO, format: LogFormat::Text });
+    let options = sim::Options {
+        signature: arguments.signature,
+        expires_in: std::time::Duration::from_secs(arguments.expires_in),
+        strict: arguments.strict,
+        retry_on_error: arguments.retry_on_error,
+        allow_remote: arguments.allow_remote,
+        ..sim::Options::new(arguments.appkey, arguments.secretkey)
+    };
+    let listener = match tokio::net::TcpListener::bind(arguments.listen).await {
+        Ok(listener) => listener,
+        Err(error) => return fail(EXIT_INTERNAL, &format!("cannot listen on {}: {error}", arguments.listen)),
+    };
+    if let Ok(address) = listener.local_addr() {
+        eprintln!("the simulated iLink service listens on http://{address}");
+    }
+    let stop = CancellationToken::new();
+    tokio::spawn(ilink2mqtt::shutdown::cancel_on_signal(stop.clone()));
+    match sim::serve(listener, options, stop).await {
+        Ok(()) => 0,
+        Err(error) => fail(
+            if error.kind() == std::io::ErrorKind::InvalidInput { EXIT_USAGE } else { EXIT_INTERNAL },
+            &error.to_string(),
+        ),
+    }
+}
+
+/// To standard output; a reader that has gone (`… | head`) is no error.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn fail_with(error: &AppError) -> u8 {
+    fail(error.exit_code(), &error.to_string())
+}
+
+fn fail(code: u8, error: &str) -> u8 {
+    eprintln!("ilink2mqtt: {error}");
+    code
+}

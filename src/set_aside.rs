@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -33,7 +34,7 @@ impl SetAside {
         self.counters.publishes_set_aside.add();
         self.warn_once(refused, refusal);
         let row = serde_json::json!({
-            "set_aside_at": clock::rfc3339(clock::wall_now_ms()),
+            "at_ms": clock::wall_now_ms(),
             "topic": refused.topic,
             "reason": refusal.reason,
             "payload_base64": STANDARD.encode(&refused.payload),
@@ -65,6 +66,17 @@ impl SetAside {
             );
         }
     }
+}
+
+/// How long ago a row of the store was set aside.
+#[must_use]
+pub fn age(row: &[u8]) -> Option<Duration> {
+    #[derive(serde::Deserialize)]
+    struct SetAsideAt {
+        at_ms: u64,
+    }
+    let SetAsideAt { at_ms } = serde_json::from_slice(row).ok()?;
+    Some(Duration::from_millis(clock::wall_now_ms().saturating_sub(at_ms)))
 }
 
 /// What became of a group of publishes.

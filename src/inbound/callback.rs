@@ -16,6 +16,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
@@ -38,8 +39,8 @@ const INVALID_PARAMETER: &str = r#"{"code":1010}"#;
 
 /// What the callback is told by the configuration.
 pub struct CallbackConfig {
-    /// The last segment of the callback's path.
-    pub path_secret: SecretString,
+    /// What the last segment of the callback's path may be: one secret, two while a new one is being registered.
+    pub path_secrets: watch::Receiver<Vec<SecretString>>,
     /// The token of the handshake.
     pub handshake_token: SecretString,
     /// Which signatures are accepted.
@@ -144,7 +145,8 @@ impl Callback {
     /// Is the last non-empty segment of `path` the secret? Proxies may have stripped what stands before it.
     fn is_ours(&self, path: &str) -> bool {
         let last = path.rsplit('/').find(|segment| !segment.is_empty()).unwrap_or_default();
-        last.as_bytes().ct_eq(self.config.path_secret.expose_secret().as_bytes()).into()
+        let is = |secret: &SecretString| last.as_bytes().ct_eq(secret.expose_secret().as_bytes()).into();
+        self.config.path_secrets.borrow().iter().any(is)
     }
 
     fn handshake(&self, query: &str, armed: &Armed) -> Response<Answer> {

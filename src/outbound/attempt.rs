@@ -173,7 +173,7 @@ impl Attempts {
     /// is asked until it does: the command must not be sent again.
     async fn finish(&self, seq: u64, command: Command, result: CommandResult) -> Result<Step, SpoolError> {
         self.count(&command, &result);
-        let row = Record::Result(StoredResult { reply_to: command.reply_to, json: result.to_json() });
+        let row = Record::Result(StoredResult { at: command.at, reply_to: command.reply_to, json: result.to_json() });
         let Ok(row) = row.encode() else { return Ok(Step::Gone) };
         let mut told = false;
         loop {

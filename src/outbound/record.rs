@@ -69,6 +69,8 @@ pub struct ReplyTo {
 /// A result to be published.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredResult {
+    /// When the command was accepted.
+    pub at: Stamp,
     /// Where to.
     pub reply_to: ReplyTo,
     /// The result's JSON.
@@ -150,7 +152,7 @@ mod tests {
     fn rows_read_back_as_they_were_written() {
         let row = Record::Command(command());
         assert_eq!(Record::decode(&row.encode().unwrap()).unwrap(), row);
-        let row = Record::Result(StoredResult { reply_to: command().reply_to, json: b"{}".to_vec() });
+        let row = Record::Result(StoredResult { at: Stamp::now(), reply_to: command().reply_to, json: b"{}".to_vec() });
         assert_eq!(Record::decode(&row.encode().unwrap()).unwrap(), row);
         assert!(Record::decode(&[VERSION + 1]).is_err());
     }

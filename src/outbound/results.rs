@@ -59,7 +59,7 @@ impl Results {
 
     async fn publish(self: Arc<Self>, seq: u64, row: Bytes) {
         let publications = match Record::decode(&row) {
-            Ok(Record::Result(StoredResult { reply_to, json })) => match CommandResult::from_json(&json) {
+            Ok(Record::Result(StoredResult { reply_to, json, .. })) => match CommandResult::from_json(&json) {
                 Ok(result) => reply_to.publications(&self.base, &result),
                 Err(error) => return error!(seq, %error, "a stored result cannot be read; it stays in the spool"),
             },

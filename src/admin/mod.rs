@@ -1,0 +1,124 @@
+//! The admin listener: `/healthz` and `/readyz`.
+//!
+//! It must be safe to have on by default: it answers only to names it was told (a web page in the operator's browser cannot
+//! reach it under another), and off loopback only to who has the token. It shows states, never content or secrets.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::get;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::progress::Progress;
+use crate::report::Report;
+
+/// What the listener shows and to whom.
+pub struct Admin {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Demanded off loopback.
+    pub token: Option<SecretString>,
+    /// Names and addresses it answers to, besides loopback's.
+    pub hosts: Vec<String>,
+    /// The parts' states.
+    pub report: Arc<Report>,
+    /// The loops that must make progress, by name.
+    pub loops: Vec<(&'static str, Progress)>,
+}
+
+/// Serves on `listener` until `stop`.
+pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
+    let admin = Arc::new(admin);
+    let router = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .layer(middleware::from_fn_with_state(Arc::clone(&admin), guard))
+        .with_state(admin);
+    // An open connection of a monitor must not hold up the stop: the caller drops what is left.
+    let _ = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+}
+
+async fn healthz(State(admin): State<Arc<Admin>>) -> Response {
+    let stuck: Vec<_> = admin.loops.iter().filter(|(_, progress)| progress.is_stuck()).map(|(name, _)| *name).collect();
+    if stuck.is_empty() {
+        text(StatusCode::OK, "ok\n".to_owned())
+    } else {
+        text(StatusCode::SERVICE_UNAVAILABLE, format!("no progress for 30 s: {}\n", stuck.join(", ")))
+    }
+}
+
+async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
+    let ready = admin.report.ready();
+    let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = serde_json::to_string_pretty(&ready).unwrap_or_default() + "\n";
+    respond(status, "application/json", body)
+}
+
+async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if !admin.answers_to(host) {
+        let body = "this name is not one of admin.hosts\n".to_owned();
+        return text(StatusCode::FORBIDDEN, body);
+    }
+    let open = admin.listen.ip().is_loopback() || request.uri().path() == "/healthz";
+    if !open && !admin.knows(request.headers()) {
+        let mut response =
+            text(StatusCode::UNAUTHORIZED, "admin.token is needed, as Bearer or as password\n".to_owned());
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"ilink2mqtt\""));
+        return response;
+    }
+    next.run(request).await
+}
+
+impl Admin {
+    fn answers_to(&self, host: &str) -> bool {
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => name,
+            _ => host,
+        };
+        let bare = name.trim_start_matches('[').trim_end_matches(']');
+        let loopback = bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        loopback
+            || bare.eq_ignore_ascii_case("localhost")
+            || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(host))
+    }
+
+    fn knows(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.token else { return false };
+        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let given = match given.split_once(' ') {
+            Some((scheme, bearer)) if scheme.eq_ignore_ascii_case("bearer") => bearer.trim().as_bytes().to_vec(),
+            Some((scheme, basic)) if scheme.eq_ignore_ascii_case("basic") => {
+                let pair = STANDARD.decode(basic.trim()).unwrap_or_default();
+                let colon = pair.iter().position(|byte| *byte == b':').map_or(pair.len(), |at| at + 1);
+                pair.get(colon..).unwrap_or_default().to_vec()
+            }
+            _ => return false,
+        };
+        given.ct_eq(token.expose_secret().as_bytes()).into()
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Response {
+    respond(status, "text/plain; charset=utf-8", body)
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,131 @@
+//! The operator's verbs without a running daemon: under the state directory's lock, with just the parts each needs.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::AppError;
+use super::parts::Core;
+use crate::cli::EXIT_UNAVAILABLE;
+use crate::cloud::{self, RegisterPolicy, Registry, SessionConfig};
+use crate::config::{Config, Register};
+use crate::control::verbs::{answer, internal, outcome, parse_call, url};
+use crate::control::{Answer, Verb};
+use crate::protocol::{Reply, SetConfig};
+use crate::shutdown::Shutdown;
+use crate::spool::Queue;
+use secrecy::ExposeSecret;
+
+/// How long a call waits for the session to become ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Carries out `verb`, alone.
+///
+/// # Errors
+/// If the state directory cannot be had, or the configuration's files cannot be used.
+pub async fn execute(config: &Config, verb: Verb) -> Result<Answer, AppError> {
+    let core = Core::open(config)?;
+    let result = match verb {
+        Verb::Call { name, json } => call(config, &core, &name, &json).await,
+        Verb::CallbackUrl => Ok(url(&config.callback_url(&core.identity.path_secret()))),
+        Verb::Status => Ok(status(config, &core)),
+        Verb::Register { .. } | Verb::Unregister | Verb::Query if config.callback.register == Register::Never => {
+            let text = "callback.register is \"never\": somebody else registers the callback".to_owned();
+            Ok(Answer { exit: crate::cli::EXIT_USAGE, text })
+        }
+        Verb::Query => query(config, &core).await,
+        Verb::Register { new_secret } => register(config, &core, new_secret).await,
+        Verb::Unregister => unregister(config, &core).await,
+    };
+    core.close().await;
+    result
+}
+
+async fn call(config: &Config, core: &Core, name: &str, json: &str) -> Result<Answer, AppError> {
+    let call = match parse_call(name, json, config.outbound.max_content) {
+        Ok(call) => call,
+        Err(refused) => return Ok(refused),
+    };
+    let shutdown = Shutdown::default();
+    // Only the token is wanted: registering is the daemon's business.
+    let session = SessionConfig { register: RegisterPolicy::Never, ..core.session_config(config) };
+    let registry = std::sync::Arc::new(core.registry(config));
+    let (session, task) =
+        cloud::start(core.client(config)?, session, registry, core.handshakes.clone(), shutdown.session.clone());
+    let made = match timeout(READY_TIMEOUT, session.ready()).await {
+        Ok(()) => outcome(session.call(&call).await),
+        Err(_) => {
+            let cause = session.status().borrow().cause.clone();
+            Answer { exit: EXIT_UNAVAILABLE, text: format!("the call was not executed: {cause}") }
+        }
+    };
+    shutdown.session.cancel();
+    let _ = task.await;
+    Ok(made)
+}
+
+async fn query(config: &Config, core: &Core) -> Result<Answer, AppError> {
+    let url = config.callback_url(&core.identity.path_secret());
+    Ok(answer(post(config, core, &SetConfig::Query { url: url.expose_secret() }).await?))
+}
+
+async fn unregister(config: &Config, core: &Core) -> Result<Answer, AppError> {
+    let reply = post(config, core, &SetConfig::Unregister).await?;
+    if reply.as_ref().is_ok_and(|reply| reply.code.is_ok()) {
+        let registry = core.registry(config);
+        if let Err(error) = registry.forget().and_then(|()| registry.set_unregistered_by_operator(true)) {
+            return Ok(internal(&error));
+        }
+    }
+    Ok(answer(reply))
+}
+
+/// Registers while serving the callback, because iLink calls back during the registration; pushes that arrive meanwhile are
+/// stored for the daemon.
+async fn register(config: &Config, core: &Core, new_secret: bool) -> Result<Answer, AppError> {
+    if new_secret && let Err(error) = core.identity.new_secret() {
+        return Ok(Answer { exit: crate::cli::EXIT_USAGE, text: error.to_string() });
+    }
+    core.path_secrets.send_replace(core.identity.accepted_secrets());
+    let shutdown = Shutdown::default();
+    let mut serving = super::Critical::new();
+    let listener = core.bind_callback(config).await?;
+    core.serve_callback(config, listener, &shutdown, &mut serving)?;
+    let (url, token) = (config.callback_url(&core.identity.path_secret()), core.identity.handshake_token());
+    let register = SetConfig::Register { url: url.expose_secret(), token: token.expose_secret() };
+    let reply = post(config, core, &register).await?;
+    shutdown.callback.cancel();
+    while serving.join_next().await.is_some() {}
+    if reply.as_ref().is_ok_and(|reply| reply.code.is_ok()) {
+        let registry = core.registry(config);
+        let recorded = registry.record(&url, &token).and_then(|()| registry.set_unregistered_by_operator(false));
+        if let Err(error) = recorded {
+            return Ok(internal(&error));
+        }
+    }
+    Ok(answer(reply))
+}
+
+async fn post(config: &Config, core: &Core, request: &SetConfig<'_>) -> Result<Result<Reply, String>, AppError> {
+    let client = core.client(config)?;
+    let reply = client.post(&request.request(&core.account(config)), None).await;
+    Ok(reply.map_err(|error| error.cause().to_owned()))
+}
+
+fn status(config: &Config, core: &Core) -> Answer {
+    let queue = |queue| {
+        let stats = core.spool.stats(queue);
+        json!({ "depth": stats.depth, "bytes": stats.bytes })
+    };
+    let status = json!({
+        "running": false,
+        "state_dir": config.state_dir,
+        "queues": {
+            "inbound": queue(Queue::Inbound),
+            "outbound": queue(Queue::Outbound),
+            "set_aside": queue(Queue::SetAside),
+        },
+    });
+    Answer { exit: 0, text: serde_json::to_string_pretty(&status).unwrap_or_default() }
+}

@@ -1,0 +1,303 @@
+//! Builds the parts of the daemon, in one place; starts them in order, stops them in order.
+//!
+//! Start: state directory and spool; the callback's socket; the link; the session (iLink calls us back *during* the
+//! registration, so the callback is served first); the loops. Stop: see [`stop`].
+
+pub mod alone;
+mod parts;
+mod reload;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::admin::{self, Admin};
+use crate::cli::{EXIT_INTERNAL, EXIT_STATE_DIR, EXIT_USAGE};
+use crate::cloud;
+use crate::config::Config;
+use crate::control;
+use crate::inbound;
+use crate::inbound::relay::Relay;
+use crate::local::Publication;
+use crate::mqtt;
+use crate::outbound::accept::Accept;
+use crate::outbound::attempt::Attempts;
+use crate::outbound::deliver::Deliver;
+use crate::outbound::results::Results;
+use crate::progress::Progress;
+use crate::report::{self, Readiness, Report};
+use crate::set_aside::SetAside;
+use crate::shutdown::{Asked, Shutdown, Signals};
+use crate::spool::{Spool, SpoolError};
+use parts::Core;
+pub use reload::Source;
+
+/// Why the daemon did not start, or stopped unasked.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The state directory is locked or unusable.
+    #[error("{0}")]
+    State(String),
+    /// What the configuration names cannot be used.
+    #[error("{0}")]
+    Config(String),
+    /// A socket could not be opened.
+    #[error("cannot listen on {what}: {source}")]
+    Listen {
+        /// Which: the configuration's key and value.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A part failed while running.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl AppError {
+    /// The process's exit code for it.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::State(_) => EXIT_STATE_DIR,
+            Self::Config(_) => EXIT_USAGE,
+            Self::Listen { .. } | Self::Failed(_) => EXIT_INTERNAL,
+        }
+    }
+}
+
+/// The parts that must run for as long as the daemon does, by name.
+type Critical = JoinSet<(&'static str, Result<(), String>)>;
+
+/// Runs the daemon until a signal, or until `stop` is cancelled (the demo's way).
+///
+/// # Errors
+/// Why it could not start, or stopped unasked.
+pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Result<(), AppError> {
+    let mut signals =
+        Signals::listen().map_err(|error| AppError::Failed(format!("cannot listen for signals: {error}")))?;
+    let shutdown = Shutdown::default();
+    let core = Core::open(&config)?;
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
+    let callback = core.bind_callback(&config).await?;
+    let admin_listener = match config.admin.listen {
+        Some(address) => Some(parts::bind("admin.listen", address).await?),
+        None => None,
+    };
+    let control_listener = control::bind(core.state_dir.path())
+        .map_err(|source| AppError::Listen { what: "control.sock".to_owned(), source })?;
+
+    let link_config = parts::link_config(&config, &core).await?;
+    let link = mqtt::start(link_config, shutdown.link.clone()).map_err(|error| AppError::Config(error.to_string()))?;
+    let (session, session_task) = cloud::start(
+        core.client(&config)?,
+        core.session_config(&config),
+        Arc::new(core.registry(&config)),
+        core.handshakes.clone(),
+        shutdown.session.clone(),
+    );
+    let (settings, settings_rx) = watch::channel(Arc::new(parts::relay_settings(&config)));
+    let report = Arc::new(Report {
+        info: parts::info(&config),
+        spool: core.spool.clone(),
+        cloud: session.status(),
+        link: link.state.clone(),
+        link_counters: Arc::clone(&link.counters),
+        handshakes: core.handshakes.clone(),
+        seen: Arc::clone(&core.seen),
+        counters: Arc::clone(&core.counters),
+        readiness: Readiness::default(),
+    });
+
+    let mut critical = Critical::new();
+    let tls = core.serve_callback(&config, callback, &shutdown, &mut critical)?;
+    let loops = start_loops(&config, &core, link, &session, settings_rx, &shutdown, &mut critical);
+
+    let observers = tokio_util::task::TaskTracker::new();
+    let base = config.mqtt.base_topic.clone();
+    observers.spawn(report::run(Arc::clone(&report), base, loops.publisher.clone(), shutdown.results.clone()));
+    observers.spawn(parts::queue_presence(session.presence_states(), core.spool.clone(), shutdown.loops.clone()));
+    observers.spawn(parts::remember_session(
+        report.link.clone(),
+        core.spool.clone(),
+        parts::session_name(&config),
+        shutdown.results.clone(),
+    ));
+    let verbs = Arc::new(core.verbs(&config, session.clone(), Arc::clone(&report)));
+    observers.spawn(control::serve(control_listener, verbs, shutdown.results.clone()));
+    if let (Some(listener), Some(listen)) = (admin_listener, config.admin.listen) {
+        let admin = Admin {
+            listen,
+            token: config.admin.token.clone(),
+            hosts: config.admin.hosts.clone(),
+            report: Arc::clone(&report),
+            loops: loops.progress.clone(),
+        };
+        observers.spawn(admin::serve(listener, admin, shutdown.results.clone()));
+    }
+    info!(version = env!("CARGO_PKG_VERSION"), uid = %config.ilink.uid, callback = %config.callback.listen, broker = %config.mqtt.broker, "started");
+
+    let mut reload = reload::Reload::new(source, config, session.clone(), settings, Arc::clone(&core.identity), tls);
+    let failure = loop {
+        // asked() and join_next() are cancel-safe; the others only observe.
+        tokio::select! {
+            asked = signals.asked() => match asked {
+                Asked::Stop => break None,
+                Asked::Reload => reload.reload().await,
+            },
+            () = stop.cancelled() => break None,
+            ended = critical.join_next() => break Some(describe(ended)),
+            cause = core.spool.failed() => break Some(format!("the spool failed: {cause}")),
+        }
+    };
+    signals.end_at_the_next();
+    if let Some(failure) = &failure {
+        error!(failure, "stopping: a part of the bridge failed");
+    }
+    self::stop(&shutdown, critical, loops.link_task, session_task, observers).await;
+    let _ = std::fs::remove_file(control::socket(core.state_dir.path()));
+    core.close().await;
+    match failure {
+        None => Ok(info!("stopped")),
+        Some(failure) => Err(AppError::Failed(failure)),
+    }
+}
+
+/// What the loops leave behind for the others.
+struct Loops {
+    publisher: mqtt::Publisher,
+    link_task: tokio::task::JoinHandle<()>,
+    progress: Vec<(&'static str, Progress)>,
+}
+
+fn start_loops(
+    config: &Config,
+    core: &Core,
+    link: mqtt::Link,
+    session: &cloud::Session,
+    settings: watch::Receiver<Arc<inbound::relay::RelaySettings>>,
+    shutdown: &Shutdown,
+    critical: &mut Critical,
+) -> Loops {
+    let mqtt::Link { publisher, commands, state, task, .. } = link;
+    let set_aside = SetAside::new(core.spool.clone(), Arc::clone(&core.counters));
+    let (relay_progress, accept_progress, deliver_progress) =
+        (Progress::default(), Progress::default(), Progress::default());
+    let (accepted, accepted_rx) = mpsc::unbounded_channel();
+    let (results, results_rx) = mpsc::unbounded_channel();
+    let relay = Relay {
+        config: parts::relay_config(config),
+        settings,
+        spool: core.spool.clone(),
+        publisher: publisher.clone(),
+        link: state.clone(),
+        set_aside: set_aside.clone(),
+        counters: Arc::clone(&core.counters),
+        progress: relay_progress.clone(),
+    };
+    let accept = Accept {
+        config: parts::accept_config(config),
+        spool: core.spool.clone(),
+        publisher: publisher.clone(),
+        set_aside: set_aside.clone(),
+        link: state,
+        accepted,
+        counters: Arc::clone(&core.counters),
+        progress: accept_progress.clone(),
+    };
+    let attempts = Arc::new(Attempts {
+        spool: core.spool.clone(),
+        session: session.clone(),
+        ambiguous: parts::ambiguous(config),
+        counters: Arc::clone(&core.counters),
+    });
+    let deliver = Deliver::new(parts::deliver_config(config), attempts, results, deliver_progress.clone());
+    let results = Results {
+        base: config.mqtt.base_topic.clone(),
+        spool: core.spool.clone(),
+        publisher: publisher.clone(),
+        set_aside,
+    };
+    spawn(critical, "the relay loop", relay.run(shutdown.loops.clone()));
+    spawn(critical, "the command loop", accept.run(commands, shutdown.commands.clone()));
+    spawn(critical, "the deliver loop", deliver.run(accepted_rx, shutdown.loops.clone()));
+    spawn(critical, "the results loop", results.run(results_rx, shutdown.results.clone()));
+    let progress = vec![("relay", relay_progress), ("commands", accept_progress), ("deliver", deliver_progress)];
+    Loops { publisher, link_task: task, progress }
+}
+
+fn spawn(
+    critical: &mut Critical,
+    name: &'static str,
+    part: impl Future<Output = Result<(), SpoolError>> + Send + 'static,
+) {
+    critical.spawn(async move { (name, part.await.map_err(|error| error.to_string())) });
+}
+
+fn describe(ended: Option<Result<(&'static str, Result<(), String>), tokio::task::JoinError>>) -> String {
+    match ended {
+        Some(Ok((name, Err(error)))) => format!("{name} failed: {error}"),
+        Some(Ok((name, Ok(())))) => format!("{name} ended unasked"),
+        Some(Err(error)) => format!("a part panicked: {error}"),
+        None => "no part runs any more".to_owned(),
+    }
+}
+
+/// Stops in order: no more commands; the loops drain, calls under way get 3 s; results drain; the session; the link says
+/// `offline`; the callback closes last, so that until then pushes are made durable.
+async fn stop(
+    shutdown: &Shutdown,
+    mut critical: Critical,
+    link: tokio::task::JoinHandle<()>,
+    session: tokio::task::JoinHandle<()>,
+    observers: tokio_util::task::TaskTracker,
+) {
+    shutdown.commands.cancel();
+    shutdown.loops.cancel();
+    join(&mut critical, 2).await;
+    shutdown.results.cancel();
+    join(&mut critical, 1).await;
+    observers.close();
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), observers.wait()).await;
+    shutdown.session.cancel();
+    let _ = session.await;
+    shutdown.link.cancel();
+    let _ = link.await;
+    shutdown.callback.cancel();
+    let all = async { while critical.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(8), all).await;
+}
+
+/// Waits until so few critical parts are left.
+async fn join(critical: &mut Critical, left: usize) {
+    while critical.len() > left {
+        if let Some(Ok((name, Err(error)))) = critical.join_next().await {
+            warn!(name, error, "a part failed while stopping");
+        }
+    }
+}
+
+/// `bridge/state`, retained.
+fn state(config: &Config, state: &'static str) -> Publication {
+    Publication::raw(config.mqtt.base_topic.bridge("state"), state).retained()
+}
+
+/// Opens the spool of a state directory.
+fn open_spool(config: &Config, dir: &std::path::Path) -> Result<Spool, AppError> {
+    let limits = crate::spool::Limits {
+        inbound: config.spool.max_bytes,
+        outbound: config.spool.max_bytes,
+        set_aside: parts::SET_ASIDE_BYTES,
+    };
+    let (spool, recovered) = Spool::open(dir, limits).map_err(|error| AppError::State(error.to_string()))?;
+    for alarm in &recovered.alarms {
+        error!("{alarm}");
+    }
+    Ok(spool)
+}

@@ -1,0 +1,323 @@
+//! From the configuration's values to each part's own.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, RwLock};
+
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use super::{AppError, Critical, open_spool, state};
+use crate::clock;
+use crate::cloud::{Client, ClientConfig, HandshakeLog, RegisterPolicy, Session, SessionConfig};
+use crate::config::{Ambiguous, Config, MqttProtocol, Register, Repeats};
+use crate::control::verbs::Verbs;
+use crate::counters::Counters;
+use crate::inbound;
+use crate::inbound::callback::{Callback, CallbackConfig, LastSeen};
+use crate::inbound::record::Record;
+use crate::inbound::relay::{RelayConfig, RelaySettings};
+use crate::inbound::server::{self, Access};
+use crate::inbound::store::Store;
+use crate::local::{Globs, Rules};
+use crate::mqtt::{LinkConfig, LinkState, Protocol, Timing, TlsOptions};
+use crate::outbound;
+use crate::outbound::accept::AcceptConfig;
+use crate::outbound::deliver::DeliverConfig;
+use crate::protocol::{Account, Uid};
+use crate::report::{Info, Report};
+use crate::shutdown::Shutdown;
+use crate::spool::{Queue, Spool, SpoolError};
+use crate::state_dir::{Identity, IdentityRegistry, Overrides, StateDir};
+use crate::tls;
+
+/// The set-aside store's cap, in bytes.
+pub(super) const SET_ASIDE_BYTES: u64 = 16 * 1024 * 1024;
+/// The note by which the next run knows that the broker has a session of ours.
+const SESSION_NOTE: &str = "mqtt/session";
+
+/// What the daemon and the verbs without a daemon have in common.
+pub(super) struct Core {
+    pub(super) state_dir: StateDir,
+    pub(super) identity: Arc<Identity>,
+    pub(super) spool: Spool,
+    pub(super) counters: Arc<Counters>,
+    pub(super) seen: Arc<LastSeen>,
+    pub(super) handshakes: HandshakeLog,
+    pub(super) path_secrets: watch::Sender<Vec<SecretString>>,
+    tasks: TaskTracker,
+}
+
+/// The callback's TLS configuration, replaceable while running.
+pub(super) type CallbackTls = Option<Arc<RwLock<Arc<rustls::ServerConfig>>>>;
+
+impl Core {
+    pub(super) fn open(config: &Config) -> Result<Self, AppError> {
+        let in_state = |error: &dyn std::error::Error| AppError::State(error.to_string());
+        let state_dir = StateDir::open(&config.state_dir).map_err(|error| in_state(&error))?;
+        let overrides = Overrides {
+            handshake_token: config.callback.token.clone(),
+            path_secret: config.callback.path_secret.clone(),
+        };
+        let identity = Arc::new(Identity::open(&state_dir, overrides).map_err(|error| in_state(&error))?);
+        let spool = open_spool(config, state_dir.path())?;
+        let path_secrets = watch::Sender::new(identity.accepted_secrets());
+        Ok(Self {
+            state_dir,
+            identity,
+            spool,
+            counters: Arc::default(),
+            seen: Arc::default(),
+            handshakes: HandshakeLog::default(),
+            path_secrets,
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    pub(super) async fn close(self) {
+        self.tasks.close();
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(3), self.tasks.wait()).await;
+        self.spool.close().await;
+    }
+
+    pub(super) async fn bind_callback(&self, config: &Config) -> Result<TcpListener, AppError> {
+        bind("callback.listen", config.callback.listen).await
+    }
+
+    /// Serves the callback until its step of the stop.
+    pub(super) fn serve_callback(
+        &self,
+        config: &Config,
+        listener: TcpListener,
+        shutdown: &Shutdown,
+        critical: &mut Critical,
+    ) -> Result<CallbackTls, AppError> {
+        let tls = match &config.callback.tls {
+            None => None,
+            Some(files) => {
+                let tls = tls::server_config(&files.cert, &files.key).map_err(AppError::Config)?;
+                Some(Arc::new(RwLock::new(tls)))
+            }
+        };
+        let access = Access {
+            allow: config.callback.allow.clone(),
+            trusted_proxies: config.callback.trusted_proxies.clone(),
+            tls: tls.clone(),
+        };
+        let callback_config = CallbackConfig {
+            path_secrets: self.path_secrets.subscribe(),
+            handshake_token: self.identity.handshake_token(),
+            accepted: config.callback.signature,
+            max_body: config.callback.max_body,
+            uid: config.ilink.uid.clone(),
+            strict_to_uid: config.callback.strict_to_uid,
+        };
+        let (spool, counters, tasks) = (self.spool.clone(), Arc::clone(&self.counters), self.tasks.clone());
+        let (seen, handshakes, stop) = (Arc::clone(&self.seen), self.handshakes.clone(), shutdown.callback.clone());
+        let remember = config.callback.repeats == Repeats::Unanswered;
+        critical.spawn(async move {
+            let repeats = match spool.load_keys().await {
+                Ok(keys) => remember.then(|| inbound::repeats::Repeats::new(keys.repeats)),
+                Err(error) => return ("the callback", Err(error.to_string())),
+            };
+            let store = Arc::new(Store::new(spool, repeats, Arc::clone(&counters), tasks));
+            let callback = Arc::new(Callback::new(callback_config, store, handshakes, Arc::clone(&counters), seen));
+            server::serve(listener, callback, access, counters, stop).await;
+            ("the callback", Ok(()))
+        });
+        Ok(tls)
+    }
+
+    #[expect(clippy::unused_self, reason = "it stands beside the other parts that are made from the configuration")]
+    pub(super) fn client(&self, config: &Config) -> Result<Client, AppError> {
+        let client = ClientConfig {
+            api: config.ilink.api.clone(),
+            timeout: config.ilink.timeout,
+            proxy: config.ilink.proxy.as_ref().map(|proxy| proxy.expose().clone()),
+            extra_ca: config.ilink.ca.clone(),
+        };
+        Client::new(&client).map_err(|error| AppError::Config(error.to_string()))
+    }
+
+    pub(super) fn account(&self, config: &Config) -> Account {
+        let _ = self;
+        Account {
+            appkey: config.ilink.appkey.clone(),
+            secretkey: config.ilink.secretkey.clone(),
+            uid: config.ilink.uid.clone(),
+            presence_action: config.ilink.presence_action,
+        }
+    }
+
+    pub(super) fn session_config(&self, config: &Config) -> SessionConfig {
+        SessionConfig {
+            account: self.account(config),
+            api: config.ilink.api.clone(),
+            state_dir: self.state_dir.path().to_owned(),
+            register: match config.callback.register {
+                Register::IfNeeded => RegisterPolicy::IfNeeded,
+                Register::Always => RegisterPolicy::Always,
+                Register::Never => RegisterPolicy::Never,
+            },
+            callback_url: config.callback_url(&self.identity.path_secret()),
+            handshake_token: self.identity.handshake_token(),
+            verify_every: config.callback.verify_every,
+            topics: config.ilink.topics.clone(),
+            presence: config.ilink.presence.clone(),
+            timing: crate::cloud::Timing::default(),
+        }
+    }
+
+    pub(super) fn registry(&self, config: &Config) -> IdentityRegistry {
+        let ilink = &config.ilink;
+        IdentityRegistry::new(Arc::clone(&self.identity), ilink.api.as_str(), &ilink.appkey, ilink.uid.as_str())
+    }
+
+    pub(super) fn verbs(&self, config: &Config, session: Session, report: Arc<Report>) -> Verbs {
+        let for_url = config.clone();
+        let (topics, presence) = (config.ilink.topics.clone(), config.ilink.presence.clone());
+        let changing = session.clone();
+        Verbs {
+            session,
+            identity: Arc::clone(&self.identity),
+            path_secrets: self.path_secrets.clone(),
+            callback_url: Box::new(move |secret| for_url.callback_url(secret)),
+            change_url: Box::new(move |url| {
+                let (session, topics, presence) = (changing.clone(), topics.clone(), presence.clone());
+                Box::pin(async move { session.reconfigure(topics, presence, url).await })
+            }),
+            max_content: config.outbound.max_content,
+            report,
+        }
+    }
+}
+
+pub(super) async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, AppError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| AppError::Listen { what: format!("{key} = \"{address}\""), source })
+}
+
+pub(super) async fn link_config(config: &Config, core: &Core) -> Result<LinkConfig, AppError> {
+    let mqtt = &config.mqtt;
+    let notes = core.spool.notes(SESSION_NOTE).await.map_err(|error| AppError::State(error.to_string()))?;
+    let session = session_name(config);
+    let mut filters: Vec<String> = mqtt.base_topic.command_filters().into();
+    filters.dedup();
+    Ok(LinkConfig {
+        broker: mqtt.broker.clone(),
+        protocol: match mqtt.protocol {
+            MqttProtocol::V5 => Protocol::V5,
+            MqttProtocol::V311 => Protocol::V311,
+        },
+        client_id: mqtt.client_id.clone(),
+        credentials: mqtt
+            .username
+            .clone()
+            .map(|user| (user, mqtt.password.clone().unwrap_or_else(|| SecretString::from(String::new())))),
+        tls: TlsOptions { ca: mqtt.tls.ca.clone(), cert: mqtt.tls.cert.clone(), key: mqtt.tls.key.clone() },
+        max_packet: mqtt.max_packet,
+        session_expiry: u32::try_from(mqtt.session_expiry.as_secs()).unwrap_or(u32::MAX),
+        persistent_session: mqtt.persistent_session,
+        expect_session: notes.iter().any(|(_, value)| *value == session),
+        filters,
+        base: mqtt.base_topic.clone(),
+        own_uid: config.ilink.uid.clone(),
+        will: state(config, "offline"),
+        birth: vec![state(config, "online")],
+        timing: Timing::default(),
+    })
+}
+
+/// Names the session that a broker may hold for us.
+pub(super) fn session_name(config: &Config) -> Vec<u8> {
+    format!("{} {}", config.mqtt.broker, config.mqtt.client_id).into_bytes()
+}
+
+/// Notes, once connected, that the broker has a session of ours from here on.
+pub(super) async fn remember_session(
+    mut link: watch::Receiver<LinkState>,
+    spool: Spool,
+    name: Vec<u8>,
+    stop: CancellationToken,
+) {
+    if let Some(Ok(_)) = stop.run_until_cancelled(link.wait_for(|link| link.connected)).await {
+        spool.put_note(SESSION_NOTE, name);
+    }
+}
+
+pub(super) fn relay_config(config: &Config) -> RelayConfig {
+    RelayConfig {
+        base: config.mqtt.base_topic.clone(),
+        output: config.mqtt.output,
+        raw_max_age: config.inbound.raw_max_age,
+    }
+}
+
+pub(super) fn relay_settings(config: &Config) -> RelaySettings {
+    RelaySettings {
+        allow_from: config.inbound.allow_from.iter().cloned().collect::<HashSet<_>>(),
+        presence: config.ilink.presence.iter().cloned().collect(),
+    }
+}
+
+pub(super) fn accept_config(config: &Config) -> AcceptConfig {
+    AcceptConfig {
+        base: config.mqtt.base_topic.clone(),
+        rules: Rules { allow_calls: Globs::new(&config.mqtt.allow_calls), max_content: config.outbound.max_content },
+        ttl: config.outbound.ttl,
+        response_topics: config.mqtt.response_topics.clone(),
+        discovery_prefix: config.homeassistant.discovery_prefix.clone(),
+    }
+}
+
+pub(super) fn deliver_config(config: &Config) -> DeliverConfig {
+    DeliverConfig {
+        concurrency: config.outbound.concurrency,
+        rate_per_s: config.outbound.rate_per_s.map(std::num::NonZeroU32::get),
+    }
+}
+
+pub(super) fn ambiguous(config: &Config) -> outbound::attempt::Ambiguous {
+    match config.outbound.ambiguous {
+        Ambiguous::Retry => outbound::attempt::Ambiguous::Retry,
+        Ambiguous::Report => outbound::attempt::Ambiguous::Report,
+    }
+}
+
+pub(super) fn info(config: &Config) -> Info {
+    let host = |url: &url::Url| url.host_str().unwrap_or_default().to_owned();
+    Info {
+        version: env!("CARGO_PKG_VERSION"),
+        uid: config.ilink.uid.to_string(),
+        api_host: host(&config.ilink.api),
+        callback_host: host(config.callback.public_url.expose()),
+        base_topic: config.mqtt.base_topic.as_str().to_owned(),
+        started_at: clock::rfc3339(clock::wall_now_ms()),
+    }
+}
+
+/// Queues what `ham_user/states` told between the pushes, so that neither overtakes the other.
+pub(super) async fn queue_presence(
+    mut states: watch::Receiver<Vec<(Uid, bool)>>,
+    spool: Spool,
+    stop: CancellationToken,
+) {
+    while let Some(Ok(())) = stop.run_until_cancelled(states.changed()).await {
+        let states = states.borrow_and_update().clone();
+        if states.is_empty() {
+            continue;
+        }
+        let Ok(row) = (Record::States { states }).encode() else { continue };
+        match spool.append(Queue::Inbound, row, None).await {
+            Ok(_) => {}
+            Err(SpoolError::Failed(_)) => return,
+            Err(error) => {
+                warn!(%error, "the presence that iLink told could not be queued; it is read again when the cloud comes back")
+            }
+        }
+    }
+}

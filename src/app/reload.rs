@@ -1,0 +1,79 @@
+//! SIGHUP: reads the configuration again and applies what can change while running.
+//!
+//! All or nothing: a broken file changes nothing and says why. What cannot change while running is named, with the old value
+//! still in force.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::parts::{self, CallbackTls};
+use crate::cloud::Session;
+use crate::config::{Config, Environment};
+use crate::inbound::relay::RelaySettings;
+use crate::log::LogLevel;
+use crate::state_dir::Identity;
+use crate::tls;
+
+/// Where the configuration came from, to read it again.
+pub struct Source {
+    /// The file named on the command line.
+    pub path: Option<PathBuf>,
+    /// The process's environment.
+    pub environment: Environment,
+    /// The log's level, if this process may change it.
+    pub level: Option<LogLevel>,
+}
+
+/// What a reload reaches.
+pub(super) struct Reload {
+    source: Source,
+    /// As the process started with: what needs a restart is named at every reload.
+    config: Config,
+    session: Session,
+    settings: watch::Sender<Arc<RelaySettings>>,
+    identity: Arc<Identity>,
+    tls: CallbackTls,
+}
+
+impl Reload {
+    pub(super) fn new(
+        source: Source,
+        config: Config,
+        session: Session,
+        settings: watch::Sender<Arc<RelaySettings>>,
+        identity: Arc<Identity>,
+        tls: CallbackTls,
+    ) -> Self {
+        Self { source, config, session, settings, identity, tls }
+    }
+
+    pub(super) async fn reload(&mut self) {
+        let new = match Config::load(self.source.path.as_deref(), &self.source.environment) {
+            Ok(new) => new,
+            Err(error) => return error!(%error, "the configuration was not reloaded; the old one stays in force"),
+        };
+        let certificates = match (&self.tls, &new.callback.tls) {
+            (Some(_), Some(files)) => match tls::server_config(&files.cert, &files.key) {
+                Ok(tls) => Some(tls),
+                Err(error) => return error!(error, "the configuration was not reloaded; the old one stays in force"),
+            },
+            _ => None,
+        };
+        for key in self.config.restart_needed(&new) {
+            warn!(key, "a changed key takes effect at the next restart");
+        }
+        if let Some(level) = &self.source.level {
+            level.set(new.log.level);
+        }
+        self.settings.send_replace(Arc::new(parts::relay_settings(&new)));
+        if let (Some(current), Some(tls)) = (&self.tls, certificates) {
+            *current.write().unwrap_or_else(PoisonError::into_inner) = tls;
+        }
+        let url = new.callback_url(&self.identity.path_secret());
+        self.session.reconfigure(new.ilink.topics.clone(), new.ilink.presence.clone(), url).await;
+        info!("the configuration was reloaded");
+    }
+}

@@ -1,0 +1,143 @@
+//! What the operator's verbs do, beside a running daemon. [`crate::app::alone`] does them without one.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::{Answer, Verb};
+use crate::cli::{EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE};
+use crate::cloud::{Outcome, Session};
+use crate::local::command::decode_call;
+use crate::local::{Globs, Rules};
+use crate::protocol::{Call, Reply};
+use crate::report::{Health, Report};
+use crate::state_dir::Identity;
+
+/// Exit code when iLink answered with an error code.
+const EXIT_REFUSED: u8 = 1;
+
+/// Has the session register a changed callback URL.
+pub type ChangeUrl = Box<dyn Fn(SecretString) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// The daemon's parts that verbs work on.
+pub struct Verbs {
+    /// The session with iLink.
+    pub session: Session,
+    /// Who we are.
+    pub identity: Arc<Identity>,
+    /// Which paths the callback serves.
+    pub path_secrets: watch::Sender<Vec<SecretString>>,
+    /// Makes the callback URL of a path secret.
+    pub callback_url: Box<dyn Fn(&SecretString) -> SecretString + Send + Sync>,
+    /// Registers a changed callback URL with the session.
+    pub change_url: ChangeUrl,
+    /// The largest content, in bytes.
+    pub max_content: usize,
+    /// The state of every part.
+    pub report: Arc<Report>,
+}
+
+impl Verbs {
+    /// Carries out a verb.
+    pub async fn execute(&self, verb: Verb) -> Answer {
+        match verb {
+            Verb::Call { name, json } => match parse_call(&name, &json, self.max_content) {
+                Ok(call) => outcome(self.session.call(&call).await),
+                Err(refused) => refused,
+            },
+            Verb::Register { new_secret } => self.register(new_secret).await,
+            Verb::Unregister => answer(self.session.unregister().await),
+            Verb::Query => answer(self.session.query().await),
+            Verb::CallbackUrl => url(&(self.callback_url)(&self.identity.path_secret())),
+            Verb::Status => self.status().await,
+        }
+    }
+
+    async fn register(&self, new_secret: bool) -> Answer {
+        if new_secret {
+            let secret = match self.identity.new_secret() {
+                Ok(secret) => secret,
+                Err(error) => return Answer { exit: EXIT_USAGE, text: error.to_string() },
+            };
+            // Served before it is registered: iLink calls back during the registration.
+            self.path_secrets.send_replace(self.identity.accepted_secrets());
+            (self.change_url)((self.callback_url)(&secret)).await;
+        }
+        let reply = self.session.register().await;
+        self.path_secrets.send_replace(self.identity.accepted_secrets());
+        answer(reply)
+    }
+
+    async fn status(&self) -> Answer {
+        let ready = serde_json::to_value(self.report.ready()).unwrap_or_default();
+        let health: serde_json::Value =
+            serde_json::from_slice(&Health::of(&self.report).await.json()).unwrap_or_default();
+        let status = json!({ "running": true, "info": self.report.info, "readiness": ready, "health": health });
+        Answer { exit: 0, text: serde_json::to_string_pretty(&status).unwrap_or_default() }
+    }
+}
+
+/// Reads a call as `call/…` takes it.
+///
+/// # Errors
+/// The answer that says what is wrong with it.
+pub fn parse_call(name: &str, json: &str, max_content: usize) -> Result<Call, Answer> {
+    let rules = Rules { allow_calls: Globs::all(), max_content };
+    match decode_call(name, json.as_bytes(), &rules) {
+        Ok(command) => Ok(command.call),
+        Err(rejection) => {
+            Err(Answer { exit: EXIT_USAGE, text: format!("{}: {}", rejection.reason, rejection.message) })
+        }
+    }
+}
+
+/// The answer for one attempt at a call.
+#[must_use]
+pub fn outcome(outcome: Outcome) -> Answer {
+    match outcome {
+        Outcome::Reply(reply) => answer(Ok(reply)),
+        Outcome::Retry { ambiguous: true, cause, .. } => Answer {
+            exit: EXIT_UNAVAILABLE,
+            text: format!("the call may or may not have been executed, and was not repeated: {cause}"),
+        },
+        Outcome::Retry { cause, .. } | Outcome::NotReady { cause } => {
+            Answer { exit: EXIT_UNAVAILABLE, text: format!("the call was not executed: {cause}") }
+        }
+    }
+}
+
+/// The answer for a reply of iLink, or for why there is none.
+#[must_use]
+pub fn answer(reply: Result<Reply, String>) -> Answer {
+    match reply {
+        Ok(reply) => {
+            let text = json!({
+                "code": reply.code.value(),
+                "name": reply.code.name(),
+                "message": reply.code.meaning(),
+                "data": reply.extra,
+            });
+            Answer {
+                exit: if reply.code.is_ok() { 0 } else { EXIT_REFUSED },
+                text: serde_json::to_string_pretty(&text).unwrap_or_default(),
+            }
+        }
+        Err(cause) => Answer { exit: EXIT_UNAVAILABLE, text: cause },
+    }
+}
+
+/// The answer that prints the secret URL, on purpose.
+#[must_use]
+pub fn url(url: &SecretString) -> Answer {
+    Answer { exit: 0, text: url.expose_secret().to_owned() }
+}
+
+/// The answer for a failure of our own.
+#[must_use]
+pub fn internal(error: &dyn std::error::Error) -> Answer {
+    Answer { exit: EXIT_INTERNAL, text: error.to_string() }
+}

@@ -1,0 +1,199 @@
+//! `demo`: the simulated iLink service, a broker and the bridge in one process, with both directions at work.
+//!
+//! Two contacts live in the simulated iLink: 413 says something every few seconds, 414 echoes what it is told. A pretended
+//! device talks to 414. Whoever joins with an MQTT client of their own sees the same and can take part. Everything is kept
+//! in a temporary directory and in memory, and gone afterwards.
+
+#[cfg(feature = "demo")]
+mod broker;
+mod show;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::app::{self, Source};
+use crate::cli::{Demo, EXIT_INTERNAL, EXIT_USAGE};
+use crate::config::{Config, Environment, Log, LogFormat};
+use crate::log;
+use crate::protocol::{Receiver, Uid};
+use crate::sim::{Options, Simulator};
+
+/// The contact that says something every few seconds.
+const TALKER: &str = "413";
+/// The contact that echoes.
+const ECHO: &str = "414";
+/// The bridge's own uid.
+const BRIDGE: &str = "480";
+const EVERY: Duration = Duration::from_secs(4);
+
+/// Runs the demo until Ctrl-C; returns the exit code.
+pub async fn run(arguments: Demo) -> u8 {
+    let _ = log::start(Log { level: tracing::level_filters::LevelFilter::WARN, format: LogFormat::Text });
+    match demo(arguments).await {
+        Ok(()) => {
+            println!("The demo has ended.");
+            0
+        }
+        Err((code, error)) => {
+            eprintln!("ilink2mqtt demo: {error}");
+            code
+        }
+    }
+}
+
+type Failure = (u8, String);
+
+fn internal(error: impl std::fmt::Display) -> Failure {
+    (EXIT_INTERNAL, error.to_string())
+}
+
+async fn demo(arguments: Demo) -> Result<(), Failure> {
+    let stop = CancellationToken::new();
+    let (broker, base) = match arguments.broker {
+        Some(url) => (url, "ilink-demo"),
+        None => (embedded_broker(arguments.mqtt_listen, stop.clone()).await?, "ilink"),
+    };
+    let simulator = start_simulator(stop.clone()).await?;
+    let state_dir = StateDir::make().map_err(internal)?;
+    let config = config(&broker, base, simulator.address, &state_dir.0).await?;
+    welcome(&broker, base, simulator.address);
+    let shown = tokio::spawn(show::show(broker, base.to_owned(), EVERY, stop.clone()));
+    tokio::spawn(talk(simulator.service.clone(), stop.clone()));
+    tokio::spawn(echo(simulator.service, stop.clone()));
+    let source = Source { path: None, environment: Environment::from_iter::<[(&str, &str); 0]>([]), level: None };
+    let ended = app::run(config, source, stop.child_token()).await;
+    stop.cancel();
+    let _ = shown.await;
+    ended.map_err(|error| (error.exit_code(), error.to_string()))
+}
+
+struct RunningSimulator {
+    service: Simulator,
+    address: SocketAddr,
+}
+
+async fn start_simulator(stop: CancellationToken) -> Result<RunningSimulator, Failure> {
+    let options = Options::new("demo", SecretString::from("demo-secret"));
+    let service = Simulator::new(options).map_err(internal)?;
+    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(internal)?;
+    let address = listener.local_addr().map_err(internal)?;
+    let serving = service.clone();
+    tokio::spawn(async move { serving.serve(listener, stop).await });
+    Ok(RunningSimulator { service, address })
+}
+
+#[cfg(feature = "demo")]
+async fn embedded_broker(listen: Option<SocketAddr>, stop: CancellationToken) -> Result<Url, Failure> {
+    let address = broker::start(listen, stop).await.map_err(internal)?;
+    let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() };
+    Url::parse(&format!("mqtt://{host}:{}", address.port())).map_err(internal)
+}
+
+#[cfg(not(feature = "demo"))]
+async fn embedded_broker(_: Option<SocketAddr>, _: CancellationToken) -> Result<Url, Failure> {
+    let how = "this build has no embedded broker: use --broker mqtt://HOST:PORT, or build with --features demo";
+    std::future::ready(Err((EXIT_USAGE, how.to_owned()))).await
+}
+
+/// A directory that is gone with the demo.
+struct StateDir(PathBuf);
+
+impl StateDir {
+    fn make() -> std::io::Result<Self> {
+        let random = getrandom::u64().map_err(std::io::Error::other)?;
+        let path = std::env::temp_dir().join(format!("ilink2mqtt-demo-{random:016x}"));
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn config(
+    broker: &Url,
+    base: &str,
+    simulator: SocketAddr,
+    state_dir: &std::path::Path,
+) -> Result<Config, Failure> {
+    // Freed again at once and taken by the bridge a moment later: nobody else listens on loopback in between.
+    let callback =
+        TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).map_err(internal)?;
+    let mut variables = vec![
+        ("ILINK2MQTT_STATE_DIR", state_dir.display().to_string()),
+        ("ILINK2MQTT_ILINK__API", format!("http://{simulator}")),
+        ("ILINK2MQTT_ILINK__APPKEY", "demo".to_owned()),
+        ("ILINK2MQTT_ILINK__SECRETKEY", "demo-secret".to_owned()),
+        ("ILINK2MQTT_ILINK__UID", BRIDGE.to_owned()),
+        ("ILINK2MQTT_CALLBACK__LISTEN", callback.to_string()),
+        ("ILINK2MQTT_CALLBACK__PUBLIC_URL", format!("http://{callback}/ilink")),
+        ("ILINK2MQTT_CALLBACK__ALLOW", "[\"127.0.0.0/8\"]".to_owned()),
+        ("ILINK2MQTT_MQTT__BROKER", without_credentials(broker)),
+        ("ILINK2MQTT_MQTT__BASE_TOPIC", base.to_owned()),
+        ("ILINK2MQTT_MQTT__CLIENT_ID", format!("ilink2mqtt-demo-{}", std::process::id())),
+        ("ILINK2MQTT_ADMIN__LISTEN", String::new()),
+    ];
+    if !broker.username().is_empty() {
+        variables.push(("ILINK2MQTT_MQTT__USERNAME", broker.username().to_owned()));
+        variables.push(("ILINK2MQTT_MQTT__PASSWORD", broker.password().unwrap_or_default().to_owned()));
+    }
+    Config::load(None, &variables.into_iter().collect()).map_err(|error| (EXIT_USAGE, error.to_string()))
+}
+
+fn without_credentials(broker: &Url) -> String {
+    let mut url = broker.clone();
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.to_string()
+}
+
+fn welcome(broker: &Url, base: &str, simulator: SocketAddr) {
+    let (host, port) = (broker.host_str().unwrap_or("127.0.0.1"), broker.port().unwrap_or(1883));
+    println!(
+        "\
+ilink2mqtt demo: a simulated iLink (http://{simulator}), an MQTT broker ({host}:{port}) and the bridge between them.
+
+Join in from a second terminal:
+  mosquitto_sub -h {host} -p {port} -t '{base}/#' -v
+  mosquitto_pub -h {host} -p {port} -t {base}/send/user/{ECHO}/text -m 'hello'
+  mosquitto_pub -h {host} -p {port} -t {base}/call/ham_group/list -n
+
+Contact {TALKER} says something every few seconds; contact {ECHO} echoes. Ctrl-C ends the demo.
+"
+    );
+}
+
+/// Contact 413 says something every few seconds, and comes and goes.
+async fn talk(service: Simulator, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(EVERY);
+    let mut said = 0_u32;
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let body = format!(r#"{{"from_uid":"{TALKER}","text":"good news no. {}"}}"#, said + 1);
+        // Refused until the bridge has registered.
+        if service.push(body.as_bytes(), None).await.is_ok() {
+            said += 1;
+        }
+    }
+}
+
+/// Contact 414 sends back what it is told.
+async fn echo(service: Simulator, stop: CancellationToken) {
+    let mut sent = service.sent();
+    let echo = Receiver::User(Uid::try_from(ECHO.to_owned()).unwrap_or_else(|_| unreachable!("it is not empty")));
+    while let Some(Ok(message)) = stop.run_until_cancelled(sent.recv()).await {
+        if message.to == echo {
+            let text = format!("echo: {}", String::from_utf8_lossy(&message.content));
+            let body = serde_json::json!({ "from_uid": ECHO, "text": text }).to_string();
+            let _ = service.push(body.as_bytes(), None).await;
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! `bridge/info` and `bridge/health`, as `contract.md` names their fields.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Report, time};
+use crate::clock;
+use crate::inbound;
+use crate::mqtt::Subscriptions;
+use crate::outbound;
+use crate::protocol::Variant;
+use crate::spool::{Queue, Spool};
+
+/// What does not change while the bridge runs. No secrets: hosts, not URLs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Info {
+    /// Of the program.
+    pub version: &'static str,
+    /// Ours.
+    pub uid: String,
+    /// The host of `ilink.api`.
+    pub api_host: String,
+    /// The host of `callback.public_url`.
+    pub callback_host: String,
+    /// `mqtt.base_topic`.
+    pub base_topic: String,
+    /// RFC 3339.
+    pub started_at: String,
+}
+
+impl Info {
+    /// The JSON of `bridge/info`; the variant is known once iLink has signed a handshake.
+    #[must_use]
+    pub fn json(&self, variant: Option<Variant>) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Wire<'a> {
+            #[serde(flatten)]
+            info: &'a Info,
+            signature_variant: Option<&'static str>,
+        }
+        serde_json::to_vec(&Wire { info: self, signature_variant: variant.map(Variant::as_str) }).unwrap_or_default()
+    }
+}
+
+/// The state of every part, as `bridge/health` and `status` show it.
+#[derive(Debug, Serialize)]
+pub struct Health {
+    time: String,
+    cloud: Cloud,
+    broker: Broker,
+    token_expires_in_s: Option<u64>,
+    callback: Callback,
+    queues: Queues,
+    counters: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Cloud {
+    state: &'static str,
+    cause: Option<String>,
+    since: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Broker {
+    connected: bool,
+    cause: Option<String>,
+    since: String,
+    subscriptions: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Callback {
+    last_get_at: Option<String>,
+    last_push_at: Option<String>,
+    rejected: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Queues {
+    inbound: Depth,
+    outbound: Depth,
+    set_aside: Depth,
+}
+
+#[derive(Debug, Serialize)]
+struct Depth {
+    depth: u64,
+    oldest_s: Option<u64>,
+    bytes: u64,
+}
+
+impl Health {
+    /// Looks at every part.
+    pub async fn of(report: &Report) -> Self {
+        let cloud = report.cloud.borrow().clone();
+        let link = report.link.borrow().clone();
+        let mut counters: BTreeMap<_, _> = report.counters.all().into_iter().collect();
+        let rejected = counters
+            .iter()
+            .filter_map(|(name, count)| Some((name.strip_prefix("callback_rejected_")?, *count)))
+            .collect();
+        counters.retain(|name, _| !name.starts_with("callback_rejected_"));
+        let broker = &report.link_counters;
+        counters.extend([
+            ("broker_connects", broker.connects.load(Ordering::Relaxed)),
+            ("broker_failures", broker.failures.load(Ordering::Relaxed)),
+            ("broker_sessions_lost", broker.sessions_lost.load(Ordering::Relaxed)),
+            ("commands_dropped", broker.commands_dropped.load(Ordering::Relaxed)),
+            ("publishes_acked", broker.acked.load(Ordering::Relaxed)),
+            ("publishes_no_subscribers", broker.no_subscribers.load(Ordering::Relaxed)),
+        ]);
+        let spool = report.spool.counters();
+        counters.extend([("spool_damaged_rows", spool.damaged_rows), ("set_aside_dropped", spool.set_aside_dropped)]);
+        Self {
+            time: clock::rfc3339(clock::wall_now_ms()),
+            token_expires_in_s: cloud.token_expires_in().map(|left| left.as_secs()),
+            cloud: Cloud {
+                state: cloud.state.as_str(),
+                cause: Some(cloud.cause).filter(|cause| !cause.is_empty()),
+                since: time(cloud.since),
+            },
+            broker: Broker {
+                connected: link.connected,
+                cause: link.cause,
+                since: time(link.since),
+                subscriptions: describe(&link.subscriptions),
+            },
+            callback: Callback {
+                last_get_at: report.handshakes.last_get_at().map(time),
+                last_push_at: report.seen.push_ms().map(clock::rfc3339),
+                rejected,
+            },
+            queues: Queues {
+                inbound: depth(&report.spool, Queue::Inbound).await,
+                outbound: depth(&report.spool, Queue::Outbound).await,
+                set_aside: depth(&report.spool, Queue::SetAside).await,
+            },
+            counters,
+        }
+    }
+
+    /// The JSON.
+    #[must_use]
+    pub fn json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+async fn depth(spool: &Spool, queue: Queue) -> Depth {
+    let stats = spool.stats(queue);
+    let oldest = if stats.depth == 0 { None } else { oldest(spool, queue).await };
+    Depth { depth: stats.depth, oldest_s: oldest.map(|age| age.as_secs()), bytes: stats.bytes }
+}
+
+async fn oldest(spool: &Spool, queue: Queue) -> Option<Duration> {
+    let rows = spool.read_after(queue, 0, 1, usize::MAX).await.ok()?;
+    let row = &rows.first()?.data;
+    match queue {
+        Queue::Inbound => match inbound::record::Record::decode(row).ok()? {
+            inbound::record::Record::Push { at, .. } => Some(at.age()),
+            inbound::record::Record::States { .. } => None,
+        },
+        Queue::Outbound => match outbound::record::Record::decode(row).ok()? {
+            outbound::record::Record::Command(command) => Some(command.at.age()),
+            outbound::record::Record::Result(result) => Some(result.at.age()),
+        },
+        Queue::SetAside => crate::set_aside::age(row),
+    }
+}
+
+/// In words, for people.
+pub(super) fn describe(subscriptions: &Subscriptions) -> String {
+    match subscriptions {
+        Subscriptions::Pending => "pending".to_owned(),
+        Subscriptions::Granted => "granted".to_owned(),
+        Subscriptions::Refused(filters) => format!("refused: {}", filters.join(", ")),
+        Subscriptions::SilentlyDenied => {
+            "granted, but the broker's ACL lets no command through: its own probe was not heard".to_owned()
+        }
+        Subscriptions::Unverified(reason) => format!("granted, not verified: the probe was refused ({reason})"),
+    }
+}

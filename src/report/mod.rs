@@ -1,0 +1,112 @@
+//! What the bridge tells about itself: the retained `bridge/` topics, and the same for readiness and `status`.
+//!
+//! [`Report`] looks at every part and makes a [`Health`] of it; [`run`] publishes it when something changes and every minute.
+//! It watches; it decides nothing.
+
+mod health;
+mod readiness;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+pub use health::{Health, Info};
+pub use readiness::{Part, Readiness, Ready};
+
+use crate::clock;
+use crate::cloud::{HandshakeLog, Status};
+use crate::counters::Counters;
+use crate::inbound::callback::LastSeen;
+use crate::local::{Base, Publication};
+use crate::mqtt::{LinkCounters, LinkState, Publisher};
+use crate::spool::Spool;
+
+/// `bridge/health` is published at least this often.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// Everything that is looked at.
+pub struct Report {
+    /// What does not change while running.
+    pub info: Info,
+    /// The queues.
+    pub spool: Spool,
+    /// The session with iLink.
+    pub cloud: watch::Receiver<Status>,
+    /// The link to the broker.
+    pub link: watch::Receiver<LinkState>,
+    /// What the link counts.
+    pub link_counters: Arc<LinkCounters>,
+    /// What the callback saw.
+    pub handshakes: HandshakeLog,
+    /// What the callback stored.
+    pub seen: Arc<LastSeen>,
+    /// What everybody counts.
+    pub counters: Arc<Counters>,
+    /// Since when each part is ready or not.
+    pub readiness: Readiness,
+}
+
+impl Report {
+    /// The present readiness of every part.
+    #[must_use]
+    pub fn ready(&self) -> Ready {
+        let writable = self.spool.writable().borrow().clone();
+        self.readiness.update(&self.link.borrow(), &self.cloud.borrow(), &writable)
+    }
+}
+
+/// Publishes the retained `bridge/` topics until `stop`.
+pub async fn run(report: Arc<Report>, base: Base, publisher: Publisher, stop: CancellationToken) {
+    let (mut cloud, mut link) = (report.cloud.clone(), report.link.clone());
+    let mut writable = report.spool.writable();
+    let mut told = Told::default();
+    let mut tick = interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        // All arms only observe.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            Ok(()) = cloud.changed() => {}
+            Ok(()) = link.changed() => {}
+            Ok(()) = writable.changed() => {}
+            _ = tick.tick() => {}
+        }
+        cloud.mark_unchanged();
+        link.mark_unchanged();
+        writable.mark_unchanged();
+        let _ = report.ready();
+        told.tell(&report, &base, &publisher).await;
+    }
+}
+
+/// What was published last, so that retained topics are not published again for nothing.
+#[derive(Default)]
+struct Told {
+    cloud: String,
+    info: Vec<u8>,
+}
+
+impl Told {
+    async fn tell(&mut self, report: &Report, base: &Base, publisher: &Publisher) {
+        let cloud = report.cloud.borrow().state.as_str();
+        if self.cloud != cloud {
+            cloud.clone_into(&mut self.cloud);
+            publisher.set_state(Publication::raw(base.bridge("cloud"), cloud).retained());
+        }
+        let info = report.info.json(report.handshakes.variant());
+        if self.info != info {
+            self.info.clone_from(&info);
+            publisher.set_state(Publication::json(base.bridge("info"), info).retained());
+        }
+        let health = Health::of(report).await.json();
+        publisher.set_state(Publication::json(base.bridge("health"), health).retained());
+    }
+}
+
+fn time(at: std::time::SystemTime) -> String {
+    let since = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    clock::rfc3339(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
