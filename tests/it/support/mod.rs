@@ -8,6 +8,7 @@ pub(crate) mod client;
 pub(crate) mod http;
 pub(crate) mod mosquitto;
 pub(crate) mod process;
+pub(crate) mod scripted_cloud;
 pub(crate) mod sim;
 
 use std::time::Duration;
