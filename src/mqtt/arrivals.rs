@@ -26,6 +26,19 @@ impl Arrivals {
         }
     }
 
+    /// Takes out the first message with this packet id that is not done, and all that came after it. Returns how many.
+    pub(super) fn forget_from(&mut self, pkid: u16) -> u64 {
+        let before = self.0.len();
+        if let Some(at) = self.0.iter().position(|entry| *entry == (pkid, Progress::Pending)) {
+            self.0.truncate(at);
+        }
+        u64::try_from(before - self.0.len()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The packet id to acknowledge next.
     pub(super) fn due(&self) -> Option<u16> {
         self.0.front().and_then(|(pkid, progress)| (*progress == Progress::Done).then_some(*pkid))
@@ -63,6 +76,20 @@ mod tests {
         assert_eq!(drain(&mut arrivals), [7]);
         arrivals.done(8);
         assert_eq!(drain(&mut arrivals), [8, 9]);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_acknowledged() {
+        let mut arrivals = Arrivals::default();
+        for pkid in [7, 8, 9, 10] {
+            arrivals.arrived(pkid);
+        }
+        assert_eq!(arrivals.forget_from(9), 2);
+        for pkid in [10, 9, 8, 7] {
+            arrivals.done(pkid);
+        }
+        assert_eq!(drain(&mut arrivals), [7, 8]);
+        assert!(arrivals.is_empty());
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! One connection, from its opening to its end: the loop, its timers, and what is sent on it.
+//! One connection, from its opening to its end: the loop and its timers.
 //!
 //! Its phases, in order: *connecting* (TCP, TLS, CONNACK), *looking* (does another account use our base topic?),
 //! *subscribing*, *up*; then *leaving* (`offline` is on its way) and *disconnecting*. The steps between them are in
-//! [`handshake`](super::handshake).
+//! [`handshake`](super::handshake); what goes out in [`sending`](super::sending), what comes in in
+//! [`receiving`](super::receiving).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -11,26 +12,16 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
-use tracing::warn;
 
 use super::account::AccountCheck;
 use super::arrivals::Arrivals;
 use super::explain::Failure;
 use super::incoming::Incoming;
 use super::link::Task;
-use super::outbox::{Job, Origin};
+use super::outbox::Origin;
 use super::probe::Probe;
-use super::publisher::{AckToken, Delivery, Refusal};
-use super::state::LinkCounters;
-use super::wire::{Accepted, Ack, Dialer, Event, WINDOW, Wire, keep_alive_of};
-use super::{acl, validate};
-use crate::clock::boot_now;
-
-/// A publish that the broker refuses for now is sent so many times in all; with the waits doubling that is half a minute.
-const TRIES: u8 = 6;
-/// A broker that closes the connection because of what it just refused does so within this: Mosquitto 2.0.11 with
-/// `max_queued_messages 0` does. What was sent next is not to blame then.
-const SETTLE: Duration = Duration::from_millis(300);
+use super::sending::SETTLE;
+use super::wire::{Accepted, Dialer, Event, WINDOW, Wire, keep_alive_of};
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -74,25 +65,29 @@ pub(super) struct Connection<'t, W: Wire> {
     pub(super) phase_until: Option<Instant>,
     pub(super) accepted_at: Option<Instant>,
     pub(super) session_present: bool,
-    window: usize,
-    receive_maximum: usize,
-    maximum_packet: usize,
+    pub(super) window: usize,
+    pub(super) receive_maximum: usize,
+    pub(super) maximum_packet: usize,
     /// Without any progress for so long, the connection is given up.
     pub(super) patience: Duration,
     last_event: Instant,
     /// When the next PUBACK is overdue; none while nothing is in flight.
-    ack_due: Option<Instant>,
+    pub(super) ack_due: Option<Instant>,
     /// Nothing is sent before: the broker's quota is exceeded, or it may be about to close.
-    paused_until: Option<Instant>,
+    pub(super) paused_until: Option<Instant>,
     /// When the broker last refused something.
-    refused_at: Option<Instant>,
+    pub(super) refused_at: Option<Instant>,
     pub(super) arrivals: Arrivals,
+    /// PUBACKs in rumqttc's channel.
+    pub(super) acks_handed: usize,
     /// Messages of an earlier session that came before the account check was done.
     pub(super) held: VecDeque<Incoming>,
+    /// A message found no room: from it on, all are left to the next connection.
+    pub(super) overlooking: bool,
     pub(super) probe: Probe,
     /// Versions of standing publications that the broker has, and topics with one under way.
-    standing_held: HashMap<String, u64>,
-    standing_busy: HashSet<String>,
+    pub(super) standing_held: HashMap<String, u64>,
+    pub(super) standing_busy: HashSet<String>,
     pub(super) standing_changed: bool,
 }
 
@@ -118,7 +113,9 @@ impl<'t, W: Wire> Connection<'t, W> {
             paused_until: None,
             refused_at: None,
             arrivals: Arrivals::default(),
+            acks_handed: 0,
             held: VecDeque::new(),
+            overlooking: false,
             probe,
             standing_held: HashMap::new(),
             standing_busy: HashSet::new(),
@@ -200,7 +197,14 @@ impl<'t, W: Wire> Connection<'t, W> {
             Event::Connected(accepted) => self.on_connected(&accepted),
             Event::Sent(pkid) => self.task.outbox.sent(pkid).map_err(|what| End::Lost(Failure::Protocol(what))),
             Event::Acked(pkid, ack) => self.on_acked(pkid, ack),
-            Event::Message(message) => self.on_message(*message),
+            Event::AckSent => {
+                self.acks_handed = self.acks_handed.saturating_sub(1);
+                Ok(())
+            }
+            Event::Message(message) => {
+                self.on_message(*message);
+                Ok(())
+            }
             Event::Unreadable(pkid) => {
                 self.arrivals.arrived(pkid);
                 self.arrivals.done(pkid);
@@ -223,22 +227,10 @@ impl<'t, W: Wire> Connection<'t, W> {
         self.patience = accepted.keep_alive * 2;
     }
 
-    fn acknowledge(&mut self, token: &AckToken) {
-        if token.generation == self.task.generation {
-            self.arrivals.done(token.pkid);
-        } else {
-            LinkCounters::one(&self.task.counters.stale_acks);
-        }
-    }
-
     /// Hands to rumqttc what there is to send.
     fn pump(&mut self) -> Step {
-        while let Some(pkid) = self.arrivals.due() {
-            if !self.wire.ack(pkid) {
-                break;
-            }
-            self.arrivals.acknowledged();
-        }
+        self.send_acks();
+        self.fetch_overlooked()?;
         match self.phase {
             Phase::Up => {
                 self.take_standing();
@@ -246,136 +238,6 @@ impl<'t, W: Wire> Connection<'t, W> {
             }
             Phase::Leaving => self.send_waiting(),
             _ => Ok(()),
-        }
-    }
-
-    fn send_waiting(&mut self) -> Step {
-        let now = Instant::now();
-        let leaving = matches!(self.phase, Phase::Leaving);
-        if self.paused_until.is_some_and(|until| now < until) && !leaving {
-            return Ok(());
-        }
-        self.task.outbox.wake(now);
-        while let Some((key, job)) = self.task.outbox.first_waiting() {
-            // Leaving, only the link's own farewell is sent, and it may use the last place that the window leaves free.
-            let limit = match (leaving, self.task.outbox.has_suspects()) {
-                (true, _) => self.receive_maximum,
-                (false, true) => 1,
-                (false, false) => self.window,
-            };
-            if self.task.outbox.outstanding() >= limit || (leaving && !key.is_links_own()) {
-                break;
-            }
-            match fit::<W>(job, self.maximum_packet) {
-                Fit::Now(expiry) => {
-                    if !self.wire.publish(&job.publication, expiry) {
-                        break;
-                    }
-                    LinkCounters::one(&self.task.counters.published);
-                    self.task.outbox.handed(key);
-                    self.ack_due.get_or_insert(now + self.patience);
-                }
-                Fit::Never(delivery) => {
-                    if let Some(job) = self.task.outbox.take(key) {
-                        self.finish(job, delivery)?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn on_acked(&mut self, pkid: u16, ack: Ack) -> Step {
-        let Some((key, mut job)) = self.task.outbox.acked(pkid) else {
-            return Err(End::Lost(Failure::Protocol(format!(
-                "it acknowledged packet {pkid}, which was not in flight"
-            ))));
-        };
-        let now = Instant::now();
-        self.ack_due = (self.task.outbox.outstanding() > 0).then_some(now + self.patience);
-        if let Ack::Done { no_subscribers } = ack {
-            return self.finish(job, Delivery::Acked { no_subscribers });
-        }
-        self.refused_at = Some(now);
-        if self.task.outbox.has_suspects() {
-            self.paused_until = Some(now + SETTLE);
-        }
-        let refused_for_now = match ack {
-            Ack::QuotaExceeded => "quota exceeded",
-            Ack::Failed(reason) => reason,
-            _ => {
-                let refusal = acl::refusal(&self.task.dialer.config.base, &job.publication.topic, ack);
-                return self.finish(job, Delivery::Refused(refusal));
-            }
-        };
-        job.refusals += 1;
-        if job.refusals >= TRIES || matches!(job.origin, Origin::Probe | Origin::Offline) {
-            let refusal = Refusal {
-                reason: format!("the broker refused it {} times: {refused_for_now}", job.refusals),
-                remedy: "look for the reason in the broker's log".to_owned(),
-            };
-            return self.finish(job, Delivery::Refused(refusal));
-        }
-        let until = now + self.task.dialer.config.timing.refused_retry * 2_u32.pow(u32::from(job.refusals) - 1);
-        if ack == Ack::QuotaExceeded {
-            self.paused_until = Some(until);
-        }
-        self.task.outbox.delay(key, job, until);
-        Ok(())
-    }
-
-    fn finish(&mut self, job: Job, delivery: Delivery) -> Step {
-        match &job.origin {
-            Origin::Caller(_) => self.task.complete(job, delivery),
-            Origin::Standing(version) => {
-                self.standing_busy.remove(&job.publication.topic);
-                self.standing_held.insert(job.publication.topic.clone(), *version);
-                self.standing_changed = true;
-                self.own_finished(&job.publication.topic, &delivery);
-            }
-            Origin::Birth => self.own_finished(&job.publication.topic, &delivery),
-            Origin::Probe => self.probe_finished(&delivery),
-            Origin::Offline => return self.disconnect(End::Stopped),
-        }
-        Ok(())
-    }
-
-    /// One of the link's own, whose refusal nobody else hears of.
-    fn own_finished(&mut self, topic: &str, delivery: &Delivery) {
-        match delivery {
-            Delivery::Acked { .. } => self.task.denied.taken(topic),
-            Delivery::Refused(Refusal { reason, remedy }) => {
-                warn!(topic, reason, remedy, "the bridge's own state cannot be published");
-                self.task.denied.refused(topic, reason, Instant::now());
-            }
-            Delivery::Expired | Delivery::Closed => {}
-        }
-    }
-
-    /// Makes jobs of the birth messages, but for those that the broker refused lately.
-    pub(super) fn announce(&mut self) {
-        let now = Instant::now();
-        for birth in &self.task.dialer.config.birth {
-            if self.task.denied.until(&birth.topic, now).is_none() {
-                self.task.outbox.add(birth.clone(), Origin::Birth);
-            }
-        }
-    }
-
-    /// Makes jobs of the standing publications that the broker does not have yet, one per topic at a time.
-    fn take_standing(&mut self) {
-        if !std::mem::take(&mut self.standing_changed) {
-            return;
-        }
-        let now = Instant::now();
-        let standing = self.task.ends.standing.borrow();
-        for (topic, (version, publication)) in &standing.topics {
-            let held = self.standing_held.get(topic) == Some(version);
-            if held || self.standing_busy.contains(topic) || self.task.denied.until(topic, now).is_some() {
-                continue;
-            }
-            self.standing_busy.insert(topic.clone());
-            self.task.outbox.add(publication.clone(), Origin::Standing(*version));
         }
     }
 
@@ -400,30 +262,4 @@ impl<'t, W: Wire> Connection<'t, W> {
         }
         self.check_probe(now)
     }
-}
-
-enum Fit {
-    /// To be sent, with what is left of its life in seconds.
-    Now(Option<u32>),
-    Never(Delivery),
-}
-
-fn fit<W: Wire>(job: &Job, maximum_packet: usize) -> Fit {
-    let publication = &job.publication;
-    let left = publication.deadline.map(|deadline| deadline.saturating_sub(boot_now()));
-    if left.is_some_and(|left| left.is_zero()) {
-        return Fit::Never(Delivery::Expired);
-    }
-    if let Err(refusal) = validate::check(publication) {
-        return Fit::Never(Delivery::Refused(refusal));
-    }
-    // 0 would mean "expired already".
-    let expiry = left.map(|left| u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1));
-    let size = W::packet_size(publication, expiry);
-    if size > maximum_packet {
-        let reason = format!("the packet has {size} bytes, the broker takes {maximum_packet}");
-        let remedy = "raise the broker's packet size limit".to_owned();
-        return Fit::Never(Delivery::Refused(Refusal { reason, remedy }));
-    }
-    Fit::Now(expiry)
 }

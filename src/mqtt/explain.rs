@@ -67,7 +67,9 @@ impl Explain {
                 self.client_id
             ),
             Failure::Closed if stood => format!("{broker} closed the connection"),
-            Failure::Closed if self.tls => format!("{broker} closed the connection instead of answering CONNECT"),
+            Failure::Closed if self.tls => format!(
+                "{broker} closed the connection instead of answering in TLS, or instead of answering CONNECT: is it a TLS port?"
+            ),
             Failure::Closed => format!(
                 "{broker} closed the connection instead of answering CONNECT: is it a TLS port? (then mqtts://) Does it speak this version of MQTT? (mqtt.protocol)"
             ),
@@ -144,6 +146,8 @@ impl Explain {
                 format!("{broker} closed the connection during the TLS handshake: is it a TLS port?")
             }
             io::ErrorKind::UnexpectedEof => return Failure::Closed,
+            // In the middle of a packet; the codec gives that no kind of its own.
+            _ if error.to_string() == "bytes remaining on stream" => return Failure::Closed,
             // The standard library gives name resolution no kind of its own.
             _ if error.to_string().contains("lookup address") || error.to_string().contains("could not resolve") => {
                 format!("the name of {broker} cannot be resolved: check mqtt.broker and the DNS ({error})")

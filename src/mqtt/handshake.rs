@@ -1,4 +1,4 @@
-//! The steps of a connection from CONNACK to *up*, what arrives on it, and the farewell.
+//! The steps of a connection from CONNACK to *up*, and the farewell.
 
 use std::time::Duration;
 
@@ -8,9 +8,7 @@ use tracing::{debug, info, warn};
 use super::account::AccountCheck;
 use super::connection::{Connection, End, Phase, Step};
 use super::explain::{ConnectRefusal, Failure};
-use super::incoming::{Incoming, NotTaken};
 use super::outbox::Origin;
-use super::publisher::AckToken;
 use super::state::{LinkCounters, Subscriptions};
 use super::wire::{Accepted, Subscription, Wire};
 use super::{acl, config::Protocol};
@@ -19,11 +17,6 @@ use super::{acl, config::Protocol};
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// For the broker to read our DISCONNECT and close.
 const DISCONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// Messages of an earlier session that are held while the account check runs; the broker's burst is bounded by our receive
-/// maximum in MQTT 5, and by Mosquitto's 20 in 3.1.1.
-const HELD: usize = 1024;
-/// How often it is said that commands are dropped.
-const DROPS_TOLD_EVERY: Duration = Duration::from_mins(1);
 
 impl<W: Wire> Connection<'_, W> {
     pub(super) fn on_connected(&mut self, accepted: &Accepted) -> Step {
@@ -85,6 +78,7 @@ impl<W: Wire> Connection<'_, W> {
             Phase::Subscribing => {
                 self.enter(Phase::Up, None);
                 self.task.connected();
+                self.task.owns_base = true;
                 self.announce();
                 self.on_granted(granted);
                 Ok(())
@@ -104,7 +98,10 @@ impl<W: Wire> Connection<'_, W> {
             return Ok(());
         }
         match check.other(&self.task.dialer.config.own_uid) {
-            Some(uid) => self.disconnect(End::Conflict(uid)),
+            Some(uid) => {
+                self.task.owns_base = false;
+                self.disconnect(End::Conflict(uid))
+            }
             None => self.subscribe(),
         }
     }
@@ -112,7 +109,7 @@ impl<W: Wire> Connection<'_, W> {
     fn subscribe(&mut self) -> Step {
         self.enter(Phase::Subscribing, Some(ANSWER_LIMIT));
         while let Some(message) = self.held.pop_front() {
-            self.deliver(message)?;
+            self.deliver(message);
         }
         self.send_subscribe()
     }
@@ -142,60 +139,6 @@ impl<W: Wire> Connection<'_, W> {
             warn!(?refused, remedy, "the broker refuses subscriptions: commands there do not arrive");
         }
         self.recheck_later(Subscriptions::Refused(refused));
-    }
-
-    pub(super) fn on_message(&mut self, message: Incoming) -> Step {
-        if message.qos > 0 {
-            self.arrivals.arrived(message.pkid);
-        }
-        if let Phase::Looking { check, .. } = &mut self.phase {
-            if check.is_about(&message.topic) {
-                check.note(&message.topic, &message.payload);
-                self.arrivals.done(message.pkid);
-            } else if self.held.len() < HELD {
-                self.held.push_back(message);
-            } else {
-                return self.overflow(message.qos);
-            }
-            return Ok(());
-        }
-        if self.probe.is_probe(&message.topic) {
-            self.arrivals.done(message.pkid);
-            self.probe_heard(&message.topic);
-            return Ok(());
-        }
-        self.deliver(message)
-    }
-
-    fn deliver(&mut self, mut message: Incoming) -> Step {
-        let (qos, pkid) = (message.qos, message.pkid);
-        message.connection = self.task.generation;
-        message.session_present = self.session_present;
-        message.ack = (qos > 0).then_some(AckToken { generation: self.task.generation, pkid });
-        self.probe.message_came();
-        match self.task.commands.hand_over(message) {
-            Ok(()) => {
-                LinkCounters::one(&self.task.counters.commands);
-                Ok(())
-            }
-            Err(NotTaken::Full) => self.overflow(qos),
-            // Nobody takes commands any more: the daemon is stopping. Un-acknowledged, it waits in the session.
-            Err(NotTaken::Closed) => Ok(()),
-        }
-    }
-
-    fn overflow(&mut self, qos: u8) -> Step {
-        if qos > 0 {
-            let cause = "commands came faster than they could be stored; the broker will send them again";
-            return Err(End::GaveUp(Failure::Because(cause.to_owned())));
-        }
-        LinkCounters::one(&self.task.counters.commands_dropped);
-        let now = Instant::now();
-        if self.task.drops_told.is_none_or(|told| now.duration_since(told) >= DROPS_TOLD_EVERY) {
-            self.task.drops_told = Some(now);
-            warn!("QoS 0 commands are dropped: they come faster than they can be stored; QoS 1 would make them wait");
-        }
-        Ok(())
     }
 
     /// The shutdown: says `offline` if we were up, and goes. Does nothing when already under way.

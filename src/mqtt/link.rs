@@ -57,6 +57,9 @@ pub(super) struct Task {
     pub(super) generation: u64,
     /// Whether the broker should still have our session.
     pub(super) expects_session: bool,
+    /// Whether the last look found the base topic to be ours: what waited in our session meanwhile was meant for us, and need
+    /// not be held until the next look is done.
+    pub(super) owns_base: bool,
     pub(super) denied: Denied,
     /// When it was last said that commands are dropped.
     pub(super) drops_told: Option<Instant>,

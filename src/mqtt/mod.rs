@@ -24,6 +24,8 @@ mod link;
 mod outbox;
 mod probe;
 mod publisher;
+mod receiving;
+mod sending;
 mod state;
 mod tls;
 mod v311;
@@ -96,6 +98,7 @@ pub fn start(config: LinkConfig, shutdown: CancellationToken) -> Result<Link, St
         outbox: Outbox::default(),
         generation: 0,
         expects_session,
+        owns_base: false,
         denied,
         drops_told: None,
     };

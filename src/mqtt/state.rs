@@ -80,6 +80,8 @@ pub struct LinkCounters {
     pub commands: AtomicU64,
     /// QoS 0 messages dropped because `commands` was full.
     pub commands_dropped: AtomicU64,
+    /// QoS 1 messages left to a next connection because `commands` was full.
+    pub commands_overlooked: AtomicU64,
     /// Acknowledgements that came after their connection had gone.
     pub stale_acks: AtomicU64,
 }

@@ -100,6 +100,7 @@ fn convert(event: rumqttc::Event, event_loop: &EventLoop) -> Event {
         rumqttc::Event::Outgoing(Outgoing::AwaitAck(pkid)) => {
             return Event::Broken(format!("it did not acknowledge packet {pkid} in its turn"));
         }
+        rumqttc::Event::Outgoing(Outgoing::PubAck(_)) => return Event::AckSent,
         rumqttc::Event::Outgoing(_) => return Event::Other,
         rumqttc::Event::Incoming(packet) => packet,
     };

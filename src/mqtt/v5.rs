@@ -137,6 +137,7 @@ fn convert(event: v5::Event, event_loop: &EventLoop) -> Event {
         v5::Event::Outgoing(Outgoing::AwaitAck(pkid)) => {
             return Event::Broken(format!("it did not acknowledge packet {pkid} in its turn"));
         }
+        v5::Event::Outgoing(Outgoing::PubAck(_)) => return Event::AckSent,
         v5::Event::Outgoing(_) => return Event::Other,
         v5::Event::Incoming(packet) => packet,
     };

@@ -44,6 +44,8 @@ pub(super) enum Event {
     Sent(u16),
     /// The broker's PUBACK for it.
     Acked(u16, Ack),
+    /// A PUBACK of ours was written.
+    AckSent,
     /// A message. `connection`, `session_present` and `ack` are not filled in yet.
     Message(Box<Incoming>),
     /// A QoS 1 message that breaks a rule which does no harm to the connection: acknowledge and forget it.

@@ -1,6 +1,12 @@
 //! The link to the broker: nothing lost and nothing acknowledged falsely, whatever broker and network do.
 
+mod attempts;
+mod cuts;
+mod hostile;
+mod inbox;
 mod mosquitto;
+mod outbox;
+mod tls;
 
 use std::time::Duration;
 
@@ -82,22 +88,31 @@ impl Tested {
     }
 
     async fn command(&mut self) -> Incoming {
-        timeout(DEADLINE, self.link.commands.recv()).await.expect("a command comes").expect("the link runs")
+        let Ok(command) = timeout(DEADLINE, self.link.commands.recv()).await else {
+            panic!("no command comes; {:?} {:?}", self.link.state.borrow(), self.link.counters);
+        };
+        command.expect("the link runs")
     }
 
-    async fn stop(self) {
+    async fn stop(mut self) {
         self.shutdown.cancel();
-        timeout(DEADLINE, self.link.task).await.expect("the link stops").expect("without a panic");
+        timeout(DEADLINE, &mut self.link.task).await.expect("the link stops").expect("without a panic");
     }
 
     /// As if the process were killed: the connection breaks without a DISCONNECT.
-    async fn kill(self) {
+    async fn kill(mut self) {
         self.link.task.abort();
-        let _ = self.link.task.await;
+        let _ = (&mut self.link.task).await;
     }
 
     fn connects(&self) -> u64 {
         self.link.counters.connects.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl Drop for Tested {
+    fn drop(&mut self) {
+        self.link.task.abort();
     }
 }
 
@@ -109,5 +124,18 @@ fn refused(delivery: Delivery) -> mqtt::Refusal {
     match delivery {
         Delivery::Refused(refusal) => refusal,
         other => panic!("{other:?} instead of a refusal"),
+    }
+}
+
+/// Pseudo-random numbers from a fixed seed, so that a failure can be seen again.
+struct Random(u64);
+
+impl Random {
+    fn below<T: TryFrom<u64>>(&mut self, end: u64) -> T {
+        // xorshift64
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        T::try_from(self.0 % end).unwrap_or_else(|_| panic!("a number below {end} of this type"))
     }
 }

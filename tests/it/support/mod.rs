@@ -8,6 +8,8 @@ pub(crate) mod client;
 pub(crate) mod http;
 pub(crate) mod mosquitto;
 pub(crate) mod process;
+pub(crate) mod proxy;
+pub(crate) mod scripted_broker;
 pub(crate) mod scripted_cloud;
 pub(crate) mod sim;
 

@@ -1,0 +1,108 @@
+//! What arrives on a connection: messages for the daemon, and their acknowledgements back to the broker.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::connection::{Connection, End, Phase, Step};
+use super::explain::Failure;
+use super::incoming::{Incoming, NotTaken};
+use super::publisher::AckToken;
+use super::state::LinkCounters;
+use super::wire::Wire;
+
+/// Messages of an earlier session that are held while the account check runs. Our receive maximum should bound them, but
+/// Mosquitto 2.0.11 sends again all that it has in flight, and after some reconnects that is more.
+const HELD: usize = 1024;
+/// How often it is said that commands are dropped.
+const DROPS_TOLD_EVERY: Duration = Duration::from_mins(1);
+
+impl<W: Wire> Connection<'_, W> {
+    pub(super) fn on_message(&mut self, message: Incoming) {
+        if message.qos > 0 && !self.overlooking {
+            self.arrivals.arrived(message.pkid);
+        }
+        if let Phase::Looking { check, .. } = &mut self.phase
+            && check.is_about(&message.topic)
+        {
+            check.note(&message.topic, &message.payload);
+            self.arrivals.done(message.pkid);
+            return;
+        }
+        if self.probe.is_probe(&message.topic) {
+            self.arrivals.done(message.pkid);
+            self.probe_heard(&message.topic);
+        } else if self.overlooking && message.qos > 0 {
+            // It comes again, with all since the first that found no room.
+            LinkCounters::one(&self.task.counters.commands_overlooked);
+        } else if !matches!(self.phase, Phase::Looking { .. }) || self.task.owns_base {
+            self.deliver(message);
+        } else if self.held.len() < HELD {
+            self.held.push_back(message);
+        } else {
+            self.no_room(message.qos, message.pkid);
+        }
+    }
+
+    pub(super) fn deliver(&mut self, mut message: Incoming) {
+        let (qos, pkid) = (message.qos, message.pkid);
+        message.connection = self.task.generation;
+        message.session_present = self.session_present;
+        message.ack = (qos > 0).then_some(AckToken { generation: self.task.generation, pkid });
+        self.probe.message_came();
+        match self.task.commands.hand_over(message) {
+            Ok(()) => LinkCounters::one(&self.task.counters.commands),
+            Err(NotTaken::Full) => self.no_room(qos, pkid),
+            // Nobody takes commands any more: the daemon is stopping. Un-acknowledged, it waits in the session.
+            Err(NotTaken::Closed) => {}
+        }
+    }
+
+    /// QoS 0 is lost then. QoS 1 is overlooked, this message and all that follow, so that the order is kept: once what was
+    /// handed over is acknowledged, a new connection brings the rest again. Resetting at once would bring all of it again.
+    fn no_room(&mut self, qos: u8, pkid: u16) {
+        if qos > 0 {
+            self.overlooking = true;
+            let overlooked = self.arrivals.forget_from(pkid);
+            LinkCounters::add(&self.task.counters.commands_overlooked, overlooked);
+            self.held.clear();
+            return;
+        }
+        LinkCounters::one(&self.task.counters.commands_dropped);
+        let now = Instant::now();
+        if self.task.drops_told.is_none_or(|told| now.duration_since(told) >= DROPS_TOLD_EVERY) {
+            self.task.drops_told = Some(now);
+            warn!("QoS 0 commands are dropped: they come faster than they can be stored; QoS 1 would make them wait");
+        }
+    }
+
+    /// Whether there is nothing left to wait for before the overlooked messages are fetched.
+    pub(super) fn fetch_overlooked(&self) -> Step {
+        let finished = self.arrivals.is_empty() && self.acks_handed == 0;
+        if self.overlooking && finished && matches!(self.phase, Phase::Up) {
+            let cause = "commands came faster than they could be stored; the broker sends the rest again";
+            return Err(End::GaveUp(Failure::Because(cause.to_owned())));
+        }
+        Ok(())
+    }
+
+    pub(super) fn acknowledge(&mut self, token: &AckToken) {
+        if token.generation == self.task.generation {
+            self.arrivals.done(token.pkid);
+        } else {
+            LinkCounters::one(&self.task.counters.stale_acks);
+        }
+    }
+
+    /// Acknowledges to the broker what may be, in order.
+    pub(super) fn send_acks(&mut self) {
+        while let Some(pkid) = self.arrivals.due() {
+            if !self.wire.ack(pkid) {
+                break;
+            }
+            self.arrivals.acknowledged();
+            self.acks_handed += 1;
+        }
+    }
+}

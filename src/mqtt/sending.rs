@@ -1,0 +1,179 @@
+//! What is sent on a connection: jobs while there is room in the window, and what becomes of them.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::connection::{Connection, End, Phase, Step};
+use super::explain::Failure;
+use super::outbox::{Job, Origin};
+use super::publisher::{Delivery, Refusal};
+use super::state::LinkCounters;
+use super::wire::{Ack, Wire};
+use super::{acl, validate};
+use crate::clock::boot_now;
+
+/// A publish that the broker refuses for now is sent so many times in all; with the waits doubling that is half a minute.
+const TRIES: u8 = 6;
+/// A broker that closes the connection because of what it just refused does so within this: Mosquitto 2.0.11 with
+/// `max_queued_messages 0` does. What was sent next is not to blame then.
+pub(super) const SETTLE: Duration = Duration::from_millis(300);
+
+impl<W: Wire> Connection<'_, W> {
+    pub(super) fn send_waiting(&mut self) -> Step {
+        let now = Instant::now();
+        let leaving = matches!(self.phase, Phase::Leaving);
+        if self.paused_until.is_some_and(|until| now < until) && !leaving {
+            return Ok(());
+        }
+        self.task.outbox.wake(now);
+        while let Some((key, job)) = self.task.outbox.first_waiting() {
+            // Leaving, only the link's own farewell is sent, and it may use the last place that the window leaves free.
+            let limit = match (leaving, self.task.outbox.has_suspects()) {
+                (true, _) => self.receive_maximum,
+                (false, true) => 1,
+                (false, false) => self.window,
+            };
+            if self.task.outbox.outstanding() >= limit || (leaving && !key.is_links_own()) {
+                break;
+            }
+            match fit::<W>(job, self.maximum_packet) {
+                Fit::Now(expiry) => {
+                    if !self.wire.publish(&job.publication, expiry) {
+                        break;
+                    }
+                    LinkCounters::one(&self.task.counters.published);
+                    self.task.outbox.handed(key);
+                    self.ack_due.get_or_insert(now + self.patience);
+                }
+                Fit::Never(delivery) => {
+                    if let Some(job) = self.task.outbox.take(key) {
+                        self.finish(job, delivery)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_acked(&mut self, pkid: u16, ack: Ack) -> Step {
+        let Some((key, mut job)) = self.task.outbox.acked(pkid) else {
+            return Err(End::Lost(Failure::Protocol(format!(
+                "it acknowledged packet {pkid}, which was not in flight"
+            ))));
+        };
+        let now = Instant::now();
+        self.ack_due = (self.task.outbox.outstanding() > 0).then_some(now + self.patience);
+        if let Ack::Done { no_subscribers } = ack {
+            return self.finish(job, Delivery::Acked { no_subscribers });
+        }
+        self.refused_at = Some(now);
+        if self.task.outbox.has_suspects() {
+            self.paused_until = Some(now + SETTLE);
+        }
+        let refused_for_now = match ack {
+            Ack::QuotaExceeded => "quota exceeded",
+            Ack::Failed(reason) => reason,
+            _ => {
+                let refusal = acl::refusal(&self.task.dialer.config.base, &job.publication.topic, ack);
+                return self.finish(job, Delivery::Refused(refusal));
+            }
+        };
+        job.refusals += 1;
+        if job.refusals >= TRIES || matches!(job.origin, Origin::Probe | Origin::Offline) {
+            let refusal = Refusal {
+                reason: format!("the broker refused it {} times: {refused_for_now}", job.refusals),
+                remedy: "look for the reason in the broker's log".to_owned(),
+            };
+            return self.finish(job, Delivery::Refused(refusal));
+        }
+        let until = now + self.task.dialer.config.timing.refused_retry * 2_u32.pow(u32::from(job.refusals) - 1);
+        if ack == Ack::QuotaExceeded {
+            self.paused_until = Some(until);
+        }
+        self.task.outbox.delay(key, job, until);
+        Ok(())
+    }
+
+    fn finish(&mut self, job: Job, delivery: Delivery) -> Step {
+        match &job.origin {
+            Origin::Caller(_) => self.task.complete(job, delivery),
+            Origin::Standing(version) => {
+                self.standing_busy.remove(&job.publication.topic);
+                self.standing_held.insert(job.publication.topic.clone(), *version);
+                self.standing_changed = true;
+                self.own_finished(&job.publication.topic, &delivery);
+            }
+            Origin::Birth => self.own_finished(&job.publication.topic, &delivery),
+            Origin::Probe => self.probe_finished(&delivery),
+            Origin::Offline => return self.disconnect(End::Stopped),
+        }
+        Ok(())
+    }
+
+    /// One of the link's own, whose refusal nobody else hears of.
+    fn own_finished(&mut self, topic: &str, delivery: &Delivery) {
+        match delivery {
+            Delivery::Acked { .. } => self.task.denied.taken(topic),
+            Delivery::Refused(Refusal { reason, remedy }) => {
+                warn!(topic, reason, remedy, "the bridge's own state cannot be published");
+                self.task.denied.refused(topic, reason, Instant::now());
+            }
+            Delivery::Expired | Delivery::Closed => {}
+        }
+    }
+
+    /// Makes jobs of the birth messages, but for those that the broker refused lately.
+    pub(super) fn announce(&mut self) {
+        let now = Instant::now();
+        for birth in &self.task.dialer.config.birth {
+            if self.task.denied.until(&birth.topic, now).is_none() {
+                self.task.outbox.add(birth.clone(), Origin::Birth);
+            }
+        }
+    }
+
+    /// Makes jobs of the standing publications that the broker does not have yet, one per topic at a time.
+    pub(super) fn take_standing(&mut self) {
+        if !std::mem::take(&mut self.standing_changed) {
+            return;
+        }
+        let now = Instant::now();
+        let standing = self.task.ends.standing.borrow();
+        for (topic, (version, publication)) in &standing.topics {
+            let held = self.standing_held.get(topic) == Some(version);
+            if held || self.standing_busy.contains(topic) || self.task.denied.until(topic, now).is_some() {
+                continue;
+            }
+            self.standing_busy.insert(topic.clone());
+            self.task.outbox.add(publication.clone(), Origin::Standing(*version));
+        }
+    }
+}
+
+enum Fit {
+    /// To be sent, with what is left of its life in seconds.
+    Now(Option<u32>),
+    Never(Delivery),
+}
+
+fn fit<W: Wire>(job: &Job, maximum_packet: usize) -> Fit {
+    let publication = &job.publication;
+    let left = publication.deadline.map(|deadline| deadline.saturating_sub(boot_now()));
+    if left.is_some_and(|left| left.is_zero()) {
+        return Fit::Never(Delivery::Expired);
+    }
+    if let Err(refusal) = validate::check(publication) {
+        return Fit::Never(Delivery::Refused(refusal));
+    }
+    // 0 would mean "expired already".
+    let expiry = left.map(|left| u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1));
+    let size = W::packet_size(publication, expiry);
+    if size > maximum_packet {
+        let reason = format!("the packet has {size} bytes, the broker takes {maximum_packet}");
+        let remedy = "raise the broker's packet size limit".to_owned();
+        return Fit::Never(Delivery::Refused(Refusal { reason, remedy }));
+    }
+    Fit::Now(expiry)
+}

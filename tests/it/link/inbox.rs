@@ -1,0 +1,138 @@
+//! Received messages and their acknowledgements.
+
+use std::sync::atomic::Ordering;
+
+use ilink2mqtt::mqtt::LinkConfig;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{Packet, PubAckReason, Publish};
+
+use super::{Tested, config};
+use crate::support::scripted_broker::{Peer, ScriptedBroker, limits};
+
+const TOPIC: &str = "ilink/send/user/1/text";
+
+/// The packet ids that the link acknowledges, `n` of them; its publishes are answered.
+async fn acknowledged(peer: &mut Peer, n: usize) -> Vec<u16> {
+    let mut pkids = Vec::new();
+    while pkids.len() < n {
+        match peer.read().await.expect("the link stays connected") {
+            Packet::PubAck(puback) => pkids.push(puback.pkid),
+            Packet::Publish(publish) => peer.ack(publish.pkid, PubAckReason::Success).await,
+            other => panic!("{other:?}"),
+        }
+    }
+    pkids
+}
+
+#[tokio::test]
+async fn acknowledgements_go_in_the_order_of_arrival() {
+    let broker = ScriptedBroker::bind().await;
+    let mut tested = Tested::start(config(broker.port()));
+    let mut peer = broker.up().await;
+    for pkid in [5, 3, 9] {
+        peer.message(TOPIC, pkid, false).await;
+    }
+    let mut tokens = Vec::new();
+    for _ in 0..3 {
+        tokens.push(tested.command().await.ack.unwrap());
+    }
+    // The last first.
+    for token in tokens.into_iter().rev() {
+        tested.link.publisher.ack(token);
+    }
+    assert_eq!(acknowledged(&mut peer, 3).await, [5, 3, 9]);
+}
+
+#[tokio::test]
+async fn a_token_of_an_earlier_connection_acknowledges_nothing() {
+    let broker = ScriptedBroker::bind().await;
+    let mut tested = Tested::start(LinkConfig { expect_session: true, ..config(broker.port()) });
+    let mut peer = broker.up().await;
+    peer.message(TOPIC, 7, false).await;
+    let old = tested.command().await;
+    assert!(!old.session_present);
+    drop(peer);
+    // Another message under the same packet id, and then a repeat, which comes before the subscriptions of a lasting session.
+    let (mut peer, _) = broker.accept(true, limits()).await;
+    peer.message("ilink/send/user/2/text", 7, false).await;
+    peer.message(TOPIC, 8, true).await;
+    peer.up().await;
+    let new = tested.command().await;
+    let repeat = tested.command().await;
+    assert!(new.connection > old.connection && new.session_present);
+    assert_eq!((new.pkid, new.topic.as_str()), (7, "ilink/send/user/2/text"));
+    assert_eq!((repeat.pkid, repeat.dup), (8, true));
+    let publisher = &tested.link.publisher;
+    publisher.ack(old.ack.unwrap());
+    publisher.ack(repeat.ack.unwrap());
+    // The stale token has been seen when the next one, sent after it, has its effect.
+    publisher.ack(new.ack.unwrap());
+    assert_eq!(acknowledged(&mut peer, 2).await, [7, 8]);
+    assert_eq!(tested.link.counters.stale_acks.load(Ordering::Relaxed), 1);
+    assert_eq!(tested.link.state.borrow().session_lost, 1, "at the first connect, as one was expected");
+}
+
+#[tokio::test]
+async fn a_flood_is_dropped_at_qos_0_and_comes_again_at_qos_1() {
+    let broker = ScriptedBroker::bind().await;
+    let mut tested = Tested::start(config(broker.port()));
+    let mut peer = broker.up().await;
+    for _ in 0..3000 {
+        peer.send(Packet::Publish(Publish::new(TOPIC, QoS::AtMostOnce, "x", None))).await;
+    }
+    for pkid in 1..=3000 {
+        peer.message(TOPIC, pkid, false).await;
+    }
+    // Half of the room is QoS 0's, the rest QoS 1's; what comes then is overlooked.
+    let reading = tokio::spawn(async move {
+        let mut acknowledged = 0;
+        while let Some(packet) = peer.read().await {
+            match packet {
+                Packet::PubAck(puback) => {
+                    acknowledged += 1;
+                    assert_eq!(puback.pkid, acknowledged);
+                }
+                Packet::Publish(publish) => peer.ack(publish.pkid, PubAckReason::Success).await,
+                other => panic!("{other:?}"),
+            }
+        }
+        acknowledged
+    });
+    let counters = std::sync::Arc::clone(&tested.link.counters);
+    crate::support::eventually("the flood", async || {
+        (counters.commands_overlooked.load(Ordering::Relaxed) == 3000 - 2048).then_some(())
+    })
+    .await;
+    let mut unread: Vec<_> = std::iter::from_fn(|| tested.link.commands.try_recv()).collect();
+    assert_eq!(unread.len(), 4096);
+    unread.retain(|command| command.qos == 1);
+    assert_eq!(unread.len(), 2048);
+    assert_eq!(tested.link.counters.commands_dropped.load(Ordering::Relaxed), 3000 - 2048);
+    // The connection lives on for those that were taken; then a new one is opened for the rest.
+    for command in unread {
+        tested.link.publisher.ack(command.ack.unwrap());
+    }
+    assert_eq!(reading.await.unwrap(), 2048);
+    let mut peer = broker.up().await;
+    peer.message(TOPIC, 2049, true).await;
+    let again = tested.command().await;
+    assert!(again.dup && again.pkid == 2049);
+    tested.link.publisher.ack(again.ack.unwrap());
+    assert_eq!(acknowledged(&mut peer, 1).await, [2049]);
+}
+
+#[tokio::test]
+async fn a_topic_that_is_no_text_is_acknowledged_and_forgotten() {
+    let broker = ScriptedBroker::bind().await;
+    let mut tested = Tested::start(config(broker.port()));
+    let mut peer = broker.up().await;
+    for (pkid, topic) in [(1, &b"ilink/send/\xff"[..]), (2, b"")] {
+        let bytes = bytes::Bytes::copy_from_slice(topic);
+        let publish = Publish { topic: bytes, pkid, ..Publish::new("", QoS::AtLeastOnce, "x", None) };
+        peer.send(Packet::Publish(publish)).await;
+    }
+    assert_eq!(acknowledged(&mut peer, 2).await, [1, 2]);
+    peer.message(TOPIC, 3, false).await;
+    assert_eq!(tested.command().await.pkid, 3);
+    assert_eq!(tested.connects(), 1);
+}

@@ -1,0 +1,170 @@
+//! A broker that does what a test says, packet by packet, on rumqttc's own codec: for all that a real one never does.
+//!
+//! A [`Peer`] is one accepted connection. What is not of interest to a test (the account check, subscriptions, the self-test,
+//! the bridge's own state, pings) it answers by itself in [`Peer::up`] and [`Peer::publish`].
+
+use bytes::BytesMut;
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAck, ConnAckProperties, Connect, ConnectReturnCode, Packet, PingResp, PubAck, PubAckReason, Publish, SubAck,
+    SubscribeReasonCode, UnsubAck, UnsubAckReason,
+};
+use rumqttc::v5::mqttbytes::{Error, QoS};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use super::DEADLINE;
+
+/// Larger than anything a test sends.
+const MAX_PACKET: u32 = 16 * 1024 * 1024;
+
+/// Listens; a test accepts the connections one by one.
+pub(crate) struct ScriptedBroker(TcpListener);
+
+/// One connection, as its broker sees it.
+pub(crate) struct Peer {
+    stream: TcpStream,
+    received: BytesMut,
+}
+
+impl ScriptedBroker {
+    pub(crate) async fn bind() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.0.local_addr().unwrap().port()
+    }
+
+    /// The next TCP connection, before its CONNECT.
+    pub(crate) async fn tcp(&self) -> Peer {
+        let (stream, _) = timeout(DEADLINE, self.0.accept()).await.expect("the link connects").unwrap();
+        stream.set_nodelay(true).unwrap();
+        Peer { stream, received: BytesMut::new() }
+    }
+
+    /// The next connection and its CONNECT, accepted with these properties.
+    pub(crate) async fn accept(&self, session_present: bool, properties: ConnAckProperties) -> (Peer, Connect) {
+        let mut peer = self.tcp().await;
+        let Some(Packet::Connect(connect, _, _)) = peer.read().await else { panic!("no CONNECT") };
+        let connack = ConnAck { session_present, code: ConnectReturnCode::Success, properties: Some(properties) };
+        peer.send(Packet::ConnAck(connack)).await;
+        (peer, connect)
+    }
+
+    /// The next connection, accepted without any limits, up to its subscriptions.
+    pub(crate) async fn up(&self) -> Peer {
+        let mut peer = self.accept(false, limits()).await.0;
+        peer.up().await;
+        peer
+    }
+}
+
+/// A CONNACK's properties, all absent.
+pub(crate) fn limits() -> ConnAckProperties {
+    ConnAckProperties {
+        session_expiry_interval: None,
+        receive_max: None,
+        max_qos: None,
+        retain_available: None,
+        max_packet_size: None,
+        assigned_client_identifier: None,
+        topic_alias_max: None,
+        reason_string: None,
+        user_properties: Vec::new(),
+        wildcard_subscription_available: None,
+        subscription_identifiers_available: None,
+        shared_subscription_available: None,
+        server_keep_alive: None,
+        response_information: None,
+        server_reference: None,
+        authentication_method: None,
+        authentication_data: None,
+    }
+}
+
+impl Peer {
+    /// The next packet; none when the link has closed the connection.
+    pub(crate) async fn read(&mut self) -> Option<Packet> {
+        loop {
+            match Packet::read(&mut self.received, Some(MAX_PACKET)) {
+                Ok(packet) => return Some(packet),
+                Err(Error::InsufficientBytes(_)) => {}
+                // An empty DISCONNECT, which this codec does not read.
+                Err(Error::PayloadRequired) => return None,
+                Err(e) => panic!("the link sent what is not MQTT: {e}"),
+            }
+            let read = timeout(DEADLINE, self.stream.read_buf(&mut self.received)).await;
+            if !matches!(read.expect("the link sends something"), Ok(1..)) {
+                return None;
+            }
+        }
+    }
+
+    /// A connection that the link has closed already takes nothing, and that is no failure of the test.
+    pub(crate) async fn send(&mut self, packet: Packet) {
+        let mut bytes = BytesMut::new();
+        packet.write(&mut bytes, None).unwrap();
+        self.send_bytes(&bytes).await;
+    }
+
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes).await;
+    }
+
+    pub(crate) async fn ack(&mut self, pkid: u16, reason: PubAckReason) {
+        self.send(Packet::PubAck(PubAck { reason, ..PubAck::new(pkid, None) })).await;
+    }
+
+    /// A QoS 1 message for the link.
+    pub(crate) async fn message(&mut self, topic: &str, pkid: u16, dup: bool) {
+        let publish = Publish { pkid, dup, ..Publish::new(topic, QoS::AtLeastOnce, "x", None) };
+        self.send(Packet::Publish(publish)).await;
+    }
+
+    /// Answers what comes before the first publish: the account check and the subscriptions.
+    pub(crate) async fn up(&mut self) {
+        for _ in 0..4 {
+            match self.read().await {
+                Some(Packet::Subscribe(subscribe)) => {
+                    let granted = SubscribeReasonCode::Success(QoS::AtLeastOnce);
+                    let return_codes = vec![granted; subscribe.filters.len()];
+                    self.send(Packet::SubAck(SubAck { pkid: subscribe.pkid, return_codes, properties: None })).await;
+                }
+                Some(Packet::Unsubscribe(unsubscribe)) => {
+                    let reasons = vec![UnsubAckReason::Success];
+                    self.send(Packet::UnsubAck(UnsubAck { pkid: unsubscribe.pkid, reasons, properties: None })).await;
+                }
+                None => return,
+                other => panic!("{other:?} before the subscriptions"),
+            }
+        }
+    }
+
+    /// The next publish that a test is interested in, not acknowledged yet; none when the link has closed the connection.
+    pub(crate) async fn publish(&mut self) -> Option<Publish> {
+        loop {
+            match self.read().await? {
+                Packet::Publish(publish) if publish.topic.starts_with(b"ilink/bridge/") => {
+                    self.ack(publish.pkid, PubAckReason::Success).await;
+                }
+                Packet::Publish(publish) if publish.topic.starts_with(b"ilink/call/self_test/") => {
+                    self.ack(publish.pkid, PubAckReason::Success).await;
+                    let topic = String::from_utf8(publish.topic.to_vec()).unwrap();
+                    self.send(Packet::Publish(Publish::new(topic, QoS::AtMostOnce, "", None))).await;
+                }
+                Packet::Publish(publish) => return Some(publish),
+                Packet::PingReq(_) => self.send(Packet::PingResp(PingResp)).await,
+                Packet::PubAck(_) => {}
+                other => panic!("{other:?} instead of a publish"),
+            }
+        }
+    }
+
+    /// Acknowledges every publish until the link closes the connection.
+    pub(crate) async fn serve(&mut self) {
+        while let Some(publish) = self.publish().await {
+            self.ack(publish.pkid, PubAckReason::Success).await;
+        }
+    }
+}
