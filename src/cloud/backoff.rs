@@ -27,13 +27,13 @@ impl Backoff {
     }
 
     /// The wait after `failures` failures in a row, and up to a quarter more, so that many bridges which lost the service at
-    /// the same moment do not come back at the same moment. Never shorter than [`exact`](Self::exact): some waits are the
-    /// service's minimum.
+    /// the same moment do not come back at the same moment. Never shorter than [`exact`](Self::exact), because some waits are
+    /// the service's minimum, and never longer than `most`; those who wait that long have drifted apart before.
     #[must_use]
     pub fn jittered(&self, failures: u32) -> Duration {
         let exact = self.exact(failures);
         let quarters = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
-        exact.saturating_add(exact.mul_f64(quarters / 4.0))
+        exact.saturating_add(exact.mul_f64(quarters / 4.0)).min(self.most)
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
         let backoff = Backoff::seconds(30, 300);
         for failures in 1..50 {
             let (exact, jittered) = (backoff.exact(failures), backoff.jittered(failures));
-            assert!(jittered >= exact && jittered <= exact.mul_f64(1.25), "{exact:?} {jittered:?}");
+            assert!(jittered >= exact && jittered <= exact.mul_f64(1.25).min(backoff.most), "{exact:?} {jittered:?}");
         }
     }
 }

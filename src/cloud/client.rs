@@ -4,6 +4,7 @@
 //! session's. It follows no redirects, repeats nothing by itself and ignores the environment's proxies, because iLink ties a
 //! uid to one address (1003).
 
+use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -31,7 +32,7 @@ const MAX_CONNECT: Duration = Duration::from_secs(5);
 const POOL_IDLE: Duration = Duration::from_secs(20);
 
 /// How the API is reached.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ClientConfig {
     /// `ilink.api`.
     pub api: Url,
@@ -41,6 +42,18 @@ pub struct ClientConfig {
     pub proxy: Option<Url>,
     /// `ilink.tls.ca`: a PEM file of roots that are trusted besides the system's.
     pub extra_ca: Option<PathBuf>,
+}
+
+/// Shows hosts alone: the proxy's URL may hold a password.
+impl fmt::Debug for ClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConfig")
+            .field("api", &self.api.host_str())
+            .field("timeout", &self.timeout)
+            .field("proxy", &self.proxy.as_ref().map(Url::host_str))
+            .field("extra_ca", &self.extra_ca)
+            .finish()
+    }
 }
 
 /// The client could not be built from its configuration.
@@ -109,11 +122,17 @@ pub trait Post: Send + Sync + 'static {
 }
 
 /// The HTTP client. Cheap to clone; all clones share their connections.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     api: Url,
     peer: Arc<Peer>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("peer", &self.peer).finish_non_exhaustive()
+    }
 }
 
 impl Client {

@@ -84,7 +84,7 @@ impl Task {
 
     fn verify_at(&self, now: Instant) -> Option<Instant> {
         let every = self.config.verify_every;
-        (!every.is_zero()).then(|| now + every)
+        if every.is_zero() { None } else { now.checked_add(every) }
     }
 
     fn queried(&mut self, now: Instant, posted: Result<Reply, TransportError>) {

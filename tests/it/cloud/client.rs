@@ -35,7 +35,7 @@ async fn post(config: &ClientConfig) -> Result<Reply, TransportError> {
     let client = Client::new(config).unwrap();
     let answer = client.post(&call().request(&account()), Some(&SecretString::from(TOKEN))).await;
     if let Err(error) = &answer {
-        let shown = format!("{error} {error:?} {client:?}");
+        let shown = format!("{error} {error:?} {client:?} {config:?}");
         for secret in ["s3cret", "access_token", "tok"] {
             assert!(!shown.contains(secret), "{shown}");
         }
@@ -170,7 +170,7 @@ async fn the_configured_proxy_is_used() {
     assert!(proxy.seen()[0].line.starts_with("POST http://api.invalid:8184/send_msg?"), "{}", proxy.seen()[0].line);
 
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let absent = format!("http://{address}").parse().unwrap();
+    let absent = format!("http://user:proxys3cret@{address}").parse().unwrap();
     says(&unsent(&through(&absent)).await, &["refuses connections", "ilink.proxy", &address.to_string()]);
 
     proxy.script([Behaviour::response("403 Forbidden", "", "")]);

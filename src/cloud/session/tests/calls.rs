@@ -333,6 +333,54 @@ async fn nothing_shows_a_secret() {
     }
 }
 
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_change_of_state_is_one_line_and_no_line_holds_a_secret() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let world = World::new();
+    world.service.next("register", [code(1005), code(1006)]).next("send_msg", [code(1008), code(1002), unsent()]);
+    world.service.next("ham_user", [code(0), unsent()]);
+    let running = world.start();
+    running.state(CloudState::AuthError).await;
+    running.state(CloudState::Online).await;
+    not_ready(&running.send().await);
+    running.state(CloudState::Online).await;
+    let _ = running.send().await;
+    running.ready().await;
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let states: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.split("iLink: ").nth(1))
+        .filter_map(|rest| rest.split([':', ' ']).next())
+        .collect();
+    assert_eq!(states, ["auth_error", "degraded", "online", "degraded", "online", "offline", "online"], "{text}");
+    assert!(text.contains("ERROR") && text.contains("callback.public_url"), "{text}");
+    for secret in ["s3cret", "token-1", "token-2"] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn after_the_end_there_are_answers_still() {
     let world = World::registered();
