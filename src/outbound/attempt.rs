@@ -12,14 +12,19 @@ use tracing::{error, info, warn};
 use ulid::Ulid;
 
 use super::record::{Command, Mark, Record, StoredResult};
-use crate::cloud::{Outcome, Session};
+use crate::cloud::{Backoff, Outcome, Session};
 use crate::counters::Counters;
 use crate::local::{CommandResult, Status};
-use crate::protocol::ResultCode;
+use crate::protocol::{Class, ResultCode};
 use crate::spool::{Queue, Row, Spool, SpoolError};
 
 /// Between two tries to store an outcome on a disk that does not take it.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// Between two attempts at a command.
+const WAIT: Backoff = Backoff::seconds(1, 60);
+/// The same when iLink says that it was called too often.
+const QUOTA_WAIT: Backoff = Backoff::seconds(30, 300);
 
 /// What to do when a call may have been executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,11 +109,11 @@ impl Attempts {
                 let result = CommandResult::answered(id, command.reference.clone(), reply, attempts, elapsed);
                 self.finish(seq, command, result).await
             }
-            Outcome::Retry { ambiguous, cause, after } => {
+            Outcome::Retry { ambiguous, code, cause } => {
                 tried = Tried {
                     attempts: command.attempts,
                     ambiguous: tried.ambiguous | ambiguous,
-                    code: tried.code,
+                    code: code.or(tried.code),
                     cause,
                 };
                 if ambiguous && once {
@@ -116,6 +121,8 @@ impl Attempts {
                 }
                 command.mark = if tried.ambiguous { Mark::Ambiguous } else { Mark::Unsent };
                 self.spool.replace_lazily(Queue::Outbound, seq, encode(&command));
+                let wait = if code.is_some_and(|code| code.class() == Class::Quota) { QUOTA_WAIT } else { WAIT };
+                let after = wait.jittered(tried.attempts);
                 Ok(Step::Later(tried, after))
             }
             Outcome::NotReady { cause } => {

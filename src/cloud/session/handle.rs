@@ -1,10 +1,9 @@
 //! The handle: one attempt at a call, in the caller's own task.
 
-use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use secrecy::SecretString;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -15,26 +14,21 @@ use super::asks::{Access, Ask, Attempt, Origin, Renewal, Verb};
 use super::task::{Channels, Task};
 use super::types::{CloudState, Outcome, SessionConfig, Status};
 use super::words;
-use crate::cloud::{HandshakeLog, Post, Registry, Timing};
-use crate::protocol::{Account, Call, Class, Qos, Receiver, Reply, ResultCode, Subject, Uid};
+use crate::cloud::{HandshakeLog, Post, Registry};
+use crate::protocol::{Account, Call, Class, Qos, Reply, ResultCode, Subject, Uid};
 
 /// Room for what callers tell the task. It answers at once, so this only fills while it has no turn.
 const ASKS: usize = 256;
-
-/// Receivers whose failures are remembered. Forgetting them only shortens a wait.
-const REMEMBERED: usize = 4096;
 
 /// What the handles and the task share beside the channels.
 pub(super) struct Shared {
     pub(super) client: Box<dyn Post>,
     pub(super) account: Account,
-    timing: Timing,
     /// The newest token and registration with which a call succeeded.
     pub(super) proven_token: AtomicU64,
     pub(super) proven_registration: AtomicU64,
     /// Commands that got iLink's last word.
     pub(super) served: AtomicU64,
-    failures: Mutex<HashMap<Option<Receiver>, u32>>,
 }
 
 /// A handle to the session's task; all clones are one session.
@@ -77,11 +71,9 @@ pub fn start(
     let shared = Shared {
         client: Box::new(client),
         account: config.account.clone(),
-        timing: config.timing,
         proven_token: AtomicU64::new(0),
         proven_registration: AtomicU64::new(0),
         served: AtomicU64::new(0),
-        failures: Mutex::new(HashMap::new()),
     };
     let session =
         Session { shared: Arc::new(shared), asks, access: access_seen, status: status_seen, presence: presence_seen };
@@ -109,20 +101,13 @@ impl Session {
     /// iLink executed it is then unknown.
     pub async fn call(&self, call: &Call) -> Outcome {
         match self.attempt(call, Origin::Command).await {
-            Attempt::Reply(reply) => {
-                self.shared.settle(call.receiver());
-                Outcome::Reply(reply)
+            Attempt::Reply(reply) => Outcome::Reply(reply),
+            Attempt::Later(code) => {
+                Outcome::Retry { ambiguous: code.is_ambiguous(), code: Some(code), cause: words::transient(code) }
             }
-            Attempt::Later(code) => Outcome::Retry {
-                ambiguous: code.is_ambiguous(),
-                cause: words::transient(code),
-                after: self.shared.wait_after_failure(call.receiver(), code),
-            },
-            Attempt::Lost(error) => Outcome::Retry {
-                ambiguous: error.is_ambiguous(),
-                cause: error.cause().to_owned(),
-                after: self.shared.wait_after_failure(call.receiver(), ResultCode::OK),
-            },
+            Attempt::Lost(error) => {
+                Outcome::Retry { ambiguous: error.is_ambiguous(), code: None, cause: error.cause().to_owned() }
+            }
             Attempt::NotReady(cause) => Outcome::NotReady { cause },
         }
     }
@@ -248,22 +233,6 @@ impl Shared {
         if origin == Origin::Command {
             self.served.fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    #[expect(clippy::needless_pass_by_value, reason = "the key of the map is the whole Option")]
-    fn settle(&self, receiver: Option<Receiver>) {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&receiver);
-    }
-
-    fn wait_after_failure(&self, receiver: Option<Receiver>, code: ResultCode) -> Duration {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures.len() >= REMEMBERED {
-            failures.clear();
-        }
-        let count = failures.entry(receiver).or_default();
-        *count = count.saturating_add(1);
-        let backoff = if code.class() == Class::Quota { self.timing.conflict } else { self.timing.link };
-        backoff.jittered(*count)
     }
 }
 

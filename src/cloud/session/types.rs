@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::cloud::Timing;
-use crate::protocol::{Account, Qos, Reply, Subject, Uid};
+use crate::protocol::{Account, Qos, Reply, ResultCode, Subject, Uid};
 
 /// Whether and when the session registers the callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -108,10 +108,10 @@ pub enum Outcome {
     Retry {
         /// Whether it may have been executed.
         ambiguous: bool,
+        /// What iLink said, if it answered.
+        code: Option<ResultCode>,
         /// Why it failed.
         cause: String,
-        /// How long to wait at least; it grows with the failures of the same receiver.
-        after: Duration,
     },
     /// Nothing was executed: the session cannot call now. Wait for [`Session::ready`].
     NotReady {

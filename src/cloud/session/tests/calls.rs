@@ -176,19 +176,12 @@ async fn refused_credentials_stop_everything() {
 async fn trouble_inside_the_service_is_the_callers_to_repeat() {
     let world = World::registered();
     let running = world.ready().await;
-    let mut waits = Vec::new();
     for (transient, may_be_executed) in [(1016, false), (1017, true), (1016, false)] {
         world.service.next("send_msg", [code(transient)]);
-        let Outcome::Retry { ambiguous, cause, after } = running.send().await else { panic!() };
-        assert_eq!(ambiguous, may_be_executed);
+        let Outcome::Retry { ambiguous, code, cause } = running.send().await else { panic!() };
+        assert_eq!((ambiguous, code.map(ResultCode::value)), (may_be_executed, Some(transient)));
         assert!(cause.contains(&transient.to_string()), "{cause}");
-        waits.push(after.as_millis());
     }
-    assert!((1000..=1250).contains(&waits[0]) && (4000..=5000).contains(&waits[2]), "{waits:?}");
-    // Other receivers wait for themselves alone.
-    world.service.next("send_msg", [code(1016)]);
-    let Outcome::Retry { after, .. } = running.session.call(&text("500")).await else { panic!() };
-    assert!(after <= Duration::from_millis(1250));
     assert_eq!(replied(&running.send().await), 0);
     running.state(CloudState::Online).await;
 }
@@ -199,8 +192,7 @@ async fn codes_of_other_calls_lose_no_command() {
         let world = World::registered();
         let running = world.ready().await;
         world.service.next("send_msg", [code(quota)]);
-        let Outcome::Retry { ambiguous: false, after, .. } = running.send().await else { panic!() };
-        assert!(after >= Duration::from_secs(30));
+        assert!(matches!(running.send().await, Outcome::Retry { ambiguous: false, code: Some(_), .. }));
     }
     for elsewhere in [1005, 1006] {
         let world = World::registered();
