@@ -40,9 +40,8 @@ impl SetAside {
             "payload_base64": STANDARD.encode(&refused.payload),
         });
         match self.spool.set_aside(row.to_string().into_bytes()).await {
-            Ok(()) => true,
-            // Larger than the whole store: counted and warned of, and there is nowhere to keep it.
-            Err(SpoolError::Full) => true,
+            // Full: larger than the whole store, counted and warned of, and there is nowhere to keep it.
+            Ok(()) | Err(SpoolError::Full) => true,
             Err(failed) => {
                 error!(%failed, topic = refused.topic, "could not set a refused publish aside; it is tried again after a restart");
                 false

@@ -53,12 +53,11 @@ async fn call(config: &Config, core: &Core, name: &str, json: &str) -> Result<An
     let registry = std::sync::Arc::new(core.registry(config));
     let (session, task) =
         cloud::start(core.client(config)?, session, registry, core.handshakes.clone(), shutdown.session.clone());
-    let made = match timeout(READY_TIMEOUT, session.ready()).await {
-        Ok(()) => outcome(session.call(&call).await),
-        Err(_) => {
-            let cause = session.status().borrow().cause.clone();
-            Answer { exit: EXIT_UNAVAILABLE, text: format!("the call was not executed: {cause}") }
-        }
+    let made = if let Ok(()) = timeout(READY_TIMEOUT, session.ready()).await {
+        outcome(session.call(&call).await)
+    } else {
+        let cause = session.status().borrow().cause.clone();
+        Answer { exit: EXIT_UNAVAILABLE, text: format!("the call was not executed: {cause}") }
     };
     shutdown.session.cancel();
     let _ = task.await;

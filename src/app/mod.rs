@@ -70,8 +70,10 @@ impl AppError {
     }
 }
 
-/// The parts that must run for as long as the daemon does, by name.
-type Critical = JoinSet<(&'static str, Result<(), String>)>;
+/// A part that must run for as long as the daemon does: its name and how it ended.
+type Ended = (&'static str, Result<(), String>);
+/// All of them.
+type Critical = JoinSet<Ended>;
 
 /// Runs the daemon until a signal, or until `stop` is cancelled (the demo's way).
 ///
@@ -164,7 +166,10 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
     let _ = std::fs::remove_file(control::socket(core.state_dir.path()));
     core.close().await;
     match failure {
-        None => Ok(info!("stopped")),
+        None => {
+            info!("stopped");
+            Ok(())
+        }
         Some(failure) => Err(AppError::Failed(failure)),
     }
 }
@@ -240,7 +245,7 @@ fn spawn(
     critical.spawn(async move { (name, part.await.map_err(|error| error.to_string())) });
 }
 
-fn describe(ended: Option<Result<(&'static str, Result<(), String>), tokio::task::JoinError>>) -> String {
+fn describe(ended: Option<Result<Ended, tokio::task::JoinError>>) -> String {
     match ended {
         Some(Ok((name, Err(error)))) => format!("{name} failed: {error}"),
         Some(Ok((name, Ok(())))) => format!("{name} ended unasked"),

@@ -316,7 +316,7 @@ pub(super) async fn queue_presence(
             Ok(_) => {}
             Err(SpoolError::Failed(_)) => return,
             Err(error) => {
-                warn!(%error, "the presence that iLink told could not be queued; it is read again when the cloud comes back")
+                warn!(%error, "the presence that iLink told could not be queued; it is read again when the cloud comes back");
             }
         }
     }

@@ -24,7 +24,7 @@ use verbs::Verbs;
 /// The largest request: a call's JSON.
 const REQUEST_MAX: u64 = 4 * 1024 * 1024;
 /// A verb waits for iLink, which has its own time-outs; this is beyond all of them.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What the operator wants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -117,14 +117,7 @@ impl Callback {
         B: Body<Data = Bytes> + Unpin,
     {
         let (head, mut body) = request.into_parts();
-        let response = if !self.is_ours(head.uri.path()) {
-            self.counters.callback_rejected_path.add();
-            if head.method == Method::GET {
-                self.handshakes.note(Handshake::WrongPath);
-            }
-            debug!(%peer, "refused a request: the path is not the callback's");
-            refusal(StatusCode::NOT_FOUND)
-        } else {
+        let response = if self.is_ours(head.uri.path()) {
             match head.method {
                 Method::GET => self.handshake(head.uri.query().unwrap_or_default(), armed),
                 Method::POST => self.push(&head, &mut body, peer, armed).await,
@@ -135,6 +128,13 @@ impl Callback {
                     response
                 }
             }
+        } else {
+            self.counters.callback_rejected_path.add();
+            if head.method == Method::GET {
+                self.handshakes.note(Handshake::WrongPath);
+            }
+            debug!(%peer, "refused a request: the path is not the callback's");
+            refusal(StatusCode::NOT_FOUND)
         };
         if !response.status().is_success() {
             linger(&mut body, self.config.max_body).await;

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::clock::Stamp;
 
 /// How long a stored, unanswered push is remembered: three tries of 5 s each, with room.
-pub const WINDOW: Duration = Duration::from_secs(60);
+pub const WINDOW: Duration = Duration::from_mins(1);
 
 /// SHA-256 of a push's body.
 pub type Digest = [u8; 32];

@@ -103,15 +103,14 @@ impl Store {
         let Ok(row) = Record::push(body.to_vec()).encode() else { return };
         let key = ticket.map(|ticket| Key::Repeat { digest: ticket.digest, at: Stamp::now() });
         loop {
-            let append = self.spool.append(Queue::Inbound, row.clone(), key.clone());
+            let append = self.spool.append(Queue::Inbound, row.clone(), key);
             tokio::pin!(append);
-            let appended = match timeout(SLOW, &mut append).await {
-                Ok(appended) => appended,
-                Err(_) => {
-                    let _ = tell.send(Progress::Held);
-                    // Not given up: the row is in the writer's hands and may still be stored.
-                    append.await
-                }
+            let appended = if let Ok(appended) = timeout(SLOW, &mut append).await {
+                appended
+            } else {
+                let _ = tell.send(Progress::Held);
+                // Not given up: the row is in the writer's hands and may still be stored.
+                append.await
             };
             match appended {
                 Ok(_) => {

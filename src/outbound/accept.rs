@@ -91,7 +91,7 @@ impl Accept {
             let message = tokio::select! {
                 () = stop.cancelled() => break,
                 Some(ack) = under_way.next() => {
-                    ack.into_iter().for_each(|token| accept.publisher.ack(token));
+                    accept.acknowledge(ack);
                     continue;
                 }
                 message = commands.recv(), if under_way.len() < UNDER_WAY => message,
@@ -108,11 +108,17 @@ impl Accept {
         }
         let drain = async {
             while let Some(ack) = under_way.next().await {
-                ack.into_iter().for_each(|token| accept.publisher.ack(token));
+                accept.acknowledge(ack);
             }
         };
         let _ = timeout(DRAIN, drain).await;
         Ok(())
+    }
+
+    fn acknowledge(&self, ack: Option<AckToken>) {
+        if let Some(token) = ack {
+            self.publisher.ack(token);
+        }
     }
 
     fn take(self: &Arc<Self>, message: Incoming, redelivery: &mut Redelivery) -> Pending {

@@ -192,7 +192,7 @@ impl Deliver {
             && self.calls < self.config.concurrency
             && self.lanes.has_ready()
             && self.may_begin()
-            && let Some((lane, seq)) = self.lanes.next()
+            && let Some((lane, seq)) = self.lanes.take_next()
         {
             self.calls += 1;
             let tried = self.tried.remove(&seq).unwrap_or_default();
@@ -235,11 +235,14 @@ impl Deliver {
             }
         };
         match (step, lane) {
-            (Step::Finished, lane) => {
-                let _ = self.results.send(seq);
-                lane.iter().for_each(|lane| self.lanes.done(lane));
+            (step @ (Step::Finished | Step::Gone), lane) => {
+                if matches!(step, Step::Finished) {
+                    let _ = self.results.send(seq);
+                }
+                if let Some(lane) = lane {
+                    self.lanes.done(&lane);
+                }
             }
-            (Step::Gone, lane) => lane.iter().for_each(|lane| self.lanes.done(lane)),
             (Step::Later(tried, after), Some(lane)) => {
                 self.tried.insert(seq, tried);
                 self.lanes.later(&lane, clock::boot_now() + after);

@@ -25,15 +25,15 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Lane {
-    queue: VecDeque<(u64, Millis)>,
+struct Queue {
+    numbers: VecDeque<(u64, Millis)>,
     state: State,
 }
 
 /// All lanes. `K` names a receiver.
 #[derive(Debug)]
 pub struct Lanes<K> {
-    lanes: HashMap<Arc<K>, Lane>,
+    queues: HashMap<Arc<K>, Queue>,
     ready: VecDeque<Arc<K>>,
     /// Lanes that wait, by time and the number of their head.
     waiting: BTreeMap<(Millis, u64), Arc<K>>,
@@ -51,15 +51,15 @@ impl<K: Eq + Hash> Lanes<K> {
     /// Adds command number `seq`. Numbers of one lane come in rising order.
     pub fn push(&mut self, key: K, seq: u64, deadline: Duration) {
         let deadline = millis(deadline);
-        let key = match self.lanes.get_key_value(&key) {
+        let key = match self.queues.get_key_value(&key) {
             Some((key, _)) => Arc::clone(key),
             None => Arc::new(key),
         };
-        let lane = self.lanes.entry(Arc::clone(&key)).or_insert_with(|| {
+        let lane = self.queues.entry(Arc::clone(&key)).or_insert_with(|| {
             self.ready.push_back(Arc::clone(&key));
-            Lane { queue: VecDeque::new(), state: State::Ready }
+            Queue { numbers: VecDeque::new(), state: State::Ready }
         });
-        lane.queue.push_back((seq, deadline));
+        lane.numbers.push_back((seq, deadline));
         self.deadlines.insert((deadline, seq), key);
     }
 
@@ -70,18 +70,18 @@ impl<K: Eq + Hash> Lanes<K> {
     }
 
     /// The next command to work on, if one is ready; its lane is busy until [`Self::done`] or [`Self::later`].
-    pub fn next(&mut self) -> Option<(Arc<K>, u64)> {
+    pub fn take_next(&mut self) -> Option<(Arc<K>, u64)> {
         let key = self.ready.pop_front()?;
-        let lane = self.lanes.get_mut(&key)?;
+        let lane = self.queues.get_mut(&key)?;
         lane.state = State::Busy;
-        let (seq, _) = *lane.queue.front()?;
+        let (seq, _) = *lane.numbers.front()?;
         Some((key, seq))
     }
 
     /// The head of a busy lane is finished.
     pub fn done(&mut self, key: &Arc<K>) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        if let Some((seq, deadline)) = lane.queue.pop_front() {
+        let Some(lane) = self.queues.get_mut(key) else { return };
+        if let Some((seq, deadline)) = lane.numbers.pop_front() {
             self.deadlines.remove(&(deadline, seq));
         }
         self.make_ready(key);
@@ -90,8 +90,8 @@ impl<K: Eq + Hash> Lanes<K> {
     /// The head of a busy lane must be tried again, not before `at`.
     pub fn later(&mut self, key: &Arc<K>, at: Duration) {
         let at = millis(at);
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        if let Some((seq, _)) = lane.queue.front() {
+        let Some(lane) = self.queues.get_mut(key) else { return };
+        if let Some((seq, _)) = lane.numbers.front() {
             lane.state = State::Waiting(at);
             self.waiting.insert((at, *seq), Arc::clone(key));
         }
@@ -112,16 +112,16 @@ impl<K: Eq + Hash> Lanes<K> {
         let due = self.deadlines.iter().take_while(|((deadline, _), _)| *deadline <= now);
         let (at, key) = due.map(|(at, key)| (*at, Arc::clone(key))).find(|(at, key)| !self.is_busy_with(key, at.1))?;
         self.deadlines.remove(&at);
-        let lane = self.lanes.get_mut(&key)?;
-        let position = lane.queue.binary_search_by_key(&at.1, |(seq, _)| *seq).ok()?;
-        lane.queue.remove(position);
+        let lane = self.queues.get_mut(&key)?;
+        let position = lane.numbers.binary_search_by_key(&at.1, |(seq, _)| *seq).ok()?;
+        lane.numbers.remove(position);
         match lane.state {
             State::Waiting(until) if position == 0 => {
                 self.waiting.remove(&(until, at.1));
                 self.make_ready(&key);
             }
-            State::Ready if lane.queue.is_empty() => {
-                self.lanes.remove(&key);
+            State::Ready if lane.numbers.is_empty() => {
+                self.queues.remove(&key);
                 self.ready.retain(|ready| *ready != key);
             }
             _ => {}
@@ -141,13 +141,13 @@ impl<K: Eq + Hash> Lanes<K> {
     fn is_busy_with(&self, key: &Arc<K>, seq: u64) -> bool {
         self.lanes
             .get(key)
-            .is_some_and(|lane| lane.state == State::Busy && lane.queue.front().is_some_and(|(head, _)| *head == seq))
+            .is_some_and(|lane| lane.state == State::Busy && lane.numbers.front().is_some_and(|(head, _)| *head == seq))
     }
 
     fn make_ready(&mut self, key: &Arc<K>) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        if lane.queue.is_empty() {
-            self.lanes.remove(key);
+        let Some(lane) = self.queues.get_mut(key) else { return };
+        if lane.numbers.is_empty() {
+            self.queues.remove(key);
         } else {
             lane.state = State::Ready;
             self.ready.push_back(Arc::clone(key));
@@ -177,13 +177,13 @@ mod tests {
             lanes.push("flood", seq, FAR);
         }
         lanes.push("other", 101, FAR);
-        let (flood, first) = lanes.next().unwrap();
+        let (flood, first) = lanes.take_next().unwrap();
         assert_eq!((*flood, first), ("flood", 1));
-        let (other, next) = lanes.next().unwrap();
+        let (other, next) = lanes.take_next().unwrap();
         assert_eq!((*other, next), ("other", 101));
-        assert!(lanes.next().is_none(), "both lanes are busy");
+        assert!(lanes.take_next().is_none(), "both lanes are busy");
         lanes.done(&flood);
-        assert_eq!(lanes.next().unwrap().1, 2);
+        assert_eq!(lanes.take_next().unwrap().1, 2);
     }
 
     #[test]
@@ -191,14 +191,14 @@ mod tests {
         let mut lanes = Lanes::default();
         lanes.push("a", 1, FAR);
         lanes.push("a", 2, FAR);
-        let (a, _) = lanes.next().unwrap();
+        let (a, _) = lanes.take_next().unwrap();
         lanes.later(&a, at(5));
         lanes.push("b", 3, FAR);
-        assert_eq!(lanes.next().unwrap().1, 3);
-        assert!(lanes.next().is_none());
+        assert_eq!(lanes.take_next().unwrap().1, 3);
+        assert!(lanes.take_next().is_none());
         assert_eq!(lanes.next_change(), Some(at(5)));
         lanes.wake(at(5));
-        assert_eq!(lanes.next().unwrap().1, 1);
+        assert_eq!(lanes.take_next().unwrap().1, 1);
     }
 
     #[test]
@@ -207,28 +207,28 @@ mod tests {
         lanes.push("a", 1, FAR);
         lanes.push("a", 2, at(3));
         lanes.push("a", 3, FAR);
-        let (a, _) = lanes.next().unwrap();
+        let (a, _) = lanes.take_next().unwrap();
         lanes.later(&a, at(9));
         assert_eq!(lanes.next_change(), Some(at(3)));
         assert_eq!(lanes.expired(at(2)), None);
         assert_eq!(lanes.expired(at(3)), Some(2));
         assert_eq!(lanes.expired(at(3)), None);
         lanes.wake(at(9));
-        let (a, first) = lanes.next().unwrap();
+        let (a, first) = lanes.take_next().unwrap();
         assert_eq!(first, 1);
         lanes.done(&a);
-        assert_eq!(lanes.next().unwrap().1, 3);
+        assert_eq!(lanes.take_next().unwrap().1, 3);
     }
 
     #[test]
     fn what_is_being_worked_on_does_not_expire_under_the_workers_hands() {
         let mut lanes = Lanes::default();
         lanes.push("a", 1, at(1));
-        let (a, _) = lanes.next().unwrap();
+        let (a, _) = lanes.take_next().unwrap();
         assert_eq!((lanes.expired(at(2)), lanes.next_change()), (None, None));
         lanes.later(&a, at(9));
         assert_eq!(lanes.expired(at(2)), Some(1));
-        assert!(lanes.next().is_none());
+        assert!(lanes.take_next().is_none());
         assert_eq!(lanes.next_change(), None);
     }
 
@@ -237,10 +237,10 @@ mod tests {
         let mut lanes = Lanes::default();
         lanes.push("a", 1, at(1));
         lanes.push("a", 2, FAR);
-        let (a, _) = lanes.next().unwrap();
+        let (a, _) = lanes.take_next().unwrap();
         lanes.later(&a, at(50));
         assert_eq!(lanes.expired(at(1)), Some(1));
-        assert_eq!(lanes.next().unwrap().1, 2);
+        assert_eq!(lanes.take_next().unwrap().1, 2);
     }
 
     #[test]
@@ -250,10 +250,10 @@ mod tests {
             lanes.push(seq % 7, seq, at(seq));
         }
         while lanes.expired(at(49)).is_some() {}
-        while let Some((key, _)) = lanes.next() {
+        while let Some((key, _)) = lanes.take_next() {
             lanes.done(&key);
         }
-        assert!(lanes.lanes.is_empty() && lanes.ready.is_empty());
+        assert!(lanes.queues.is_empty() && lanes.ready.is_empty());
         assert!(lanes.waiting.is_empty() && lanes.deadlines.is_empty());
     }
 }

@@ -135,7 +135,7 @@ mod tests {
         Command {
             id: [7; 16],
             at: Stamp::now(),
-            ttl: Duration::from_secs(300),
+            ttl: Duration::from_mins(5),
             reference: None,
             reply_to: ReplyTo {
                 topic: "ilink/send/user/414/text".to_owned(),

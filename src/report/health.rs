@@ -81,13 +81,13 @@ struct Callback {
 
 #[derive(Debug, Serialize)]
 struct Queues {
-    inbound: Depth,
-    outbound: Depth,
-    set_aside: Depth,
+    inbound: QueueHealth,
+    outbound: QueueHealth,
+    set_aside: QueueHealth,
 }
 
 #[derive(Debug, Serialize)]
-struct Depth {
+struct QueueHealth {
     depth: u64,
     oldest_s: Option<u64>,
     bytes: u64,
@@ -150,10 +150,10 @@ impl Health {
     }
 }
 
-async fn depth(spool: &Spool, queue: Queue) -> Depth {
+async fn depth(spool: &Spool, queue: Queue) -> QueueHealth {
     let stats = spool.stats(queue);
     let oldest = if stats.depth == 0 { None } else { oldest(spool, queue).await };
-    Depth { depth: stats.depth, oldest_s: oldest.map(|age| age.as_secs()), bytes: stats.bytes }
+    QueueHealth { depth: stats.depth, oldest_s: oldest.map(|age| age.as_secs()), bytes: stats.bytes }
 }
 
 async fn oldest(spool: &Spool, queue: Queue) -> Option<Duration> {

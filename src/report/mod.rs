@@ -25,7 +25,7 @@ use crate::mqtt::{LinkCounters, LinkState, Publisher};
 use crate::spool::Spool;
 
 /// `bridge/health` is published at least this often.
-const EVERY: Duration = Duration::from_secs(60);
+const EVERY: Duration = Duration::from_mins(1);
 
 /// Everything that is looked at.
 pub struct Report {
