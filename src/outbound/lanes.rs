@@ -43,7 +43,7 @@ pub struct Lanes<K> {
 
 impl<K: Eq + Hash> Default for Lanes<K> {
     fn default() -> Self {
-        Self { lanes: HashMap::new(), ready: VecDeque::new(), waiting: BTreeMap::new(), deadlines: BTreeMap::new() }
+        Self { queues: HashMap::new(), ready: VecDeque::new(), waiting: BTreeMap::new(), deadlines: BTreeMap::new() }
     }
 }
 
@@ -139,7 +139,7 @@ impl<K: Eq + Hash> Lanes<K> {
     }
 
     fn is_busy_with(&self, key: &Arc<K>, seq: u64) -> bool {
-        self.lanes
+        self.queues
             .get(key)
             .is_some_and(|lane| lane.state == State::Busy && lane.numbers.front().is_some_and(|(head, _)| *head == seq))
     }
