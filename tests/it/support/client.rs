@@ -288,3 +288,18 @@ impl Drop for Client {
 async fn next(acks: &mut mpsc::UnboundedReceiver<Acked>) -> Acked {
     tokio::time::timeout(DEADLINE, acks.recv()).await.expect("the broker answers").expect("the client runs")
 }
+
+#[tokio::test]
+async fn misses_nothing_while_the_broker_restarts() {
+    let mut broker = Mosquitto::start("");
+    let (listener, speaker) = (Client::connect(&broker).await, Client::connect(&broker).await);
+    listener.subscribe("a/#").await;
+    speaker.publish("a/b", "before").await;
+    listener.expect_text("a/b", "before").await;
+    broker.restart();
+    speaker.send(Out::new("a/b", "after").retained()).await;
+    assert!(listener.expect_text("a/b", "after").await.retain);
+    speaker.send(Out::new("a/c", "0").qos0()).await;
+    listener.settle().await;
+    assert_eq!(listener.all(|message| message.topic.starts_with("a/")).len(), 3);
+}
