@@ -165,8 +165,13 @@ impl<'t, W: Wire> Connection<'t, W> {
         // whole connection. It may panic on what a hostile broker sends; such a connection is thrown away like any other.
         let mut poll = pin!(AssertUnwindSafe(W::poll(poller, dialer)).catch_unwind());
         loop {
+            // Looked at once a turn: the shutdown may also come while an event is handled, and then nothing below tells of it.
+            let stopping = self.task.shutdown.is_cancelled();
+            if stopping {
+                self.leave()?;
+            }
+            self.pump()?;
             let takes_jobs = self.task.outbox.has_room() && matches!(self.phase, Phase::Up);
-            let listens = !self.task.shutdown.is_cancelled();
             let wake = tokio::time::sleep_until(self.next_wake());
             // Cancel-safe: `poll` is borrowed and goes on next time; channels' recv and changed, a token, a timer made anew.
             tokio::select! {
@@ -182,13 +187,9 @@ impl<'t, W: Wire> Connection<'t, W> {
                 }
                 Some(token) = self.task.ends.acks.recv() => self.acknowledge(&token),
                 Ok(()) = self.task.ends.standing.changed() => self.standing_changed = true,
-                () = self.task.shutdown.cancelled(), if listens => self.leave()?,
+                () = self.task.shutdown.cancelled(), if !stopping => {}
                 () = wake => self.check_timers()?,
             }
-            if self.task.shutdown.is_cancelled() {
-                self.leave()?;
-            }
-            self.pump()?;
         }
     }
 
