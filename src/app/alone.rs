@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::time::timeout;
 
 use super::AppError;
@@ -113,18 +112,11 @@ async fn post(config: &Config, core: &Core, request: &SetConfig<'_>) -> Result<R
 }
 
 fn status(config: &Config, core: &Core) -> Answer {
-    let queue = |queue| {
+    let queue = |queue: Queue| {
         let stats = core.spool.stats(queue);
-        json!({ "depth": stats.depth, "bytes": stats.bytes })
+        format!("{:<11} {} waiting, {} bytes", queue.as_str(), stats.depth, stats.bytes)
     };
-    let status = json!({
-        "running": false,
-        "state_dir": config.state_dir,
-        "queues": {
-            "inbound": queue(Queue::Inbound),
-            "outbound": queue(Queue::Outbound),
-            "set_aside": queue(Queue::SetAside),
-        },
-    });
-    Answer { exit: 0, text: serde_json::to_string_pretty(&status).unwrap_or_default() }
+    let queues = [Queue::Inbound, Queue::Outbound, Queue::SetAside].map(queue).join("\n");
+    let text = format!("the bridge is not running on {}\n{queues}", config.state_dir.display());
+    Answer { exit: 0, text }
 }

@@ -107,6 +107,7 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
     let (settings, settings_rx) = watch::channel(Arc::new(parts::relay_settings(&config)));
     let report = Arc::new(Report {
         info: parts::info(&config),
+        base: config.mqtt.base_topic.clone(),
         spool: core.spool.clone(),
         cloud: session.status(),
         link: link.state.clone(),
@@ -122,8 +123,7 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
     let loops = start_loops(&config, &core, link, &session, settings_rx, &shutdown, &mut critical);
 
     let observers = tokio_util::task::TaskTracker::new();
-    let base = config.mqtt.base_topic.clone();
-    observers.spawn(report::run(Arc::clone(&report), base, loops.publisher.clone(), shutdown.results.clone()));
+    observers.spawn(report::run(Arc::clone(&report), loops.publisher.clone(), shutdown.results.clone()));
     observers.spawn(parts::queue_presence(session.presence_states(), core.spool.clone(), shutdown.loops.clone()));
     observers.spawn(parts::remember_session(
         report.link.clone(),

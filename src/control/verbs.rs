@@ -12,7 +12,7 @@ use super::{Answer, Verb};
 use crate::cli::{EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE};
 use crate::cloud::{Outcome, Session};
 use crate::local::command::decode_call;
-use crate::local::{Globs, Rules};
+use crate::local::{Globs, Rules, Status};
 use crate::protocol::{Call, Reply};
 use crate::report::{Health, Report};
 use crate::state_dir::Identity;
@@ -73,11 +73,8 @@ impl Verbs {
     }
 
     async fn status(&self) -> Answer {
-        let ready = serde_json::to_value(self.report.ready()).unwrap_or_default();
-        let health: serde_json::Value =
-            serde_json::from_slice(&Health::of(&self.report).await.json()).unwrap_or_default();
-        let status = json!({ "running": true, "info": self.report.info, "readiness": ready, "health": health });
-        Answer { exit: 0, text: serde_json::to_string_pretty(&status).unwrap_or_default() }
+        let health = Health::of(&self.report).await;
+        Answer { exit: 0, text: health.text(&self.report.info, &self.report.ready()) }
     }
 }
 
@@ -116,6 +113,7 @@ pub fn answer(reply: Result<Reply, String>) -> Answer {
     match reply {
         Ok(reply) => {
             let text = json!({
+                "status": if reply.code.is_ok() { Status::Ok } else { Status::Error },
                 "code": reply.code.value(),
                 "name": reply.code.name(),
                 "message": reply.code.meaning(),

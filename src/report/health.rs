@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{Report, time};
 use crate::clock;
 use crate::inbound;
+use crate::local::Base;
 use crate::mqtt::Subscriptions;
 use crate::outbound;
 use crate::protocol::Variant;
@@ -48,49 +49,49 @@ impl Info {
 /// The state of every part, as `bridge/health` and `status` show it.
 #[derive(Debug, Serialize)]
 pub struct Health {
-    time: String,
-    cloud: Cloud,
-    broker: Broker,
-    token_expires_in_s: Option<u64>,
-    callback: Callback,
-    queues: Queues,
-    counters: BTreeMap<&'static str, u64>,
+    pub(super) time: String,
+    pub(super) cloud: Cloud,
+    pub(super) broker: Broker,
+    pub(super) token_expires_in_s: Option<u64>,
+    pub(super) callback: Callback,
+    pub(super) queues: Queues,
+    pub(super) counters: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug, Serialize)]
-struct Cloud {
-    state: &'static str,
-    cause: Option<String>,
-    since: String,
+pub(super) struct Cloud {
+    pub(super) state: &'static str,
+    pub(super) cause: String,
+    pub(super) since: String,
 }
 
 #[derive(Debug, Serialize)]
-struct Broker {
-    connected: bool,
-    cause: Option<String>,
-    since: String,
-    subscriptions: String,
+pub(super) struct Broker {
+    pub(super) connected: bool,
+    pub(super) cause: String,
+    pub(super) since: String,
+    pub(super) subscriptions: String,
 }
 
 #[derive(Debug, Serialize)]
-struct Callback {
-    last_get_at: Option<String>,
-    last_push_at: Option<String>,
-    rejected: BTreeMap<&'static str, u64>,
+pub(super) struct Callback {
+    pub(super) last_get_at: Option<String>,
+    pub(super) last_push_at: Option<String>,
+    pub(super) rejected: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug, Serialize)]
-struct Queues {
-    inbound: QueueHealth,
-    outbound: QueueHealth,
-    set_aside: QueueHealth,
+pub(super) struct Queues {
+    pub(super) inbound: QueueHealth,
+    pub(super) outbound: QueueHealth,
+    pub(super) set_aside: QueueHealth,
 }
 
 #[derive(Debug, Serialize)]
-struct QueueHealth {
-    depth: u64,
-    oldest_s: Option<u64>,
-    bytes: u64,
+pub(super) struct QueueHealth {
+    pub(super) depth: u64,
+    pub(super) oldest_s: Option<u64>,
+    pub(super) bytes: u64,
 }
 
 impl Health {
@@ -118,16 +119,12 @@ impl Health {
         Self {
             time: clock::rfc3339(clock::wall_now_ms()),
             token_expires_in_s: cloud.token_expires_in().map(|left| left.as_secs()),
-            cloud: Cloud {
-                state: cloud.state.as_str(),
-                cause: Some(cloud.cause).filter(|cause| !cause.is_empty()),
-                since: time(cloud.since),
-            },
+            cloud: Cloud { state: cloud.state.as_str(), cause: cloud.cause, since: time(cloud.since) },
             broker: Broker {
                 connected: link.connected,
-                cause: link.cause,
+                cause: link.cause.unwrap_or_default(),
                 since: time(link.since),
-                subscriptions: describe(&link.subscriptions),
+                subscriptions: describe(&link.subscriptions, &report.base),
             },
             callback: Callback {
                 last_get_at: report.handshakes.last_get_at().map(time),
@@ -173,13 +170,14 @@ async fn oldest(spool: &Spool, queue: Queue) -> Option<Duration> {
 }
 
 /// In words, for people.
-pub(super) fn describe(subscriptions: &Subscriptions) -> String {
+pub(super) fn describe(subscriptions: &Subscriptions, base: &Base) -> String {
     match subscriptions {
         Subscriptions::Pending => "pending".to_owned(),
         Subscriptions::Granted => "granted".to_owned(),
         Subscriptions::Refused(filters) => format!("refused: {}", filters.join(", ")),
         Subscriptions::SilentlyDenied => {
-            "granted, but the broker's ACL lets no command through: its own probe was not heard".to_owned()
+            let lines = base.command_filters().map(|filter| format!("topic read {filter}")).join(", ");
+            format!("granted, but the bridge's own probe was not heard: the broker's ACL needs: {lines}")
         }
         Subscriptions::Unverified(reason) => format!("granted, not verified: the probe was refused ({reason})"),
     }

@@ -5,6 +5,7 @@
 
 mod health;
 mod readiness;
+mod text;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,8 @@ const EVERY: Duration = Duration::from_mins(1);
 pub struct Report {
     /// What does not change while running.
     pub info: Info,
+    /// The base topic.
+    pub base: Base,
     /// The queues.
     pub spool: Spool,
     /// The session with iLink.
@@ -54,12 +57,12 @@ impl Report {
     #[must_use]
     pub fn ready(&self) -> Ready {
         let writable = self.spool.writable().borrow().clone();
-        self.readiness.update(&self.link.borrow(), &self.cloud.borrow(), &writable)
+        self.readiness.update(&self.link.borrow(), &self.cloud.borrow(), &writable, &self.base)
     }
 }
 
 /// Publishes the retained `bridge/` topics until `stop`.
-pub async fn run(report: Arc<Report>, base: Base, publisher: Publisher, stop: CancellationToken) {
+pub async fn run(report: Arc<Report>, publisher: Publisher, stop: CancellationToken) {
     let (mut cloud, mut link) = (report.cloud.clone(), report.link.clone());
     let mut writable = report.spool.writable();
     let mut told = Told::default();
@@ -78,7 +81,7 @@ pub async fn run(report: Arc<Report>, base: Base, publisher: Publisher, stop: Ca
         link.mark_unchanged();
         writable.mark_unchanged();
         let _ = report.ready();
-        told.tell(&report, &base, &publisher).await;
+        told.tell(&report, &publisher).await;
     }
 }
 
@@ -90,7 +93,8 @@ struct Told {
 }
 
 impl Told {
-    async fn tell(&mut self, report: &Report, base: &Base, publisher: &Publisher) {
+    async fn tell(&mut self, report: &Report, publisher: &Publisher) {
+        let base = &report.base;
         let cloud = report.cloud.borrow().state.as_str();
         if self.cloud != cloud {
             cloud.clone_into(&mut self.cloud);

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::health::describe;
 use crate::clock;
 use crate::cloud::Status;
+use crate::local::Base;
 use crate::mqtt::{LinkState, Subscriptions};
 
 /// One part.
@@ -48,11 +49,11 @@ impl Default for Readiness {
 
 impl Readiness {
     /// Looks at the parts' states.
-    pub fn update(&self, link: &LinkState, cloud: &Status, writable: &Result<(), String>) -> Ready {
+    pub fn update(&self, link: &LinkState, cloud: &Status, writable: &Result<(), String>, base: &Base) -> Ready {
         let subscriptions = match &link.subscriptions {
             _ if !link.connected => Err("the broker is not connected".to_owned()),
             Subscriptions::Granted | Subscriptions::Unverified(_) => Ok(()),
-            not => Err(describe(not)),
+            not => Err(describe(not, base)),
         };
         let why = |cause: Option<&str>, otherwise: &str| {
             cause.filter(|cause| !cause.is_empty()).unwrap_or(otherwise).to_owned()

@@ -1,0 +1,54 @@
+//! The same for people: what `status` prints.
+
+use std::fmt::Write;
+
+use super::health::QueueHealth;
+use super::{Health, Info, Part, Ready};
+
+impl Health {
+    /// A few lines: each part with its state, cause and time; the queues; what was counted.
+    #[must_use]
+    pub fn text(&self, info: &Info, ready: &Ready) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = self.write(&mut text, info, ready);
+        text.trim_end().to_owned()
+    }
+
+    fn write(&self, text: &mut String, info: &Info, ready: &Ready) -> std::fmt::Result {
+        writeln!(text, "ilink2mqtt {} for uid {} is running since {}", info.version, info.uid, info.started_at)?;
+        let cloud = &self.cloud;
+        writeln!(text, "{:<14}{} since {}{}", "iLink", cloud.state, cloud.since, cause(Some(&cloud.cause)))?;
+        let parts = [
+            ("broker", &ready.broker),
+            ("subscriptions", &ready.subscriptions),
+            ("callback", &ready.callback),
+            ("spool", &ready.spool),
+        ];
+        for (name, Part { ready, cause: why, since }) in parts {
+            let state = if *ready { "ready" } else { "not ready" };
+            writeln!(text, "{name:<14}{state} since {since}{}", cause(why.as_deref()))?;
+        }
+        if let Some(left) = self.token_expires_in_s {
+            writeln!(text, "{:<14}for another {left} s", "access token")?;
+        }
+        let never = || "never in this run".to_owned();
+        writeln!(text, "{:<14}{}", "last handshake", self.callback.last_get_at.clone().unwrap_or_else(never))?;
+        writeln!(text, "{:<14}{}", "last push", self.callback.last_push_at.clone().unwrap_or_else(never))?;
+        let queues = &self.queues;
+        let all = [("inbound", &queues.inbound), ("outbound", &queues.outbound), ("set aside", &queues.set_aside)];
+        for (name, QueueHealth { depth, oldest_s, bytes }) in all {
+            let oldest = oldest_s.map(|age| format!(", the oldest for {age} s")).unwrap_or_default();
+            writeln!(text, "{name:<14}{depth} waiting, {bytes} bytes{oldest}")?;
+        }
+        let counted = self.counters.iter().filter(|(_, count)| **count > 0);
+        for (name, count) in counted {
+            writeln!(text, "  {name} {count}")?;
+        }
+        Ok(())
+    }
+}
+
+fn cause(cause: Option<&str>) -> String {
+    cause.filter(|cause| !cause.is_empty()).map(|cause| format!(": {cause}")).unwrap_or_default()
+}
