@@ -110,7 +110,7 @@ impl Default for Timing {
 pub enum StartError {
     /// The URL's scheme is neither `mqtt` nor `mqtts`, or it has no host.
     #[error("mqtt.broker: `{0}` is not mqtt://host[:port] or mqtts://host[:port]")]
-    Broker(Url),
+    Broker(String),
     /// Without a client id there is no session to come back to.
     #[error("mqtt.client_id is empty")]
     ClientId,

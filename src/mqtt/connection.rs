@@ -244,7 +244,9 @@ impl<'t, W: Wire> Connection<'t, W> {
 
     fn next_wake(&self) -> Instant {
         let stalled = self.last_event + self.patience;
-        let own = [self.phase_until, self.ack_due, self.paused_until, self.task.outbox.next_due()];
+        // Delayed jobs outlive connections, and are only looked at when they could be sent.
+        let due = if matches!(self.phase, Phase::Up | Phase::Leaving) { self.task.outbox.next_due() } else { None };
+        let own = [self.phase_until, self.ack_due, self.paused_until, due];
         own.into_iter().chain(self.probe.timers()).flatten().fold(stalled, Instant::min)
     }
 

@@ -147,6 +147,7 @@ impl<W: Wire> Connection<'_, W> {
             Phase::Connecting => Err(End::Stopped),
             Phase::Looking { .. } | Phase::Subscribing => self.disconnect(End::Stopped),
             Phase::Up => {
+                self.probe.stop();
                 let limit = self.task.dialer.config.timing.stop_limit;
                 self.enter(Phase::Leaving, Some(limit));
                 let offline = self.task.dialer.config.will.clone();

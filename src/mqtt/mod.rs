@@ -76,7 +76,8 @@ pub fn start(config: LinkConfig, shutdown: CancellationToken) -> Result<Link, St
     let tls = match (config.broker.scheme(), config.broker.host_str()) {
         ("mqtt", Some(_)) => None,
         ("mqtts", Some(_)) => Some(tls::client_config(&config.tls)?),
-        _ => return Err(StartError::Broker(config.broker)),
+        // Without the rest of the URL, which may hold a password.
+        (scheme, host) => return Err(StartError::Broker(format!("{scheme}://{}", host.unwrap_or_default()))),
     };
     if config.client_id.is_empty() {
         return Err(StartError::ClientId);

@@ -45,6 +45,11 @@ impl Probe {
         self.others_came = true;
     }
 
+    pub(super) fn stop(&mut self) {
+        self.heard_by = None;
+        self.recheck_at = None;
+    }
+
     pub(super) fn timers(&self) -> [Option<Instant>; 2] {
         [self.heard_by, self.recheck_at]
     }
@@ -77,8 +82,7 @@ impl<W: Wire> Connection<'_, W> {
         if topic != self.probe.topic {
             return;
         }
-        self.probe.heard_by = None;
-        self.probe.recheck_at = None;
+        self.probe.stop();
         info!("commands arrive: our own probe was heard");
         self.task.subscriptions(Subscriptions::Granted);
     }

@@ -24,10 +24,11 @@ impl<W: Wire> Connection<'_, W> {
     pub(super) fn send_waiting(&mut self) -> Step {
         let now = Instant::now();
         let leaving = matches!(self.phase, Phase::Leaving);
+        // First, so that what is due is no timer any more while the pause lasts.
+        self.task.outbox.wake(now);
         if self.paused_until.is_some_and(|until| now < until) && !leaving {
             return Ok(());
         }
-        self.task.outbox.wake(now);
         while let Some((key, job)) = self.task.outbox.first_waiting() {
             // Leaving, only the link's own farewell is sent, and it may use the last place that the window leaves free.
             let limit = match (leaving, self.task.outbox.has_suspects()) {
