@@ -15,12 +15,18 @@ pub(super) fn refusal(base: &Base, topic: &str, ack: Ack) -> Refusal {
 }
 
 /// What to write into the broker's ACL so that `topic` may be published.
-pub(super) fn write_line(base: &Base, topic: &str) -> String {
-    let tree = match base.strip(topic).map(|rest| rest.split_once('/')) {
-        Some(Some((tree, _))) => format!("{}/{tree}/#", base.as_str()),
-        _ => topic.to_owned(),
+fn write_line(base: &Base, topic: &str) -> String {
+    let line = match base.strip(topic).and_then(|rest| rest.split_once('/')) {
+        Some(("call", _)) => probe_line(base),
+        Some((tree, _)) => format!("topic write {}/{tree}/#", base.as_str()),
+        None => format!("topic write {topic}"),
     };
-    format!("the broker's ACL needs: topic write {tree}")
+    format!("the broker's ACL needs: {line}")
+}
+
+/// Of all command topics, the bridge publishes only to its probes'.
+pub(super) fn probe_line(base: &Base) -> String {
+    format!("topic write {}", base.self_test("+"))
 }
 
 /// What to write into the broker's ACL so that messages on `filters` arrive.
@@ -39,6 +45,7 @@ mod tests {
         for (topic, tree) in [
             ("home/ilink/recv/user/1/text", "home/ilink/recv/#"),
             ("home/ilink/bridge/state", "home/ilink/bridge/#"),
+            ("home/ilink/call/self_test/0123", "home/ilink/call/self_test/+"),
             ("zigbee2mqtt/lamp/set", "zigbee2mqtt/lamp/set"),
         ] {
             let refusal = refusal(&base, topic, Ack::NotAuthorized);

@@ -41,8 +41,8 @@ pub(super) struct Ended {
     pub(super) end: End,
     /// How long it had been accepted.
     pub(super) stood: Option<Duration>,
-    /// Whether what was in flight may have ended it.
-    pub(super) suspicious: bool,
+    /// Whether the broker had just refused something: then that ended it, and not what was in flight.
+    pub(super) after_refusal: bool,
 }
 
 pub(super) type Step = Result<(), End>;
@@ -130,7 +130,7 @@ impl<'t, W: Wire> Connection<'t, W> {
             let step = match self.next_event(&mut poller, &dialer).await {
                 Ok(event) => {
                     self.last_event = Instant::now();
-                    self.handle(event).and_then(|()| self.pump())
+                    self.handle(event)
                 }
                 Err(end) => Err(end),
             };
@@ -154,9 +154,8 @@ impl<'t, W: Wire> Connection<'t, W> {
             (End::Lost(_), _) if self.task.shutdown.is_cancelled() => End::Stopped,
             (end, _) => end,
         };
-        let settled = self.refused_at.is_none_or(|at| at.elapsed() >= SETTLE);
-        let suspicious = matches!(end, End::Lost(_)) && self.accepted_at.is_some() && settled;
-        Ended { end, stood: self.accepted_at.map(|at| at.elapsed()), suspicious }
+        let after_refusal = self.refused_at.is_some_and(|at| at.elapsed() < SETTLE);
+        Ended { end, stood: self.accepted_at.map(|at| at.elapsed()), after_refusal }
     }
 
     /// Waits for the connection's next event and meanwhile serves the daemon.

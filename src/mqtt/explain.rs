@@ -18,6 +18,16 @@ pub(super) enum Failure {
     Because(String),
 }
 
+/// What went before a failure.
+pub(super) struct History {
+    /// Whether the broker had accepted the connection.
+    pub(super) stood: bool,
+    /// How many connections in a row were lost soon after that.
+    pub(super) quick_losses: u32,
+    /// Whether the broker had just refused a publish.
+    pub(super) after_refusal: bool,
+}
+
 /// What a CONNACK refuses, in the terms both versions of MQTT share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ConnectRefusal {
@@ -52,16 +62,19 @@ impl Explain {
         }
     }
 
-    /// The whole story of a failure. `stood` tells whether the broker had accepted the connection; `quick_losses` how many
-    /// connections in a row were lost soon after that.
-    pub(super) fn failure(&self, failure: &Failure, stood: bool, quick_losses: u32) -> String {
+    /// The whole story of a failure.
+    pub(super) fn failure(&self, failure: &Failure, history: &History) -> String {
         let broker = &self.broker;
+        let History { stood, quick_losses, after_refusal } = *history;
         match failure {
             Failure::Because(cause) => cause.clone(),
             Failure::Protocol(what) if !stood && self.protocol == Protocol::V5 => format!(
                 "{broker} gave no usable answer to an MQTT 5 CONNECT ({what}): if the broker is older, set mqtt.protocol = \"3.1.1\""
             ),
             Failure::Protocol(what) => format!("{broker} broke the MQTT protocol: {what}"),
+            Failure::Closed if after_refusal => format!(
+                "{broker} closed the connection right after it refused a publish: Mosquitto 2.0 does so with max_queued_messages 0; set it to a number there"
+            ),
             Failure::Closed if stood && quick_losses >= 3 => format!(
                 "{broker} closed the connection soon after accepting it, {quick_losses} times in a row: perhaps another client uses the client id `{}` (mqtt.client_id)",
                 self.client_id

@@ -38,7 +38,7 @@ use tracing::{debug, info, warn};
 use super::backoff::Backoff;
 use super::connection::{Connection, End, Ended};
 use super::denied::Denied;
-use super::explain::Failure;
+use super::explain::{Failure, History};
 use super::incoming::CommandSender;
 use super::outbox::{Job, Origin, Outbox};
 use super::publisher::{Delivery, PublisherEnds, Refusal};
@@ -74,13 +74,14 @@ impl Task {
             self.generation += 1;
             let generation = self.generation;
             self.state.send_modify(|state| state.generation = generation);
-            let Ended { end, stood, suspicious } = Connection::<W>::open(&mut self).run().await;
+            let Ended { end, stood, after_refusal } = Connection::<W>::open(&mut self).run().await;
             let stable = stood.is_some_and(|stood| stood >= self.dialer.config.timing.stable_after);
             if stable {
                 backoff.reset();
             }
             quick_losses = if stood.is_some() && !stable { quick_losses + 1 } else { 0 };
-            self.requeue(suspicious && !stable);
+            let suspicious = matches!(end, End::Lost(_)) && stood.is_some() && !stable && !after_refusal;
+            self.requeue(suspicious);
             let wait = match end {
                 End::Stopped => break,
                 End::Conflict(uid) => {
@@ -88,7 +89,8 @@ impl Task {
                     self.dialer.config.timing.conflict_retry
                 }
                 End::Lost(failure) | End::GaveUp(failure) => {
-                    self.failed(&failure, stood.is_some(), quick_losses);
+                    let history = History { stood: stood.is_some(), quick_losses, after_refusal };
+                    self.failed(&failure, &history);
                     backoff.next()
                 }
             };
@@ -124,9 +126,9 @@ impl Task {
         let _ = done.send(delivery);
     }
 
-    fn failed(&mut self, failure: &Failure, stood: bool, quick_losses: u32) {
+    fn failed(&mut self, failure: &Failure, history: &History) {
         LinkCounters::one(&self.counters.failures);
-        let cause = self.dialer.explain.failure(failure, stood, quick_losses);
+        let cause = self.dialer.explain.failure(failure, history);
         let was_connected = self.state.borrow().connected;
         let news = was_connected || self.state.borrow().cause.as_deref() != Some(cause.as_str());
         match (was_connected, news) {

@@ -141,8 +141,7 @@ impl<W: Wire> Connection<'_, W> {
     fn silently_denied(&mut self) {
         if self.task.state.borrow().subscriptions != Subscriptions::SilentlyDenied {
             let config = &self.task.dialer.config;
-            let remedy =
-                format!("{}; {}", acl::read_lines(&config.filters), acl::write_line(&config.base, &self.probe.topic));
+            let remedy = format!("{}, {}", acl::read_lines(&config.filters), acl::probe_line(&config.base));
             warn!(remedy, "commands do not arrive: the broker granted our subscriptions, but drops what comes there");
         }
         self.recheck_later(Subscriptions::SilentlyDenied);

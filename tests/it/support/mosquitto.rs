@@ -142,7 +142,8 @@ impl Mosquitto {
             ("allow_anonymous", "true".to_owned()),
             ("persistence", "true".to_owned()),
             ("persistence_location", format!("{dir}/")),
-            ("max_queued_messages", "0".to_owned()),
+            // Not 0, "no limit": with that Mosquitto 2.0 closes the connection after each publish that its ACL refuses.
+            ("max_queued_messages", "1000000".to_owned()),
             ("set_tcp_nodelay", "true".to_owned()),
         ];
         let mut conf = String::new();
