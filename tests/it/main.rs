@@ -10,6 +10,7 @@
 
 mod blackbox;
 mod cloud;
+mod demo;
 mod link;
 mod sim;
 mod spool;

@@ -125,9 +125,14 @@ impl Client {
 
     /// Connects as this user.
     pub(crate) async fn connect_as(broker: &Mosquitto, credentials: Option<(&str, &str)>) -> Self {
+        Self::connect_to(broker.port(), credentials).await
+    }
+
+    /// Connects to whatever broker listens on this port.
+    pub(crate) async fn connect_to(port: u16, credentials: Option<(&str, &str)>) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let id = format!("test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let mut options = MqttOptions::new(id, "127.0.0.1", broker.port());
+        let mut options = MqttOptions::new(id, "127.0.0.1", port);
         if let Some((user, password)) = credentials {
             options.set_credentials(user, password);
         }
