@@ -4,7 +4,7 @@ use rustix::process::Signal;
 
 use crate::support::client::Client;
 use crate::support::mosquitto::Mosquitto;
-use crate::support::process::{Process, finish};
+use crate::support::process::Process;
 
 #[tokio::test]
 async fn both_directions_are_at_work_and_a_client_can_join() {
@@ -35,7 +35,7 @@ async fn both_directions_are_at_work_and_a_client_can_join() {
 #[cfg(not(feature = "demo"))]
 #[tokio::test]
 async fn without_the_embedded_broker_it_says_what_to_do() {
-    let ended = finish(["demo"], &[]).await;
+    let ended = crate::support::process::finish(["demo"], &[]).await;
     assert_eq!(ended.code, Some(64));
     assert!(ended.text.contains("--broker") && ended.text.contains("--features demo"), "{}", ended.text);
 }
