@@ -83,8 +83,10 @@ pub fn age(row: &[u8]) -> Option<Duration> {
 pub enum Settled {
     /// Each was acknowledged by the broker, or refused and set aside.
     All,
-    /// The link or the spool stopped first.
-    NotAll,
+    /// One was refused and could not be set aside.
+    NotKept,
+    /// The link stopped first.
+    Stopped,
 }
 
 /// Publishes a group without deadlines and waits for the fate of each.
@@ -94,13 +96,17 @@ pub async fn settle(publisher: &Publisher, set_aside: &SetAside, publications: V
         let completion = publisher.publish(publication.clone()).await;
         sent.push((publication, completion));
     }
-    let mut all = true;
+    let mut settled = Settled::All;
     for (publication, completion) in sent {
-        all &= match completion.await {
-            Delivery::Acked { .. } | Delivery::Expired => true,
-            Delivery::Refused(refusal) => set_aside.keep(&publication, &refusal).await,
-            Delivery::Closed => false,
-        };
+        match completion.await {
+            Delivery::Acked { .. } | Delivery::Expired => {}
+            Delivery::Refused(refusal) => {
+                if !set_aside.keep(&publication, &refusal).await {
+                    settled = Settled::NotKept;
+                }
+            }
+            Delivery::Closed => return Settled::Stopped,
+        }
     }
-    if all { Settled::All } else { Settled::NotAll }
+    settled
 }

@@ -230,8 +230,9 @@ impl Accept {
         let result = CommandResult::rejected(Ulid::from_bytes(id), rejection, 0);
         let publications = reply_to.publications(&self.config.base, &result);
         match settle(&self.publisher, &self.set_aside, publications).await {
-            Settled::All => ack,
-            Settled::NotAll => None,
+            // Also if its result was refused and the disk is full: one message must not hold up the PUBACKs of all others.
+            Settled::All | Settled::NotKept => ack,
+            Settled::Stopped => None,
         }
     }
 }
