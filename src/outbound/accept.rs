@@ -7,15 +7,18 @@
 //!                      PUBACK         result published, its PUBACK awaited ──► PUBACK
 //! ```
 //!
-//! Many are under way at once; PUBACKs are given in the order of arrival.
+//! Many are under way at once, in two lines that both keep the order of arrival: *storing*, which waits for the disk only, so
+//! that the deliver loop hears of commands in their order whatever the broker does; then *answering*, which may wait for a
+//! result's PUBACK.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::{mpsc, watch};
+use tokio::task::coop::{Unconstrained, unconstrained};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -72,8 +75,20 @@ pub struct Accept {
     pub progress: Progress,
 }
 
-/// A message whose fate is being decided; resolves to its acknowledgement, or none if it must not be acknowledged.
-type Pending = Pin<Box<dyn Future<Output = Option<AckToken>> + Send>>;
+/// A message being stored or refused.
+type Storing = Pin<Box<dyn Future<Output = Fate> + Send>>;
+/// A message being answered; resolves to its acknowledgement, or none if it must not be acknowledged.
+type Answering = Pin<Box<dyn Future<Output = Option<AckToken>> + Send>>;
+
+/// What is to become of a message.
+enum Fate {
+    /// It is durable.
+    Stored(Accepted, Option<AckToken>),
+    /// There is nothing to do but to acknowledge it.
+    Acknowledged(Option<AckToken>),
+    /// Its result is to be published first.
+    Refused(Answering),
+}
 
 impl Accept {
     /// Runs until `stop` or until the link ends.
@@ -84,17 +99,22 @@ impl Accept {
         let accept = Arc::new(self);
         let mut redelivery = Redelivery::new(accept.spool.load_keys().await?.redeliveries);
         let mut sessions_lost = 0;
-        let mut under_way: FuturesOrdered<Pending> = FuturesOrdered::new();
+        let mut storing: FuturesOrdered<Unconstrained<Storing>> = FuturesOrdered::new();
+        let mut answering: FuturesOrdered<Answering> = FuturesOrdered::new();
         loop {
             accept.progress.rest();
             // recv() is cancel-safe; FuturesOrdered keeps what is not finished.
             let message = tokio::select! {
                 () = stop.cancelled() => break,
-                Some(ack) = under_way.next() => {
+                Some(fate) = storing.next() => {
+                    answering.push_back(accept.answer(fate));
+                    continue;
+                }
+                Some(ack) = answering.next() => {
                     accept.acknowledge(ack);
                     continue;
                 }
-                message = commands.recv(), if under_way.len() < UNDER_WAY => message,
+                message = commands.recv(), if storing.len() + answering.len() < UNDER_WAY => message,
             };
             let Some(message) = message else { break };
             accept.progress.beat();
@@ -104,15 +124,31 @@ impl Accept {
                 redelivery.clear();
                 accept.spool.forget_session().await?;
             }
-            under_way.push_back(accept.take(message, &mut redelivery));
+            // Unconstrained: where tokio makes a task that used up its turn yield, it wakes what waits inside in the reverse
+            // order, and commands would be stored in that.
+            storing.push_back(unconstrained(accept.take(message, &mut redelivery)));
         }
         let drain = async {
-            while let Some(ack) = under_way.next().await {
+            while let Some(fate) = storing.next().await {
+                answering.push_back(accept.answer(fate));
+            }
+            while let Some(ack) = answering.next().await {
                 accept.acknowledge(ack);
             }
         };
         let _ = timeout(DRAIN, drain).await;
         Ok(())
+    }
+
+    fn answer(&self, fate: Fate) -> Answering {
+        match fate {
+            Fate::Stored(accepted, ack) => {
+                let _ = self.accepted.send(accepted);
+                Box::pin(ready(ack))
+            }
+            Fate::Acknowledged(ack) => Box::pin(ready(ack)),
+            Fate::Refused(answering) => answering,
+        }
     }
 
     fn acknowledge(&self, ack: Option<AckToken>) {
@@ -121,22 +157,23 @@ impl Accept {
         }
     }
 
-    fn take(self: &Arc<Self>, message: Incoming, redelivery: &mut Redelivery) -> Pending {
+    fn take(self: &Arc<Self>, message: Incoming, redelivery: &mut Redelivery) -> Storing {
         let digest = digest(&message);
         if redelivery.is_stored(&message, &digest) {
             self.counters.commands_redelivered.add();
             debug!(topic = message.topic, "the broker delivered a stored command again");
-            return Box::pin(std::future::ready(message.ack));
+            return Box::pin(ready(Fate::Acknowledged(message.ack)));
         }
         let new_id = Ulid::generate().to_bytes();
         let decoded = match self.decode(&message) {
             Ok(Parsed::Command(decoded)) => decoded,
             // The link's own probe of its rights, or somebody's imitation: never executed, no result.
-            Ok(Parsed::SelfTest(_)) => return Box::pin(std::future::ready(message.ack)),
+            Ok(Parsed::SelfTest(_)) => return Box::pin(ready(Fate::Acknowledged(message.ack))),
             Err(rejection) => {
                 let id = redelivery.refusal_id(&message, digest, new_id);
                 let reply_to = self.reply_to(&message);
-                return Box::pin(Arc::clone(self).refuse(id, reply_to, rejection, message.ack));
+                let refusal = Arc::clone(self).refuse(id, reply_to, rejection, message.ack);
+                return Box::pin(ready(Fate::Refused(Box::pin(refusal))));
             }
         };
         let key = (message.qos == 1).then(|| {
@@ -198,21 +235,20 @@ impl Accept {
         ReplyTo { topic: message.topic.clone(), response_topic: allowed, correlation_data }
     }
 
-    async fn store(self: Arc<Self>, command: Command, key: Option<Key>, ack: Option<AckToken>) -> Option<AckToken> {
+    async fn store(self: Arc<Self>, command: Command, key: Option<Key>, ack: Option<AckToken>) -> Fate {
         let (id, lane, deadline) = (command.id, command.call.receiver(), command.deadline());
         let (reply_to, reference) = (command.reply_to.clone(), command.reference.clone());
-        let row = Record::Command(command).encode().ok()?;
+        let Ok(row) = Record::Command(command).encode() else { return Fate::Acknowledged(None) };
         match self.spool.append(Queue::Outbound, row, key).await {
             Ok(seq) => {
                 self.counters.commands_stored.add();
                 debug!(seq, topic = reply_to.topic, "stored a command");
-                let _ = self.accepted.send(Accepted { seq, lane, deadline });
-                ack
+                Fate::Stored(Accepted { seq, lane, deadline }, ack)
             }
-            Err(SpoolError::Failed(_)) => None,
+            Err(SpoolError::Failed(_)) => Fate::Acknowledged(None),
             Err(error) => {
                 let rejection = Rejection::new(Reason::QueueFull, error.to_string(), reference);
-                self.refuse(id, reply_to, rejection, ack).await
+                Fate::Refused(Box::pin(self.refuse(id, reply_to, rejection, ack)))
             }
         }
     }
