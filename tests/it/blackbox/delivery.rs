@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::world::World;
+use crate::support::bridge::{Bridge, base64};
 use crate::support::client::Out;
 
 async fn result(world: &World, topic: &str) -> Value {
@@ -140,6 +141,25 @@ async fn one_receiver_is_served_in_order_whatever_the_form() {
         calls.iter().filter(|call| call.code == Some(0)).map(|call| call.body["content"].clone()).collect();
     let expected: Vec<_> = (0..30).map(|n| json!(crate::support::bridge::base64(n.to_string().as_bytes()))).collect();
     assert_eq!(contents, expected);
+}
+
+#[tokio::test]
+async fn a_burst_to_one_receiver_keeps_its_order() {
+    const BURST: usize = 900;
+    let bridge = |bridge: Bridge| bridge.with("mqtt.protocol", "3.1.1").with_toml("mqtt.persistent_session", "true");
+    // No window and no receive maximum: what waited comes all at once.
+    let broker = "max_inflight_messages 0\nmax_queued_messages 2000\n";
+    let mut world = World::prepared_on(broker, &[], bridge).await;
+    world.bridge.start().await;
+    world.bridge.stop().await;
+    for number in 0..BURST {
+        world.client.publish("ilink/send/user/413/text", number.to_string()).await;
+    }
+    world.bridge.start().await;
+    let calls = world.sim.calls_until("send_msg", "the burst", |calls| calls.len() == BURST).await;
+    let sent: Vec<&Value> = calls.iter().map(|call| &call.body["content"]).collect();
+    let wanted: Vec<Value> = (0..BURST).map(|number| base64(number.to_string().as_bytes()).into()).collect();
+    assert!(sent.into_iter().eq(&wanted));
 }
 
 #[tokio::test]
