@@ -131,7 +131,8 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
         parts::session_name(&config),
         shutdown.results.clone(),
     ));
-    let verbs = Arc::new(core.verbs(&config, session.clone(), Arc::clone(&report)));
+    let (current, current_rx) = watch::channel(config.clone());
+    let verbs = Arc::new(core.verbs(&current_rx, session.clone(), Arc::clone(&report)));
     observers.spawn(control::serve(control_listener, verbs, shutdown.results.clone()));
     if let (Some(listener), Some(listen)) = (admin_listener, config.admin.listen) {
         let admin = Admin {
@@ -145,7 +146,8 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
     }
     info!(version = env!("CARGO_PKG_VERSION"), uid = %config.ilink.uid, callback = %config.callback.listen, broker = %config.mqtt.broker, "started");
 
-    let mut reload = reload::Reload::new(source, config, session.clone(), settings, Arc::clone(&core.identity), tls);
+    let mut reload =
+        reload::Reload::new(source, config, current, session.clone(), settings, Arc::clone(&core.identity), tls);
     let failure = loop {
         // asked() and join_next() are cancel-safe; the others only observe.
         tokio::select! {

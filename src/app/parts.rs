@@ -177,20 +177,21 @@ impl Core {
         IdentityRegistry::new(Arc::clone(&self.identity), ilink.api.as_str(), &ilink.appkey, ilink.uid.as_str())
     }
 
-    pub(super) fn verbs(&self, config: &Config, session: Session, report: Arc<Report>) -> Verbs {
-        let for_url = config.clone();
-        let (topics, presence) = (config.ilink.topics.clone(), config.ilink.presence.clone());
-        let changing = session.clone();
+    /// The verbs follow a reloaded configuration.
+    pub(super) fn verbs(&self, config: &watch::Receiver<Config>, session: Session, report: Arc<Report>) -> Verbs {
+        let (for_url, for_change, changing) = (config.clone(), config.clone(), session.clone());
         Verbs {
             session,
             identity: Arc::clone(&self.identity),
             path_secrets: self.path_secrets.clone(),
-            callback_url: Box::new(move |secret| for_url.callback_url(secret)),
+            callback_url: Box::new(move |secret| for_url.borrow().callback_url(secret)),
             change_url: Box::new(move |url| {
-                let (session, topics, presence) = (changing.clone(), topics.clone(), presence.clone());
+                let session = changing.clone();
+                let ilink = &for_change.borrow().ilink;
+                let (topics, presence) = (ilink.topics.clone(), ilink.presence.clone());
                 Box::pin(async move { session.reconfigure(topics, presence, url).await })
             }),
-            max_content: config.outbound.max_content,
+            max_content: config.borrow().outbound.max_content,
             report,
         }
     }

@@ -32,6 +32,8 @@ pub(super) struct Reload {
     source: Source,
     /// As the process started with: what needs a restart is named at every reload.
     config: Config,
+    /// As reloaded last; of it the verbs use what can change while running.
+    current: watch::Sender<Config>,
     session: Session,
     settings: watch::Sender<Arc<RelaySettings>>,
     identity: Arc<Identity>,
@@ -42,12 +44,13 @@ impl Reload {
     pub(super) fn new(
         source: Source,
         config: Config,
+        current: watch::Sender<Config>,
         session: Session,
         settings: watch::Sender<Arc<RelaySettings>>,
         identity: Arc<Identity>,
         tls: CallbackTls,
     ) -> Self {
-        Self { source, config, session, settings, identity, tls }
+        Self { source, config, current, session, settings, identity, tls }
     }
 
     pub(super) async fn reload(&mut self) {
@@ -74,6 +77,7 @@ impl Reload {
         }
         let url = new.callback_url(&self.identity.path_secret());
         self.session.reconfigure(new.ilink.topics.clone(), new.ilink.presence.clone(), url).await;
+        self.current.send_replace(new);
         info!("the configuration was reloaded");
     }
 }

@@ -18,7 +18,7 @@ impl Health {
     fn write(&self, text: &mut String, info: &Info, ready: &Ready) -> std::fmt::Result {
         writeln!(text, "ilink2mqtt {} for uid {} is running since {}", info.version, info.uid, info.started_at)?;
         let cloud = &self.cloud;
-        writeln!(text, "{:<14}{} since {}{}", "iLink", cloud.state, cloud.since, cause(Some(&cloud.cause)))?;
+        writeln!(text, "{:<16}{} since {}{}", "iLink", cloud.state, cloud.since, cause(Some(&cloud.cause)))?;
         let parts = [
             ("broker", &ready.broker),
             ("subscriptions", &ready.subscriptions),
@@ -27,19 +27,19 @@ impl Health {
         ];
         for (name, Part { ready, cause: why, since }) in parts {
             let state = if *ready { "ready" } else { "not ready" };
-            writeln!(text, "{name:<14}{state} since {since}{}", cause(why.as_deref()))?;
+            writeln!(text, "{name:<16}{state} since {since}{}", cause(why.as_deref()))?;
         }
         if let Some(left) = self.token_expires_in_s {
-            writeln!(text, "{:<14}for another {left} s", "access token")?;
+            writeln!(text, "{:<16}for another {left} s", "access token")?;
         }
         let never = || "never in this run".to_owned();
-        writeln!(text, "{:<14}{}", "last handshake", self.callback.last_get_at.clone().unwrap_or_else(never))?;
-        writeln!(text, "{:<14}{}", "last push", self.callback.last_push_at.clone().unwrap_or_else(never))?;
+        writeln!(text, "{:<16}{}", "last handshake", self.callback.last_get_at.clone().unwrap_or_else(never))?;
+        writeln!(text, "{:<16}{}", "last push", self.callback.last_push_at.clone().unwrap_or_else(never))?;
         let queues = &self.queues;
         let all = [("inbound", &queues.inbound), ("outbound", &queues.outbound), ("set aside", &queues.set_aside)];
         for (name, QueueHealth { depth, oldest_s, bytes }) in all {
             let oldest = oldest_s.map(|age| format!(", the oldest for {age} s")).unwrap_or_default();
-            writeln!(text, "{name:<14}{depth} waiting, {bytes} bytes{oldest}")?;
+            writeln!(text, "{name:<16}{depth} waiting, {bytes} bytes{oldest}")?;
         }
         let counted = self.counters.iter().filter(|(_, count)| **count > 0);
         for (name, count) in counted {
