@@ -67,7 +67,7 @@ async fn answered_pushes_survive() {
         }
         world.bridge.start().await;
     }
-    assert!(answered.len() >= 100, "{}", answered.len());
+    assert!(answered.len() >= 50, "too few for the test to show anything: {}", answered.len());
     all_arrived(&world.client, &answered).await;
     order_per_sender(&world.client);
 }

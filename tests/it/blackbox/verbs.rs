@@ -27,7 +27,7 @@ async fn call() {
         let done = world.bridge.verb(&["call", "send_msg/text", r#"{"accept_uid":"413","content":"x"}"#]).await;
         assert_eq!(done.code, Some(0), "running {running}: {done:?}");
         let result = printed(&done.stdout);
-        assert_eq!((&result["status"], &result["code"]), (&json!("ok"), &json!(0)), "{result}");
+        assert_eq!((&result["name"], &result["code"]), (&json!("ok"), &json!(0)), "{result}");
         assert_eq!(world.sim.calls("send_msg").await.len(), before + 1);
 
         let done = world.bridge.verb(&["call", "ham_group/list"]).await;
@@ -35,7 +35,7 @@ async fn call() {
 
         // An operator may use every call.
         let done = world.bridge.verb(&["call", "ham_add_user", r#"{"username":"u","nickname":"n"}"#]).await;
-        assert_eq!(printed(&done.stdout)["status"], json!("ok"), "running {running}: {done:?}");
+        assert_eq!(printed(&done.stdout)["name"], json!("ok"), "running {running}: {done:?}");
 
         let done = world.bridge.verb(&["call", "ham_group/delete", r#"{"group_id":"none"}"#]).await;
         assert_ne!(done.code, Some(0), "running {running}: {done:?}");
@@ -132,7 +132,7 @@ async fn status() {
     assert!(!done.text.contains(SECRET), "{done:?}");
     assert_eq!(world.bridge.stop().await.code(), Some(0));
     let done = world.bridge.verb(&["status"]).await;
-    assert!(done.text.contains("not running"), "{done:?}");
+    assert_eq!(printed(&done.stdout)["running"], json!(false), "{done:?}");
 }
 
 #[tokio::test]

@@ -25,8 +25,14 @@ pub(crate) struct Mosquitto {
     dir: TempDir,
     extra_conf: String,
     port: u16,
-    child: Option<Child>,
+    child: Option<Running>,
     log: Arc<Mutex<String>>,
+}
+
+/// The process; `up` gets a message when it serves and closes when it has ended.
+struct Running {
+    child: Child,
+    up: mpsc::Receiver<()>,
 }
 
 impl Mosquitto {
@@ -76,17 +82,24 @@ impl Mosquitto {
 
     /// Ends it as an operator would (SIGTERM): it saves its persistence first.
     pub(crate) fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let pid = rustix::process::Pid::from_child(&child);
-            // Already gone is fine: the wait below says so too.
+        let Some(Running { mut child, up }) = self.child.take() else { return };
+        let pid = rustix::process::Pid::from_child(&child);
+        // Mosquitto forgets a signal that comes just after it said that it is running, so it may have to be told again.
+        let ended = (0..20).any(|_| {
+            // Already gone is fine.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            child.wait().expect("mosquitto ends");
+            matches!(up.recv_timeout(Duration::from_secs(1)), Err(mpsc::RecvTimeoutError::Disconnected))
+        });
+        if !ended {
+            let _ = child.kill();
         }
+        child.wait().expect("mosquitto ends");
+        assert!(ended, "mosquitto does not stop:\n{}", self.log());
     }
 
     /// Ends it at once (SIGKILL): what it had not saved is gone.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
+        if let Some(Running { mut child, .. }) = self.child.take() {
             let _ = child.kill();
             child.wait().expect("mosquitto ends");
         }
@@ -125,12 +138,12 @@ impl Mosquitto {
                 }
             }
         });
-        self.child = Some(child);
-        if started.recv_timeout(START_LIMIT).is_err() {
+        let is_up = started.recv_timeout(START_LIMIT).is_ok();
+        self.child = Some(Running { child, up: started });
+        if !is_up {
             self.kill();
-            return false;
         }
-        true
+        is_up
     }
 
     fn conf(&self) -> String {
