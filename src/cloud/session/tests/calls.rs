@@ -349,6 +349,9 @@ async fn each_change_of_state_is_one_line_and_no_line_holds_a_secret() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
+    // With one subscriber in the process, tracing lets whichever thread comes first decide what is of interest to anyone;
+    // the other tests' threads have none. With two it asks both.
+    let _another = tracing::Dispatch::new(tracing_subscriber::registry());
     let _logging = tracing::subscriber::set_default(subscriber);
     let world = World::new();
     world.service.next("register", [code(1005), code(1006)]).next("send_msg", [code(1008), code(1002), unsent()]);
