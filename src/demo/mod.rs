@@ -163,9 +163,9 @@ fn welcome(broker: &Url, base: &str, simulator: SocketAddr) {
 ilink2mqtt demo: a simulated iLink (http://{simulator}), an MQTT broker ({host}:{port}) and the bridge between them.
 
 Join in from a second terminal:
-  mosquitto_sub -h {host} -p {port} -t '{base}/#' -v
-  mosquitto_pub -h {host} -p {port} -t {base}/send/user/{ECHO}/text -m 'hello'
-  mosquitto_pub -h {host} -p {port} -t {base}/call/ham_group/list -n
+  mosquitto_sub -p {port} -h {host} -t '{base}/#' -v
+  mosquitto_pub -p {port} -h {host} -t {base}/send/user/{ECHO}/text -m 'hello'
+  mosquitto_pub -p {port} -h {host} -t {base}/call/ham_group/list -n
 
 Contact {TALKER} says something every few seconds; contact {ECHO} echoes. Ctrl-C ends the demo.
 "

@@ -38,6 +38,8 @@ const READ_ROWS: usize = 128;
 const READ_BYTES: usize = 512 * 1024;
 /// Rows whose publishes are not all acknowledged yet. The link's window is smaller; this keeps it fed.
 const UNDER_WAY: usize = 256;
+/// The same in bytes of their rows, for large messages; one row always fits.
+const UNDER_WAY_BYTES: usize = 2 * 1024 * 1024;
 /// How long a stopping loop waits for what is under way.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -105,21 +107,21 @@ impl Relay {
         let mut book = PresenceBook::open(relay.spool.clone(), configured.clone()).await?;
         let mut appended = relay.spool.appended(Queue::Inbound);
         let mut under_way = FuturesUnordered::new();
-        let (mut cursor, mut restored) = (0, 0);
+        let (mut bytes, mut cursor, mut restored) = (0, 0, 0);
         relay.clear_dropped(&mut book, configured, &stop).await;
         while !stop.is_cancelled() {
             relay.progress.beat();
             appended.mark_unchanged();
-            let room = UNDER_WAY.saturating_sub(under_way.len()).min(READ_ROWS);
+            let room = if bytes < UNDER_WAY_BYTES { UNDER_WAY - under_way.len().min(UNDER_WAY) } else { 0 };
             let rows = match room {
                 0 => Vec::new(),
-                room => relay.spool.read_after(Queue::Inbound, cursor, room, READ_BYTES).await?,
+                room => relay.spool.read_after(Queue::Inbound, cursor, room.min(READ_ROWS), READ_BYTES).await?,
             };
             relay.progress.rest();
             if rows.is_empty() {
                 // Every arm only observes (a state, a number, a token), or takes one finished delivery out of the set.
                 tokio::select! {
-                    Some(()) = under_way.next() => {}
+                    Some(done) = under_way.next() => bytes -= done,
                     Ok(()) = appended.changed(), if room > 0 => {}
                     Ok(()) = settings.changed() => {
                         let configured = settings.borrow_and_update().presence.clone();
@@ -139,9 +141,12 @@ impl Relay {
                     delivery = relay.deliver(row.seq, &row.data, &mut book) => delivery,
                     () = stop.cancelled() => break,
                 };
-                under_way.push(delivery);
+                bytes += row.data.len();
+                under_way.push(delivery.map(move |()| row.data.len()));
             }
-            while under_way.next().now_or_never().flatten().is_some() {}
+            while let Some(Some(done)) = under_way.next().now_or_never() {
+                bytes -= done;
+            }
         }
         let _ = timeout(DRAIN, async { while under_way.next().await.is_some() {} }).await;
         Ok(())
