@@ -29,3 +29,10 @@ fn without_a_user_they_say_for_whom_they_hold() {
         "{acl}"
     );
 }
+
+#[test]
+fn the_example_is_what_is_printed() {
+    let acl = load("[mqtt]\nusername = \"ilink2mqtt\"").unwrap().mqtt.mosquitto_acl();
+    let example = include_str!("../../../deploy/mosquitto/ilink2mqtt.acl");
+    assert_eq!(example.split_once('\n').unwrap().1, acl);
+}
