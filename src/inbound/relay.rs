@@ -112,7 +112,9 @@ impl Relay {
         while !stop.is_cancelled() {
             relay.progress.beat();
             appended.mark_unchanged();
-            let room = if bytes < UNDER_WAY_BYTES { UNDER_WAY - under_way.len().min(UNDER_WAY) } else { 0 };
+            // What cannot be published now is not rendered now: whether it is late is judged when it can be.
+            let has_room = bytes < UNDER_WAY_BYTES && link.borrow().connected;
+            let room = if has_room { UNDER_WAY - under_way.len().min(UNDER_WAY) } else { 0 };
             let rows = match room {
                 0 => Vec::new(),
                 room => relay.spool.read_after(Queue::Inbound, cursor, room.min(READ_ROWS), READ_BYTES).await?,

@@ -216,9 +216,14 @@ impl Db {
         Ok(!busy?)
     }
 
+    /// Bytes of the file that hold nothing, and are used before it grows.
+    pub(super) fn unused(&self) -> Result<u64> {
+        Ok(PAGE_SIZE * pages(&self.conn, "PRAGMA freelist_count")?)
+    }
+
     /// Gives unused pages back to the disk, if they are many and the rest is little. True if it did.
     pub(super) fn vacuum(&self) -> Result<bool> {
-        let free = PAGE_SIZE * pages(&self.conn, "PRAGMA freelist_count")?;
+        let free = self.unused()?;
         let used = (PAGE_SIZE * pages(&self.conn, "PRAGMA page_count")?).saturating_sub(free);
         if free < VACUUM_AT || used > VACUUM_UP_TO || free / 3 < used {
             return Ok(false);

@@ -23,8 +23,10 @@ impl Disk {
         }
     }
 
-    /// Whether there is room to append; if not, why.
-    pub(super) fn has_room(&self) -> Result<(), String> {
+    /// Whether there is room to append; if not, why. The log's share must be free on the disk itself; for the rows the space
+    /// will do that completed ones left unused in the file, as `unused` tells in bytes: else a disk that only the spool has
+    /// filled would stay full after it was emptied.
+    pub(super) fn has_room(&self, unused: impl FnOnce() -> u64) -> Result<(), String> {
         // A file system that cannot say is asked no further: its own "full" is an error like any other.
         let Ok(stat) = rustix::fs::statvfs(&self.dir) else { return Ok(()) };
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
@@ -33,7 +35,7 @@ impl Disk {
         let floor = FLOOR.min(total / 8);
         #[cfg(test)]
         let free = self.pretended.unwrap_or(free);
-        if free < floor {
+        if free < floor && (free < floor / 4 || free.saturating_add(unused()) < floor) {
             return Err(format!("the disk is nearly full: {} KiB free, {} KiB are kept", free / 1024, floor / 1024));
         }
         Ok(())

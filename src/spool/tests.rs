@@ -71,6 +71,22 @@ async fn a_nearly_full_disk_refuses_new_rows_until_there_is_room_again() {
 }
 
 #[tokio::test]
+async fn a_disk_that_the_spool_itself_has_filled_takes_rows_again_once_it_is_emptied() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    for _ in 0..6 {
+        spool.append(Queue::Inbound, vec![1; 1 << 20], None).await.unwrap();
+    }
+    spool.inject(Inject::Free(1 << 20));
+    assert!(spool.append(Queue::Inbound, vec![2], None).await.is_err());
+    for seq in 1..=6 {
+        spool.complete(Queue::Inbound, seq);
+    }
+    writable_again(&spool).await;
+    assert_eq!(spool.append(Queue::Inbound, vec![2], None).await, Ok(7));
+}
+
+#[tokio::test]
 async fn a_full_disk_is_survived() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());

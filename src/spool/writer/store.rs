@@ -20,7 +20,7 @@ const LOG_TOO_LARGE: u64 = 64 * 1024 * 1024;
 impl Writer {
     /// Refuses what has no room, before the disk is touched. The rest is to be stored.
     pub(super) fn admit(&mut self, ops: Vec<Op>) -> Result<Vec<Op>, Stop> {
-        let room = self.disk.has_room();
+        let room = self.room();
         if ops.iter().any(|op| self.exceeds(op, 0)) && self.pending.completed().next().is_some() {
             // Completions still pending make room.
             self.store(Vec::new())?;
@@ -51,6 +51,11 @@ impl Writer {
             op.reply.send(Err(error));
         }
         Ok(admitted)
+    }
+
+    /// Whether rows may be added; if not, why.
+    pub(super) fn room(&self) -> Result<(), String> {
+        self.disk.has_room(|| self.db.unused().unwrap_or(0))
     }
 
     fn exceeds(&self, op: &Op, adding: u64) -> bool {

@@ -39,7 +39,7 @@ impl Writer {
 
     /// Whether the disk takes it again: what is pending, or else the counts as they are.
     fn retry(&mut self) -> Result<(), Stop> {
-        if let Err(cause) = self.disk.has_room() {
+        if let Err(cause) = self.room() {
             self.refuse(cause);
             // Completions are what makes room.
             return self.store(Vec::new());

@@ -215,26 +215,31 @@ async fn output_json_publishes_only_events_and_presence() {
 
 #[tokio::test]
 async fn a_late_command_reaches_no_device() {
-    // Whatever `output` says, the late one goes to event/ and nowhere else.
-    let configure = |age: &'static str| {
-        move |bridge: crate::support::bridge::Bridge| bridge.with("inbound.raw_max_age", age).with("mqtt.output", "raw")
+    let configure = |output: &'static str, age: &'static str| {
+        move |bridge: crate::support::bridge::Bridge| {
+            bridge.with("inbound.raw_max_age", age).with("mqtt.output", output)
+        }
     };
-    let mut world = World::ready_with(configure("10ms")).await;
-    world.broker.stop();
-    // The broker's start takes longer than these are fresh.
-    world.bridge.push(&text_push("413", "late")).await;
-    world.bridge.push(&json!({"from_uid": "413", "type": 1, "time": 1, "msg_type": 4})).await;
-    world.broker.restart();
-    let event = world.client.expect("ilink/event/text").await.json();
-    assert_eq!((&event["content"], &event["late"]), (&json!("late"), &json!(true)));
-    // Presence is a state, no command.
-    world.client.expect_text("ilink/presence/413", "online").await;
-    world.client.settle().await;
-    let raw = world.client.all(|message| message.topic.starts_with("ilink/recv/"));
-    assert!(raw.is_empty(), "{raw:?}");
-    drop(world);
+    // Whatever `output` says, the late one goes to event/ and nowhere else, once, and says that it is late.
+    for output in ["raw", "json", "both"] {
+        let mut world = World::ready_with(configure(output, "10ms")).await;
+        world.broker.stop();
+        // The broker's start takes longer than these are fresh.
+        world.bridge.push(&text_push("413", "late")).await;
+        world.bridge.push(&json!({"from_uid": "413", "type": 1, "time": 1, "msg_type": 4})).await;
+        world.broker.restart();
+        // Presence is a state, no command.
+        world.client.expect_text("ilink/presence/413", "online").await;
+        world.client.expect("ilink/event/text").await;
+        world.client.settle().await;
+        let of = |prefix: &'static str| world.client.all(move |message| message.topic.starts_with(prefix));
+        let events: Vec<_> = of("ilink/event/text").iter().map(|message| message.json()).collect();
+        assert_eq!(events.len(), 1, "{output}: {events:?}");
+        assert_eq!((&events[0]["content"], &events[0]["late"]), (&json!("late"), &json!(true)), "{output}");
+        assert!(of("ilink/recv/").is_empty(), "{output}");
+    }
 
-    let mut world = World::ready_with(configure("0s")).await;
+    let mut world = World::ready_with(configure("raw", "0s")).await;
     world.broker.stop();
     world.bridge.push(&text_push("413", "never late")).await;
     world.broker.restart();
