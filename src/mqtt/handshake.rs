@@ -53,6 +53,9 @@ impl<W: Wire> Connection<'_, W> {
         self.task.state.send_modify(|state| {
             state.session_present = accepted.session_present;
             state.session_lost += u64::from(lost);
+            if !accepted.session_present {
+                state.session_began = self.task.generation;
+            }
         });
         self.task.expects_session = match config.protocol {
             Protocol::V5 => config.session_expiry > 0,

@@ -14,6 +14,8 @@ pub struct LinkState {
     pub session_present: bool,
     /// How often an earlier session was gone at a connect, with what it held.
     pub session_lost: u64,
+    /// The connection (its generation) that began the session we are in; 0 for one of an earlier run.
+    pub session_began: u64,
     /// Whether commands will arrive.
     pub subscriptions: Subscriptions,
     /// The other uid that uses the base topic.
@@ -47,6 +49,7 @@ impl Default for LinkState {
             since: SystemTime::now(),
             session_present: false,
             session_lost: 0,
+            session_began: 0,
             subscriptions: Subscriptions::Pending,
             conflict: None,
             cause: Some("not connected to the broker yet".to_owned()),

@@ -98,14 +98,19 @@ impl Accept {
     pub async fn run(self, mut commands: Commands, stop: CancellationToken) -> Result<(), SpoolError> {
         let accept = Arc::new(self);
         let mut redelivery = Redelivery::new(accept.spool.load_keys().await?.redeliveries);
-        let mut sessions_lost = 0;
+        let (mut link, mut session) = (accept.link.clone(), 0);
         let mut storing: FuturesOrdered<Unconstrained<Storing>> = FuturesOrdered::new();
         let mut answering: FuturesOrdered<Answering> = FuturesOrdered::new();
         loop {
             accept.progress.rest();
-            // recv() is cancel-safe; FuturesOrdered keeps what is not finished.
+            // recv() and changed() are cancel-safe; FuturesOrdered keeps what is not finished.
             let message = tokio::select! {
                 () = stop.cancelled() => break,
+                // At once: should the bridge be killed before the first message, nobody would know later.
+                Ok(()) = link.changed() => {
+                    accept.forget_lost_session(&mut session, &mut redelivery).await?;
+                    continue;
+                }
                 Some(fate) = storing.next() => {
                     answering.push_back(accept.answer(fate));
                     continue;
@@ -118,12 +123,7 @@ impl Accept {
             };
             let Some(message) = message else { break };
             accept.progress.beat();
-            let lost = accept.link.borrow().session_lost;
-            if lost != sessions_lost {
-                sessions_lost = lost;
-                redelivery.clear();
-                accept.spool.forget_session().await?;
-            }
+            accept.forget_lost_session(&mut session, &mut redelivery).await?;
             // Unconstrained: where tokio makes a task that used up its turn yield, it wakes what waits inside in the reverse
             // order, and commands would be stored in that.
             storing.push_back(unconstrained(accept.take(message, &mut redelivery)));
@@ -137,6 +137,23 @@ impl Accept {
             }
         };
         let _ = timeout(DRAIN, drain).await;
+        Ok(())
+    }
+
+    /// Forgets what was stored in another MQTT session than the present one: packet ids begin anew there. `session` is the
+    /// one that `redelivery` knows.
+    async fn forget_lost_session(&self, session: &mut u64, redelivery: &mut Redelivery) -> Result<(), SpoolError> {
+        let present = self.link.borrow().session_began;
+        if present == *session {
+            return Ok(());
+        }
+        redelivery.clear();
+        match self.spool.forget_session().await {
+            Ok(()) => *session = present,
+            Err(failed @ SpoolError::Failed(_)) => return Err(failed),
+            // Until the disk takes it, it is tried again with every message; none is stored before.
+            Err(error) => warn!(%error, "that the MQTT session was lost could not be recorded yet"),
+        }
         Ok(())
     }
 
@@ -176,7 +193,9 @@ impl Accept {
                 return Box::pin(ready(Fate::Refused(Box::pin(refusal))));
             }
         };
-        let key = (message.qos == 1).then(|| {
+        // One that waited here while its session was lost will not come again.
+        let comes_again = message.qos == 1 && message.connection >= self.link.borrow().session_began;
+        let key = comes_again.then(|| {
             redelivery.note(&message, digest);
             Key::Redelivery { pkid: message.pkid, digest }
         });

@@ -73,6 +73,22 @@ async fn a_token_of_an_earlier_connection_acknowledges_nothing() {
 }
 
 #[tokio::test]
+async fn a_new_session_is_told_from_a_continued_one() {
+    let broker = ScriptedBroker::bind().await;
+    // Also where none was expected: keys of an earlier run may be about another session.
+    let mut tested = Tested::start(config(broker.port()));
+    let mut began = Vec::new();
+    for session_present in [true, false, true, false] {
+        let (mut peer, _) = broker.accept(session_present, limits()).await;
+        peer.up().await;
+        peer.message(TOPIC, 7, false).await;
+        let connection = tested.command().await.connection;
+        began.push((connection, tested.link.state.borrow().session_began));
+    }
+    assert_eq!(began, [(1, 0), (2, 2), (3, 2), (4, 4)]);
+}
+
+#[tokio::test]
 async fn a_flood_is_dropped_at_qos_0_and_comes_again_at_qos_1() {
     let broker = ScriptedBroker::bind().await;
     let mut tested = Tested::start(config(broker.port()));
