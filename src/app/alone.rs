@@ -70,7 +70,8 @@ async fn query(config: &Config, core: &Core) -> Result<Answer, AppError> {
 
 async fn unregister(config: &Config, core: &Core) -> Result<Answer, AppError> {
     let reply = post(config, core, &SetConfig::Unregister).await?;
-    if reply.as_ref().is_ok_and(|reply| reply.code.is_ok()) {
+    // Not registered (1007) is what was wanted, too.
+    if reply.as_ref().is_ok_and(|reply| matches!(reply.code.value(), 0 | 1007)) {
         let registry = core.registry(config);
         if let Err(error) = registry.forget().and_then(|()| registry.set_unregistered_by_operator(true)) {
             return Ok(internal(&error));

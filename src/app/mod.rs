@@ -92,8 +92,10 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
         Some(address) => Some(parts::bind("admin.listen", address).await?),
         None => None,
     };
-    let control_listener = control::bind(core.state_dir.path())
-        .map_err(|source| AppError::Listen { what: "control.sock".to_owned(), source })?;
+    let control_listener = control::bind(core.state_dir.path()).map_err(|error| {
+        let socket = control::socket(core.state_dir.path());
+        AppError::State(format!("the control socket {} cannot be opened: {error}", socket.display()))
+    })?;
 
     let link_config = parts::link_config(&config, &core).await?;
     let link = mqtt::start(link_config, shutdown.link.clone()).map_err(|error| AppError::Config(error.to_string()))?;

@@ -124,10 +124,17 @@ async fn answer(mut stream: UnixStream, verbs: &Verbs) -> io::Result<()> {
 pub async fn ask(state_dir: &Path, verb: &Verb) -> io::Result<Option<Answer>> {
     let mut stream = match UnixStream::connect(socket(state_dir)).await {
         Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            return Ok(None);
+        Err(error) => {
+            // No daemon of ours listens there; whoever then takes the state directory's lock says what is wrong with it.
+            let none = matches!(
+                error.kind(),
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::InvalidInput
+            );
+            return if none { Ok(None) } else { Err(error) };
         }
-        Err(error) => return Err(error),
     };
     let mut bytes = serde_json::to_vec(verb)?;
     bytes.push(b'\n');

@@ -117,8 +117,8 @@ pub(super) fn token_quota(code: ResultCode, wait: Duration) -> String {
 
 pub(super) fn not_registered_by_us(code: ResultCode) -> String {
     format!(
-        "iLink says that no callback is registered ({code}), and callback.register = \"never\" leaves that to somebody \
-         else: register callback.public_url for this uid"
+        "iLink says that no callback is registered ({code}), and this process does not register: `ilink2mqtt register` \
+         does, or, with callback.register = \"never\", whoever registers callback.public_url for this uid"
     )
 }
 

@@ -99,6 +99,18 @@ async fn an_explicit_unregister_lasts() {
 }
 
 #[tokio::test]
+async fn an_unregister_of_what_is_gone_already_lasts_too() {
+    let mut world = World::ready().await;
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    world.sim.forget().await;
+    let done = world.bridge.verb(&["unregister"]).await;
+    assert!(done.text.contains("not_registered"), "{done:?}");
+    world.bridge.spawn();
+    world.client.expect_text("ilink/bridge/cloud", "unregistered").await;
+    assert!(!registered(&world).await);
+}
+
+#[tokio::test]
 async fn a_new_secret() {
     let mut world = World::prepared(&[], |bridge| bridge.without("callback.path_secret")).await;
     world.bridge.start().await;
