@@ -101,7 +101,7 @@ pub fn outcome(outcome: Outcome) -> Answer {
             exit: EXIT_UNAVAILABLE,
             text: format!("the call may or may not have been executed, and was not repeated: {cause}"),
         },
-        Outcome::Retry { cause, .. } | Outcome::NotReady { cause } => {
+        Outcome::Retry { cause, .. } | Outcome::NotReady { cause, .. } => {
             Answer { exit: EXIT_UNAVAILABLE, text: format!("the call was not executed: {cause}") }
         }
     }

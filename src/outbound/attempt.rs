@@ -125,7 +125,11 @@ impl Attempts {
                 let after = wait.jittered(tried.attempts);
                 Ok(Step::Later(tried, after))
             }
-            Outcome::NotReady { cause } => {
+            Outcome::NotReady { cause, code } => {
+                if code.is_some() {
+                    // It was posted, and certainly not executed.
+                    (tried.attempts, tried.code) = (command.attempts, code);
+                }
                 tried.cause = cause;
                 command.attempts = tried.attempts;
                 command.mark = before;

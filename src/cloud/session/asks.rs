@@ -87,5 +87,9 @@ pub(super) enum Attempt {
     /// No reply.
     Lost(TransportError),
     /// The session cannot call now.
-    NotReady(String),
+    NotReady {
+        cause: String,
+        /// What iLink refused this very call with.
+        code: Option<ResultCode>,
+    },
 }

@@ -138,7 +138,7 @@ impl Task {
                     Attempt::Lost(error) => {
                         self.offline(error.cause().to_owned());
                     }
-                    Attempt::NotReady(cause) => {
+                    Attempt::NotReady { cause, .. } => {
                         // What stood in the way has mostly set its own time already.
                         if let Some(hold) = self.hold.as_mut().filter(|hold| hold.until <= now) {
                             hold.until = now + self.config.timing.conflict.jittered(1);

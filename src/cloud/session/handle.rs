@@ -108,7 +108,7 @@ impl Session {
             Attempt::Lost(error) => {
                 Outcome::Retry { ambiguous: error.is_ambiguous(), code: None, cause: error.cause().to_owned() }
             }
-            Attempt::NotReady(cause) => Outcome::NotReady { cause },
+            Attempt::NotReady { cause, code } => Outcome::NotReady { cause, code },
         }
     }
 
@@ -157,7 +157,7 @@ impl Session {
         let request = call.request(&self.shared.account);
         let mut used = self.access.borrow().clone();
         if let (Some(cause), Origin::Command | Origin::Upkeep) = (&used.closed, origin) {
-            return Attempt::NotReady(cause.clone());
+            return Attempt::NotReady { cause: cause.clone(), code: None };
         }
         let mut renewed = None;
         loop {
@@ -179,12 +179,14 @@ impl Session {
                 Verdict::Renew(what) if renewed != Some(what) => what,
                 Verdict::Renew(_) | Verdict::Trouble => {
                     self.report(|heard| Ask::Trouble { code, used, origin, heard }).await;
-                    return Attempt::NotReady(words::refused(code));
+                    return Attempt::NotReady { cause: words::refused(code), code: Some(code) };
                 }
             };
             match self.renew(what, code, used.clone(), origin).await {
                 // Repeated once: if something else was to be renewed after that, the next attempt finds it renewed.
-                Ok(_) if renewed.is_some() => return Attempt::NotReady(words::refused(code)),
+                Ok(_) if renewed.is_some() => {
+                    return Attempt::NotReady { cause: words::refused(code), code: Some(code) };
+                }
                 Ok(access) => {
                     used = access;
                     renewed = Some(what);
@@ -194,7 +196,7 @@ impl Session {
                     if code.class() == Class::Conflict {
                         self.report(|heard| Ask::Trouble { code, used, origin, heard }).await;
                     }
-                    return Attempt::NotReady(cause);
+                    return Attempt::NotReady { cause, code: Some(code) };
                 }
             }
         }

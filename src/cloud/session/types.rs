@@ -117,5 +117,7 @@ pub enum Outcome {
     NotReady {
         /// Why.
         cause: String,
+        /// What iLink refused this very call with; none if it was not posted.
+        code: Option<ResultCode>,
     },
 }

@@ -168,7 +168,7 @@ impl Upkeep {
                     Attempt::Reply(reply) => {
                         tracing::warn!("iLink does not tell the presence of the configured users: {}", reply.code);
                     }
-                    Attempt::Later(_) | Attempt::Lost(_) | Attempt::NotReady(_) => complete = false,
+                    Attempt::Later(_) | Attempt::Lost(_) | Attempt::NotReady { .. } => complete = false,
                 }
             }
             UpkeepDone::Kept { progress: Progress { subscribed, complete, revision, registration }, states: read }
@@ -263,7 +263,7 @@ async fn keep(
                     step.apply(&mut subscribed);
                 }
             }
-            Attempt::Later(_) | Attempt::Lost(_) | Attempt::NotReady(_) => {
+            Attempt::Later(_) | Attempt::Lost(_) | Attempt::NotReady { .. } => {
                 complete = false;
                 break;
             }

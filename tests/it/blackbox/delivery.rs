@@ -40,6 +40,16 @@ async fn a_command_that_waited_too_long_expires() {
 }
 
 #[tokio::test]
+async fn an_expired_command_tells_what_ilink_answered_last() {
+    let world = World::ready().await;
+    world.sim.answer_code("send_msg", 1008, 100).await;
+    world.client.publish("ilink/call/send_msg/text", r#"{"accept_uid":"1","content":"x","ttl":1}"#).await;
+    let result = result(&world, "call/send_msg/text").await;
+    assert_eq!(named(&result), ("expired", "expired"), "{result}");
+    assert_eq!((&result["code"], &result["attempts"]), (&json!(1008), &json!(1)), "{result}");
+}
+
+#[tokio::test]
 async fn the_default_expiry_is_configurable() {
     let mut world = World::ready_with(|bridge| bridge.with("outbound.ttl", "1s")).await;
     world.sim.kill();

@@ -273,7 +273,7 @@ fn gaps(moments: &[Instant]) -> Vec<u64> {
 
 fn not_ready(outcome: &Outcome) -> &str {
     match outcome {
-        Outcome::NotReady { cause } => cause,
+        Outcome::NotReady { cause, .. } => cause,
         other => panic!("ready: {other:?}"),
     }
 }
