@@ -221,11 +221,12 @@ impl Callback {
         self.seen.push_ms.store(clock::wall_now_ms(), Ordering::Relaxed);
         debug!(kind = push.message.kind().as_str(), took = ?arrived.elapsed(), "stored a push");
         let mut answer = Answer::new(STORED);
-        if let Some(ticket) = ticket {
-            let store = Arc::clone(&self.store);
+        // Later than this iLink has gone, and tries again.
+        if let Some(ticket) = ticket.filter(|_| arrived.elapsed() < ANSWER_TIMEOUT) {
+            let leaving = self.store.leaving(ticket);
             let in_time = move || {
                 if arrived.elapsed() < ANSWER_TIMEOUT {
-                    store.answered(ticket);
+                    leaving.left();
                 }
             };
             answer = answer.then(armed, Box::new(in_time));

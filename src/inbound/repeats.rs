@@ -52,9 +52,17 @@ struct Entry {
     number: u64,
     at: Stamp,
     progress: watch::Receiver<Progress>,
+    /// Tries whose answer is being handed to the socket.
+    leaving: u32,
 }
 
 impl Entry {
+    /// An answer that is leaving counts as given: its receiver may send the next push before its leaving is noted here, and
+    /// that one must not be lost.
+    fn makes_repeats(&self) -> bool {
+        self.leaving == 0 && self.is_remembered()
+    }
+
     fn is_remembered(&self) -> bool {
         *self.progress.borrow() != Progress::Stored || self.at.age() < WINDOW
     }
@@ -80,8 +88,10 @@ impl Repeats {
     #[must_use]
     pub fn new(kept: Vec<(Digest, Stamp)>) -> Self {
         let (_, stored) = watch::channel(Progress::Stored);
-        let entries =
-            kept.into_iter().map(|(digest, at)| (digest, Entry { number: 0, at, progress: stored.clone() })).collect();
+        let entries = kept
+            .into_iter()
+            .map(|(digest, at)| (digest, Entry { number: 0, at, progress: stored.clone(), leaving: 0 }))
+            .collect();
         Self { memory: Mutex::new(Memory { entries, next: 1, sweep_at: SWEEP_FROM }) }
     }
 
@@ -89,7 +99,7 @@ impl Repeats {
     pub fn claim(&self, digest: Digest) -> Claim {
         let mut memory = self.lock();
         if let Some(entry) = memory.entries.get(&digest)
-            && entry.is_remembered()
+            && entry.makes_repeats()
         {
             return Claim::Repeat(Ticket { digest, number: entry.number }, entry.progress.clone());
         }
@@ -97,7 +107,7 @@ impl Repeats {
         let number = memory.next;
         memory.next += 1;
         let (tell, progress) = watch::channel(Progress::Storing);
-        memory.entries.insert(digest, Entry { number, at: Stamp::now(), progress });
+        memory.entries.insert(digest, Entry { number, at: Stamp::now(), progress, leaving: 0 });
         Claim::First(Ticket { digest, number }, tell)
     }
 
@@ -121,6 +131,23 @@ impl Repeats {
             memory.entries.remove(&ticket.digest);
         }
         is_this
+    }
+
+    /// An answer to a try of the push is about to leave. Then comes [`Self::answered`] or [`Self::not_answered`].
+    pub fn leaving(&self, ticket: Ticket) {
+        self.change(ticket, |entry| entry.leaving += 1);
+    }
+
+    /// The answer did not leave, or too late: a further try is a repeat as before.
+    pub fn not_answered(&self, ticket: Ticket) {
+        self.change(ticket, |entry| entry.leaving = entry.leaving.saturating_sub(1));
+    }
+
+    fn change(&self, ticket: Ticket, change: impl FnOnce(&mut Entry)) {
+        let mut memory = self.lock();
+        if let Some(entry) = memory.entries.get_mut(&ticket.digest).filter(|entry| entry.number == ticket.number) {
+            change(entry);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Memory> {
@@ -176,6 +203,23 @@ mod tests {
         tell.send(Progress::Stored).unwrap();
         assert!(repeats.answered(ticket));
         assert!(!is_repeat(&repeats, A));
+    }
+
+    #[test]
+    fn an_answer_that_is_leaving_is_given_unless_it_does_not_leave() {
+        let repeats = Repeats::new(vec![]);
+        let (ticket, tell) = first(&repeats, A);
+        tell.send(Progress::Stored).unwrap();
+        repeats.leaving(ticket);
+        repeats.not_answered(ticket);
+        assert!(is_repeat(&repeats, A));
+        repeats.leaving(ticket);
+        let (_new, tell) = first(&repeats, A);
+        tell.send(Progress::Stored).unwrap();
+        // What becomes of the old answer is nothing to the new push.
+        repeats.not_answered(ticket);
+        assert!(!repeats.answered(ticket));
+        assert!(is_repeat(&repeats, A));
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Store {
         Self { spool, repeats, counters, held: Semaphore::new(HELD_AT_MOST), tasks }
     }
 
-    /// Returns once the push is durable, with what [`Store::answered`] wants to hear back.
+    /// Returns once the push is durable, with what [`Store::leaving`] wants to hear back.
     ///
     /// # Errors
     /// If it could not be stored within 6 s, or too many others wait already.
@@ -63,11 +63,12 @@ impl Store {
         stored.map(|()| ticket)
     }
 
-    /// A try of this push was answered: the same bytes are a new message from here on.
-    pub fn answered(&self, ticket: Ticket) {
-        if self.repeats.as_ref().is_some_and(|repeats| repeats.answered(ticket)) {
-            self.spool.forget_repeat(ticket.digest);
+    /// An answer to a try of this push is about to leave; [`Leaving::left`] says that it did.
+    pub fn leaving(self: &Arc<Self>, ticket: Ticket) -> Leaving {
+        if let Some(repeats) = &self.repeats {
+            repeats.leaving(ticket);
         }
+        Leaving { store: Arc::clone(self), ticket: Some(ticket) }
     }
 
     fn accept(self: &Arc<Self>, body: Bytes) -> (Option<Ticket>, watch::Receiver<Progress>) {
@@ -135,6 +136,30 @@ impl Store {
         match (&self.repeats, ticket) {
             (Some(repeats), Some(ticket)) => repeats.give_up(ticket, tell),
             _ => tell.is_closed(),
+        }
+    }
+}
+
+/// An answer on its way out. Dropped, it did not leave.
+pub struct Leaving {
+    store: Arc<Store>,
+    ticket: Option<Ticket>,
+}
+
+impl Leaving {
+    /// It was handed to the socket whole: the same bytes are a new message from here on.
+    pub fn left(mut self) {
+        let Some(ticket) = self.ticket.take() else { return };
+        if self.store.repeats.as_ref().is_some_and(|repeats| repeats.answered(ticket)) {
+            self.store.spool.forget_repeat(ticket.digest);
+        }
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let (Some(ticket), Some(repeats)) = (self.ticket, &self.store.repeats) {
+            repeats.not_answered(ticket);
         }
     }
 }

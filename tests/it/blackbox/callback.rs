@@ -190,18 +190,20 @@ async fn equal_pushes_that_were_answered_are_two_messages() {
     assert_ne!(first.user("id"), second.user("id"));
 }
 
-/// A push that was stored and whose sender had left before it could be answered, as the service does after 5 s.
+/// A push that was stored and whose sender had left before it could be answered, as the service does after 5 s. The
+/// connection is reset, so that no answer can be handed to it.
 ///
-/// The bridge is stopped meanwhile, so that it finds the push and the sender's goodbye at the same time. It may see the
-/// goodbye first: then nothing was stored, and another one is tried. Its text is returned.
+/// The bridge is stopped meanwhile, so that it finds the push and the reset at the same time. It may see the reset first:
+/// then nothing was stored, and another one is tried. Its text is returned.
 async fn unanswered_push(world: &mut World) -> String {
-    use rustix::process::Signal;
     for n in 0..50 {
         let text = format!("unanswered {n}");
-        world.bridge.process().signal(Signal::STOP);
+        world.bridge.process().pause();
         let request = raw_post(&format!("/{SECRET}"), text_push("413", &text).to_string().as_bytes());
-        drop(raw_connection(world.bridge.callback_port(), &request).await);
-        world.bridge.process().signal(Signal::CONT);
+        let connection = raw_connection(world.bridge.callback_port(), &request).await;
+        connection.set_zero_linger().expect("a socket option");
+        drop(connection);
+        world.bridge.process().resume();
         if count_after_marker(world, &text).await == 1 {
             return text;
         }

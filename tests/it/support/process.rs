@@ -62,6 +62,21 @@ impl Process {
         rustix::process::kill_process(pid, signal).expect("the process is there");
     }
 
+    /// Stops it (SIGSTOP) and waits until all of it stands still.
+    pub(crate) fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let (_, status) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::UNTRACED)
+            .expect("a child of ours")
+            .expect("a change of its state");
+        assert!(status.stopped(), "{} ended:\n{}", self.name, self.output());
+    }
+
+    /// Lets it go on after [`Self::pause`].
+    pub(crate) fn resume(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
     /// Ends it at once (SIGKILL).
     pub(crate) fn kill(&mut self) {
         // Already gone is fine.
