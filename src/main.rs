@@ -107,7 +107,9 @@ async fn run_sim(arguments: ilink2mqtt::cli::Sim) -> u8 {
         Ok(listener) => listener,
         Err(error) => return fail(EXIT_INTERNAL, &format!("cannot listen on {}: {error}", arguments.listen)),
     };
-    if let Ok(address) = listener.local_addr() {
+    // Any other address is about to be refused.
+    let serves = |address: &std::net::SocketAddr| arguments.allow_remote || address.ip().is_loopback();
+    if let Some(address) = listener.local_addr().ok().filter(serves) {
         eprintln!("the simulated iLink service listens on http://{address}");
     }
     let stop = CancellationToken::new();

@@ -14,6 +14,9 @@ use crate::local::Publication;
 use crate::mqtt::{Delivery, Publisher, Refusal};
 use crate::spool::{Spool, SpoolError};
 
+/// Characters of a refused topic that are logged.
+const TOPIC_SHOWN: usize = 200;
+
 /// The set-aside store.
 #[derive(Clone)]
 pub struct SetAside {
@@ -57,8 +60,10 @@ impl SetAside {
             warned.len() < 1000 && warned.insert((refusal.reason.clone(), kind))
         };
         if new {
+            // A topic may be refused for its length: 65 KB of it are no line for a log.
+            let topic: String = refused.topic.chars().take(TOPIC_SHOWN).collect();
             warn!(
-                topic = refused.topic,
+                topic,
                 reason = refusal.reason,
                 remedy = refusal.remedy,
                 "the broker refused a publish for good; it is set aside (further ones like it are only counted)"

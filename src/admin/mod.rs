@@ -89,8 +89,9 @@ impl Admin {
             _ => host,
         };
         let bare = name.trim_start_matches('[').trim_end_matches(']');
-        let loopback = bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-        loopback
+        // The address it was told to listen on is no name that a web page could have made point here.
+        let own = |address: std::net::IpAddr| address.is_loopback() || address == self.listen.ip();
+        bare.parse().is_ok_and(own)
             || bare.eq_ignore_ascii_case("localhost")
             || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(host))
     }
