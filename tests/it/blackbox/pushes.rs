@@ -233,7 +233,7 @@ async fn a_late_command_reaches_no_device() {
         world.client.expect("ilink/event/text").await;
         world.client.settle().await;
         let of = |prefix: &'static str| world.client.all(move |message| message.topic.starts_with(prefix));
-        let events: Vec<_> = of("ilink/event/text").iter().map(|message| message.json()).collect();
+        let events: Vec<_> = of("ilink/event/text").iter().map(Message::json).collect();
         assert_eq!(events.len(), 1, "{output}: {events:?}");
         assert_eq!((&events[0]["content"], &events[0]["late"]), (&json!("late"), &json!(true)), "{output}");
         assert!(of("ilink/recv/").is_empty(), "{output}");
