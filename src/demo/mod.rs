@@ -31,6 +31,8 @@ const ECHO: &str = "414";
 /// The bridge's own uid.
 const BRIDGE: &str = "480";
 const EVERY: Duration = Duration::from_secs(4);
+/// Read instead of the operator's own configuration, which must have no part in the demo.
+const NO_FILE: &str = "/dev/null";
 
 /// Runs the demo until Ctrl-C; returns the exit code.
 pub async fn run(arguments: Demo) -> u8 {
@@ -66,7 +68,8 @@ async fn demo(arguments: Demo) -> Result<(), Failure> {
     let shown = tokio::spawn(show::show(broker, base.to_owned(), EVERY, stop.clone()));
     tokio::spawn(talk(simulator.service.clone(), stop.clone()));
     tokio::spawn(echo(simulator.service, stop.clone()));
-    let source = Source { path: None, environment: Environment::from_iter::<[(&str, &str); 0]>([]), level: None };
+    let path = Some(PathBuf::from(NO_FILE));
+    let source = Source { path, environment: Environment::from_iter::<[(&str, &str); 0]>([]), level: None };
     let ended = app::run(config, source, stop.child_token()).await;
     stop.cancel();
     let _ = shown.await;
@@ -146,7 +149,8 @@ async fn config(
         variables.push(("ILINK2MQTT_MQTT__USERNAME", broker.username().to_owned()));
         variables.push(("ILINK2MQTT_MQTT__PASSWORD", broker.password().unwrap_or_default().to_owned()));
     }
-    Config::load(None, &variables.into_iter().collect()).map_err(|error| (EXIT_USAGE, error.to_string()))
+    let path = std::path::Path::new(NO_FILE);
+    Config::load(Some(path), &variables.into_iter().collect()).map_err(|error| (EXIT_USAGE, error.to_string()))
 }
 
 fn without_credentials(broker: &Url) -> String {
