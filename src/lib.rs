@@ -1,6 +1,30 @@
 //! ilink2mqtt makes iLink, an IoT and instant-messaging cloud, and a local MQTT broker one system.
 //!
 //! Both directions are the same five steps: **accept → make durable → answer the sender → deliver → complete.**
+//!
+//! # Walkthroughs
+//!
+//! **A push** ([`inbound`]). POST → path and body cap → [`protocol::Push::decode`] → [`spool`] append (group commit, sync) →
+//! `{"code":0}` → relay loop → publish QoS 1 → PUBACK → complete. The broker being down changes nothing before the relay loop.
+//!
+//! **A command** ([`outbound`]). PUBLISH arrives, unacknowledged → [`local::command::decode`] → spool append → PUBACK → deliver
+//! loop: lane by lane, token, (a durable "sent" mark where a call must not be repeated,) POST → one commit replaces the command
+//! by its result → result published → its PUBACK → complete. On start a result row is published, a "sent" row becomes
+//! `uncertain`, anything else is delivered.
+//!
+//! **Registration** ([`cloud::session`]). The callback is bound and served first: iLink calls back *during* `set_config`. Then
+//! query, register if needed, fetch a token, keep the configured subscriptions, read the presence of the configured uids.
+//!
+//! **Stopping** ([`app`]). No more commands; both loops drain; results drain; the session; the link says `offline` and
+//! disconnects; the callback closes last; then the spool. A part that ends unasked stops the process with a failure.
+//!
+//! # Layers
+//!
+//! Arrows go down only: `main → app → {inbound, outbound, admin, control, report} → {spool, mqtt, cloud} → local → protocol`.
+//! [`protocol`] (what iLink's manual says) and [`local`] (what we promise on MQTT) know no sockets, files, clocks or
+//! randomness, and a test keeps it so. The three adapters [`spool`], [`mqtt`] and [`cloud`] never import each other. [`app`]
+//! hands plain values from [`config`] down; there are no globals. [`sim`] is iLink as we understand it, for the tests, the demo
+//! and people without an account.
 
 pub mod admin;
 pub mod app;

@@ -1,7 +1,7 @@
 //! Builds the parts of the daemon, in one place; starts them in order, stops them in order.
 //!
 //! Start: state directory and spool; the callback's socket; the link; the session (iLink calls us back *during* the
-//! registration, so the callback is served first); the loops. Stop: see [`stop`].
+//! registration, so the callback is served first); the loops. Stop: see `stop` below.
 
 pub mod alone;
 mod parts;

@@ -113,7 +113,7 @@ pub enum Outcome {
         /// Why it failed.
         cause: String,
     },
-    /// Nothing was executed: the session cannot call now. Wait for [`Session::ready`].
+    /// Nothing was executed: the session cannot call now. Wait for [`Session::ready`](super::Session::ready).
     NotReady {
         /// Why.
         cause: String,
