@@ -35,6 +35,7 @@ pub mod config;
 pub mod control;
 pub mod counters;
 pub mod demo;
+pub mod files;
 pub mod inbound;
 pub mod local;
 pub mod log;

@@ -53,6 +53,9 @@ async fn execute(cli: Cli) -> u8 {
 
 async fn run(config: Config, mut source: Source) -> u8 {
     source.level = log::start(config.log).ok();
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     match app::run(config, source, CancellationToken::new()).await {
         Ok(()) => 0,
         Err(error) => fail_with(&error),

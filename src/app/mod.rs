@@ -20,6 +20,7 @@ use crate::cli::{EXIT_INTERNAL, EXIT_STATE_DIR, EXIT_USAGE};
 use crate::cloud;
 use crate::config::Config;
 use crate::control;
+use crate::files;
 use crate::inbound;
 use crate::inbound::relay::Relay;
 use crate::local::Publication;
@@ -84,9 +85,6 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
         Signals::listen().map_err(|error| AppError::Failed(format!("cannot listen for signals: {error}")))?;
     let shutdown = Shutdown::default();
     let core = Core::open(&config)?;
-    for warning in config.warnings() {
-        warn!("{warning}");
-    }
     let callback = core.bind_callback(&config).await?;
     let admin_listener = match config.admin.listen {
         Some(address) => Some(parts::bind("admin.listen", address).await?),
@@ -305,6 +303,9 @@ fn open_spool(config: &Config, dir: &std::path::Path) -> Result<Spool, AppError>
         set_aside: parts::SET_ASIDE_BYTES,
     };
     let (spool, recovered) = Spool::open(dir, limits).map_err(|error| AppError::State(error.to_string()))?;
+    for file in ["spool.db", "spool.db-wal", "spool.db-shm"] {
+        files::give_to_owner_of_directory(&dir.join(file));
+    }
     for alarm in &recovered.alarms {
         error!("{alarm}");
     }

@@ -14,8 +14,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::{StateDir, write_atomically};
+use super::StateDir;
 use crate::config::{check_path_secret, check_token};
+use crate::files::write_atomically;
 
 const FILE: &str = "identity.json";
 const TOKEN_LENGTH: usize = 32;

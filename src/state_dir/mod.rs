@@ -9,7 +9,6 @@ mod identity;
 mod registry;
 #[cfg(test)]
 mod tests;
-mod write;
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
@@ -18,13 +17,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::files;
 pub use identity::{Identity, IdentityError, Overrides, Registered};
 pub use registry::IdentityRegistry;
-pub use write::write_atomically;
 
 /// Nobody but us.
 const DIRECTORY_MODE: u32 = 0o700;
-const FILE_MODE: u32 = 0o600;
 
 /// The state directory, ours alone until this is dropped.
 #[derive(Debug)]
@@ -79,9 +77,10 @@ impl StateDir {
             .write(true)
             .create(true)
             .truncate(false)
-            .mode(FILE_MODE)
+            .mode(files::MODE)
             .open(path.join("lock"))
             .map_err(unusable("opening the lock file in it"))?;
+        files::give_to_owner_of_directory(&path.join("lock"));
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {

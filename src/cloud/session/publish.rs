@@ -71,6 +71,8 @@ impl Task {
                 if status.state != state {
                     status.since = SystemTime::now();
                     log(state, &cause);
+                } else if status.cause == words::starting() {
+                    log(state, &cause);
                 } else if status.cause != cause {
                     tracing::debug!(state = state.as_str(), "iLink: still {}: {cause}", state.as_str());
                 }
@@ -100,6 +102,7 @@ fn log(state: CloudState, cause: &str) {
     let name = state.as_str();
     match (state, cause) {
         (CloudState::AuthError, cause) => tracing::error!(state = name, "iLink: {name}: {cause}"),
+        (CloudState::Degraded | CloudState::Offline, cause) => tracing::warn!(state = name, "iLink: {name}: {cause}"),
         (_, "") => tracing::info!(state = name, "iLink: {name}"),
         (_, cause) => tracing::info!(state = name, "iLink: {name}: {cause}"),
     }

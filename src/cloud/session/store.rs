@@ -3,9 +3,8 @@
 //! Both are bound to the account: with another API, `AppKey` or uid they are as good as absent. Losing one costs a few calls,
 //! so that a file which cannot be read is no error, and one which cannot be written is a warning. Everything here blocks.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::clock;
+use crate::files::write_atomically;
 use crate::protocol::{Account, Qos, Subject, Uid};
 
 const TOKEN: &str = "token.json";
@@ -113,12 +113,7 @@ impl Store {
 
     fn write<T: Serialize>(&self, name: &str, value: T) -> io::Result<()> {
         let bytes = serde_json::to_vec(&Stored { owner: self.owner.clone(), value })?;
-        let (path, fresh) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(fresh, path)?;
-        File::open(&self.dir)?.sync_all()
+        write_atomically(&self.dir.join(name), &bytes)
     }
 }
 

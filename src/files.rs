@@ -2,10 +2,11 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use super::FILE_MODE;
+/// Everything in the state directory is its owner's alone.
+pub const MODE: u32 = 0o600;
 
 /// Replaces a file's content, durably: after a crash at any moment the file is the old one or the new one, and once this has
 /// returned it is the new one. The file is readable by its owner only. One writer at a time for one path.
@@ -29,17 +30,27 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(path)?;
+    give_to_owner_of_directory(path);
     // A leftover of a crash may have had another mode.
-    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    file.set_permissions(Permissions::from_mode(MODE))?;
     file.write_all(content)?;
     file.sync_all()
 }
 
+/// Gives a file that root made to whom its directory belongs: a verb run as root must not lock the service out. Without the
+/// right to do so nothing changes, and nothing needs to.
+pub fn give_to_owner_of_directory(path: &Path) {
+    let owner = |path: &Path| fs::metadata(path).map(|metadata| (metadata.uid(), metadata.gid()));
+    if let (Ok(file), Some(Ok(directory))) = (owner(path), path.parent().map(owner))
+        && file.0 != directory.0
+    {
+        let _ = std::os::unix::fs::chown(path, Some(directory.0), Some(directory.1));
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     #[test]
