@@ -44,6 +44,7 @@ pub mod outbound;
 pub mod progress;
 pub mod protocol;
 pub mod report;
+pub mod row;
 pub mod set_aside;
 pub mod shutdown;
 pub mod sim;

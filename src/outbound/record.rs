@@ -1,7 +1,6 @@
 //! What an outbound row of the spool holds, and its bytes.
 //!
-//! The first byte is the version of the layout; the rest is postcard. A row is a command until its fate is known, and then,
-//! in one commit, its result: a known success is never sent again.
+//! A row is a command until its fate is known, and then, in one commit, its result: a known success is never sent again.
 
 use std::time::Duration;
 
@@ -11,8 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Stamp;
 use crate::local::{Base, CommandResult, Publication, Reference};
 use crate::protocol::Call;
-
-const VERSION: u8 = 1;
+use crate::row;
 
 /// One durable thing on its way to iLink, or back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,7 +81,7 @@ impl Record {
     /// # Errors
     /// Only if serialisation itself fails, which no value of this type makes it do.
     pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
-        postcard::to_extend(self, vec![VERSION])
+        row::encode(self)
     }
 
     /// The record in a row's bytes.
@@ -91,10 +89,7 @@ impl Record {
     /// # Errors
     /// If another version of the bridge wrote it, or the bytes are damaged.
     pub fn decode(data: &[u8]) -> Result<Self, postcard::Error> {
-        match data.split_first() {
-            Some((&VERSION, rest)) => postcard::from_bytes(rest),
-            _ => Err(postcard::Error::DeserializeBadEncoding),
-        }
+        row::decode(data)
     }
 }
 
@@ -154,7 +149,6 @@ mod tests {
         assert_eq!(Record::decode(&row.encode().unwrap()).unwrap(), row);
         let row = Record::Result(StoredResult { at: Stamp::now(), reply_to: command().reply_to, json: b"{}".to_vec() });
         assert_eq!(Record::decode(&row.encode().unwrap()).unwrap(), row);
-        assert!(Record::decode(&[VERSION + 1]).is_err());
     }
 
     #[test]
