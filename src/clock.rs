@@ -64,18 +64,24 @@ impl Stamp {
     /// the start of this run and by the boot-time clock since. Never below zero.
     #[must_use]
     pub fn age(&self) -> Duration {
-        let run = run();
-        if self.run == run.mark {
-            return boot_now().saturating_sub(Duration::from_millis(self.boot_ms));
-        }
-        let before = Duration::from_millis(run.wall_ms.saturating_sub(self.wall_ms));
-        before + boot_now().saturating_sub(run.boot)
+        self.age_at(boot_now())
     }
 
-    /// The boot-time instant at which this will be (or was) `age` old; zero if that was before the boot.
+    /// The boot-time instant at which this will be (or was) `age` old; zero if that was before the boot. From then on
+    /// [`Self::age`] is at least `age`: both are reckoned from one reading of the clock.
     #[must_use]
     pub fn plus(&self, age: Duration) -> Duration {
-        (boot_now() + age).saturating_sub(self.age())
+        let now = boot_now();
+        (now + age).saturating_sub(self.age_at(now))
+    }
+
+    fn age_at(&self, boot: Duration) -> Duration {
+        let run = run();
+        if self.run == run.mark {
+            return boot.saturating_sub(Duration::from_millis(self.boot_ms));
+        }
+        let before = Duration::from_millis(run.wall_ms.saturating_sub(self.wall_ms));
+        before + boot.saturating_sub(run.boot)
     }
 
     /// Milliseconds since the Unix epoch by the wall clock of that moment.
@@ -117,5 +123,16 @@ mod tests {
     fn deadlines_lie_ahead_by_what_is_left() {
         let left = Stamp::now().plus(Duration::from_secs(10)).saturating_sub(boot_now());
         assert!(left > Duration::from_secs(5) && left <= Duration::from_secs(10), "{left:?}");
+    }
+
+    #[test]
+    fn a_deadline_is_never_earlier_than_the_age_it_stands_for() {
+        let now = Stamp::now();
+        for stamp in [now, Stamp { run: now.run ^ 1, wall_ms: now.wall_ms - 500, ..now }] {
+            for _ in 0..1000 {
+                let age = Duration::from_secs(1);
+                assert!(stamp.age_at(stamp.plus(age)) >= age);
+            }
+        }
     }
 }
