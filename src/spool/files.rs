@@ -13,7 +13,7 @@ const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
 /// What was found where the database belongs.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Nothing: it was created.
+    /// Nothing.
     Nothing,
     /// A file of no bytes.
     Empty,
@@ -45,7 +45,7 @@ impl Files {
         }
     }
 
-    /// Sees to it that there is a database file, and that only we can read it.
+    /// Looks what is there, and sees to it that only we can read it.
     pub(super) fn prepare(&self) -> Result<Found, OpenError> {
         let at = |source| OpenError::File { path: self.main.clone(), source };
         let found = match fs::metadata(&self.main) {
@@ -55,12 +55,9 @@ impl Files {
             Ok(_) => Found::Empty,
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(at(error)),
             Err(_) if self.log_size() > 0 => Found::LogOnly,
-            Err(_) => {
-                create_private(&self.main).and_then(|()| self.sync_dir()).map_err(at)?;
-                Found::Nothing
-            }
+            Err(_) => Found::Nothing,
         };
-        if found != Found::LogOnly {
+        if matches!(found, Found::File | Found::Empty) {
             fs::set_permissions(&self.main, Permissions::from_mode(0o600)).map_err(at)?;
         }
         Ok(found)
@@ -103,6 +100,13 @@ impl Files {
             }
         }
         Ok(())
+    }
+
+    /// Gives the complete, closed, fresh database the name of the main one, of which there is none.
+    pub(super) fn install(&self) -> io::Result<()> {
+        File::open(&self.fresh)?.sync_all()?;
+        fs::rename(&self.fresh, &self.main)?;
+        self.sync_dir()
     }
 
     /// Puts the complete, closed, fresh database in the place of the damaged one, and says where that one went.

@@ -52,6 +52,9 @@ pub(super) fn open(dir: &Path) -> Result<(Db, Files, Recovered), OpenError> {
         recovered.moved_to = Some(aside);
         found = files.prepare()?;
     }
+    if found == Found::Nothing {
+        create(&files)?;
+    }
     if found == Found::Empty {
         recovered.alarms.push("the spool's database was an empty file; if it held something, that is lost".to_owned());
     }
@@ -73,25 +76,44 @@ pub(super) fn open(dir: &Path) -> Result<(Db, Files, Recovered), OpenError> {
     }
 }
 
+/// Makes the first database, complete before it has its name: one found empty later is damage, never a first start that was
+/// cut off.
+fn create(files: &Files) -> Result<(), OpenError> {
+    let file = |source: io::Error| OpenError::File { path: files.main.clone(), source };
+    files.create_fresh().map_err(file)?;
+    close(open_fresh(files)?, files)?;
+    files.install().map_err(file)
+}
+
+fn open_fresh(files: &Files) -> Result<Db, OpenError> {
+    Db::open(&files.fresh).map_err(|fault| in_fresh(files, fault))
+}
+
+fn in_fresh(files: &Files, fault: impl Into<Fault>) -> OpenError {
+    let (Fault::Unwritable(cause) | Fault::Damaged(cause) | Fault::Fatal(cause)) = fault.into();
+    OpenError::Database { path: files.fresh.clone(), cause }
+}
+
+/// Closes a fresh database with everything in the one file.
+fn close(fresh: Db, files: &Files) -> Result<(), OpenError> {
+    // Closing does this too, but would not say if it failed.
+    if !fresh.checkpoint().map_err(|error| in_fresh(files, error))? {
+        let cause = "another program has opened the fresh database".to_owned();
+        return Err(in_fresh(files, Fault::Unwritable(cause)));
+    }
+    fresh.conn.close().map_err(|(_, error)| in_fresh(files, error))
+}
+
 /// Builds a fresh database of what can be read in the present one, which nobody may have open, and exchanges them.
 /// `known` is what the present one is known to hold, if it is.
 pub(super) fn rebuild(files: &Files, known: Option<&PerQueue<Count>>) -> Result<Rebuilt, OpenError> {
     let file = |source: io::Error| OpenError::File { path: files.fresh.clone(), source };
-    let fault = |fault: Fault| match fault {
-        Fault::Unwritable(cause) | Fault::Damaged(cause) | Fault::Fatal(cause) => {
-            OpenError::Database { path: files.fresh.clone(), cause: format!("while rebuilding: {cause}") }
-        }
-    };
     files.create_fresh().map_err(file)?;
-    let mut fresh = Db::open(&files.fresh).map_err(fault)?;
-    let (kept, lost) = copy(&files.main, &mut fresh, known).map_err(fault)?;
-    // Closing does this too, but would not say if it failed.
-    if !fresh.checkpoint().map_err(|error| fault(error.into()))? {
-        return Err(fault(Fault::Unwritable("another program has opened the fresh database".to_owned())));
-    }
-    fresh.conn.close().map_err(|(_, error)| fault(error.into()))?;
+    let mut fresh = open_fresh(files)?;
+    let (kept, lost) = copy(&files.main, &mut fresh, known).map_err(|fault| in_fresh(files, fault))?;
+    close(fresh, files)?;
     let moved_to = files.exchange().map_err(file)?;
-    let db = Db::open(&files.main).map_err(fault)?;
+    let db = Db::open(&files.main).map_err(|fault| in_fresh(files, fault))?;
     Ok(Rebuilt { db, moved_to, lost, kept })
 }
 

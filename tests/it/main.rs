@@ -11,6 +11,7 @@
 mod blackbox;
 mod cloud;
 mod demo;
+mod disk;
 mod link;
 mod sim;
 mod spool;

@@ -13,4 +13,4 @@ mod security;
 mod smoke;
 mod state;
 mod verbs;
-mod world;
+pub(crate) mod world;
