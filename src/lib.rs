@@ -45,6 +45,7 @@ pub mod progress;
 pub mod protocol;
 pub mod report;
 pub mod row;
+pub mod secret;
 pub mod set_aside;
 pub mod shutdown;
 pub mod sim;

@@ -1,9 +1,16 @@
 //! Where log lines go: standard error, as text or as one JSON object a line, at a level that can be changed.
 //!
 //! Only this program's own lines follow `log.level` below WARN: the libraries' are about their own insides, and might show
-//! a URL that holds a token.
+//! a URL that holds a token. The MQTT library's are never shown: it logs whole packets that it does not expect, and the link
+//! explains by itself what went wrong.
+//!
+//! A panic is a line of the log like any other, without the text that was made for it: that may quote anything.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
+use std::panic::PanicHookInfo;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -46,7 +53,53 @@ pub fn start(log: Log) -> Result<LogLevel, AlreadySetUp> {
 }
 
 fn filter(level: LevelFilter) -> Targets {
-    Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(env!("CARGO_CRATE_NAME"), level)
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("rumqttc", LevelFilter::OFF)
+        .with_target(env!("CARGO_CRATE_NAME"), level)
+}
+
+/// From now on, a panic anywhere in this process is one ERROR that says where, with the backtrace after it if
+/// `RUST_BACKTRACE` asks for one.
+pub fn panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let text = describe(info);
+        if tracing::dispatcher::has_been_set() {
+            tracing::error!("{text}");
+        } else {
+            eprintln!("ilink2mqtt: {text}");
+        }
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            eprintln!("{backtrace}");
+        }
+    }));
+}
+
+/// A panic's message is told only if it is a literal of the program's: a message made of values may hold a secret or what
+/// somebody wrote.
+fn describe(info: &PanicHookInfo<'_>) -> String {
+    let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    let message = info.payload().downcast_ref::<&'static str>().map(|literal| format!(": {literal}"));
+    format!("a fault in the program itself, at {place}{}; please report it", message.unwrap_or_default())
+}
+
+/// Lets one line a minute pass, for what strangers can cause as often as they like.
+#[derive(Debug, Default)]
+pub struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    const EVERY: Duration = Duration::from_mins(1);
+
+    /// Whether it may be said again.
+    pub fn may(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = last.is_none_or(|last| last.elapsed() >= Self::EVERY);
+        if may {
+            *last = Some(Instant::now());
+        }
+        may
+    }
 }
 
 #[cfg(test)]
@@ -59,8 +112,17 @@ mod tests {
     fn the_level_is_the_programs_own_and_libraries_never_get_beyond_warn() {
         let chatty = filter(LevelFilter::TRACE);
         assert!(chatty.would_enable("ilink2mqtt::cloud::client", &Level::TRACE));
-        assert!(chatty.would_enable("rumqttc", &Level::WARN) && !chatty.would_enable("rumqttc", &Level::INFO));
+        assert!(chatty.would_enable("hyper", &Level::WARN) && !chatty.would_enable("hyper", &Level::INFO));
+        assert!(!chatty.would_enable("rumqttc::v5::state", &Level::ERROR), "it logs whole packets");
         let quiet = filter(LevelFilter::ERROR);
-        assert!(!quiet.would_enable("ilink2mqtt", &Level::WARN) && !quiet.would_enable("rumqttc", &Level::WARN));
+        assert!(!quiet.would_enable("ilink2mqtt", &Level::WARN) && !quiet.would_enable("hyper", &Level::WARN));
+    }
+
+    #[test]
+    fn what_is_said_seldom_is_said_once_a_minute() {
+        let seldom = Seldom::default();
+        assert_eq!([seldom.may(), seldom.may(), seldom.may()], [true, false, false]);
+        *seldom.0.lock().unwrap() = Instant::now().checked_sub(Seldom::EVERY);
+        assert!(seldom.may());
     }
 }

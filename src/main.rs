@@ -11,6 +11,9 @@ use ilink2mqtt::{demo, log, sim};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
+    log::panics();
+    // Whatever is written is ours alone, from the first moment on.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let cli = Cli::parse_or_exit();
     // Two workers: the box has two cores, and nothing here computes for long.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

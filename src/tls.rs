@@ -1,11 +1,11 @@
-//! Certificates of the callback's own TLS.
+//! The callback's own TLS, and words for what is wrong with the certificates of others.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{CertificateError, ServerConfig};
 
 /// A server's TLS configuration from PEM files: the certificate chain, leaf first, and its private key.
 ///
@@ -27,4 +27,58 @@ pub fn server_config(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Strin
         .with_single_cert(chain, private)
         .map_err(|error| in_key(&error))?;
     Ok(Arc::new(config))
+}
+
+/// What is wrong with a peer's certificate, for the cases that are no matter of trust, name or time: rustls has only the
+/// names of its own types for them.
+#[must_use]
+pub fn words(error: &CertificateError) -> String {
+    let name = format!("{error:?}");
+    if name.contains("CaUsedAsEndEntity") {
+        return "it is a certificate authority's and used as a server's: have the authority issue one for the server, with \
+                basicConstraints CA:FALSE"
+            .to_owned();
+    }
+    match error {
+        CertificateError::BadSignature => "its signature is wrong: is the issuer's certificate an older one?".to_owned(),
+        CertificateError::Revoked => "it was revoked: it must be replaced".to_owned(),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "it was not issued for this purpose: a server's needs the extended key usage serverAuth, a client's clientAuth"
+                .to_owned()
+        }
+        _ => spelled(&name),
+    }
+}
+
+/// The name of a type's variant in lower-case words: of `Other(OtherError(UnsupportedCertVersion))`, "unsupported cert
+/// version". What a variant holds is left out: it may be the peer's words.
+#[must_use]
+pub fn spelled(name: &str) -> String {
+    let outer = name.split(" {").next().unwrap_or(name);
+    let inner = outer.rsplit('(').next().unwrap_or(outer);
+    let ident: String = inner.chars().take_while(char::is_ascii_alphanumeric).collect();
+    let mut words = String::new();
+    for character in ident.chars() {
+        if character.is_ascii_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.push(character.to_ascii_lowercase());
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_types_are_spelled_as_words() {
+        for (name, words) in [
+            ("BadEncoding", "bad encoding"),
+            ("Other(OtherError(UnsupportedCertVersion))", "unsupported cert version"),
+            ("ExpiredRevocationListContext { time: UnixTime(5) }", "expired revocation list context"),
+        ] {
+            assert_eq!(spelled(name), words, "{name}");
+        }
+    }
 }

@@ -16,13 +16,13 @@ use axum::response::Response;
 use axum::routing::get;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use secrecy::{ExposeSecret, SecretString};
-use subtle::ConstantTimeEq;
+use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::progress::Progress;
 use crate::report::Report;
+use crate::secret;
 
 /// What the listener shows and to whom.
 pub struct Admin {
@@ -108,7 +108,7 @@ impl Admin {
             }
             _ => return false,
         };
-        given.ct_eq(token.expose_secret().as_bytes()).into()
+        secret::is(&given, token)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::files;
 use crate::inbound;
 use crate::inbound::relay::Relay;
 use crate::local::Publication;
+use crate::log::Seldom;
 use crate::mqtt;
 use crate::outbound::accept::Accept;
 use crate::outbound::attempt::Attempts;
@@ -105,8 +106,9 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
         shutdown.session.clone(),
     );
     let (settings, settings_rx) = watch::channel(Arc::new(parts::relay_settings(&config)));
+    let (info, info_rx) = watch::channel(parts::info(&config));
     let report = Arc::new(Report {
-        info: parts::info(&config),
+        info: info_rx,
         base: config.mqtt.base_topic.clone(),
         spool: core.spool.clone(),
         cloud: session.status(),
@@ -146,8 +148,9 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
     }
     info!(version = env!("CARGO_PKG_VERSION"), uid = %config.ilink.uid, callback = %config.callback.listen, broker = %config.mqtt.broker, "started");
 
+    let identity = Arc::clone(&core.identity);
     let mut reload =
-        reload::Reload::new(source, config, current, session.clone(), settings, Arc::clone(&core.identity), tls);
+        reload::Reload { source, config, current, session: session.clone(), settings, info, identity, tls };
     let failure = loop {
         // asked() and join_next() are cancel-safe; the others only observe.
         tokio::select! {
@@ -217,6 +220,7 @@ fn start_loops(
         accepted,
         counters: Arc::clone(&core.counters),
         progress: accept_progress.clone(),
+        ignored: Seldom::default(),
     };
     let attempts = Arc::new(Attempts {
         spool: core.spool.clone(),

@@ -289,13 +289,20 @@ pub(super) fn ambiguous(config: &Config) -> outbound::attempt::Ambiguous {
     }
 }
 
+fn host(url: &url::Url) -> String {
+    url.host_str().unwrap_or_default().to_owned()
+}
+
+pub(super) fn callback_host(config: &Config) -> String {
+    host(config.callback.public_url.expose())
+}
+
 pub(super) fn info(config: &Config) -> Info {
-    let host = |url: &url::Url| url.host_str().unwrap_or_default().to_owned();
     Info {
         version: env!("CARGO_PKG_VERSION"),
         uid: config.ilink.uid.to_string(),
         api_host: host(&config.ilink.api),
-        callback_host: host(config.callback.public_url.expose()),
+        callback_host: callback_host(config),
         base_topic: config.mqtt.base_topic.as_str().to_owned(),
         started_at: clock::rfc3339(clock::wall_now_ms()),
     }

@@ -14,6 +14,7 @@ use crate::cloud::Session;
 use crate::config::{Config, Environment};
 use crate::inbound::relay::RelaySettings;
 use crate::log::LogLevel;
+use crate::report::Info;
 use crate::state_dir::Identity;
 use crate::tls;
 
@@ -29,30 +30,19 @@ pub struct Source {
 
 /// What a reload reaches.
 pub(super) struct Reload {
-    source: Source,
+    pub(super) source: Source,
     /// As the process started with: what needs a restart is named at every reload.
-    config: Config,
+    pub(super) config: Config,
     /// As reloaded last; of it the verbs use what can change while running.
-    current: watch::Sender<Config>,
-    session: Session,
-    settings: watch::Sender<Arc<RelaySettings>>,
-    identity: Arc<Identity>,
-    tls: CallbackTls,
+    pub(super) current: watch::Sender<Config>,
+    pub(super) session: Session,
+    pub(super) settings: watch::Sender<Arc<RelaySettings>>,
+    pub(super) info: watch::Sender<Info>,
+    pub(super) identity: Arc<Identity>,
+    pub(super) tls: CallbackTls,
 }
 
 impl Reload {
-    pub(super) fn new(
-        source: Source,
-        config: Config,
-        current: watch::Sender<Config>,
-        session: Session,
-        settings: watch::Sender<Arc<RelaySettings>>,
-        identity: Arc<Identity>,
-        tls: CallbackTls,
-    ) -> Self {
-        Self { source, config, current, session, settings, identity, tls }
-    }
-
     pub(super) async fn reload(&mut self) {
         let new = match Config::load(self.source.path.as_deref(), &self.source.environment) {
             Ok(new) => new,
@@ -77,6 +67,12 @@ impl Reload {
         }
         let url = new.callback_url(&self.identity.path_secret());
         self.session.reconfigure(new.ilink.topics.clone(), new.ilink.presence.clone(), url).await;
+        let callback_host = parts::callback_host(&new);
+        self.info.send_if_modified(|info| {
+            let changed = info.callback_host != callback_host;
+            info.callback_host = callback_host;
+            changed
+        });
         self.current.send_replace(new);
         info!("the configuration was reloaded");
     }

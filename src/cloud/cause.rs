@@ -11,6 +11,7 @@ use reqwest::StatusCode;
 use url::Url;
 
 use super::client::TransportError;
+use crate::tls;
 
 /// Whom the client talks to, for the texts.
 #[derive(Debug)]
@@ -134,7 +135,7 @@ impl Peer {
                 Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
                     format!("the TLS certificate of {api} is for another name: is ilink.api right?")
                 }
-                other => format!("the TLS certificate of {api} is not trusted ({other}): see ilink.tls.ca"),
+                other => format!("the TLS certificate of {api} cannot be used: {}", tls::words(other)),
             },
             rustls::Error::InvalidMessage(_) => {
                 format!("{api} does not speak TLS: should ilink.api begin with http:// or name another port?")

@@ -18,6 +18,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::cause::Peer;
+use super::echo;
 use crate::protocol::{Reply, Request};
 
 /// No reply of this API is near this; a longer one is not read on.
@@ -187,7 +188,8 @@ impl Client {
             }
             body.extend_from_slice(&chunk);
         }
-        Reply::decode(&body).map_err(|_| self.peer.not_a_reply())
+        let reply = Reply::decode(&body).map_err(|_| self.peer.not_a_reply())?;
+        Ok(echo::masked(reply, request, token))
     }
 
     /// The URL of a call. It holds the token: it goes nowhere but into the request.

@@ -10,6 +10,7 @@
 mod backoff;
 mod cause;
 mod client;
+mod echo;
 mod handshakes;
 mod registry;
 pub mod session;

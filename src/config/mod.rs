@@ -127,6 +127,12 @@ impl Config {
                 .then_some("mqtt.persistent_session means nothing with MQTT 5: mqtt.session_expiry says it there"),
             (self.spool.max_bytes < u64::try_from(self.callback.max_body).unwrap_or(u64::MAX))
                 .then_some("spool.max_bytes is less than callback.max_body: the largest pushes can never be stored"),
+            (self.mqtt.protocol == MqttProtocol::V5
+                && usize::try_from(self.mqtt.max_packet).is_ok_and(|most| most < self.outbound.max_content))
+            .then_some(
+                "mqtt.max_packet is less than outbound.max_content: the broker drops larger commands without a word; raise \
+                 mqtt.max_packet, and leave some room in it for topic and properties",
+            ),
         ];
         all.into_iter().flatten().collect()
     }

@@ -38,6 +38,9 @@ impl fmt::Display for MaskedUrl {
         let mut shown = self.0.clone();
         if shown.password().is_some() {
             let _ = shown.set_password(Some(MASK));
+        } else if !shown.username().is_empty() {
+            // Without a password, the user is often a token.
+            let _ = shown.set_username(MASK);
         }
         if shown.query().is_some() {
             shown.set_query(Some(MASK));
@@ -151,7 +154,10 @@ mod tests {
     fn passwords_and_queries_are_never_shown() {
         let url = url("http://ann:hunter2@proxy.example/a?key=hunter3");
         for shown in [url.to_string(), format!("{url:?}"), url.show()] {
-            assert!(!shown.contains("hunter") && shown.contains("proxy.example"), "{shown}");
+            assert!(!shown.contains("hunter") && shown.contains("ann") && shown.contains("proxy.example"), "{shown}");
+        }
+        for token in ["http://hunter2@proxy.example", "http://hunter2:@proxy.example"] {
+            assert!(!self::url(token).to_string().contains("hunter"), "{token}");
         }
     }
 

@@ -109,7 +109,10 @@ async fn answer(mut stream: UnixStream, verbs: &Verbs) -> io::Result<()> {
     timeout(Duration::from_secs(5), BufReader::new(read.take(REQUEST_MAX)).read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
         Ok(verb) => verbs.execute(verb).await,
-        Err(error) => Answer { exit: 64, text: format!("the daemon does not understand this verb: {error}") },
+        // Without the parser's own message, which may quote a call's content.
+        Err(_) => {
+            Answer { exit: 64, text: "the daemon does not understand this verb: is it another version?".to_owned() }
+        }
     };
     let mut bytes = serde_json::to_vec(&answer)?;
     bytes.push(b'\n');
@@ -141,5 +144,7 @@ pub async fn ask(state_dir: &Path, verb: &Verb) -> io::Result<Option<Answer>> {
     stream.write_all(&bytes).await?;
     let mut answer = String::new();
     timeout(ANSWER_TIMEOUT, stream.read_to_string(&mut answer)).await??;
-    Ok(Some(serde_json::from_str(&answer)?))
+    // Without the parser's own message, which may quote the answer.
+    let unreadable = |_| io::Error::other("its answer cannot be read: is it another version?");
+    serde_json::from_str(&answer).map(Some).map_err(unreadable)
 }

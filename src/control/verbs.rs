@@ -74,7 +74,7 @@ impl Verbs {
 
     async fn status(&self) -> Answer {
         let health = Health::of(&self.report).await;
-        Answer { exit: 0, text: health.text(&self.report.info, &self.report.ready()) }
+        Answer { exit: 0, text: health.text(&self.report.info.borrow(), &self.report.ready()) }
     }
 }
 

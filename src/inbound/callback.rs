@@ -15,7 +15,6 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
-use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
@@ -25,8 +24,10 @@ use super::store::Store;
 use crate::clock;
 use crate::cloud::{Handshake, HandshakeLog};
 use crate::counters::Counters;
+use crate::log::Seldom;
 use crate::protocol::signature::{self, Accepted, Variant};
 use crate::protocol::{Push, Uid};
+use crate::secret;
 
 /// A body that is not there after this is not coming; iLink itself waits 5 s for the whole exchange (manual §2.2).
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,6 +60,8 @@ pub struct LastSeen {
     push_ms: AtomicU64,
     refused_json: AtomicBool,
     other_uid: AtomicBool,
+    wrong_signature: Seldom,
+    too_large: Seldom,
 }
 
 impl LastSeen {
@@ -145,8 +148,7 @@ impl Callback {
     /// Is the last non-empty segment of `path` the secret? Proxies may have stripped what stands before it.
     fn is_ours(&self, path: &str) -> bool {
         let last = path.rsplit('/').find(|segment| !segment.is_empty()).unwrap_or_default();
-        let is = |secret: &SecretString| last.as_bytes().ct_eq(secret.expose_secret().as_bytes()).into();
-        self.config.path_secrets.borrow().iter().any(is)
+        self.config.path_secrets.borrow().iter().any(|secret| secret::is(last.as_bytes(), secret))
     }
 
     fn handshake(&self, query: &str, armed: &Armed) -> Response<Answer> {
@@ -170,9 +172,11 @@ impl Callback {
         let Some(variant) = signature::verify(self.config.accepted, token, &timestamp, &echostr, &signature) else {
             self.counters.callback_rejected_signature.add();
             self.handshakes.note(Handshake::WrongSignature);
-            warn!(
-                "refused a handshake: its signature is wrong (another token is registered, or callback.signature pins another variant)"
-            );
+            if self.seen.wrong_signature.may() {
+                warn!(
+                    "refused a handshake: its signature is wrong (another token is registered, or callback.signature pins another variant)"
+                );
+            }
             return refusal(StatusCode::FORBIDDEN);
         };
         self.counters.handshakes_answered.add();
@@ -196,7 +200,9 @@ impl Callback {
             Ok(Ok(body)) => body,
             Ok(Err(ReadError::TooLarge)) => {
                 self.counters.callback_rejected_size.add();
-                warn!(%peer, max_body = self.config.max_body, "refused a push: its body is larger than callback.max_body");
+                if self.seen.too_large.may() {
+                    warn!(%peer, max_body = self.config.max_body, "refused a push: its body is larger than callback.max_body, which could be raised");
+                }
                 return refusal(StatusCode::PAYLOAD_TOO_LARGE);
             }
             Ok(Err(ReadError::Broken)) => return refusal(StatusCode::BAD_REQUEST),
@@ -242,7 +248,7 @@ impl Callback {
         }
         self.counters.pushes_for_other_uid.add();
         if !self.seen.other_uid.swap(true, Ordering::Relaxed) {
-            warn!(to_uid = %other, uid = %self.config.uid, "accepted a push for another uid than ours (callback.strict_to_uid = true refuses them; further ones are only counted)");
+            warn!(to_uid = other.as_str(), uid = %self.config.uid, "accepted a push for another uid than ours (callback.strict_to_uid = true refuses them; further ones are only counted)");
         }
         None
     }

@@ -6,6 +6,7 @@ use std::io;
 use rustls::{AlertDescription, CertificateError};
 
 use super::config::{LinkConfig, Protocol};
+use crate::tls::{self, spelled};
 
 /// How an attempt or a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,21 +116,35 @@ impl Explain {
                     "{broker} does not support retained messages, which the bridge's state needs: enable them there"
                 )
             }
-            ConnectRefusal::Other(what) => format!("{broker} refuses the connection: {what}"),
+            ConnectRefusal::Other(what) => {
+                format!("{broker} refuses the connection: {what}; look for the reason in the broker's log")
+            }
         })
     }
 
-    pub(super) fn disconnected(&self, reason: &str, text: Option<&str>) -> Failure {
+    /// `reason` is the name of MQTT 5's reason code. What else a broker says may be anything, even our password.
+    pub(super) fn disconnected(&self, reason: &str) -> Failure {
         let broker = &self.broker;
-        let said = text.map(|text| format!(" ({text})")).unwrap_or_default();
-        Failure::Because(if reason == "SessionTakenOver" {
-            format!(
-                "another client connected to {broker} with the client id `{}`: give each its own mqtt.client_id",
-                self.client_id
-            )
-        } else {
-            format!("{broker} disconnected us: {reason}{said}")
-        })
+        let why = match reason {
+            "SessionTakenOver" => {
+                return Failure::Because(format!(
+                    "another client connected to {broker} with the client id `{}`: give each its own mqtt.client_id",
+                    self.client_id
+                ));
+            }
+            "NotAuthorized" => "it no longer authorises us; check mqtt.username and its lines in the broker's ACL",
+            "ServerShuttingDown" => "it is shutting down",
+            "KeepAliveTimeout" => "it heard nothing from us for too long; is the network or this machine overloaded?",
+            "PacketTooLarge" => "a packet was larger than it takes; raise the broker's packet size limit",
+            "AdministrativeAction" => "somebody ended the connection there",
+            other => {
+                return Failure::Because(format!(
+                    "{broker} disconnected us: {}; look for the reason in the broker's log",
+                    spelled(other)
+                ));
+            }
+        };
+        Failure::Because(format!("{broker} disconnected us: {why}"))
     }
 
     pub(super) fn no_answer(&self) -> Failure {
@@ -204,7 +219,10 @@ impl Explain {
             Tls::InvalidMessage(_) => {
                 format!("{broker} does not answer in TLS: is it a TLS port? Else use mqtt:// ({error})")
             }
-            _ => format!("TLS with {broker}: {error}"),
+            Tls::InvalidCertificate(other) => {
+                format!("the certificate of {broker} cannot be used: {}", tls::words(other))
+            }
+            _ => format!("TLS with {broker} failed: {error}"),
         })
     }
 

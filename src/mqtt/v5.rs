@@ -18,6 +18,7 @@ use super::wire::{
     keep_alive_of,
 };
 use crate::local::Publication;
+use crate::tls::spelled;
 
 pub(super) struct V5(AsyncClient);
 
@@ -233,9 +234,7 @@ fn state_failure(error: StateError, explain: &Explain) -> Failure {
         StateError::ConnectionAborted => Failure::Closed,
         StateError::Io(error) | StateError::Deserialization(Codec::Io(error)) => explain.io(&error),
         StateError::AwaitPingResp => explain.stalled(),
-        StateError::ServerDisconnect { reason_code, reason_string } => {
-            explain.disconnected(&format!("{reason_code:?}"), reason_string.as_deref())
-        }
+        StateError::ServerDisconnect { reason_code, .. } => explain.disconnected(&format!("{reason_code:?}")),
         error => Failure::Protocol(error.to_string()),
     }
 }
@@ -249,6 +248,7 @@ fn refusal(code: ConnectReturnCode) -> ConnectRefusal {
         Code::NotAuthorized => ConnectRefusal::NotAuthorized,
         Code::ServiceUnavailable | Code::ServerUnavailable | Code::ServerBusy => ConnectRefusal::Unavailable,
         Code::RetainNotSupported => ConnectRefusal::RetainUnsupported,
-        other => ConnectRefusal::Other(format!("{other:?}")),
+        Code::Banned => ConnectRefusal::Other("this client is banned there".to_owned()),
+        other => ConnectRefusal::Other(spelled(&format!("{other:?}"))),
     }
 }

@@ -31,6 +31,7 @@ use crate::clock::Stamp;
 use crate::counters::Counters;
 use crate::local::command::reference;
 use crate::local::{Base, Command as Decoded, CommandResult, Parsed, Reason, Rejection, Rules, response_topic_allowed};
+use crate::log::Seldom;
 use crate::mqtt::{AckToken, Commands, Incoming, LinkState, Publisher};
 use crate::progress::Progress;
 use crate::set_aside::{SetAside, Settled, settle};
@@ -38,6 +39,8 @@ use crate::spool::{Key, Queue, Spool, SpoolError};
 
 /// Messages taken and not yet acknowledged. An MQTT 5 broker sends fewer; this bounds QoS 0 and 3.1.1.
 const UNDER_WAY: usize = 512;
+/// Characters of a topic that are logged.
+const TOPIC_SHOWN: usize = 200;
 /// How long a stopping loop waits for what is under way.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -73,6 +76,8 @@ pub struct Accept {
     pub counters: Arc<Counters>,
     /// Whether the loop is stuck.
     pub progress: Progress,
+    /// Not every ignored response topic is worth a line.
+    pub ignored: Seldom,
 }
 
 /// A message being stored or refused.
@@ -241,12 +246,15 @@ impl Accept {
             let allowed = response_topic_allowed(topic, base, discovery_prefix, response_topics);
             if let Err(why) = &allowed {
                 self.counters.response_topics_ignored.add();
-                warn!(
-                    command = message.topic,
-                    response_topic = topic,
-                    why,
-                    "ignored a command's response topic; mqtt.response_topics says which are used"
-                );
+                if self.ignored.may() {
+                    let clipped = |topic: &str| topic.chars().take(TOPIC_SHOWN).collect::<String>();
+                    warn!(
+                        command = clipped(&message.topic),
+                        response_topic = clipped(topic),
+                        why,
+                        "ignored a command's response topic; mqtt.response_topics says which are used (said once a minute at most)"
+                    );
+                }
             }
             allowed.is_ok()
         });

@@ -15,7 +15,7 @@ use crate::outbound;
 use crate::protocol::Variant;
 use crate::spool::{Queue, Spool};
 
-/// What does not change while the bridge runs. No secrets: hosts, not URLs.
+/// What the bridge is. No secrets: hosts, not URLs.
 #[derive(Debug, Clone, Serialize)]
 pub struct Info {
     /// Of the program.
@@ -24,7 +24,7 @@ pub struct Info {
     pub uid: String,
     /// The host of `ilink.api`.
     pub api_host: String,
-    /// The host of `callback.public_url`.
+    /// The host of `callback.public_url`, which a reload may change.
     pub callback_host: String,
     /// `mqtt.base_topic`.
     pub base_topic: String,

@@ -30,8 +30,8 @@ const EVERY: Duration = Duration::from_mins(1);
 
 /// Everything that is looked at.
 pub struct Report {
-    /// What does not change while running.
-    pub info: Info,
+    /// What changes with the configuration alone.
+    pub info: watch::Receiver<Info>,
     /// The base topic.
     pub base: Base,
     /// The queues.
@@ -64,7 +64,7 @@ impl Report {
 /// Publishes the retained `bridge/` topics until `stop`.
 pub async fn run(report: Arc<Report>, publisher: Publisher, stop: CancellationToken) {
     let (mut cloud, mut link) = (report.cloud.clone(), report.link.clone());
-    let mut writable = report.spool.writable();
+    let (mut info, mut writable) = (report.info.clone(), report.spool.writable());
     let mut told = Told::default();
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -75,11 +75,13 @@ pub async fn run(report: Arc<Report>, publisher: Publisher, stop: CancellationTo
             Ok(()) = cloud.changed() => {}
             Ok(()) = link.changed() => {}
             Ok(()) = writable.changed() => {}
+            Ok(()) = info.changed() => {}
             _ = tick.tick() => {}
         }
         cloud.mark_unchanged();
         link.mark_unchanged();
         writable.mark_unchanged();
+        info.mark_unchanged();
         let _ = report.ready();
         told.tell(&report, &publisher).await;
     }
@@ -100,7 +102,7 @@ impl Told {
             cloud.clone_into(&mut self.cloud);
             publisher.set_state(Publication::raw(base.bridge("cloud"), cloud).retained());
         }
-        let info = report.info.json(report.handshakes.variant());
+        let info = report.info.borrow().json(report.handshakes.variant());
         if self.info != info {
             self.info.clone_from(&info);
             publisher.set_state(Publication::json(base.bridge("info"), info).retained());

@@ -88,6 +88,7 @@ impl StateDir {
             }
             Err(errno) => return Err(unusable("locking it")(errno.into())),
         }
+        close_files_to_others(path).map_err(unusable("taking others' access to its files away"))?;
         sign(&mut lock).map_err(unusable("writing in it"))?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
@@ -109,6 +110,31 @@ fn close_to_others(path: &Path, metadata: &Metadata) -> io::Result<()> {
         return fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE));
     }
     tracing::warn!(path = %path.display(), "the state directory belongs to another user and is open to others");
+    Ok(())
+}
+
+/// What others may read here was put here by somebody else's hand, a backup's say.
+fn close_files_to_others(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        // Of a link itself, not of what it leads to.
+        let metadata = entry.metadata()?;
+        let others = metadata.mode() & 0o077;
+        if !metadata.is_file() || others == 0 {
+            continue;
+        }
+        let file = entry.path();
+        match fs::set_permissions(&file, Permissions::from_mode(files::MODE)) {
+            Ok(()) => tracing::warn!(
+                path = %file.display(),
+                "others could read this file of the state directory; it is closed to them now. If others use this machine, make new secrets: `ilink2mqtt register --new-secret`"
+            ),
+            Err(error) => tracing::warn!(
+                path = %file.display(), %error,
+                "others can read this file of the state directory, and it cannot be closed to them: correct its owner and mode"
+            ),
+        }
+    }
     Ok(())
 }
 

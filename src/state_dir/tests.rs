@@ -185,3 +185,26 @@ fn a_file_in_its_place_is_an_error_that_names_it() {
     let error = StateDir::open(&path).unwrap_err();
     assert!(matches!(error, StateDirError::Unusable { .. }) && error.to_string().contains("/file"), "{error}");
 }
+
+#[test]
+fn what_others_could_read_is_closed_to_them_and_a_link_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::NamedTempFile::new().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(elsewhere.path(), Permissions::from_mode(0o644)).unwrap();
+    for name in ["identity.json", "lock", "spool.db-wal", "token.json.tmp", "spool.db.damaged-1"] {
+        let file = directory.path().join(name);
+        fs::write(&file, "").unwrap();
+        fs::set_permissions(file, Permissions::from_mode(0o666)).unwrap();
+    }
+    std::os::unix::fs::symlink(elsewhere.path(), directory.path().join("a link")).unwrap();
+    let state = StateDir::open(directory.path()).unwrap();
+    assert_eq!(mode(state.path()), 0o700);
+    for entry in fs::read_dir(state.path()).unwrap().map(Result::unwrap) {
+        if entry.file_name() != "a link" {
+            assert_eq!(mode(&entry.path()), 0o600, "{entry:?}");
+        }
+    }
+    assert_eq!(mode(elsewhere.path()), 0o644);
+}
