@@ -71,7 +71,7 @@ impl Task {
                 if status.state != state {
                     status.since = SystemTime::now();
                     log(state, &cause);
-                } else if status.cause == words::starting() {
+                } else if status.cause == words::starting() || !words::same(&status.cause, &cause) {
                     log(state, &cause);
                 } else if status.cause != cause {
                     tracing::debug!(state = state.as_str(), "iLink: still {}: {cause}", state.as_str());

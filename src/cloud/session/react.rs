@@ -186,6 +186,12 @@ impl Task {
         let registration = &mut self.registration;
         registration.quota_failures = registration.quota_failures.saturating_add(1);
         let wait = self.config.timing.quota.jittered(registration.quota_failures);
+        self.config_quota_holds(now, code, wait);
+    }
+
+    /// No `set_config` for `wait`; calls go on if iLink may still know us.
+    pub(super) fn config_quota_holds(&mut self, now: Instant, code: ResultCode, wait: Duration) {
+        let registration = &mut self.registration;
         registration.quota_until = Some(now + wait);
         let cause = words::config_quota(code, wait);
         if registration.known == Known::Unknown && self.confirmed && registration.want == Some(Want::Query) {

@@ -1,6 +1,6 @@
-//! What the session itself keeps in the state directory: `token.json` and `subscriptions.json`.
+//! What the session itself keeps in the state directory: `token.json`, `subscriptions.json` and `quotas.json`.
 //!
-//! Both are bound to the account: with another API, `AppKey` or uid they are as good as absent. Losing one costs a few calls,
+//! They are bound to the account: with another API, `AppKey` or uid they are as good as absent. Losing one costs a few calls,
 //! so that a file which cannot be read is no error, and one which cannot be written is a warning. Everything here blocks.
 
 use std::fs;
@@ -19,6 +19,7 @@ use crate::protocol::{Account, Qos, Subject, Uid};
 
 const TOKEN: &str = "token.json";
 const SUBSCRIPTIONS: &str = "subscriptions.json";
+const QUOTAS: &str = "quotas.json";
 
 /// Whose files these are.
 #[derive(Clone)]
@@ -48,6 +49,34 @@ pub(super) struct StoredToken {
 pub(super) struct Subscribed {
     pub(super) topics: Vec<(Subject, Qos)>,
     pub(super) presence: Vec<Uid>,
+}
+
+/// What was asked for too often (1004, 1009): a bridge that is restarted again and again must not go on asking.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Quotas {
+    pub(super) set_config: Option<Quota>,
+    pub(super) get_access_token: Option<Quota>,
+}
+
+/// A call that was asked for too often.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Quota {
+    /// Wall-clock milliseconds before which not to ask again.
+    until_ms: u64,
+    /// How often in a row.
+    pub(super) times: u32,
+}
+
+impl Quota {
+    pub(super) fn new(left: Duration, times: u32) -> Self {
+        let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        Self { until_ms: clock::wall_now_ms().saturating_add(left), times }
+    }
+
+    /// How long not to ask, at most `most`: a wall clock that went back must not make it longer.
+    pub(super) fn left(&self, most: Duration) -> Duration {
+        Duration::from_millis(self.until_ms.saturating_sub(clock::wall_now_ms())).min(most)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -98,9 +127,21 @@ impl Store {
         self.write(SUBSCRIPTIONS, subscribed.clone())
     }
 
+    pub(super) fn quotas(&self) -> Quotas {
+        self.read(QUOTAS).unwrap_or_default()
+    }
+
+    pub(super) fn put_quotas(&self, quotas: &Quotas) -> io::Result<()> {
+        if *quotas == Quotas::default() { self.remove(QUOTAS) } else { self.write(QUOTAS, quotas.clone()) }
+    }
+
     /// Forgets the token: whoever unregistered has none.
     pub(super) fn forget_token(&self) -> io::Result<()> {
-        match fs::remove_file(self.dir.join(TOKEN)) {
+        self.remove(TOKEN)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -162,6 +203,22 @@ mod tests {
         assert_eq!(store.token().unwrap().left, Duration::from_mins(1));
         store.put_token(&"tok".into(), Duration::from_mins(1), Duration::from_mins(1)).unwrap();
         assert!(store.token().is_none());
+    }
+
+    #[test]
+    fn quotas_are_kept_until_there_are_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), "414");
+        let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
+        let quotas = Quotas { set_config: Some(Quota::new(hour, 3)), get_access_token: None };
+        store.put_quotas(&quotas).unwrap();
+        let read = store.quotas();
+        assert_eq!(read, quotas);
+        let read = read.set_config.unwrap();
+        assert!(read.times == 3 && read.left(minute) == minute && read.left(hour) > minute * 59);
+        assert_eq!(self::store(dir.path(), "415").quotas(), Quotas::default());
+        store.put_quotas(&Quotas::default()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

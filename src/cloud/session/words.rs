@@ -134,6 +134,19 @@ pub(super) fn unregistered_unrecorded(error: &std::io::Error) -> String {
     format!("unregistered at iLink, but this could not be recorded, so the next start registers again: {error}")
 }
 
+/// Whether two causes say the same, but for numbers: waits grow with every attempt, and that is no news. Result codes are.
+pub(super) fn same(one: &str, other: &str) -> bool {
+    fn parts(text: &str) -> impl Iterator<Item = &str> {
+        let parts = text.split_inclusive(|c: char| !c.is_ascii_digit());
+        parts.map(|part| if is_code(part) { part } else { part.trim_start_matches(|c: char| c.is_ascii_digit()) })
+    }
+    fn is_code(part: &str) -> bool {
+        let digits = part.trim_end_matches(|c: char| !c.is_ascii_digit());
+        digits.len() == 4 && digits.starts_with("10")
+    }
+    parts(one).eq(parts(other))
+}
+
 /// A time that an operator can read.
 pub(super) fn minutes(wait: Duration) -> String {
     if wait < Duration::from_mins(2) {
@@ -165,6 +178,14 @@ mod tests {
         assert_eq!(shown("https://home.example:8443/ilink/s3cret?key=v"), "https://home.example:8443/ilink/…");
         assert_eq!(shown("http://u:p@home.example/s3cret"), "http://home.example/…");
         assert!(!shown("s3cret").contains("s3cret"));
+    }
+
+    #[test]
+    fn a_longer_wait_is_no_news_and_another_code_is() {
+        assert!(same("not again before 10 min (1004 x)", "not again before 120 min (1004 x)"));
+        assert!(!same("refused (1004 x)", "refused (1009 x)"));
+        assert!(!same("no answer within 10 s", "refused"));
+        assert!(!same("", "refused"));
     }
 
     #[test]

@@ -76,6 +76,11 @@ impl Service {
         self
     }
 
+    /// A call is answered well again.
+    fn forget(&self, call: &'static str) {
+        self.0.lock().unwrap().always.remove(call);
+    }
+
     /// The names of the calls so far, apart from the session's own about presence and subscriptions.
     fn calls(&self) -> Vec<String> {
         let inner = self.0.lock().unwrap();

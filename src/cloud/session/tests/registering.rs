@@ -152,6 +152,51 @@ async fn after_a_quota_there_is_no_set_config_for_ten_minutes_and_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn quotas_outlive_a_restart() {
+    // Not known to iLink, and asked too often to register: nobody asks again before the time, however often it starts.
+    let world = World::new();
+    world.service.always("query", code(1004));
+    let running = world.start();
+    let first = running.state(CloudState::Degraded).await;
+    assert!(first.cause.contains("1004"), "{first:?}");
+    running.stop().await;
+    for _ in 0..5 {
+        let running = world.start();
+        let again = running.state(CloudState::Degraded).await;
+        assert!(again.cause.contains("1004") && again.cause.contains(" min"), "{again:?}");
+        running.ready().await;
+        assert_eq!(replied(&running.send().await), 0, "everything else goes on");
+        running.stop().await;
+    }
+    assert_eq!((world.service.count("query"), world.service.count("register")), (1, 0));
+    assert_eq!(world.service.count("get_access_token"), 1);
+
+    // The same for tokens, with a registration on record.
+    let world = World::registered();
+    world.service.always("get_access_token", code(1009));
+    for _ in 0..5 {
+        let running = world.start();
+        let degraded = running.state(CloudState::Degraded).await;
+        assert!(degraded.cause.contains("1009"), "{degraded:?}");
+        running.stop().await;
+    }
+    assert_eq!(world.service.count("get_access_token"), 1);
+    // Then it is asked again, later than the first time; and once it has succeeded, that is forgotten.
+    let running = world.start();
+    world.service.always("get_access_token", code(1009));
+    tokio::time::sleep(Duration::from_mins(13)).await;
+    assert_eq!(world.service.count("get_access_token"), 2);
+    running.stop().await;
+    world.service.forget("get_access_token");
+    let running = world.start();
+    let begun = Instant::now();
+    running.ready().await;
+    assert!(begun.elapsed() >= Duration::from_mins(19), "{:?}", begun.elapsed());
+    running.stop().await;
+    assert!(!world.dir.path().join("quotas.json").exists());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_record_is_good_until_ilink_can_be_asked() {
     let world = World::registered();
     world.service.next("query", [code(1004)]);
