@@ -7,6 +7,7 @@
 //! A panic is a line of the log like any other, without the text that was made for it: that may quote anything.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
 use std::sync::{Mutex, PoisonError};
@@ -102,6 +103,20 @@ impl Seldom {
     }
 }
 
+/// Lets one line pass for each thing, for a bounded number of things.
+#[derive(Debug, Default)]
+pub struct SaidOnce(Mutex<HashSet<String>>);
+
+impl SaidOnce {
+    const AT_MOST: usize = 100;
+
+    /// Whether there is anything to say about `what`.
+    pub fn is_new(&self, what: String) -> bool {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        said.len() < Self::AT_MOST && said.insert(what)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tracing::Level;
@@ -124,5 +139,7 @@ mod tests {
         assert_eq!([seldom.may(), seldom.may(), seldom.may()], [true, false, false]);
         *seldom.0.lock().unwrap() = Instant::now().checked_sub(Seldom::EVERY);
         assert!(seldom.may());
+        let said = SaidOnce::default();
+        assert_eq!((0..1000).filter(|n| said.is_new((n % 200).to_string())).count(), SaidOnce::AT_MOST);
     }
 }

@@ -1,12 +1,12 @@
-//! What the broker refuses for good is set aside: kept, counted, warned of once, and in nobody's way.
+//! What the broker refuses for good is set aside: kept, counted, and in nobody's way. The link warns of it and tells it in
+//! its state.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::clock;
 use crate::counters::Counters;
@@ -14,28 +14,23 @@ use crate::local::Publication;
 use crate::mqtt::{Delivery, Publisher, Refusal};
 use crate::spool::{Spool, SpoolError};
 
-/// Characters of a refused topic that are logged.
-const TOPIC_SHOWN: usize = 200;
-
 /// The set-aside store.
 #[derive(Clone)]
 pub struct SetAside {
     spool: Spool,
     counters: Arc<Counters>,
-    warned: Arc<Mutex<HashSet<(String, String)>>>,
 }
 
 impl SetAside {
     /// A store in `spool`.
     #[must_use]
     pub fn new(spool: Spool, counters: Arc<Counters>) -> Self {
-        Self { spool, counters, warned: Arc::default() }
+        Self { spool, counters }
     }
 
     /// Keeps a refused publish. True once it is durable; false leaves the caller's own row as the only copy.
     pub async fn keep(&self, refused: &Publication, refusal: &Refusal) -> bool {
         self.counters.publishes_set_aside.add();
-        self.warn_once(refused, refusal);
         let row = serde_json::json!({
             "at_ms": clock::wall_now_ms(),
             "topic": refused.topic,
@@ -49,25 +44,6 @@ impl SetAside {
                 error!(%failed, topic = refused.topic, "could not set a refused publish aside; it is tried again after a restart");
                 false
             }
-        }
-    }
-
-    /// One warning for each reason and kind of topic, the first two levels: a bridge without rights must not fill the log.
-    fn warn_once(&self, refused: &Publication, refusal: &Refusal) {
-        let kind: String = refused.topic.splitn(3, '/').take(2).collect::<Vec<_>>().join("/");
-        let new = {
-            let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-            warned.len() < 1000 && warned.insert((refusal.reason.clone(), kind))
-        };
-        if new {
-            // A topic may be refused for its length: 65 KB of it are no line for a log.
-            let topic: String = refused.topic.chars().take(TOPIC_SHOWN).collect();
-            warn!(
-                topic,
-                reason = refusal.reason,
-                remedy = refusal.remedy,
-                "the broker refused a publish for good; it is set aside (further ones like it are only counted)"
-            );
         }
     }
 }

@@ -40,7 +40,6 @@ pub fn words(error: &CertificateError) -> String {
             .to_owned();
     }
     match error {
-        CertificateError::BadSignature => "its signature is wrong: is the issuer's certificate an older one?".to_owned(),
         CertificateError::Revoked => "it was revoked: it must be replaced".to_owned(),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "it was not issued for this purpose: a server's needs the extended key usage serverAuth, a client's clientAuth"

@@ -115,7 +115,8 @@ async fn post(config: &Config, core: &Core, request: &SetConfig<'_>) -> Result<R
 fn status(config: &Config, core: &Core) -> Answer {
     let queue = |queue: Queue| {
         let stats = core.spool.stats(queue);
-        format!("{:<11} {} waiting, {} bytes", queue.as_str(), stats.depth, stats.bytes)
+        let what = if queue == Queue::SetAside { "kept" } else { "waiting" };
+        format!("{:<11} {} {what}, {} bytes", queue.as_str(), stats.depth, stats.bytes)
     };
     let queues = [Queue::Inbound, Queue::Outbound, Queue::SetAside].map(queue).join("\n");
     let text = format!("the bridge is not running on {}\n{queues}", config.state_dir.display());

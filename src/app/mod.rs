@@ -24,7 +24,7 @@ use crate::files;
 use crate::inbound;
 use crate::inbound::relay::Relay;
 use crate::local::Publication;
-use crate::log::Seldom;
+use crate::log::SaidOnce;
 use crate::mqtt;
 use crate::outbound::accept::Accept;
 use crate::outbound::attempt::Attempts;
@@ -220,7 +220,7 @@ fn start_loops(
         accepted,
         counters: Arc::clone(&core.counters),
         progress: accept_progress.clone(),
-        ignored: Seldom::default(),
+        ignored: SaidOnce::default(),
     };
     let attempts = Arc::new(Attempts {
         spool: core.spool.clone(),

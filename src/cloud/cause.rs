@@ -121,7 +121,7 @@ impl Peer {
         let api = &self.api;
         match error {
             rustls::Error::InvalidCertificate(certificate) => match certificate {
-                Certificate::UnknownIssuer => {
+                Certificate::UnknownIssuer | Certificate::BadSignature => {
                     format!(
                         "the TLS certificate of {api} is not trusted (unknown issuer): put its root into ilink.tls.ca"
                     )

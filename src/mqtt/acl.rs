@@ -4,14 +4,21 @@ use super::publisher::Refusal;
 use super::wire::Ack;
 use crate::local::Base;
 
+/// The reason of a refusal for want of rights.
+pub(super) const NOT_AUTHORIZED: &str = "the broker refuses it: not authorized";
+
 /// Why a PUBACK refuses a publication for good.
 pub(super) fn refusal(base: &Base, topic: &str, ack: Ack) -> Refusal {
     let (reason, remedy) = match ack {
-        Ack::TopicInvalid => ("topic name invalid", "look for the reason in the broker's log".to_owned()),
-        Ack::PayloadInvalid => ("payload format invalid", "look for the reason in the broker's log".to_owned()),
-        _ => ("not authorized", write_line(base, topic)),
+        Ack::TopicInvalid => {
+            ("the broker refuses it: topic name invalid", "look for the reason in the broker's log".to_owned())
+        }
+        Ack::PayloadInvalid => {
+            ("the broker refuses it: payload format invalid", "look for the reason in the broker's log".to_owned())
+        }
+        _ => (NOT_AUTHORIZED, write_line(base, topic)),
     };
-    Refusal { reason: format!("the broker refuses it: {reason}"), remedy }
+    Refusal { reason: reason.to_owned(), remedy }
 }
 
 /// What to write into the broker's ACL so that `topic` may be published.

@@ -188,7 +188,7 @@ impl Explain {
         use rustls::Error as Tls;
         let broker = &self.broker;
         Failure::Because(match error {
-            Tls::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            Tls::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
                 format!(
                     "the certificate of {broker} comes from no trusted issuer: name the issuer's certificate in mqtt.tls.ca"
                 )

@@ -42,8 +42,12 @@ use super::explain::{Failure, History};
 use super::incoming::CommandSender;
 use super::outbox::{Job, Origin, Outbox};
 use super::publisher::{Delivery, PublisherEnds, Refusal};
+use super::refused::RefusedTopics;
 use super::state::{LinkCounters, LinkState, Subscriptions};
 use super::wire::{Dialer, Wire};
+
+/// Characters of a refused topic that are logged.
+const TOPIC_SHOWN: usize = 200;
 
 /// What outlives a connection.
 pub(super) struct Task {
@@ -61,6 +65,7 @@ pub(super) struct Task {
     /// not be held until the next look is done.
     pub(super) owns_base: bool,
     pub(super) denied: Denied,
+    pub(super) refused: RefusedTopics,
     /// When it was last said that commands are dropped.
     pub(super) drops_told: Option<Instant>,
 }
@@ -112,8 +117,19 @@ impl Task {
     }
 
     /// Tells the caller of a job what became of it.
-    pub(super) fn complete(&self, job: Job, delivery: Delivery) {
+    pub(super) fn complete(&mut self, job: Job, delivery: Delivery) {
         let Origin::Caller(done) = job.origin else { return };
+        let topic = &job.publication.topic;
+        match &delivery {
+            Delivery::Acked { .. } => self.topic_taken(topic),
+            Delivery::Refused(refusal) if self.topic_refused(topic, refusal) => warn!(
+                topic = topic.chars().take(TOPIC_SHOWN).collect::<String>(),
+                reason = refusal.reason,
+                remedy = refusal.remedy,
+                "the broker refused a publish for good; it is set aside (further ones like it are only counted)"
+            ),
+            _ => {}
+        }
         LinkCounters::one(match &delivery {
             Delivery::Acked { no_subscribers } => {
                 LinkCounters::add(&self.counters.no_subscribers, u64::from(*no_subscribers));
@@ -124,6 +140,27 @@ impl Task {
         });
         // A caller that no longer waits does not want to know.
         let _ = done.send(delivery);
+    }
+
+    /// Notes a publish that was refused for good; whether this is news.
+    pub(super) fn topic_refused(&mut self, topic: &str, refusal: &Refusal) -> bool {
+        let news = self.refused.refused(topic, refusal, Instant::now());
+        if news {
+            self.show_refused();
+        }
+        news
+    }
+
+    /// Notes a publish that was taken.
+    pub(super) fn topic_taken(&mut self, topic: &str) {
+        if let Some(kind) = self.refused.taken(topic, Instant::now()) {
+            info!("the broker takes publishes to {kind:?} again");
+            self.show_refused();
+        }
+    }
+
+    fn show_refused(&self) {
+        self.state.send_modify(|state| state.refused = self.refused.all());
     }
 
     fn failed(&mut self, failure: &Failure, history: &History) {

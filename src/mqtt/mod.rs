@@ -25,6 +25,7 @@ mod outbox;
 mod probe;
 mod publisher;
 mod receiving;
+mod refused;
 mod sending;
 mod state;
 mod tls;
@@ -42,12 +43,14 @@ use tokio_util::sync::CancellationToken;
 pub use config::{LinkConfig, Protocol, StartError, Timing, TlsOptions};
 pub use incoming::{Commands, Incoming};
 pub use publisher::{AckToken, Completion, Delivery, Publisher, Refusal};
+pub use refused::Refused;
 pub use state::{LinkCounters, LinkState, Subscriptions};
 
 use denied::Denied;
 use explain::Explain;
 use link::Task;
 use outbox::Outbox;
+use refused::RefusedTopics;
 use v5::V5;
 use v311::V311;
 use wire::Dialer;
@@ -101,6 +104,7 @@ pub fn start(config: LinkConfig, shutdown: CancellationToken) -> Result<Link, St
         expects_session,
         owns_base: false,
         denied,
+        refused: RefusedTopics::default(),
         drops_told: None,
     };
     let task = match protocol {

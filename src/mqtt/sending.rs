@@ -116,9 +116,14 @@ impl<W: Wire> Connection<'_, W> {
     /// One of the link's own, whose refusal nobody else hears of.
     fn own_finished(&mut self, topic: &str, delivery: &Delivery) {
         match delivery {
-            Delivery::Acked { .. } => self.task.denied.taken(topic),
-            Delivery::Refused(Refusal { reason, remedy }) => {
-                warn!(topic, reason, remedy, "the bridge's own state cannot be published");
+            Delivery::Acked { .. } => {
+                self.task.denied.taken(topic);
+                self.task.topic_taken(topic);
+            }
+            Delivery::Refused(refusal @ Refusal { reason, remedy }) => {
+                if self.task.topic_refused(topic, refusal) {
+                    warn!(topic, reason, remedy, "the bridge's own state cannot be published");
+                }
                 self.task.denied.refused(topic, reason, Instant::now());
             }
             Delivery::Expired | Delivery::Closed => {}

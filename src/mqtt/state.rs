@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use super::refused::Refused;
+
 /// The link as it stands; a new value at every change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkState {
@@ -18,6 +20,8 @@ pub struct LinkState {
     pub session_began: u64,
     /// Whether commands will arrive.
     pub subscriptions: Subscriptions,
+    /// What the broker refuses to take from us; empty when all is well.
+    pub refused: Vec<Refused>,
     /// The other uid that uses the base topic.
     pub conflict: Option<String>,
     /// Why it is not connected, in plain words with the remedy.
@@ -51,6 +55,7 @@ impl Default for LinkState {
             session_lost: 0,
             session_began: 0,
             subscriptions: Subscriptions::Pending,
+            refused: Vec::new(),
             conflict: None,
             cause: Some("not connected to the broker yet".to_owned()),
             generation: 0,

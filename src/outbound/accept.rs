@@ -31,7 +31,7 @@ use crate::clock::Stamp;
 use crate::counters::Counters;
 use crate::local::command::reference;
 use crate::local::{Base, Command as Decoded, CommandResult, Parsed, Reason, Rejection, Rules, response_topic_allowed};
-use crate::log::Seldom;
+use crate::log::SaidOnce;
 use crate::mqtt::{AckToken, Commands, Incoming, LinkState, Publisher};
 use crate::progress::Progress;
 use crate::set_aside::{SetAside, Settled, settle};
@@ -76,8 +76,8 @@ pub struct Accept {
     pub counters: Arc<Counters>,
     /// Whether the loop is stuck.
     pub progress: Progress,
-    /// Not every ignored response topic is worth a line.
-    pub ignored: Seldom,
+    /// Response topics of which it was said that they are ignored.
+    pub ignored: SaidOnce,
 }
 
 /// A message being stored or refused.
@@ -246,13 +246,13 @@ impl Accept {
             let allowed = response_topic_allowed(topic, base, discovery_prefix, response_topics);
             if let Err(why) = &allowed {
                 self.counters.response_topics_ignored.add();
-                if self.ignored.may() {
-                    let clipped = |topic: &str| topic.chars().take(TOPIC_SHOWN).collect::<String>();
+                let clipped = |topic: &str| topic.chars().take(TOPIC_SHOWN).collect::<String>();
+                if self.ignored.is_new(clipped(topic)) {
                     warn!(
                         command = clipped(&message.topic),
                         response_topic = clipped(topic),
                         why,
-                        "ignored a command's response topic; mqtt.response_topics says which are used (said once a minute at most)"
+                        "ignored a command's response topic; mqtt.response_topics says which are used (each is said once)"
                     );
                 }
             }
@@ -274,7 +274,11 @@ impl Accept {
             }
             Err(SpoolError::Failed(_)) => Fate::Acknowledged(None),
             Err(error) => {
-                let rejection = Rejection::new(Reason::QueueFull, error.to_string(), reference);
+                let why = match error {
+                    SpoolError::Full => "the bridge's queue to iLink is full: send it again later".to_owned(),
+                    other => other.to_string(),
+                };
+                let rejection = Rejection::new(Reason::QueueFull, why, reference);
                 Fate::Refused(Box::pin(self.refuse(id, reply_to, rejection, ack)))
             }
         }

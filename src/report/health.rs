@@ -10,7 +10,7 @@ use super::{Report, time};
 use crate::clock;
 use crate::inbound;
 use crate::local::Base;
-use crate::mqtt::Subscriptions;
+use crate::mqtt::{Refused, Subscriptions};
 use crate::outbound;
 use crate::protocol::Variant;
 use crate::spool::{Queue, Spool};
@@ -71,6 +71,21 @@ pub(super) struct Broker {
     pub(super) cause: String,
     pub(super) since: String,
     pub(super) subscriptions: String,
+    /// What the broker does not take from us.
+    pub(super) refused: Vec<RefusedHealth>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct RefusedHealth {
+    pub(super) topic: String,
+    pub(super) cause: String,
+    pub(super) since: String,
+}
+
+impl From<Refused> for RefusedHealth {
+    fn from(Refused { topic, cause, since }: Refused) -> Self {
+        Self { topic, cause, since: time(since) }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -125,6 +140,7 @@ impl Health {
                 cause: link.cause.unwrap_or_default(),
                 since: time(link.since),
                 subscriptions: describe(&link.subscriptions, &report.base),
+                refused: link.refused.into_iter().map(RefusedHealth::from).collect(),
             },
             callback: Callback {
                 last_get_at: report.handshakes.last_get_at().map(time),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::health::QueueHealth;
+use super::health::{QueueHealth, RefusedHealth};
 use super::{Health, Info, Part, Ready};
 
 impl Health {
@@ -29,6 +29,9 @@ impl Health {
             let state = if *ready { "ready" } else { "not ready" };
             writeln!(text, "{name:<16}{state} since {since}{}", cause(why.as_deref()))?;
         }
+        for RefusedHealth { topic, cause, since } in &self.broker.refused {
+            writeln!(text, "{:<16}{topic} since {since}: {cause}", "refused")?;
+        }
         if let Some(left) = self.token_expires_in_s {
             writeln!(text, "{:<16}for another {left} s", "access token")?;
         }
@@ -36,10 +39,14 @@ impl Health {
         writeln!(text, "{:<16}{}", "last handshake", self.callback.last_get_at.clone().unwrap_or_else(never))?;
         writeln!(text, "{:<16}{}", "last push", self.callback.last_push_at.clone().unwrap_or_else(never))?;
         let queues = &self.queues;
-        let all = [("inbound", &queues.inbound), ("outbound", &queues.outbound), ("set aside", &queues.set_aside)];
-        for (name, QueueHealth { depth, oldest_s, bytes }) in all {
+        let all = [
+            ("inbound", &queues.inbound, "waiting"),
+            ("outbound", &queues.outbound, "waiting"),
+            ("set aside", &queues.set_aside, "kept"),
+        ];
+        for (name, QueueHealth { depth, oldest_s, bytes }, what) in all {
             let oldest = oldest_s.map(|age| format!(", the oldest for {age} s")).unwrap_or_default();
-            writeln!(text, "{name:<16}{depth} waiting, {bytes} bytes{oldest}")?;
+            writeln!(text, "{name:<16}{depth} {what}, {bytes} bytes{oldest}")?;
         }
         let counted = self.counters.iter().filter(|(_, count)| **count > 0);
         for (name, count) in counted {

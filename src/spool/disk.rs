@@ -36,7 +36,11 @@ impl Disk {
         #[cfg(test)]
         let free = self.pretended.unwrap_or(free);
         if free < floor && (free < floor / 4 || free.saturating_add(unused()) < floor) {
-            return Err(format!("the disk is nearly full: {} KiB free, {} KiB are kept", free / 1024, floor / 1024));
+            return Err(format!(
+                "the disk is nearly full ({} KiB free, {} KiB are kept): free some space on it",
+                free / 1024,
+                floor / 1024
+            ));
         }
         Ok(())
     }

@@ -31,10 +31,12 @@ impl From<rusqlite::Error> for Fault {
             _ => {}
         }
         match sqlite.code {
-            ErrorCode::DiskFull => Self::Unwritable("the disk is full".to_owned()),
-            ErrorCode::ReadOnly => Self::Unwritable("the file or its disk is read-only".to_owned()),
+            ErrorCode::DiskFull => Self::Unwritable("the disk is full: free some space on it".to_owned()),
+            ErrorCode::ReadOnly => Self::Unwritable(
+                "spool.db or its disk is read-only: correct the rights in state_dir, or mount it writable".to_owned(),
+            ),
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
-                Self::Unwritable("another program has locked the database".to_owned())
+                Self::Unwritable("another program has locked spool.db: close that program".to_owned())
             }
             // The rest are faults of content: a table that is gone, a number that is taken, a type that never was.
             ErrorCode::DatabaseCorrupt

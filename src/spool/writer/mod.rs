@@ -48,6 +48,8 @@ pub(super) struct Writer {
     refused: Option<(String, Instant)>,
     /// The size of what was last refused because its queue was full.
     full: PerQueue<Option<u64>>,
+    /// Of which queues it was said that they are full.
+    full_told: PerQueue<bool>,
     /// When the log last grew; `None` once it is empty.
     grown: Option<Instant>,
     /// Whether the operator knows that another program keeps the log from being emptied.
@@ -85,6 +87,7 @@ impl Writer {
             pending: Pending::default(),
             refused: None,
             full: PerQueue::default(),
+            full_told: PerQueue::default(),
             grown,
             reader_warned: false,
         }

@@ -17,6 +17,23 @@ const RETRY_EVERY: Duration = Duration::from_secs(5);
 /// A log beyond this is not ours alone: another program keeps a reading transaction open.
 const LOG_TOO_LARGE: u64 = 64 * 1024 * 1024;
 
+/// A full queue counts as full until this part of it is free.
+const ROOM_AGAIN: u64 = 16;
+
+/// What it means that a queue is full, and what to do.
+fn full_words(queue: Queue) -> &'static str {
+    match queue {
+        Queue::Inbound => {
+            "the inbound queue is full: pushes are not answered until the broker takes what waits (see `broker`); or raise \
+             spool.max_bytes"
+        }
+        _ => {
+            "the outbound queue is full: commands are refused until iLink takes what waits and the broker its results; or \
+             raise spool.max_bytes"
+        }
+    }
+}
+
 impl Writer {
     /// Refuses what has no room, before the disk is touched. The rest is to be stored.
     pub(super) fn admit(&mut self, ops: Vec<Op>) -> Result<Vec<Op>, Stop> {
@@ -123,12 +140,19 @@ impl Writer {
 
     pub(super) fn show_writable(&mut self) {
         let mut now = Ok(());
-        for queue in Queue::ALL {
-            let held = self.db.counts.get(queue).bytes;
+        for queue in [Queue::Inbound, Queue::Outbound] {
+            let (held, limit) = (self.db.counts.get(queue).bytes, self.limits.of(queue));
             let full = self.full.get_mut(queue);
-            *full = full.filter(|size| held.saturating_add(*size) > self.limits.of(queue));
-            if full.is_some() && queue != Queue::SetAside {
-                now = Err(format!("the {} queue is full", queue.as_str()));
+            // With some room to spare: a flood at the limit must not be told as a change of state with each row.
+            *full = full.filter(|size| held.saturating_add((*size).max(limit / ROOM_AGAIN)) > limit && held > 0);
+            let told = std::mem::replace(self.full_told.get_mut(queue), full.is_some());
+            match (full.is_some(), told) {
+                (true, false) => warn!("{}", full_words(queue)),
+                (false, true) => info!("the {} queue has room again", queue.as_str()),
+                _ => {}
+            }
+            if full.is_some() {
+                now = Err(full_words(queue).to_owned());
             }
         }
         if let Some((cause, _)) = &self.refused {

@@ -57,7 +57,8 @@ async fn what_a_connack_refuses_is_told_too() {
         (ConnectReturnCode::ClientIdentifierNotValid, limits(), "rejects the client identifier `ilink2mqtt-414`"),
         (ConnectReturnCode::BadUserNamePassword, limits(), "check mqtt.username"),
         (ConnectReturnCode::ServerBusy, limits(), "unavailable or busy"),
-        (ConnectReturnCode::Banned, limits(), "Banned"),
+        (ConnectReturnCode::Banned, limits(), "banned there"),
+        (ConnectReturnCode::QuotaExceeded, limits(), "quota exceeded; look for the reason in the broker's log"),
         (ConnectReturnCode::Success, no_qos, "QoS 0 only"),
         (ConnectReturnCode::Success, no_retain, "does not support retained messages"),
     ] {

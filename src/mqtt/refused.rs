@@ -1,0 +1,132 @@
+//! What the broker refuses at present, by kind of topic: for health and status, and so that the log tells when it begins and
+//! when it is over instead of every message.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::acl::NOT_AUTHORIZED;
+use super::publisher::Refusal;
+
+/// Without another refusal for so long, the next success of its kind ends it.
+const OVER_AFTER: Duration = Duration::from_mins(1);
+/// Kinds that are remembered.
+const KINDS: usize = 32;
+/// Characters of a refused topic that are shown: it may have been refused for its length.
+const TOPIC_SHOWN: usize = 200;
+
+/// Publishes that the broker refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The topic of the latest, cut if it is long.
+    pub topic: String,
+    /// Why, and what to do about it.
+    pub cause: String,
+    /// Since when.
+    pub since: SystemTime,
+}
+
+#[derive(Debug)]
+struct Entry {
+    shown: Refused,
+    reason: String,
+    last: Instant,
+}
+
+/// By kind: the first two levels of the topic.
+#[derive(Debug, Default)]
+pub(super) struct RefusedTopics(BTreeMap<String, Entry>);
+
+impl RefusedTopics {
+    /// A publish was refused for good; whether this is news.
+    pub(super) fn refused(&mut self, topic: &str, refusal: &Refusal, now: Instant) -> bool {
+        let kind = kind(topic);
+        let reason = without_numbers(&refusal.reason);
+        if let Some(entry) = self.0.get_mut(&kind) {
+            entry.last = now;
+            entry.shown.topic = clipped(topic);
+            if entry.reason == reason {
+                return false;
+            }
+        } else if self.0.len() >= KINDS {
+            return false;
+        }
+        let cause = format!("{}; {}", refusal.reason, refusal.remedy);
+        let shown = Refused { topic: clipped(topic), cause, since: SystemTime::now() };
+        self.0.insert(kind, Entry { shown, reason, last: now });
+        true
+    }
+
+    /// A publish was taken; the kind whose refusals are over by that.
+    pub(super) fn taken(&mut self, topic: &str, now: Instant) -> Option<String> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let kind = kind(topic);
+        let entry = self.0.get(&kind)?;
+        let same = entry.shown.topic == topic && entry.reason == NOT_AUTHORIZED;
+        let over = same || now.duration_since(entry.last) >= OVER_AFTER;
+        over.then(|| self.0.remove(&kind)).flatten().map(|_| kind)
+    }
+
+    pub(super) fn all(&self) -> Vec<Refused> {
+        self.0.values().map(|entry| entry.shown.clone()).collect()
+    }
+}
+
+fn kind(topic: &str) -> String {
+    clipped(&topic.splitn(3, '/').take(2).collect::<Vec<_>>().join("/"))
+}
+
+fn clipped(topic: &str) -> String {
+    topic.chars().take(TOPIC_SHOWN).collect()
+}
+
+fn without_numbers(reason: &str) -> String {
+    reason.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(reason: &str) -> Refusal {
+        Refusal { reason: reason.to_owned(), remedy: "mend it".to_owned() }
+    }
+
+    #[test]
+    fn a_kind_is_news_once_and_over_when_the_same_topic_is_taken() {
+        let (mut topics, now) = (RefusedTopics::default(), Instant::now());
+        assert!(topics.refused("ilink/recv/user/1/text", &refusal(NOT_AUTHORIZED), now));
+        assert!(!topics.refused("ilink/recv/user/2/text", &refusal(NOT_AUTHORIZED), now));
+        assert!(topics.refused("ilink/event/text", &refusal(NOT_AUTHORIZED), now));
+        let shown = topics.all();
+        assert_eq!(shown.len(), 2);
+        assert_eq!(shown[1].topic, "ilink/recv/user/2/text");
+        assert!(shown[1].cause.ends_with("; mend it"));
+        assert_eq!(topics.taken("ilink/recv/user/1/text", now), None, "others of its kind may be allowed");
+        assert_eq!(topics.taken("ilink/recv/user/2/text", now).as_deref(), Some("ilink/recv"));
+        assert!(topics.refused("ilink/recv/user/2/text", &refusal(NOT_AUTHORIZED), now));
+        assert_eq!(topics.taken("ilink/recv/user/1/text", now + OVER_AFTER).as_deref(), Some("ilink/recv"));
+        assert_eq!(topics.all().len(), 1);
+    }
+
+    #[test]
+    fn what_concerns_one_message_is_not_over_with_the_next() {
+        let (mut topics, now) = (RefusedTopics::default(), Instant::now());
+        assert!(topics.refused("a/b", &refusal("the packet has 500 bytes"), now));
+        assert_eq!(topics.taken("a/b", now), None);
+        assert!(!topics.refused("a/b", &refusal("the packet has 700 bytes"), now), "other numbers are no news");
+        assert!(topics.refused("a/b", &refusal(NOT_AUTHORIZED), now));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let (mut topics, now) = (RefusedTopics::default(), Instant::now());
+        let long = "x".repeat(60_000);
+        let news = (0..1000).filter(|n| topics.refused(&format!("{n}/{long}"), &refusal("no"), now)).count();
+        assert_eq!(news, KINDS);
+        assert!(topics.all().iter().all(|refused| refused.topic.len() == TOPIC_SHOWN));
+    }
+}
