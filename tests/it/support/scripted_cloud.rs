@@ -51,17 +51,33 @@ pub(crate) struct ScriptedCloud {
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
+/// What a request meets when nothing is scripted.
+type Otherwise = Arc<dyn Fn(&Seen) -> Behaviour + Send + Sync>;
+
+impl Seen {
+    /// The call's name: `send_msg`.
+    pub(crate) fn call(&self) -> &str {
+        self.line.split(['/', '?', ' ']).find(|part| !part.is_empty() && *part != "POST").unwrap_or_default()
+    }
+}
+
 impl ScriptedCloud {
     pub(crate) async fn start() -> Self {
-        Self::listen("http", None).await
+        Self::start_with(|_| Behaviour::reply(r#"{"code":0}"#)).await
     }
 
-    /// The same behind TLS.
+    /// One that answers like this when nothing is scripted.
+    pub(crate) async fn start_with(otherwise: impl Fn(&Seen) -> Behaviour + Send + Sync + 'static) -> Self {
+        Self::listen("http", None, Arc::new(otherwise)).await
+    }
+
+    /// Behind TLS.
     pub(crate) async fn start_tls(config: rustls::ServerConfig) -> Self {
-        Self::listen("https", Some(TlsAcceptor::from(Arc::new(config)))).await
+        let otherwise = |_: &Seen| Behaviour::reply(r#"{"code":0}"#);
+        Self::listen("https", Some(TlsAcceptor::from(Arc::new(config))), Arc::new(otherwise)).await
     }
 
-    async fn listen(scheme: &str, tls: Option<TlsAcceptor>) -> Self {
+    async fn listen(scheme: &str, tls: Option<TlsAcceptor>, otherwise: Otherwise) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api = format!("{scheme}://{}", listener.local_addr().unwrap()).parse().unwrap();
         let (script, seen) = (Arc::new(Mutex::new(VecDeque::new())), Arc::new(Mutex::new(Vec::new())));
@@ -69,12 +85,13 @@ impl ScriptedCloud {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (script, seen, tls) = (Arc::clone(&scripted), Arc::clone(&noted), tls.clone());
+                let otherwise = Arc::clone(&otherwise);
                 tokio::spawn(async move {
                     match tls {
-                        None => serve(stream, &script, &seen).await,
+                        None => serve(stream, &script, &seen, &otherwise).await,
                         // A client that refuses the certificate is no failure of this server.
                         Some(tls) => match tls.accept(stream).await {
-                            Ok(stream) => serve(stream, &script, &seen).await,
+                            Ok(stream) => serve(stream, &script, &seen, &otherwise).await,
                             Err(_) => None,
                         },
                     }
@@ -95,7 +112,12 @@ impl ScriptedCloud {
 }
 
 /// One request; none if the peer left before it was whole.
-async fn serve<S>(mut stream: S, script: &Mutex<VecDeque<Behaviour>>, seen: &Mutex<Vec<Seen>>) -> Option<()>
+async fn serve<S>(
+    mut stream: S,
+    script: &Mutex<VecDeque<Behaviour>>,
+    seen: &Mutex<Vec<Seen>>,
+    otherwise: &Otherwise,
+) -> Option<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -119,9 +141,10 @@ where
         }
     }
     let body = serde_json::from_slice(&read[end + 4..]).unwrap_or(Value::Null);
-    seen.lock().unwrap().push(Seen { line: line.to_owned(), headers, body });
+    let request = Seen { line: line.to_owned(), headers, body };
+    seen.lock().unwrap().push(request.clone());
     let behaviour = script.lock().unwrap().pop_front();
-    match behaviour.unwrap_or_else(|| Behaviour::reply(r#"{"code":0}"#)) {
+    match behaviour.unwrap_or_else(|| otherwise(&request)) {
         Behaviour::Bytes(bytes) => {
             stream.write_all(&bytes).await.ok()?;
             stream.shutdown().await.ok()
