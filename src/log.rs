@@ -103,6 +103,40 @@ impl Seldom {
     }
 }
 
+/// Lets ten lines a minute pass, and counts those it holds back: for what is of interest each time, but not thousands of times.
+#[derive(Debug, Default)]
+pub struct Few(Mutex<Minute>);
+
+#[derive(Debug, Default)]
+struct Minute {
+    began: Option<Instant>,
+    lines: u32,
+    held_back: u64,
+}
+
+impl Few {
+    const LINES: u32 = 10;
+    const PERIOD: Duration = Duration::from_mins(1);
+
+    /// Whether to log now; then, how many lines were held back since the last one.
+    pub fn line(&self) -> Option<u64> {
+        self.line_at(Instant::now())
+    }
+
+    fn line_at(&self, now: Instant) -> Option<u64> {
+        let mut minute = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if minute.began.is_none_or(|began| now.duration_since(began) >= Self::PERIOD) {
+            (minute.began, minute.lines) = (Some(now), 0);
+        }
+        if minute.lines == Self::LINES {
+            minute.held_back += 1;
+            return None;
+        }
+        minute.lines += 1;
+        Some(std::mem::take(&mut minute.held_back))
+    }
+}
+
 /// Lets one line pass for each thing, for a bounded number of things.
 #[derive(Debug, Default)]
 pub struct SaidOnce(Mutex<HashSet<String>>);
@@ -131,6 +165,15 @@ mod tests {
         assert!(!chatty.would_enable("rumqttc::v5::state", &Level::ERROR), "it logs whole packets");
         let quiet = filter(LevelFilter::ERROR);
         assert!(!quiet.would_enable("ilink2mqtt", &Level::WARN) && !quiet.would_enable("hyper", &Level::WARN));
+    }
+
+    #[test]
+    fn ten_lines_a_minute_and_the_next_one_tells_of_the_rest() {
+        let (few, start) = (Few::default(), Instant::now());
+        let lines: Vec<_> = (0..1000).filter_map(|n| few.line_at(start + Duration::from_millis(n))).collect();
+        assert_eq!(lines, [0; 10]);
+        assert_eq!(few.line_at(start + Few::PERIOD), Some(990));
+        assert_eq!(few.line_at(start + Few::PERIOD), Some(0));
     }
 
     #[test]

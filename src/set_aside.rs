@@ -11,6 +11,7 @@ use tracing::error;
 use crate::clock;
 use crate::counters::Counters;
 use crate::local::Publication;
+use crate::log::Seldom;
 use crate::mqtt::{Delivery, Publisher, Refusal};
 use crate::spool::{Spool, SpoolError};
 
@@ -19,13 +20,14 @@ use crate::spool::{Spool, SpoolError};
 pub struct SetAside {
     spool: Spool,
     counters: Arc<Counters>,
+    not_kept: Arc<Seldom>,
 }
 
 impl SetAside {
     /// A store in `spool`.
     #[must_use]
     pub fn new(spool: Spool, counters: Arc<Counters>) -> Self {
-        Self { spool, counters }
+        Self { spool, counters, not_kept: Arc::default() }
     }
 
     /// Keeps a refused publish. True once it is durable; false leaves the caller's own row as the only copy.
@@ -41,7 +43,9 @@ impl SetAside {
             // Full: larger than the whole store, counted and warned of, and there is nowhere to keep it.
             Ok(()) | Err(SpoolError::Full) => true,
             Err(failed) => {
-                error!(%failed, topic = refused.topic, "could not set a refused publish aside; it is tried again after a restart");
+                if self.not_kept.may() {
+                    error!(%failed, "could not set a refused publish aside; it is tried again after a restart");
+                }
                 false
             }
         }

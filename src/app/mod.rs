@@ -24,7 +24,7 @@ use crate::files;
 use crate::inbound;
 use crate::inbound::relay::Relay;
 use crate::local::Publication;
-use crate::log::SaidOnce;
+use crate::log::{Few, SaidOnce};
 use crate::mqtt;
 use crate::outbound::accept::Accept;
 use crate::outbound::attempt::Attempts;
@@ -227,6 +227,7 @@ fn start_loops(
         session: session.clone(),
         ambiguous: parts::ambiguous(config),
         counters: Arc::clone(&core.counters),
+        failed: Few::default(),
     });
     let deliver = Deliver::new(parts::deliver_config(config), attempts, results, deliver_progress.clone());
     let results = Results {

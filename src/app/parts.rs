@@ -269,6 +269,7 @@ pub(super) fn accept_config(config: &Config) -> AcceptConfig {
     AcceptConfig {
         base: config.mqtt.base_topic.clone(),
         rules: Rules { allow_calls: Globs::new(&config.mqtt.allow_calls), max_content: config.outbound.max_content },
+        max_packet: usize::try_from(config.mqtt.max_packet).unwrap_or(usize::MAX),
         ttl: config.outbound.ttl,
         response_topics: config.mqtt.response_topics.clone(),
         discovery_prefix: config.homeassistant.discovery_prefix.clone(),

@@ -188,7 +188,9 @@ fn reference_in(fields: &Fields) -> Result<Option<Reference>, Fault> {
 /// Reads a raw message: `rest` is the topic after `send/`.
 fn decode_send(rest: &str, payload: &[u8], rules: &Rules) -> Result<Command, Rejection> {
     let reject = |reason, message: String| Rejection::new(reason, message, None);
-    let call = send_call(rest, payload).map_err(|message| reject(Reason::BadTopic, message))?;
+    // What is too large is refused below, and not copied first.
+    let content = payload.get(..rules.max_content).unwrap_or(payload);
+    let call = send_call(rest, content).map_err(|message| reject(Reason::BadTopic, message))?;
     rules.allow(call.name()).map_err(|message| reject(Reason::NotAllowed, message))?;
     if payload.is_empty() {
         return Err(reject(Reason::BadPayload, "the payload is the message and must not be empty".to_owned()));

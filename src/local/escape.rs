@@ -85,6 +85,21 @@ pub fn escape_property(value: &str) -> Cow<'_, str> {
     if value.contains(is_unsendable) { Cow::Owned(escape_id(value)) } else { Cow::Borrowed(value) }
 }
 
+/// One level of a command topic as a level of its result's topic: verbatim, escapes included, but for the characters that would
+/// cost the connection.
+#[must_use]
+pub fn escape_unsendable(level: &str) -> Cow<'_, str> {
+    let unsendable = |c: char| matches!(c, '+' | '#') || is_unsendable(c);
+    if !level.contains(unsendable) {
+        return Cow::Borrowed(level);
+    }
+    let mut escaped = String::with_capacity(level.len());
+    for character in level.chars() {
+        push_escaped(&mut escaped, character, unsendable(character));
+    }
+    Cow::Owned(escaped)
+}
+
 /// Whether brokers may refuse the character in any MQTT string.
 #[must_use]
 pub fn is_unsendable(character: char) -> bool {

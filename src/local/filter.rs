@@ -4,6 +4,8 @@
 
 /// The longest MQTT string, in bytes.
 pub const MAX_STRING: usize = 65_535;
+/// Mosquitto disconnects a client whose topic has more.
+pub const MAX_SLASHES: usize = 200;
 
 /// Whether `filter` may be subscribed to: `#` only as the whole last level, `+` only as a whole level.
 #[must_use]

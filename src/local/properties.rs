@@ -8,6 +8,7 @@ use ulid::Ulid;
 
 use super::command::{decode, decode_call};
 use super::escape::is_unsendable;
+use super::filter::{MAX_SLASHES, MAX_STRING};
 use super::*;
 use crate::protocol::{Call, GroupId, Kind, Push, Subject, Uid, content};
 
@@ -132,6 +133,25 @@ proptest! {
                 prop_assert!(!rejection.message.is_empty() && rejection.message.len() < 600);
                 let result = CommandResult::rejected(Ulid::nil(), rejection, 0);
                 prop_assert!(serde_json::from_slice::<Value>(&result.to_json()).is_ok());
+            }
+        }
+    }
+
+    // Whatever a broker lets through: the result of a command can be published, and the bridge does not hear it.
+    #[test]
+    fn every_command_can_be_answered(
+        head in prop_oneof![Just("send/topic/"), Just("call/"), Just("by/c/send/user/"), Just("by/"), Just("send")],
+        level in "(?s)[^/]{0,5}|[a+#\u{1}\u{fffe}/]{1,4}", times in prop_oneof![0usize..8, 190usize..210, 5000usize..22_000],
+        slash: bool,
+    ) {
+        let levels = if slash { format!("{level}/").repeat(times) } else { level.repeat(times) };
+        let topic = format!("home/ilink/{head}{levels}send/x");
+        if let Some(topics) = base().result(&topic) {
+            for answer in [Some(topics.result), topics.ack].into_iter().flatten() {
+                prop_assert!(answer.len() <= MAX_STRING && answer.matches('/').count() <= MAX_SLASHES);
+                prop_assert!(!answer.contains(['+', '#']) && !answer.contains(is_unsendable));
+                prop_assert!(answer.starts_with("home/ilink/result/") || answer.starts_with("home/ilink/by/"));
+                prop_assert!(base().result(&answer).is_none(), "the bridge would hear itself");
             }
         }
     }

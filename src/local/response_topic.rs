@@ -4,11 +4,8 @@
 //! guard it could be told to switch other devices, or to send itself commands.
 
 use super::escape::is_unsendable;
-use super::filter::{MAX_STRING, matches};
+use super::filter::{MAX_SLASHES, MAX_STRING, matches};
 use super::topics::Base;
-
-/// Mosquitto disconnects a client whose topic has more.
-const MAX_SLASHES: usize = 200;
 
 /// The first levels under the base with a meaning of their own.
 const OWN_TREES: [&str; 7] = ["send", "call", "result", "recv", "event", "presence", "bridge"];

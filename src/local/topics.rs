@@ -5,7 +5,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::escape::{escape_id, escape_subject, is_unsendable};
+use super::escape::{escape_id, escape_subject, escape_unsendable, is_unsendable};
+use super::filter::{MAX_SLASHES, MAX_STRING};
 use crate::protocol::{GroupId, Kind, Subject, Uid};
 
 /// Generous for a name, and leaves most of a topic's 65,535 bytes and 200 levels to the ids.
@@ -141,16 +142,22 @@ impl Base {
         self.under(&format!("call/self_test/{random}"))
     }
 
-    /// Where the results of a command go that came on `command_topic`; none if no commands come there.
+    /// Where the results of a command go that came on `command_topic`; none if no commands come there. Verbatim, but for what
+    /// no broker takes: the result's topic is longer than the command's, and one that becomes too long is cut after a level,
+    /// where a subscription of the form `…/#` still hears it (nobody can subscribe to what was cut off).
     #[must_use]
     pub fn result(&self, command_topic: &str) -> Option<ResultTopics> {
         let CommandTopic { client, command, .. } = self.command_topic(command_topic)?;
-        Some(match client {
-            None => ResultTopics { result: self.under(&format!("result/{command}")), ack: None },
-            Some(client) => ResultTopics {
-                result: self.under(&format!("by/{client}/result/{command}")),
-                ack: Some(self.under(&format!("by/{client}/ack/{command}"))),
-            },
+        let topic = |prefix: String| publishable(&prefix, command);
+        let Some(client) = client else {
+            return Some(ResultTopics { result: topic(self.under("result")), ack: None });
+        };
+        let client = publishable("", client);
+        let of_client = |tree: &str| self.under(&format!("by/{client}/{tree}"));
+        Some(if of_client("result").len() < MAX_STRING {
+            ResultTopics { result: topic(of_client("result")), ack: Some(topic(of_client("ack"))) }
+        } else {
+            ResultTopics { result: self.under("result/by"), ack: None }
         })
     }
 
@@ -176,6 +183,25 @@ impl Base {
         };
         Some(CommandTopic { client, tree, command, rest })
     }
+}
+
+/// `prefix` and, after a slash, as many levels of `rest` as brokers take in one topic, with escapes for the characters that
+/// they do not take. Without a prefix, `rest` is one level, and only escaped.
+fn publishable(prefix: &str, rest: &str) -> String {
+    let mut topic = prefix.to_owned();
+    let mut slashes = topic.matches('/').count();
+    for level in rest.split('/') {
+        let level = escape_unsendable(level);
+        if !prefix.is_empty() {
+            slashes += 1;
+            if slashes > MAX_SLASHES || topic.len() + 1 + level.len() > MAX_STRING {
+                break;
+            }
+            topic.push('/');
+        }
+        topic.push_str(&level);
+    }
+    topic
 }
 
 #[cfg(test)]
@@ -237,6 +263,25 @@ mod tests {
         {
             assert_eq!(result(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_result_topic_that_no_broker_takes_is_cut_after_a_level() {
+        let result = |topic: &str| base().result(topic).unwrap();
+        let slashes = |n: usize| format!("ilink/send/topic/a{}", "/b".repeat(n - 3));
+        let fits = slashes(199);
+        assert_eq!(result(&fits).result, fits.replacen("ilink/", "ilink/result/", 1));
+        // One more slash than brokers take.
+        assert_eq!(result(&slashes(200)).result, result(&fits).result);
+        let long = "x".repeat(65_535 - "ilink/send/user//text".len());
+        let long = format!("ilink/send/user/{long}/text");
+        assert_eq!((long.len(), result(&long).result.as_str()), (65_535, "ilink/result/send/user"));
+        let by = result(&format!("ilink/by/c/send/topic{}", "/".repeat(196)));
+        assert_eq!(by.result, format!("ilink/by/c/result/send/topic{}", "/".repeat(195)));
+        assert_eq!(by.ack.unwrap(), format!("ilink/by/c/ack/send/topic{}", "/".repeat(195)));
+        let client = "c".repeat(65_520);
+        assert_eq!(result(&format!("ilink/by/{client}/send")).result, "ilink/result/by");
+        assert_eq!(result("ilink/send/user/a\u{1}b/text").result, "ilink/result/send/user/a%01b/text");
     }
 
     #[test]

@@ -5,6 +5,9 @@
 use crate::local::Base;
 use crate::protocol::Uid;
 
+/// Characters of a stranger's uid that are shown.
+const SHOWN: usize = 200;
+
 /// The look at `bridge/info` and `bridge/state`.
 #[derive(Debug)]
 pub(super) struct AccountCheck {
@@ -40,9 +43,11 @@ impl AccountCheck {
         }
     }
 
-    /// The other account, if there is one. A broken info names nobody: then there is no conflict that we know of.
+    /// The other account, if there is one, as it is shown to people: anybody may have written it. A broken info names nobody:
+    /// then there is no conflict that we know of.
     pub(super) fn other(&self, own: &Uid) -> Option<String> {
-        self.uid.clone().filter(|uid| self.online && uid != own.as_str())
+        let uid = self.uid.as_deref().filter(|uid| self.online && *uid != own.as_str())?;
+        Some(uid.chars().take(SHOWN).flat_map(char::escape_debug).collect())
     }
 }
 
@@ -57,6 +62,7 @@ mod tests {
         for (info, state, other) in [
             (r#"{"uid":"413"}"#, "online", Some("413")),
             (r#"{"uid":413}"#, "online", Some("413")),
+            (r#"{"uid":"4\u001b[2J\n"}"#, "online", Some(r"4\u{1b}[2J\n")),
             (r#"{"uid":"413"}"#, "offline", None),
             (r#"{"uid":"413"}"#, "", None),
             (r#"{"uid":"414"}"#, "online", None),

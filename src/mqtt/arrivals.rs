@@ -35,6 +35,11 @@ impl Arrivals {
         u64::try_from(before - self.0.len()).unwrap_or(u64::MAX)
     }
 
+    /// Whether a message with this packet id waits to be done.
+    pub(super) fn has(&self, pkid: u16) -> bool {
+        self.0.contains(&(pkid, Progress::Pending))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

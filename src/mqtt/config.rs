@@ -43,8 +43,9 @@ pub struct LinkConfig {
     pub credentials: Option<(String, SecretString)>,
     /// Only read for `mqtts://`.
     pub tls: TlsOptions,
-    /// The largest packet the broker may send, in bytes; MQTT 5 brokers are told so and drop larger ones themselves. On
-    /// 3.1.1 there is no telling: refusing one would bring it again for ever, so all sizes are taken.
+    /// The largest packet the broker may send, in bytes; MQTT 5 brokers are told so and drop larger ones themselves. From a
+    /// broker that sends one all the same, and on 3.1.1, where there is no telling, all sizes are taken: refusing a packet
+    /// would bring it again for ever.
     pub max_packet: u32,
     /// How long an MQTT 5 broker keeps commands for the absent bridge, in seconds.
     pub session_expiry: u32,

@@ -5,7 +5,7 @@
 //! [`handshake`](super::handshake); what goes out in [`sending`](super::sending), what comes in in
 //! [`receiving`](super::receiving).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::account::AccountCheck;
 use super::arrivals::Arrivals;
 use super::explain::Failure;
-use super::incoming::Incoming;
+use super::incoming::Held;
 use super::link::Task;
 use super::outbox::Origin;
 use super::probe::Probe;
@@ -81,7 +81,7 @@ pub(super) struct Connection<'t, W: Wire> {
     /// PUBACKs in rumqttc's channel.
     pub(super) acks_handed: usize,
     /// Messages of an earlier session that came before the account check was done.
-    pub(super) held: VecDeque<Incoming>,
+    pub(super) held: Held,
     /// A message found no room: from it on, all are left to the next connection.
     pub(super) overlooking: bool,
     pub(super) probe: Probe,
@@ -114,7 +114,7 @@ impl<'t, W: Wire> Connection<'t, W> {
             refused_at: None,
             arrivals: Arrivals::default(),
             acks_handed: 0,
-            held: VecDeque::new(),
+            held: Held::default(),
             overlooking: false,
             probe,
             standing_held: HashMap::new(),

@@ -15,6 +15,8 @@ pub(super) enum Failure {
     Closed,
     /// The broker sent what MQTT does not allow, or what the connection cannot use.
     Protocol(String),
+    /// The broker sent a packet of so many bytes, which is more than it was told to send.
+    TooLarge(usize),
     /// Said in full.
     Because(String),
 }
@@ -69,6 +71,9 @@ impl Explain {
         let History { stood, quick_losses, after_refusal } = *history;
         match failure {
             Failure::Because(cause) => cause.clone(),
+            Failure::TooLarge(size) => format!(
+                "{broker} sent a packet of {size} bytes though it was told mqtt.max_packet: such packets are taken now, and the commands in them refused"
+            ),
             Failure::Protocol(what) if !stood && self.protocol == Protocol::V5 => format!(
                 "{broker} gave no usable answer to an MQTT 5 CONNECT ({what}): if the broker is older, set mqtt.protocol = \"3.1.1\""
             ),

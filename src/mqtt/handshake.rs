@@ -111,9 +111,7 @@ impl<W: Wire> Connection<'_, W> {
 
     fn subscribe(&mut self) -> Step {
         self.enter(Phase::Subscribing, Some(ANSWER_LIMIT));
-        while let Some(message) = self.held.pop_front() {
-            self.deliver(message);
-        }
+        self.deliver_held();
         self.send_subscribe()
     }
 

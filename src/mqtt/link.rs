@@ -28,6 +28,7 @@
 //! What happens on one connection is in [`connection`](super::connection).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
@@ -164,6 +165,9 @@ impl Task {
     }
 
     fn failed(&mut self, failure: &Failure, history: &History) {
+        if matches!(failure, Failure::TooLarge(_)) {
+            self.dialer.takes_any_size.store(true, Ordering::Relaxed);
+        }
         LinkCounters::one(&self.counters.failures);
         let cause = self.dialer.explain.failure(failure, history);
         let was_connected = self.state.borrow().connected;

@@ -35,6 +35,7 @@ mod validate;
 mod wire;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -93,7 +94,7 @@ pub fn start(config: LinkConfig, shutdown: CancellationToken) -> Result<Link, St
     let explain = Explain::new(&config);
     let denied = Denied::new(config.timing.recheck_every);
     let task = Task {
-        dialer: Arc::new(Dialer { config, tls, explain }),
+        dialer: Arc::new(Dialer { config, tls, explain, takes_any_size: AtomicBool::new(false) }),
         ends,
         commands: command_sender,
         state: state_sender,

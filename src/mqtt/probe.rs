@@ -38,7 +38,7 @@ impl Probe {
     }
 
     pub(super) fn is_probe(&self, topic: &str) -> bool {
-        topic.starts_with(&self.prefix)
+        topic.strip_prefix(&self.prefix).is_some_and(|random| !random.is_empty() && !random.contains('/'))
     }
 
     pub(super) fn message_came(&mut self) {

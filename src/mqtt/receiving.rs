@@ -12,9 +12,6 @@ use super::publisher::AckToken;
 use super::state::LinkCounters;
 use super::wire::Wire;
 
-/// Messages of an earlier session that are held while the account check runs. Our receive maximum should bound them, but
-/// Mosquitto 2.0.11 sends again all that it has in flight, and after some reconnects that is more.
-const HELD: usize = 1024;
 /// How often it is said that commands are dropped.
 const DROPS_TOLD_EVERY: Duration = Duration::from_mins(1);
 
@@ -38,10 +35,18 @@ impl<W: Wire> Connection<'_, W> {
             LinkCounters::one(&self.task.counters.commands_overlooked);
         } else if !matches!(self.phase, Phase::Looking { .. }) || self.task.owns_base {
             self.deliver(message);
-        } else if self.held.len() < HELD {
-            self.held.push_back(message);
-        } else {
-            self.no_room(message.qos, message.pkid);
+        } else if let Err((qos, pkid)) = self.held.push(message) {
+            self.no_room(qos, pkid);
+        }
+    }
+
+    /// Hands over what was held, now that the base topic is known to be ours.
+    pub(super) fn deliver_held(&mut self) {
+        while let Some(message) = self.held.pop() {
+            // One that was forgotten comes again, with all after it.
+            if message.qos == 0 || self.arrivals.has(message.pkid) {
+                self.deliver(message);
+            }
         }
     }
 
@@ -66,7 +71,6 @@ impl<W: Wire> Connection<'_, W> {
             self.overlooking = true;
             let overlooked = self.arrivals.forget_from(pkid);
             LinkCounters::add(&self.task.counters.commands_overlooked, overlooked);
-            self.held.clear();
             return;
         }
         LinkCounters::one(&self.task.counters.commands_dropped);

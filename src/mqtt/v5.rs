@@ -10,6 +10,7 @@ use rumqttc::v5::{self, AsyncClient, ConnectionError, EventLoop, MqttOptions, St
 use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, TlsError, Transport};
 use secrecy::ExposeSecret;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::explain::{ConnectRefusal, Explain, Failure};
 use super::incoming::{Incoming, RECEIVE_MAXIMUM};
@@ -97,7 +98,10 @@ fn options(dialer: &Dialer) -> MqttOptions {
     let mut properties = ConnectProperties::new();
     properties.session_expiry_interval = Some(config.session_expiry);
     properties.receive_maximum = Some(RECEIVE_MAXIMUM);
-    properties.max_packet_size = Some(config.max_packet);
+    let any_size = dialer.takes_any_size.load(Ordering::Relaxed);
+    // rumqttc has one number for what it tells the broker and for what it takes.
+    let largest = u32::try_from(LARGEST_PACKET).unwrap_or(u32::MAX);
+    properties.max_packet_size = Some(if any_size { largest } else { config.max_packet });
     let will = &config.will;
     options
         .set_clean_start(false)
@@ -233,6 +237,7 @@ fn state_failure(error: StateError, explain: &Explain) -> Failure {
     match error {
         StateError::ConnectionAborted => Failure::Closed,
         StateError::Io(error) | StateError::Deserialization(Codec::Io(error)) => explain.io(&error),
+        StateError::Deserialization(Codec::PayloadSizeLimitExceeded { pkt_size, .. }) => Failure::TooLarge(pkt_size),
         StateError::AwaitPingResp => explain.stalled(),
         StateError::ServerDisconnect { reason_code, .. } => explain.disconnected(&format!("{reason_code:?}")),
         error => Failure::Protocol(error.to_string()),

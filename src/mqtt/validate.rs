@@ -6,11 +6,7 @@
 use super::publisher::Refusal;
 use crate::local::Publication;
 use crate::local::escape::is_unsendable;
-
-/// MQTT's strings and binary data have a length of two bytes.
-const MAX_STRING: usize = 65_535;
-/// Mosquitto disconnects clients that use more.
-const MAX_SLASHES: usize = 200;
+use crate::local::filter::{MAX_SLASHES, MAX_STRING};
 
 /// Whether the publication can be sent to any broker at all.
 pub(super) fn check(publication: &Publication) -> Result<(), Refusal> {

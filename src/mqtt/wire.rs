@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use url::{Host, Url};
@@ -33,6 +34,8 @@ pub(super) struct Dialer {
     pub(super) config: LinkConfig,
     pub(super) tls: Option<Arc<rustls::ClientConfig>>,
     pub(super) explain: Explain,
+    /// The broker was told `max_packet` and sent more: refusing such a packet would bring it again for ever.
+    pub(super) takes_any_size: AtomicBool,
 }
 
 /// What happened on the connection.

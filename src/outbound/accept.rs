@@ -50,6 +50,8 @@ pub struct AcceptConfig {
     pub base: Base,
     /// What may be called, and how large.
     pub rules: Rules,
+    /// `mqtt.max_packet`: what is larger came from a broker that cannot be told, or does not listen.
+    pub max_packet: usize,
     /// `outbound.ttl`.
     pub ttl: Duration,
     /// `mqtt.response_topics`.
@@ -180,7 +182,8 @@ impl Accept {
     }
 
     fn take(self: &Arc<Self>, message: Incoming, redelivery: &mut Redelivery) -> Storing {
-        let digest = digest(&message);
+        // At QoS 0 nothing comes again.
+        let digest = if message.qos == 0 { [0; 32] } else { digest(&message) };
         if redelivery.is_stored(&message, &digest) {
             self.counters.commands_redelivered.add();
             debug!(topic = message.topic, "the broker delivered a stored command again");
@@ -218,7 +221,13 @@ impl Accept {
     }
 
     fn decode(&self, message: &Incoming) -> Result<Parsed, Rejection> {
-        let AcceptConfig { base, rules, .. } = &self.config;
+        let AcceptConfig { base, rules, max_packet, .. } = &self.config;
+        let size = message.topic.len() + message.payload.len();
+        if size > *max_packet {
+            // Not even looked at: what it would be parsed into may be many times larger.
+            let what = format!("topic and payload have {size} bytes; mqtt.max_packet allows {max_packet}");
+            return Err(Rejection::new(Reason::TooLarge, what, None));
+        }
         if !message.retain {
             return crate::local::command::decode(base, &message.topic, &message.payload, rules);
         }

@@ -15,6 +15,7 @@ use super::record::{Command, Mark, Record, StoredResult};
 use crate::cloud::{Backoff, Outcome, Session};
 use crate::counters::Counters;
 use crate::local::{CommandResult, Status};
+use crate::log::Few;
 use crate::protocol::{Class, ResultCode};
 use crate::spool::{Queue, Row, Spool, SpoolError};
 
@@ -71,6 +72,8 @@ pub struct Attempts {
     pub ambiguous: Ambiguous,
     /// What is counted.
     pub counters: Arc<Counters>,
+    /// For lines on commands that did not succeed.
+    pub failed: Few,
 }
 
 impl Attempts {
@@ -209,8 +212,10 @@ impl Attempts {
             Status::Uncertain | Status::Rejected => &self.counters.commands_uncertain,
         };
         counter.add();
-        if result.status != Status::Ok {
-            info!(call = command.call.name(), name = %result.name, attempts = result.attempts, "a command did not succeed");
+        if result.status != Status::Ok
+            && let Some(more) = self.failed.line()
+        {
+            info!(call = command.call.name(), name = %result.name, attempts = result.attempts, more, "a command did not succeed");
         }
     }
 }

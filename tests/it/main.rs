@@ -12,6 +12,7 @@ mod blackbox;
 mod cloud;
 mod demo;
 mod disk;
+mod hostile_devices;
 mod link;
 mod sim;
 mod spool;

@@ -152,3 +152,90 @@ async fn a_topic_that_is_no_text_is_acknowledged_and_forgotten() {
     assert_eq!(tested.command().await.pkid, 3);
     assert_eq!(tested.connects(), 1);
 }
+
+#[tokio::test]
+async fn a_flood_before_the_account_check_is_done_stops_nothing() {
+    let broker = ScriptedBroker::bind().await;
+    let mut tested = Tested::start(config(broker.port()));
+    let (mut peer, _) = broker.accept(true, limits()).await;
+    peer.message(TOPIC, 1, true).await;
+    for _ in 0..2000 {
+        peer.send(Packet::Publish(Publish::new(TOPIC, QoS::AtMostOnce, "x", None))).await;
+    }
+    for pkid in 2..=1000 {
+        peer.message(TOPIC, pkid, true).await;
+    }
+    peer.up().await;
+    let reading = tokio::spawn(async move { while peer.read().await.is_some() {} });
+    // What found room is handed over, QoS 1 and 0; once that is acknowledged, a new connection brings the rest.
+    let mut seen = Vec::new();
+    while tested.link.counters.commands_overlooked.load(Ordering::Relaxed) == 0 || seen.is_empty() {
+        let command = tested.command().await;
+        if let Some(token) = command.ack {
+            seen.push(command.pkid);
+            tested.link.publisher.ack(token);
+        }
+    }
+    let (mut peer, _) = loop {
+        // The rest of what was held.
+        while let Some(command) = tested.link.commands.try_recv() {
+            if let Some(token) = command.ack {
+                seen.push(command.pkid);
+                tested.link.publisher.ack(token);
+            }
+        }
+        if let Ok(next) =
+            tokio::time::timeout(std::time::Duration::from_millis(20), broker.accept(true, limits())).await
+        {
+            break next;
+        }
+    };
+    reading.await.unwrap();
+    assert_eq!(seen.first(), Some(&1));
+    let next = u16::try_from(seen.len()).unwrap() + 1;
+    assert_eq!(seen, (1..next).collect::<Vec<_>>());
+    assert!((2..1000).contains(&next), "{next}");
+    peer.message(TOPIC, next, true).await;
+    peer.up().await;
+    assert_eq!(tested.command().await.pkid, next);
+}
+
+#[tokio::test]
+async fn a_broker_that_ignores_our_maximum_packet_size_is_put_up_with() {
+    let broker = ScriptedBroker::bind().await;
+    let mut tested = Tested::start(config(broker.port()));
+    let large = vec![b'x'; 2 * 1024 * 1024];
+    let mut peer = broker.up().await;
+    let publish =
+        |dup| Packet::Publish(Publish { pkid: 7, dup, ..Publish::new(TOPIC, QoS::AtLeastOnce, large.clone(), None) });
+    let sending = tokio::spawn({
+        let packet = publish(false);
+        async move {
+            peer.send(packet).await;
+            while peer.read().await.is_some() {}
+        }
+    });
+    // Refused once, it would come again with every connection, and nothing behind it ever would.
+    let (mut peer, connect) = broker.accept(true, limits()).await;
+    sending.await.unwrap();
+    assert!(connect.properties.unwrap().max_packet_size.unwrap() > 200 * 1024 * 1024);
+    peer.up().await;
+    peer.send(publish(true)).await;
+    peer.message(TOPIC, 8, false).await;
+    assert_eq!(tested.command().await.payload.len(), large.len());
+    assert_eq!(tested.command().await.pkid, 8);
+}
+
+#[tokio::test]
+async fn only_a_probe_is_no_command() {
+    let broker = ScriptedBroker::bind().await;
+    let mut tested = Tested::start(config(broker.port()));
+    let mut peer = broker.up().await;
+    for (pkid, topic) in
+        ["ilink/call/self_test/x", "ilink/call/self_test/a/b", "ilink/call/self_test/"].iter().enumerate()
+    {
+        peer.message(topic, u16::try_from(pkid).unwrap() + 1, false).await;
+    }
+    assert_eq!(tested.command().await.topic, "ilink/call/self_test/a/b");
+    assert_eq!(tested.command().await.topic, "ilink/call/self_test/");
+}

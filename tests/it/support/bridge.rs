@@ -35,6 +35,11 @@ pub(crate) struct Bridge {
 impl Bridge {
     /// A bridge between this broker and this service, not started yet.
     pub(crate) fn new(broker: &Mosquitto, sim: &Sim) -> Self {
+        Self::at(&broker.url(), sim)
+    }
+
+    /// The same, with a broker of any kind.
+    pub(crate) fn at(broker: &str, sim: &Sim) -> Self {
         let dir = tempfile::Builder::new().prefix("bridge-").tempdir().expect("a temporary directory");
         let mut bridge = Self {
             settings: BTreeMap::new(),
@@ -57,7 +62,7 @@ impl Bridge {
             ("callback.listen", &callback),
             ("callback.public_url", &format!("http://{callback}")),
             ("callback.path_secret", SECRET),
-            ("mqtt.broker", &broker.url()),
+            ("mqtt.broker", broker),
             ("admin.listen", &admin),
             ("log.level", "debug"),
         ] {

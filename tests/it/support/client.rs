@@ -91,6 +91,21 @@ impl Out {
         self
     }
 
+    /// With these MQTT 5 properties instead of what was said before.
+    pub(crate) fn with(mut self, properties: PublishProperties) -> Self {
+        self.properties = properties;
+        self
+    }
+
+    pub(crate) fn qos2(mut self) -> Self {
+        self.qos = QoS::ExactlyOnce;
+        self
+    }
+
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
+    }
+
     pub(crate) fn expires_in(mut self, seconds: u32) -> Self {
         self.properties.message_expiry_interval = Some(seconds);
         self
@@ -164,6 +179,8 @@ impl Client {
                         }
                     }
                     Ok(Event::Incoming(Packet::PubAck(ack))) => drop(acking.send(Acked::Publish(ack))),
+                    // The end of a QoS 2 publish.
+                    Ok(Event::Incoming(Packet::PubComp(_))) => drop(acking.send(Acked::Written)),
                     Ok(Event::Outgoing(Outgoing::Publish(0))) => drop(acking.send(Acked::Written)),
                     Ok(Event::Incoming(Packet::SubAck(ack))) => drop(acking.send(Acked::Subscribe(ack.return_codes))),
                     Ok(_) => {}
@@ -204,6 +221,43 @@ impl Client {
             ),
             Acked::Written => {}
             Acked::Subscribe(_) => panic!("a SUBACK"),
+        }
+    }
+
+    /// Publishes all of these, many in flight at once, and waits until the broker has them.
+    pub(crate) async fn send_all(&self, outs: impl IntoIterator<Item = Out>) {
+        let mut acks = self.acks.lock().await;
+        let mut open = 0;
+        for Out { topic, payload, qos, retain, properties } in outs {
+            self.requests
+                .publish_with_properties(topic, qos, retain, payload, properties)
+                .await
+                .expect("the client runs");
+            open += 1;
+            while acks.try_recv().is_ok() {
+                open -= 1;
+            }
+        }
+        for _ in 0..open {
+            next(&mut acks).await;
+        }
+    }
+
+    /// Waits until `n` messages satisfy `wanted`, which is asked once about each; gives those.
+    pub(crate) async fn gather(&self, what: &str, n: usize, mut wanted: impl FnMut(&Message) -> bool) -> Vec<Message> {
+        let (mut seen, mut found) = (0, Vec::new());
+        // As long as some come, more may.
+        loop {
+            let enough = self.search_within(DEADLINE, |inbox| {
+                let before = found.len();
+                found.extend(inbox.iter().skip(seen).map(|(message, _)| message).filter(|m| wanted(m)).cloned());
+                seen = inbox.len();
+                (found.len() >= n || found.len() > before).then_some(())
+            });
+            assert!(enough.await.is_some(), "{} of {n} {what}; the last:\n{}", found.len(), self.describe());
+            if found.len() >= n {
+                return found;
+            }
         }
     }
 
@@ -259,7 +313,12 @@ impl Client {
     }
 
     /// Looks at each arrival until `look` finds what it wants.
-    async fn search<T>(&self, what: &str, mut look: impl FnMut(&mut Inbox) -> Option<T>) -> T {
+    async fn search<T>(&self, what: &str, look: impl FnMut(&mut Inbox) -> Option<T>) -> T {
+        let found = self.search_within(DEADLINE, look).await;
+        found.unwrap_or_else(|| panic!("waited for {what}; there was:\n{}", self.describe()))
+    }
+
+    async fn search_within<T>(&self, limit: Duration, mut look: impl FnMut(&mut Inbox) -> Option<T>) -> Option<T> {
         let mut arrived = self.arrived.clone();
         let searching = async {
             loop {
@@ -270,8 +329,7 @@ impl Client {
                 arrived.changed().await.expect("the client runs");
             }
         };
-        let found = tokio::time::timeout(DEADLINE, searching).await;
-        found.unwrap_or_else(|_| panic!("waited for {what}; there was:\n{}", self.describe()))
+        tokio::time::timeout(limit, searching).await.ok()
     }
 
     fn describe(&self) -> String {
