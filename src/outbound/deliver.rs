@@ -216,9 +216,8 @@ impl Deliver {
         let lanes = self.lanes.next_change().filter(|_| self.expiring < EXPIRING_AT_MOST);
         let lanes = lanes.map(|at| Instant::now() + at.saturating_sub(clock::boot_now()));
         let waits_for_its_turn = self.ready && self.calls < self.config.concurrency && self.lanes.has_ready();
-        let rate = (self.config.rate_per_s.is_some() && waits_for_its_turn)
-            .then_some(self.next_call)
-            .filter(|next| *next > Instant::now());
+        // Also if it has come meanwhile: nothing else may wake the loop for a long time.
+        let rate = (self.config.rate_per_s.is_some() && waits_for_its_turn).then_some(self.next_call);
         lanes.into_iter().chain(rate).min()
     }
 

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::DEADLINE;
+use crate::support::random::Random;
 
 /// A link under test; ends with the value.
 struct Tested {
@@ -124,18 +125,5 @@ fn refused(delivery: Delivery) -> mqtt::Refusal {
     match delivery {
         Delivery::Refused(refusal) => refusal,
         other => panic!("{other:?} instead of a refusal"),
-    }
-}
-
-/// Pseudo-random numbers from a fixed seed, so that a failure can be seen again.
-struct Random(u64);
-
-impl Random {
-    fn below<T: TryFrom<u64>>(&mut self, end: u64) -> T {
-        // xorshift64
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        T::try_from(self.0 % end).unwrap_or_else(|_| panic!("a number below {end} of this type"))
     }
 }

@@ -12,15 +12,15 @@
 //! ILINK2MQTT_STORM=20 tests/run --test it hostile_devices -- --nocapture --test-threads 1
 //! ```
 
-//mod accounts;
-//mod floods;
+mod accounts;
+mod floods;
 mod malformed;
-//mod properties;
-//mod redelivery;
-//mod retained;
-//mod sizes;
+mod properties;
+mod redelivery;
+mod retained;
+mod sizes;
 mod storm;
-//mod v4_broker;
+mod v4_broker;
 
 use storm::Storm;
 

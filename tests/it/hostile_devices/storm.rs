@@ -77,12 +77,33 @@ impl Storm {
         let seen: Vec<Value> =
             results.iter().map(Message::json).map(|result| json!([result["ref"], result["status"]])).collect();
         assert_eq!(seen, expected);
-        assert_eq!(self.executed("good").await, (1..=self.good).map(|n| format!("good {n}")).collect::<Vec<_>>());
+        let executed = self.executed("good").await;
+        let all: Vec<String> = (1..=self.good).map(|n| format!("good {n}")).collect();
+        // The service remembers its last thousand calls.
+        assert!(all.ends_with(&executed) && executed.last() == all.last(), "{executed:?}");
     }
 
     /// The texts that the service was told to send to `uid`, in its order.
     pub(super) async fn executed(&self, uid: &str) -> Vec<String> {
         executed(&self.sim, uid).await
+    }
+
+    /// The service was told of good commands only.
+    pub(super) async fn only_good_executed(&self) {
+        let state = self.sim.state().await;
+        let own = |call: &&Value| call["path"] != "set_config" && call["path"] != "get_access_token";
+        for call in state["calls"].as_array().unwrap().iter().filter(own) {
+            assert!(call["path"] == "send_msg" && call["body"]["accept_uid"] == "good", "{call}");
+        }
+    }
+
+    /// The numbers below `n` were sent to `uid` in their order, each once: what the service remembers, its last calls, says so,
+    /// and there were no other calls.
+    pub(super) async fn executed_in_order(&self, uid: &str, n: usize) {
+        let seen = self.executed(uid).await;
+        let expected: Vec<String> = (n - seen.len()..n).map(|i| i.to_string()).collect();
+        assert!(seen.len() >= n.min(900) && seen == expected, "{seen:?}");
+        assert_eq!(self.status().await.counter("calls"), n as u64 + self.good);
     }
 
     /// Every message so far on topics that begin so.
@@ -140,7 +161,7 @@ pub(super) async fn calm(bridge: &mut Bridge, name: &str, n: usize, rss_before: 
 pub(super) async fn executed(sim: &Sim, uid: &str) -> Vec<String> {
     use base64::Engine as _;
     let calls = sim.calls("send_msg").await.into_iter();
-    let to_uid = calls.filter(|call| call.body["accept_uid"] == uid);
+    let to_uid = calls.filter(|call| call.code == Some(0) && call.body["accept_uid"] == uid);
     to_uid
         .map(|call| {
             let text = base64::engine::general_purpose::STANDARD.decode(call.body["content"].as_str().unwrap());

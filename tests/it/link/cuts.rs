@@ -20,7 +20,7 @@ async fn publish_all(protocol: Protocol) -> Vec<usize> {
     let watcher = Client::connect(&broker).await;
     watcher.subscribe("ilink/recv/#").await;
     let quiet = Arc::new(AtomicBool::new(false));
-    let (calm, mut random) = (Arc::clone(&quiet), Random(0x5EED_1234_5678_9ABC));
+    let (calm, mut random) = (Arc::clone(&quiet), Random::new(0x5EED_1234_5678_9ABC));
     let proxy = Proxy::start(broker.port(), move || {
         let life = 200 + random.below::<u64>(30_000);
         (!calm.load(Ordering::Relaxed)).then_some(life)
@@ -72,7 +72,7 @@ async fn nor_with_mqtt_3_1_1() {
 async fn no_acknowledged_command_is_lost_either() {
     const COMMANDS: usize = 1000;
     let broker = Mosquitto::start("");
-    let mut random = Random(0x00C0_FFEE);
+    let mut random = Random::new(0x00C0_FFEE);
     let proxy = Proxy::start(broker.port(), move || Some(2000 + random.below::<u64>(20_000))).await;
     let mut tested = Tested::up(config(proxy.port())).await;
     let device = Client::connect(&broker).await;

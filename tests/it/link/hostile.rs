@@ -86,7 +86,7 @@ async fn nothing_is_lost_and_nothing_is_acknowledged_falsely() {
     settings.timing.stable_after = Duration::ZERO;
     let tested = Tested::start(settings);
     let taken = Taken::default();
-    let serving = tokio::spawn(misbehave(broker, Arc::clone(&taken), Random(0xBAD_C0DE)));
+    let serving = tokio::spawn(misbehave(broker, Arc::clone(&taken), Random::new(0xBAD_C0DE)));
     let mut completions = Vec::with_capacity(MESSAGES);
     for n in 0..MESSAGES {
         let payload = Bytes::from(n.to_string());
@@ -202,7 +202,7 @@ async fn garbage_at_any_point_costs_a_connection_and_nothing_else() {
     let broker = ScriptedBroker::bind().await;
     let tested = Tested::start(config(broker.port()));
     let completion = tested.link.publisher.publish(Publication::raw("a".to_owned(), "x")).await;
-    let mut random = Random(0x6A5B_6A5B);
+    let mut random = Random::new(0x6A5B_6A5B);
     // Instead of a CONNACK, then after one; with every packet type's first byte.
     for round in 0..200_u8 {
         let mut peer = if round % 2 == 0 { broker.tcp().await } else { broker.accept(false, limits()).await.0 };

@@ -127,7 +127,7 @@ pub(crate) struct Client {
 /// What ended a request of ours.
 enum Acked {
     Publish(PubAck),
-    /// A QoS 0 message was written to the socket.
+    /// A QoS 0 message was written to the socket, or a QoS 2 message has ended.
     Written,
     Subscribe(Vec<SubscribeReasonCode>),
 }
@@ -179,9 +179,10 @@ impl Client {
                         }
                     }
                     Ok(Event::Incoming(Packet::PubAck(ack))) => drop(acking.send(Acked::Publish(ack))),
-                    // The end of a QoS 2 publish.
-                    Ok(Event::Incoming(Packet::PubComp(_))) => drop(acking.send(Acked::Written)),
-                    Ok(Event::Outgoing(Outgoing::Publish(0))) => drop(acking.send(Acked::Written)),
+                    // Also the end of a QoS 2 publish.
+                    Ok(Event::Incoming(Packet::PubComp(_)) | Event::Outgoing(Outgoing::Publish(0))) => {
+                        drop(acking.send(Acked::Written));
+                    }
                     Ok(Event::Incoming(Packet::SubAck(ack))) => drop(acking.send(Acked::Subscribe(ack.return_codes))),
                     Ok(_) => {}
                     // The broker is away: not too often, until it is back.
