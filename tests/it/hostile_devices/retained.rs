@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::{Storm, scaled};
 use crate::support::client::{Message, Out};
+use crate::support::eventually;
 
 fn mines(n: usize) -> Vec<String> {
     let topic = |i: usize| match i % 4 {
@@ -32,6 +33,12 @@ async fn is_stepped_on_once_in_a_session() {
     storm.start().await;
     let rejected = |result: &Value| result["status"] == "rejected" && result["name"] == "retained";
     assert!(results_of(&storm, n, 1).await.iter().all(rejected));
+    // What was answered and not acknowledged when the bridge stops is answered again.
+    eventually("all to be acknowledged", async || {
+        let acknowledged = storm.broker.log().matches("Received PUBACK from ilink2mqtt-414").count();
+        (acknowledged >= n).then_some(())
+    })
+    .await;
     // The session goes on, and the mines are not new to it: a clean stop, a kill, a broker that restarts.
     storm.bridge.stop().await;
     storm.bridge.start().await;
