@@ -28,9 +28,20 @@ fn secrets(request: &Request, token: Option<&SecretString>) -> Vec<String> {
     let field = |name: &str| request.body.get(name).and_then(Value::as_str).map(str::to_owned);
     let token = token.filter(|_| request.with_token).map(|token| token.expose_secret().to_owned());
     let url = field("url").and_then(|url| Url::parse(&url).ok());
-    let path_secret = url.and_then(|url| url.path_segments()?.next_back().map(str::to_owned));
-    let all = [token, field("secretkey"), field("token"), path_secret];
-    all.into_iter().flatten().filter(|secret| secret.len() >= SHORTEST).collect()
+    let in_url = url.iter().flat_map(in_url);
+    let all = [token, field("secretkey"), field("token")].into_iter().flatten().chain(in_url);
+    all.filter(|secret| secret.len() >= SHORTEST).collect()
+}
+
+/// What a callback URL may hold of secrets: the last segment of its path, what its query says, a password.
+fn in_url(url: &Url) -> Vec<String> {
+    let last = url.path_segments().and_then(|mut segments| segments.next_back()).map(str::to_owned);
+    let values = url.query_pairs().map(|(_, value)| value.into_owned());
+    last.into_iter()
+        .chain(url.query().map(str::to_owned))
+        .chain(url.password().map(str::to_owned))
+        .chain(values)
+        .collect()
 }
 
 fn mask_object(object: Map<String, Value>, secrets: &[String]) -> Map<String, Value> {
@@ -73,11 +84,11 @@ mod tests {
 
     #[test]
     fn what_a_request_carried_is_masked_wherever_its_reply_repeats_it() {
-        let url = "https://home.example/a/the-path-secret?x=y";
+        let url = "https://u:the-password@home.example/a/the-path-secret?x=the-query&y=z";
         let register = SetConfig::Register { url, token: "thehandshake" }.request(&account());
         let echo = json!({"code": 0, "message": "bad the-secretkey!", "request": {"body": [&register.body]}, "the-secretkey": 1});
         let shown = after(&register, &echo);
-        for secret in ["the-secretkey", "thehandshake", "the-path-secret"] {
+        for secret in ["the-secretkey", "thehandshake", "the-path-secret", "the-query", "the-password"] {
             assert!(!shown.contains(secret), "{secret}: {shown}");
         }
         assert!(shown.contains("414") && shown.contains("app"), "{shown}");

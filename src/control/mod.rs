@@ -53,12 +53,19 @@ pub enum Verb {
 }
 
 /// What came of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// The exit code.
     pub exit: u8,
     /// For standard output, or standard error if the exit code is not 0.
     pub text: String,
+}
+
+/// The text's length only: it may be the callback's URL with its secret.
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer").field("exit", &self.exit).field("len", &self.text.len()).finish()
+    }
 }
 
 /// The path of the control socket in a state directory.

@@ -27,7 +27,7 @@ struct Tested {
 }
 
 /// In a hurry, but for the keep alive, which rumqttc wants to be 5 s.
-fn config(port: u16) -> LinkConfig {
+pub(crate) fn config(port: u16) -> LinkConfig {
     let base: Base = "ilink".parse().unwrap();
     let state = |text: &'static str| Publication::raw(base.bridge("state"), text).retained();
     LinkConfig {
