@@ -57,8 +57,12 @@ counters! {
     callback_rejected_size,
     /// Push bodies that are not a JSON object.
     callback_rejected_json,
-    /// Requests too slow to finish.
+    /// Requests too slow to finish, and connections without any.
     callback_rejected_slow,
+    /// What was not TLS or not HTTP, had too large a head, or broke off in its body.
+    callback_rejected_malformed,
+    /// Connections cut to make room for others.
+    callback_rejected_crowded,
     /// Pushes for another uid, refused under `callback.strict_to_uid`.
     callback_rejected_uid,
     /// Handshakes answered.

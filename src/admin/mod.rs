@@ -16,10 +16,14 @@ use axum::response::Response;
 use axum::routing::get;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use hyper::body::Incoming;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::listener::{self, Serve, Visit};
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::secret;
@@ -38,16 +42,29 @@ pub struct Admin {
     pub loops: Vec<(&'static str, Progress)>,
 }
 
-/// Serves on `listener` until `stop`.
-pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
+/// Serves on `listener`, at most `room` connections at once, until `stop`.
+pub async fn serve(listener: TcpListener, admin: Admin, room: usize, stop: CancellationToken) {
     let admin = Arc::new(admin);
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), guard))
         .with_state(admin);
-    // An open connection of a monitor must not hold up the stop: the caller drops what is left.
-    let _ = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    listener::serve(listener, "admin.listen", room, None, Pages(TowerToHyperService::new(router)), stop).await;
+}
+
+/// The router, as the listener wants it.
+struct Pages(TowerToHyperService<Router>);
+
+impl Serve for Pages {
+    type Body = Body;
+
+    async fn serve(&self, request: axum::http::Request<Incoming>, _: &Visit) -> Response {
+        match self.0.call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
 }
 
 async fn healthz(State(admin): State<Arc<Admin>>) -> Response {

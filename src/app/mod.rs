@@ -26,6 +26,7 @@ use crate::inbound::relay::Relay;
 use crate::local::Publication;
 use crate::log::{Few, SaidOnce};
 use crate::mqtt;
+use crate::open_files;
 use crate::outbound::accept::Accept;
 use crate::outbound::attempt::Attempts;
 use crate::outbound::deliver::Deliver;
@@ -85,10 +86,12 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
     let mut signals =
         Signals::listen().map_err(|error| AppError::Failed(format!("cannot listen for signals: {error}")))?;
     let shutdown = Shutdown::default();
+    open_files::raise_limit();
+    open_files::warn_if_few(config.outbound.concurrency);
     let core = Core::open(&config)?;
-    let callback = core.bind_callback(&config).await?;
+    let callback = core.bind_callback(&config)?;
     let admin_listener = match config.admin.listen {
-        Some(address) => Some(parts::bind("admin.listen", address).await?),
+        Some(address) => Some(parts::bind("admin.listen", address)?),
         None => None,
     };
     let control_listener = control::bind(core.state_dir.path()).map_err(|error| {
@@ -144,7 +147,8 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
             report: Arc::clone(&report),
             loops: loops.progress.clone(),
         };
-        observers.spawn(admin::serve(listener, admin, shutdown.results.clone()));
+        let room = open_files::shares(config.outbound.concurrency).admin;
+        observers.spawn(admin::serve(listener, admin, room, shutdown.results.clone()));
     }
     info!(version = env!("CARGO_PKG_VERSION"), uid = %config.ilink.uid, callback = %config.callback.listen, broker = %config.mqtt.broker, "started");
 

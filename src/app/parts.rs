@@ -21,10 +21,12 @@ use crate::inbound;
 use crate::inbound::callback::{Callback, CallbackConfig, LastSeen};
 use crate::inbound::record::Record;
 use crate::inbound::relay::{RelayConfig, RelaySettings};
-use crate::inbound::server::{self, Access};
+use crate::inbound::server::{Access, Guarded};
 use crate::inbound::store::Store;
+use crate::listener::{self, Tls};
 use crate::local::{Globs, Rules};
 use crate::mqtt::{LinkConfig, LinkState, Protocol, Timing, TlsOptions};
+use crate::open_files;
 use crate::outbound;
 use crate::outbound::accept::AcceptConfig;
 use crate::outbound::deliver::DeliverConfig;
@@ -51,9 +53,6 @@ pub(super) struct Core {
     pub(super) path_secrets: watch::Sender<Vec<SecretString>>,
     tasks: TaskTracker,
 }
-
-/// The callback's TLS configuration, replaceable while running.
-pub(super) type CallbackTls = Option<Arc<RwLock<Arc<rustls::ServerConfig>>>>;
 
 impl Core {
     pub(super) fn open(config: &Config) -> Result<Self, AppError> {
@@ -84,8 +83,9 @@ impl Core {
         self.spool.close().await;
     }
 
-    pub(super) async fn bind_callback(&self, config: &Config) -> Result<TcpListener, AppError> {
-        bind("callback.listen", config.callback.listen).await
+    #[expect(clippy::unused_self, reason = "it stands beside the other parts that are made from the configuration")]
+    pub(super) fn bind_callback(&self, config: &Config) -> Result<TcpListener, AppError> {
+        bind("callback.listen", config.callback.listen)
     }
 
     /// Serves the callback until its step of the stop.
@@ -95,7 +95,7 @@ impl Core {
         listener: TcpListener,
         shutdown: &Shutdown,
         critical: &mut Critical,
-    ) -> Result<CallbackTls, AppError> {
+    ) -> Result<Tls, AppError> {
         let tls = match &config.callback.tls {
             None => None,
             Some(files) => {
@@ -103,11 +103,8 @@ impl Core {
                 Some(Arc::new(RwLock::new(tls)))
             }
         };
-        let access = Access {
-            allow: config.callback.allow.clone(),
-            trusted_proxies: config.callback.trusted_proxies.clone(),
-            tls: tls.clone(),
-        };
+        let access = Access::new(&config.callback.allow, &config.callback.trusted_proxies);
+        let (room, serving) = (open_files::shares(config.outbound.concurrency).callback, tls.clone());
         let callback_config = CallbackConfig {
             path_secrets: self.path_secrets.subscribe(),
             handshake_token: self.identity.handshake_token(),
@@ -126,7 +123,8 @@ impl Core {
             };
             let store = Arc::new(Store::new(spool, repeats, Arc::clone(&counters), tasks));
             let callback = Arc::new(Callback::new(callback_config, store, handshakes, Arc::clone(&counters), seen));
-            server::serve(listener, callback, access, counters, stop).await;
+            let guarded = Guarded { callback, access, counters };
+            listener::serve(listener, "callback.listen", room, serving, guarded, stop).await;
             ("the callback", Ok(()))
         });
         Ok(tls)
@@ -197,9 +195,8 @@ impl Core {
     }
 }
 
-pub(super) async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, AppError> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|source| AppError::Listen { what: format!("{key} = \"{address}\""), source })
+pub(super) fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, AppError> {
+    listener::bind(address).map_err(|source| AppError::Listen { what: format!("{key} = \"{address}\""), source })
 }
 
 pub(super) async fn link_config(config: &Config, core: &Core) -> Result<LinkConfig, AppError> {

@@ -9,10 +9,11 @@ use std::sync::{Arc, PoisonError};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::parts::{self, CallbackTls};
+use super::parts;
 use crate::cloud::Session;
 use crate::config::{Config, Environment};
 use crate::inbound::relay::RelaySettings;
+use crate::listener::Tls;
 use crate::log::LogLevel;
 use crate::report::Info;
 use crate::state_dir::Identity;
@@ -39,7 +40,7 @@ pub(super) struct Reload {
     pub(super) settings: watch::Sender<Arc<RelaySettings>>,
     pub(super) info: watch::Sender<Info>,
     pub(super) identity: Arc<Identity>,
-    pub(super) tls: CallbackTls,
+    pub(super) tls: Tls,
 }
 
 impl Reload {

@@ -11,19 +11,20 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
-use super::answered::{Answer, Armed};
 use super::store::Store;
 use crate::clock;
 use crate::cloud::{Handshake, HandshakeLog};
 use crate::counters::Counters;
+use crate::listener::Visit;
+use crate::listener::answered::{Answer, Armed};
 use crate::log::Seldom;
 use crate::protocol::signature::{self, Accepted, Variant};
 use crate::protocol::{Push, Uid};
@@ -35,6 +36,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a refused peer is read on.
 const LINGER: Duration = Duration::from_secs(1);
+/// Bytes of bodies that are held at once, while they are read and stored; the rest waits unread.
+const BODIES_AT_MOST: usize = 64 << 20;
 const STORED: &str = r#"{"code":0}"#;
 const INVALID_PARAMETER: &str = r#"{"code":1010}"#;
 
@@ -99,6 +102,8 @@ pub struct Callback {
     handshakes: HandshakeLog,
     counters: Arc<Counters>,
     seen: Arc<LastSeen>,
+    /// In KiB.
+    room: Semaphore,
 }
 
 impl Callback {
@@ -111,19 +116,21 @@ impl Callback {
         counters: Arc<Counters>,
         seen: Arc<LastSeen>,
     ) -> Self {
-        Self { config, store, handshakes, counters, seen }
+        let room = Semaphore::new(kib(BODIES_AT_MOST.max(config.max_body)) as usize);
+        Self { config, store, handshakes, counters, seen, room }
     }
 
-    /// Answers one request that came from `peer` through the connection `armed` belongs to.
-    pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, peer: IpAddr, armed: &Armed) -> Response<Answer>
+    /// Answers one request of `visit`'s connection that came from `client`.
+    pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, client: IpAddr, visit: &Visit) -> Response<Answer>
     where
         B: Body<Data = Bytes> + Unpin,
     {
         let (head, mut body) = request.into_parts();
         let response = if self.is_ours(head.uri.path()) {
+            let _vouched = visit.vouch();
             match head.method {
-                Method::GET => self.handshake(head.uri.query().unwrap_or_default(), armed),
-                Method::POST => self.push(&head, &mut body, peer, armed).await,
+                Method::GET => self.handshake(head.uri.query().unwrap_or_default(), &visit.armed),
+                Method::POST => self.push(&head, &mut body, client, &visit.armed).await,
                 _ => {
                     self.counters.callback_rejected_method.add();
                     let mut response = refusal(StatusCode::METHOD_NOT_ALLOWED);
@@ -136,10 +143,11 @@ impl Callback {
             if head.method == Method::GET {
                 self.handshakes.note(Handshake::WrongPath);
             }
-            debug!(%peer, "refused a request: the path is not the callback's");
+            debug!(%client, "refused a request: the path is not the callback's");
             refusal(StatusCode::NOT_FOUND)
         };
-        if !response.status().is_success() {
+        // Whoever waits for "100 Continue" has not sent a body yet.
+        if !response.status().is_success() && !head.headers.contains_key(EXPECT) {
             linger(&mut body, self.config.max_body).await;
         }
         response
@@ -191,21 +199,25 @@ impl Callback {
         response
     }
 
-    async fn push<B>(self: &Arc<Self>, head: &Parts, body: &mut B, peer: IpAddr, armed: &Armed) -> Response<Answer>
+    async fn push<B>(self: &Arc<Self>, head: &Parts, body: &mut B, client: IpAddr, armed: &Armed) -> Response<Answer>
     where
         B: Body<Data = Bytes> + Unpin,
     {
         let arrived = Instant::now();
-        let body = match timeout(BODY_TIMEOUT, read(head, body, self.config.max_body)).await {
-            Ok(Ok(body)) => body,
+        // The room is held until the push is stored.
+        let (body, _room) = match timeout(BODY_TIMEOUT, self.read(head, body)).await {
+            Ok(Ok(read)) => read,
             Ok(Err(ReadError::TooLarge)) => {
                 self.counters.callback_rejected_size.add();
                 if self.seen.too_large.may() {
-                    warn!(%peer, max_body = self.config.max_body, "refused a push: its body is larger than callback.max_body, which could be raised");
+                    warn!(%client, max_body = self.config.max_body, "refused a push: its body is larger than callback.max_body, which could be raised");
                 }
                 return refusal(StatusCode::PAYLOAD_TOO_LARGE);
             }
-            Ok(Err(ReadError::Broken)) => return refusal(StatusCode::BAD_REQUEST),
+            Ok(Err(ReadError::Broken)) => {
+                self.counters.callback_rejected_malformed.add();
+                return refusal(StatusCode::BAD_REQUEST);
+            }
             Err(_) => {
                 self.counters.callback_rejected_slow.add();
                 return refusal(StatusCode::REQUEST_TIMEOUT);
@@ -214,7 +226,7 @@ impl Callback {
         let Ok(push) = Push::decode(&body) else {
             self.counters.callback_rejected_json.add();
             if !self.seen.refused_json.swap(true, Ordering::Relaxed) {
-                warn!(%peer, bytes = body.len(), "refused a push: its body is not a JSON object (further ones are only counted)");
+                warn!(%client, bytes = body.len(), "refused a push: its body is not a JSON object (further ones are only counted)");
             }
             return json(StatusCode::BAD_REQUEST, Answer::new(INVALID_PARAMETER));
         };
@@ -240,6 +252,33 @@ impl Callback {
         json(StatusCode::OK, answer)
     }
 
+    /// The body, and the room in memory that it takes.
+    async fn read<B>(&self, head: &Parts, body: &mut B) -> Result<(Bytes, SemaphorePermit<'_>), ReadError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let max = self.config.max_body;
+        let announced = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > max as u64) {
+            return Err(ReadError::TooLarge);
+        }
+        // What is not announced may come as large as any. While there is no room, the peer's bytes stay with the peer.
+        let expected = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(max);
+        let room = self.room.acquire_many(kib(expected)).await.map_err(|_| ReadError::Broken)?;
+        let mut read = BytesMut::new();
+        while let Some(data) = next_data(body).await {
+            let data = data?;
+            if read.len() + data.len() > max {
+                return Err(ReadError::TooLarge);
+            }
+            if read.is_empty() && body.is_end_stream() {
+                return Ok((data, room));
+            }
+            read.extend_from_slice(&data);
+        }
+        Ok((read.freeze(), room))
+    }
+
     fn check_receiver(&self, to_uid: Option<&Uid>) -> Option<Response<Answer>> {
         let other = to_uid.filter(|to_uid| **to_uid != self.config.uid)?;
         if self.config.strict_to_uid {
@@ -259,26 +298,8 @@ enum ReadError {
     Broken,
 }
 
-async fn read<B>(head: &Parts, body: &mut B, max: usize) -> Result<Bytes, ReadError>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    let announced = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > max as u64) {
-        return Err(ReadError::TooLarge);
-    }
-    let mut read = BytesMut::new();
-    while let Some(data) = next_data(body).await {
-        let data = data?;
-        if read.len() + data.len() > max {
-            return Err(ReadError::TooLarge);
-        }
-        if read.is_empty() && body.is_end_stream() {
-            return Ok(data);
-        }
-        read.extend_from_slice(&data);
-    }
-    Ok(read.freeze())
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }
 
 async fn next_data<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Option<Result<Bytes, ReadError>> {

@@ -2,15 +2,14 @@
 //!
 //! A push's way through the files here:
 //!
-//! 1. **accept**: [`server`] takes the connection, [`callback`] checks path, size and shape;
+//! 1. **accept**: [`crate::listener`] takes the connection, [`server`] checks the address, [`callback`] path, size and shape;
 //! 2. **make durable**: [`store`] appends it to the spool, once, however often iLink tries ([`repeats`]);
-//! 3. **answer the sender**: `{"code":0}`; [`answered`] notes the moment the whole answer left;
+//! 3. **answer the sender**: `{"code":0}`; [`crate::listener::answered`] notes the moment the whole answer left;
 //! 4. **deliver**: [`relay`] publishes it in order;
 //! 5. **complete**: the relay removes it from the spool once the broker has acknowledged every publish of it.
 //!
 //! The broker being down changes nothing before step 4.
 
-pub mod answered;
 pub mod callback;
 pub mod presence;
 pub mod record;

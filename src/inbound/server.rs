@@ -1,225 +1,111 @@
-//! The callback's listener: connections, their limits, TLS, and who may connect.
+//! Who may call the callback: its listener's [`Serve`].
 //!
-//! iLink needs one or two connections. Everything else that holds one open is idle, slow or hostile, so there is room for
-//! plenty, each has little time for a request's head, and when the room is used up the connection that has been idle
-//! longest makes way. It does not look into requests: that is [`super::callback`]'s.
+//! It finds out whose request this is, through proxies if the configuration trusts them, and hands what is allowed to
+//! [`super::callback`]. Connections and their limits are [`crate::listener`]'s.
 
-use std::collections::VecDeque;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use ipnet::IpNet;
-use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use hyper::{Request, Response, StatusCode};
+use ipnet::{IpNet, Ipv4Net};
+use tracing::debug;
 
-use super::answered::{Armed, Watched};
 use super::callback::{Callback, refusal};
 use crate::counters::Counters;
+use crate::listener::answered::Answer;
+use crate::listener::{Serve, TurnedAway, Visit};
 
-/// Connections held at once. Each costs a file descriptor and some KiB.
-const CONNECTIONS_AT_MOST: usize = 900;
-/// A request's head must be there within this; an idle connection is cut after it.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
-const TLS_TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest request head, in bytes.
-const HEAD_MAX: usize = 16 * 1024;
-
-/// Who may call, and over what.
+/// Whose requests are answered.
 pub struct Access {
     /// Networks that may call; empty means all.
-    pub allow: Vec<IpNet>,
+    allow: Vec<IpNet>,
     /// Proxies whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<IpNet>,
-    /// The TLS configuration, replaceable while running; `None` serves plain HTTP.
-    pub tls: Option<Arc<RwLock<Arc<ServerConfig>>>>,
+    trusted_proxies: Vec<IpNet>,
 }
 
 impl Access {
-    /// The address the request came from: the last one in `X-Forwarded-For` that is not a trusted proxy's, if the peer is one.
-    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        let trusted = |address: &IpAddr| self.trusted_proxies.iter().any(|net| net.contains(address));
-        if !trusted(&peer) {
-            return peer;
-        }
+    /// Networks that may call (none: all may), and proxies whose `X-Forwarded-For` is believed.
+    #[must_use]
+    pub fn new(allow: &[IpNet], trusted_proxies: &[IpNet]) -> Self {
+        let plain = |nets: &[IpNet]| nets.iter().copied().map(unmapped).collect();
+        Self { allow: plain(allow), trusted_proxies: plain(trusted_proxies) }
+    }
+
+    /// The address the request came from: the last one in `X-Forwarded-For` that is not a trusted proxy's, if the peer is
+    /// one; none if that cannot be read. Empty elements count for nothing.
+    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+        let lines = headers.get_all("x-forwarded-for").iter().rev();
+        let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii));
         let mut client = peer;
-        for value in headers.get_all("x-forwarded-for").iter().rev() {
-            for address in value.to_str().unwrap_or_default().rsplit(',') {
-                let Ok(address) = address.trim().parse::<IpAddr>() else { return client };
-                client = address.to_canonical();
-                if !trusted(&client) {
-                    return client;
-                }
+        for hop in hops.filter(|hop| !hop.is_empty()) {
+            if !self.trusts(client) {
+                break;
             }
+            client = address(hop)?;
         }
-        client
+        Some(client)
     }
 
-    fn allows(&self, client: IpAddr) -> bool {
-        self.allow.is_empty() || self.allow.iter().any(|net| net.contains(&client))
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|net| net.contains(&address))
+    }
+
+    fn allows(&self, client: Option<IpAddr>) -> bool {
+        self.allow.is_empty() || client.is_some_and(|client| self.allow.iter().any(|net| net.contains(&client)))
     }
 }
 
-/// One connection, as the others see it.
-struct Connection {
-    requests: AtomicUsize,
-    cut: CancellationToken,
+/// One element of `X-Forwarded-For`: an address, which some proxies write with its port or, if it is IPv6, in brackets.
+fn address(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop).ok()?;
+    let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok();
+    let address = hop.parse().ok();
+    let address = address.or_else(|| hop.parse().ok().map(|socket: std::net::SocketAddr| socket.ip()));
+    address.or_else(|| bracketed().map(IpAddr::V6)).map(|address: IpAddr| address.to_canonical())
 }
 
-/// The connections, oldest first.
-#[derive(Default)]
-struct Connections(Mutex<VecDeque<Arc<Connection>>>);
+/// Peers are compared as IPv4 wherever they can be; so must be the networks.
+fn unmapped(net: IpNet) -> IpNet {
+    let IpNet::V6(v6) = net else { return net };
+    let v4 = v6.network().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    v4.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(net, IpNet::V4)
+}
 
-impl Connections {
-    /// Takes a new connection in; if there is no room, the oldest one without a request under way is cut.
-    fn enter(&self) -> Arc<Connection> {
-        let new = Arc::new(Connection { requests: AtomicUsize::new(0), cut: CancellationToken::new() });
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= CONNECTIONS_AT_MOST {
-            let idle = all.iter().position(|old| old.requests.load(Ordering::Relaxed) == 0).unwrap_or(0);
-            if let Some(old) = all.remove(idle) {
-                old.cut.cancel();
-            }
+/// The callback, for those who may call it.
+pub struct Guarded {
+    /// What answers.
+    pub callback: Arc<Callback>,
+    /// To whom.
+    pub access: Access,
+    /// What was refused is counted here.
+    pub counters: Arc<Counters>,
+}
+
+impl Serve for Guarded {
+    type Body = Answer;
+
+    async fn serve(&self, request: Request<Incoming>, visit: &Visit) -> Response<Answer> {
+        let client = self.access.client(visit.peer, request.headers());
+        if !self.access.allows(client) {
+            self.counters.callback_rejected_address.add();
+            debug!(peer = %visit.peer, ?client, "refused a request: its address is not in callback.allow");
+            return refusal(StatusCode::FORBIDDEN);
         }
-        all.push_back(Arc::clone(&new));
-        new
+        self.callback.handle(request, client.unwrap_or(visit.peer), visit).await
     }
 
-    fn leave(&self, connection: &Arc<Connection>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = all.iter().position(|other| Arc::ptr_eq(other, connection)) {
-            all.remove(at);
+    fn is_welcome(&self, peer: IpAddr) -> bool {
+        self.access.allows(Some(peer)) || self.access.trusts(peer)
+    }
+
+    fn turned_away(&self, why: TurnedAway) {
+        match why {
+            TurnedAway::Malformed => self.counters.callback_rejected_malformed.add(),
+            TurnedAway::Slow => self.counters.callback_rejected_slow.add(),
+            TurnedAway::Crowded => self.counters.callback_rejected_crowded.add(),
         }
-    }
-}
-
-/// What every connection shares.
-struct Server {
-    callback: Arc<Callback>,
-    access: Access,
-    counters: Arc<Counters>,
-    connections: Connections,
-    stop: CancellationToken,
-}
-
-/// Serves the callback on `listener` until `stop`, then lets requests under way finish.
-pub async fn serve(
-    listener: TcpListener,
-    callback: Arc<Callback>,
-    access: Access,
-    counters: Arc<Counters>,
-    stop: CancellationToken,
-) {
-    let server =
-        Arc::new(Server { callback, access, counters, connections: Connections::default(), stop: stop.clone() });
-    let tasks = TaskTracker::new();
-    loop {
-        // Both arms may be dropped and begun again: accept() hands out a connection or has none.
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let connection = server.connections.enter();
-                tasks.spawn(Arc::clone(&server).connection(stream, peer, connection));
-            }
-            Err(error) => {
-                // Out of file descriptors, or a peer that left before it was accepted: neither ends the listener.
-                warn!(%error, "could not accept a connection on callback.listen");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-    tasks.close();
-    tasks.wait().await;
-}
-
-impl Server {
-    async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, connection: Arc<Connection>) {
-        let _ = stream.set_nodelay(true);
-        let ended = match &self.access.tls {
-            None => self.http(stream, peer, &connection).await,
-            Some(tls) => {
-                let config = Arc::clone(&tls.read().unwrap_or_else(PoisonError::into_inner));
-                match timeout(TLS_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
-                    Ok(Ok(stream)) => self.http(stream, peer, &connection).await,
-                    Ok(Err(error)) => Err(error),
-                    Err(_) => Err(io::ErrorKind::TimedOut.into()),
-                }
-            }
-        };
-        if let Err(error) = ended {
-            debug!(%peer, %error, "a connection on the callback ended early");
-        }
-        self.connections.leave(&connection);
-    }
-
-    async fn http<S>(self: &Arc<Self>, stream: S, peer: SocketAddr, connection: &Arc<Connection>) -> io::Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let armed = Armed::default();
-        let peer_address = peer.ip().to_canonical();
-        let service = service_fn(|request: Request<Incoming>| {
-            let (server, armed, connection) = (Arc::clone(self), armed.clone(), Arc::clone(connection));
-            async move {
-                let _busy = Busy::new(&connection);
-                let client = server.access.client(peer_address, request.headers());
-                if !server.access.allows(client) {
-                    server.counters.callback_rejected_address.add();
-                    debug!(%client, "refused a request: its address is not in callback.allow");
-                    return Ok::<_, std::convert::Infallible>(refusal(StatusCode::FORBIDDEN));
-                }
-                Ok(server.callback.handle(request, client, &armed).await)
-            }
-        });
-        let http = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(HEAD_MAX)
-            .serve_connection(TokioIo::new(Watched::new(stream, armed.clone())), service);
-        tokio::pin!(http);
-        // The connection future is pinned and polled on after `stop`: nothing of it is lost when the other arm wins.
-        tokio::select! {
-            ended = http.as_mut() => ended,
-            () = connection.cut.cancelled() => return Err(io::Error::other("cut to make room for others")),
-            () = self.stop.cancelled() => {
-                http.as_mut().graceful_shutdown();
-                http.await
-            }
-        }
-        .map_err(io::Error::other)
-    }
-}
-
-/// Counts a request as under way while it lives, however it ends.
-struct Busy<'a>(&'a Connection);
-
-impl<'a> Busy<'a> {
-    fn new(connection: &'a Connection) -> Self {
-        connection.requests.fetch_add(1, Ordering::Relaxed);
-        Self(connection)
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -228,14 +114,14 @@ mod tests {
     use super::*;
 
     fn access(allow: &[&str], trusted: &[&str]) -> Access {
-        let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect();
-        Access { allow: nets(allow), trusted_proxies: nets(trusted), tls: None }
+        let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect::<Vec<_>>();
+        Access::new(&nets(allow), &nets(trusted))
     }
 
-    fn forwarded(values: &[&'static str]) -> HeaderMap {
+    fn forwarded(values: &[&[u8]]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append("x-forwarded-for", hyper::header::HeaderValue::from_static(value));
+            headers.append("x-forwarded-for", hyper::header::HeaderValue::from_bytes(value).unwrap());
         }
         headers
     }
@@ -244,37 +130,76 @@ mod tests {
         text.parse().unwrap()
     }
 
+    /// Who a request from the trusted 127.0.0.1 with these header lines is from.
+    fn behind_proxy(values: &[&[u8]]) -> Option<IpAddr> {
+        access(&[], &["127.0.0.0/8", "10.0.0.0/8", "fd00::/8"]).client(ip("127.0.0.1"), &forwarded(values))
+    }
+
     #[test]
     fn a_forwarded_address_is_believed_only_from_a_trusted_proxy() {
-        let headers = forwarded(&["198.51.100.7"]);
-        assert_eq!(access(&[], &[]).client(ip("127.0.0.1"), &headers), ip("127.0.0.1"));
-        assert_eq!(access(&[], &["127.0.0.0/8"]).client(ip("127.0.0.1"), &headers), ip("198.51.100.7"));
+        let headers = forwarded(&[b"198.51.100.7"]);
+        assert_eq!(access(&[], &[]).client(ip("127.0.0.1"), &headers), Some(ip("127.0.0.1")));
+        assert_eq!(access(&[], &["10.0.0.0/8"]).client(ip("127.0.0.1"), &headers), Some(ip("127.0.0.1")));
+        assert_eq!(access(&[], &["127.0.0.0/8"]).client(ip("127.0.0.1"), &headers), Some(ip("198.51.100.7")));
     }
 
     #[test]
     fn the_last_untrusted_address_counts_not_what_the_client_claims() {
-        let trusting = access(&[], &["127.0.0.0/8", "10.0.0.0/8"]);
-        let headers = forwarded(&["1.1.1.1, 198.51.100.7", "10.0.0.2"]);
-        assert_eq!(trusting.client(ip("127.0.0.1"), &headers), ip("198.51.100.7"));
-        assert_eq!(trusting.client(ip("127.0.0.1"), &forwarded(&["1.1.1.1, nonsense"])), ip("127.0.0.1"));
+        assert_eq!(behind_proxy(&[b"1.1.1.1, 198.51.100.7", b"10.0.0.2"]), Some(ip("198.51.100.7")));
+        assert_eq!(behind_proxy(&[b"1.1.1.1", b"198.51.100.7, fd00::1"]), Some(ip("198.51.100.7")));
+        assert_eq!(behind_proxy(&[b"10.0.0.2, 10.0.0.1"]), Some(ip("10.0.0.2")), "all of them proxies: the first");
+        assert_eq!(behind_proxy(&[]), Some(ip("127.0.0.1")), "the proxy itself");
+        assert_eq!(behind_proxy(&[b"198.51.100.7, ,", b"", b" , "]), Some(ip("198.51.100.7")));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_nobody_not_the_proxy() {
+        for unreadable in
+            [&b"unknown"[..], b"nonsense", b"_hidden", b"1.2.3", b"999.1.1.1", b"\xff", b"[::1", b"for=1.1.1.1"]
+        {
+            assert_eq!(behind_proxy(&[unreadable]), None);
+            let with_proxies = [b"1.1.1.1,", unreadable, b", 10.0.0.2"].concat();
+            assert_eq!(behind_proxy(&[&with_proxies]), None);
+            // What the client made up before its own address is never looked at.
+            let claimed = [unreadable, b", 198.51.100.7"].concat();
+            assert_eq!(behind_proxy(&[&claimed]), Some(ip("198.51.100.7")));
+        }
+        assert!(!access(&["127.0.0.0/8"], &["127.0.0.0/8"]).allows(None));
+        assert!(access(&[], &["127.0.0.0/8"]).allows(None));
+    }
+
+    #[test]
+    fn addresses_come_in_many_spellings() {
+        for (written, meant) in [
+            ("198.51.100.7:4711", "198.51.100.7"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[2001:db8::1]:4711", "2001:db8::1"),
+            ("::ffff:198.51.100.7", "198.51.100.7"),
+            ("[::ffff:198.51.100.7]:1", "198.51.100.7"),
+        ] {
+            assert_eq!(behind_proxy(&[written.as_bytes()]), Some(ip(meant)), "{written}");
+        }
     }
 
     #[test]
     fn an_empty_list_allows_everyone() {
-        assert!(access(&[], &[]).allows(ip("198.51.100.7")));
-        assert!(!access(&["10.0.0.0/8"], &[]).allows(ip("198.51.100.7")));
+        assert!(access(&[], &[]).allows(Some(ip("198.51.100.7"))));
+        assert!(!access(&["10.0.0.0/8"], &[]).allows(Some(ip("198.51.100.7"))));
     }
 
     #[test]
-    fn a_full_house_cuts_the_oldest_idle_connection() {
-        let connections = Connections::default();
-        let busy = connections.enter();
-        let _request = Busy::new(&busy);
-        let idle = connections.enter();
-        for _ in 2..CONNECTIONS_AT_MOST {
-            connections.enter();
-        }
-        let new = connections.enter();
-        assert!(idle.cut.is_cancelled() && !busy.cut.is_cancelled() && !new.cut.is_cancelled());
+    fn mapped_networks_are_ipv4_networks() {
+        let mapped = access(&["::ffff:10.0.0.0/104"], &["::ffff:127.0.0.1/128"]);
+        assert!(mapped.allows(Some(ip("10.1.2.3"))) && !mapped.allows(Some(ip("11.1.2.3"))));
+        assert!(mapped.trusts(ip("127.0.0.1")));
+        assert!(!access(&["::/0"], &[]).allows(Some(ip("10.1.2.3"))), "all of IPv6 is not all of IPv4");
+    }
+
+    #[test]
+    fn whom_nothing_can_be_answered_to_is_unwelcome() {
+        let access = access(&["198.51.100.0/24"], &["10.0.0.0/8"]);
+        let welcome = |peer: &str| access.allows(Some(ip(peer))) || access.trusts(ip(peer));
+        assert!(welcome("198.51.100.7") && welcome("10.0.0.1") && !welcome("203.0.113.1"));
     }
 }

@@ -1,0 +1,288 @@
+//! A listener that speaks HTTP/1.1, with or without TLS, to a network that it does not trust.
+//!
+//! It holds a bounded number of connections ([`crowd`] says who makes way), gives each little time and memory for TLS and for
+//! a request's head, and goes on whatever single connections do or the system refuses. It does not look into requests:
+//! [`Serve`] does, and says which of them have shown a secret. `axum::serve` has none of this.
+
+pub mod answered;
+mod crowd;
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::io::Errno;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::log::Seldom;
+use answered::{Armed, Watched};
+use crowd::{Crowd, Entered, Guest};
+
+/// A request's head must be there within this; an idle connection is cut after it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+const TLS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest request head, in bytes.
+const HEAD_MAX: usize = 16 * 1024;
+/// After the stop, what a connection has that is not busy.
+const PARTING: Duration = Duration::from_millis(500);
+/// So many connections that were told to go may still be going.
+pub const LEAVING_AT_MOST: usize = 32;
+/// Connections that wait to be accepted; the system may allow fewer. A peer beyond that tries again after a second.
+const BACKLOG: u32 = 4096;
+/// Pause after the system refused a connection.
+const REFUSED_PAUSE: Duration = Duration::from_millis(50);
+
+/// Opens a listening socket.
+///
+/// # Errors
+/// If the system refuses.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // The address of a process that has just ended can be used at once.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// The TLS configuration, replaceable while running; `None` serves plain HTTP.
+pub type Tls = Option<Arc<RwLock<Arc<ServerConfig>>>>;
+
+/// Answers requests.
+pub trait Serve: Send + Sync + 'static {
+    /// The body of its answers.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
+
+    /// Answers one request.
+    fn serve(&self, request: Request<Incoming>, visit: &Visit) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// Whether anything from this address can be answered well; if not, its connections are the first to make way.
+    fn is_welcome(&self, _peer: IpAddr) -> bool {
+        true
+    }
+
+    /// A connection was ended before its request reached [`Self::serve`].
+    fn turned_away(&self, _why: TurnedAway) {}
+}
+
+/// Why a connection was ended before it had a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TurnedAway {
+    /// What came was not TLS, or not HTTP, or too large.
+    Malformed,
+    /// The TLS handshake or the request's head took too long.
+    Slow,
+    /// The room was needed for others.
+    Crowded,
+}
+
+/// What a request's handler knows of the connection, and can say about it.
+pub struct Visit {
+    /// Who is at the other end.
+    pub peer: IpAddr,
+    /// By which the handler can learn when an answer has left.
+    pub armed: Armed,
+    guest: Arc<Guest>,
+    crowd: Arc<Crowd>,
+}
+
+impl Visit {
+    /// The request has shown the secret: while the returned value lives, its connection is not cut for others.
+    #[must_use]
+    pub fn vouch(&self) -> Vouched<'_> {
+        self.crowd.prove(&self.guest);
+        self.guest.set_busy(true);
+        Vouched(&self.guest)
+    }
+}
+
+/// See [`Visit::vouch`].
+pub struct Vouched<'a>(&'a Guest);
+
+impl Drop for Vouched<'_> {
+    fn drop(&mut self) {
+        self.0.set_busy(false);
+    }
+}
+
+/// What every connection of one listener shares.
+struct Listener<S> {
+    key: &'static str,
+    service: S,
+    tls: Tls,
+    crowd: Arc<Crowd>,
+    stop: CancellationToken,
+    crowded: Seldom,
+    refused: Seldom,
+}
+
+/// Serves on `listener`, which the configuration calls `key`, at most `room` connections at once, until `stop`; then lets
+/// requests under way finish.
+pub async fn serve<S: Serve>(
+    listener: TcpListener,
+    key: &'static str,
+    room: usize,
+    tls: Tls,
+    service: S,
+    stop: CancellationToken,
+) {
+    let this = Arc::new(Listener {
+        key,
+        service,
+        tls,
+        crowd: Arc::new(Crowd::new(room)),
+        stop: stop.clone(),
+        crowded: Seldom::default(),
+        refused: Seldom::default(),
+    });
+    let tasks = TaskTracker::new();
+    loop {
+        // Who was told to go still holds a file descriptor.
+        while tasks.len() > room + LEAVING_AT_MOST {
+            tokio::task::yield_now().await;
+        }
+        // Both arms may be dropped and begun again: accept() hands out a connection or has none.
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                if let Some(guest) = this.let_in(peer) {
+                    tasks.spawn(Arc::clone(&this).connection(stream, peer, guest));
+                }
+            }
+            Err(error) => this.not_accepted(&error).await,
+        }
+    }
+    drop(listener);
+    tasks.close();
+    tasks.wait().await;
+}
+
+impl<S: Serve> Listener<S> {
+    fn let_in(&self, peer: SocketAddr) -> Option<Arc<Guest>> {
+        let peer = peer.ip().to_canonical();
+        let entered = self.crowd.enter(peer, self.service.is_welcome(peer));
+        if !matches!(entered, Some((_, Entered::HadRoom))) {
+            self.service.turned_away(TurnedAway::Crowded);
+            if self.crowded.may() {
+                warn!("{} has more connections than it holds: those that have not shown the secret make way", self.key);
+            }
+        }
+        entered.map(|(guest, _)| guest)
+    }
+
+    /// A peer that left before it was accepted is nothing; a lack of file descriptors or memory ends neither the listener
+    /// nor a processor core.
+    async fn not_accepted(&self, error: &io::Error) {
+        if self.refused.may() {
+            warn!(%error, "could not accept a connection on {}", self.key);
+        }
+        let lack = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+        if lack.iter().any(|lack| error.raw_os_error() == Some(lack.raw_os_error())) {
+            self.crowd.make_way();
+            sleep(REFUSED_PAUSE).await;
+        }
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, guest: Arc<Guest>) {
+        let _ = stream.set_nodelay(true);
+        // Dropped at once when it is cut, whatever it waits for.
+        match guest.cut.run_until_cancelled(self.talk(stream, peer, &guest)).await {
+            None => debug!(%peer, "cut a connection to make room for others"),
+            Some(Ok(())) => {}
+            Some(Err(End::TurnedAway(why))) => {
+                self.service.turned_away(why);
+                debug!(%peer, ?why, "ended a connection");
+            }
+            Some(Err(End::Left(error))) => debug!(%peer, %error, "a connection ended early"),
+        }
+        self.crowd.leave(&guest);
+    }
+
+    async fn talk(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, guest: &Arc<Guest>) -> Result<(), End> {
+        let Some(tls) = &self.tls else { return self.http(stream, peer, guest).await };
+        let config = Arc::clone(&tls.read().unwrap_or_else(PoisonError::into_inner));
+        let shaken = tokio::select! {
+            // Nothing of a handshake is worth keeping.
+            () = self.stop.cancelled() => return Ok(()),
+            shaken = timeout(TLS_TIMEOUT, TlsAcceptor::from(config).accept(stream)) => shaken,
+        };
+        match shaken {
+            Ok(Ok(stream)) => self.http(stream, peer, guest).await,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => Err(End::TurnedAway(TurnedAway::Malformed)),
+            Ok(Err(error)) => Err(End::Left(error.into())),
+            Err(_) => Err(End::TurnedAway(TurnedAway::Slow)),
+        }
+    }
+
+    async fn http<T>(self: &Arc<Self>, stream: T, peer: SocketAddr, guest: &Arc<Guest>) -> Result<(), End>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let visit = Arc::new(Visit {
+            peer: peer.ip().to_canonical(),
+            armed: Armed::default(),
+            guest: Arc::clone(guest),
+            crowd: Arc::clone(&self.crowd),
+        });
+        let had_request = Arc::new(AtomicBool::new(false));
+        let service = service_fn(|request: Request<Incoming>| {
+            let (this, visit) = (Arc::clone(self), Arc::clone(&visit));
+            had_request.store(true, Ordering::Relaxed);
+            async move { Ok::<_, Infallible>(this.service.serve(request, &visit).await) }
+        });
+        let http = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(HEAD_MAX)
+            .serve_connection(TokioIo::new(Watched::new(stream, visit.armed.clone())), service);
+        tokio::pin!(http);
+        // The connection future is pinned and polled on after `stop`: nothing of it is lost when the other arm wins.
+        let ended = tokio::select! {
+            ended = http.as_mut() => ended,
+            () = self.stop.cancelled() => {
+                http.as_mut().graceful_shutdown();
+                loop {
+                    match timeout(PARTING, http.as_mut()).await {
+                        Ok(ended) => break ended,
+                        Err(_) if guest.is_busy() => {}
+                        Err(_) => return Ok(()),
+                    }
+                }
+            }
+        };
+        ended.map_err(|error| match () {
+            () if error.is_parse() => End::TurnedAway(TurnedAway::Malformed),
+            // A connection that waits for its next request has done nothing wrong.
+            () if error.is_timeout() && had_request.load(Ordering::Relaxed) => End::Left(error.into()),
+            () if error.is_timeout() => End::TurnedAway(TurnedAway::Slow),
+            () => End::Left(error.into()),
+        })
+    }
+}
+
+/// How a connection ended before its time.
+enum End {
+    TurnedAway(TurnedAway),
+    /// The peer left, or said nothing more.
+    Left(Box<dyn Error + Send + Sync>),
+}

@@ -1,0 +1,79 @@
+//! How many files the process may have open, and who gets how many of them.
+//!
+//! Every connection is one. The listeners' are bounded such that whatever strangers do, the spool, the broker and the calls
+//! to iLink find one left.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::{debug, warn};
+
+use crate::listener::LEAVING_AT_MOST;
+
+/// Connections of both listeners on their way out, and with room to spare the spool, the link, the control socket.
+const RESERVE: usize = 2 * LEAVING_AT_MOST + 64;
+/// More are never needed: iLink holds one or two, the rest is strangers.
+const CALLBACK_AT_MOST: usize = 1000;
+const ADMIN_AT_MOST: usize = 32;
+/// With fewer the process would not be of use.
+const AT_LEAST: usize = 8;
+
+/// The most connections of each listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shares {
+    /// Of `callback.listen`.
+    pub callback: usize,
+    /// Of `admin.listen`.
+    pub admin: usize,
+}
+
+/// Raises the process's own limit as far as it may: most systems start processes with a low one for the sake of programs
+/// from long ago.
+pub fn raise_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// Each listener's share, when `calls` are made to iLink at once.
+#[must_use]
+pub fn shares(calls: usize) -> Shares {
+    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
+    shares_of(limit.unwrap_or(usize::MAX), calls)
+}
+
+/// Says so if the limit leaves far less than the callback would use.
+pub fn warn_if_few(calls: usize) {
+    let Shares { callback, .. } = shares(calls);
+    if callback < CALLBACK_AT_MOST / 2 {
+        warn!(
+            connections = callback,
+            "the limit of open files (LimitNOFILE=, ulimit -n) leaves the callback fewer connections than the {CALLBACK_AT_MOST} it would use"
+        );
+    }
+}
+
+fn shares_of(limit: usize, calls: usize) -> Shares {
+    let spare = limit.saturating_sub(RESERVE).saturating_sub(calls);
+    let admin = (spare / 8).clamp(AT_LEAST, ADMIN_AT_MOST);
+    Shares { admin, callback: spare.saturating_sub(admin).clamp(AT_LEAST, CALLBACK_AT_MOST) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_listeners_leave_the_reserve_alone() {
+        assert_eq!(shares_of(usize::MAX, 8), Shares { callback: 1000, admin: 32 });
+        assert_eq!(shares_of(1024, 8), Shares { callback: 856, admin: 32 });
+        for limit in 200..2000 {
+            let Shares { callback, admin } = shares_of(limit, 8);
+            assert!(callback + admin + RESERVE + 8 <= limit, "{limit}");
+        }
+        assert_eq!(shares_of(0, 8), Shares { callback: AT_LEAST, admin: AT_LEAST });
+    }
+}
