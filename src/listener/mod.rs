@@ -1,6 +1,6 @@
 //! A listener that speaks HTTP/1.1, with or without TLS, to a network that it does not trust.
 //!
-//! It holds a bounded number of connections ([`crowd`] says who makes way), gives each little time and memory for TLS and for
+//! It holds a bounded number of connections (`crowd` says who makes way), gives each little time and memory for TLS and for
 //! a request's head, and goes on whatever single connections do or the system refuses. It does not look into requests:
 //! [`Serve`] does, and says which of them have shown a secret. `axum::serve` has none of this.
 

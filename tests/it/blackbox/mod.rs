@@ -1,6 +1,7 @@
 //! The contract with the users, seen from outside: real processes, a real broker, the simulated service.
 
 mod callback;
+mod callers;
 mod codes;
 mod commands;
 mod delivery;

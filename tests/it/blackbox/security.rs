@@ -11,13 +11,13 @@ use crate::support::http::{Answer, http, raw_connection, read_to_close};
 use crate::support::mosquitto::free_port;
 
 /// A certificate authority of the test's own and the files of what it signed.
-struct Pki {
+pub(crate) struct Pki {
     ca: CertifiedIssuer<'static, KeyPair>,
     dir: TempDir,
 }
 
 impl Pki {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "the test's authority");
@@ -27,12 +27,12 @@ impl Pki {
         Self { ca, dir }
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(crate) fn file(&self, name: &str) -> String {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
     /// Writes `<name>.crt` and `<name>.key`.
-    fn issue(&self, name: &str) {
+    pub(crate) fn issue(&self, name: &str) {
         let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();

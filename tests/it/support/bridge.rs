@@ -28,6 +28,7 @@ pub(crate) struct Bridge {
     env: Vec<(String, String)>,
     callback_port: u16,
     admin_port: u16,
+    open_files: Option<u32>,
     process: Option<Process>,
     http: reqwest::Client,
 }
@@ -46,6 +47,7 @@ impl Bridge {
             env: Vec::new(),
             callback_port: free_port(),
             admin_port: free_port(),
+            open_files: None,
             process: None,
             http: http(),
             dir,
@@ -96,6 +98,12 @@ impl Bridge {
         self
     }
 
+    /// Lets it have at most so many open files.
+    pub(crate) fn with_open_files(mut self, limit: u32) -> Self {
+        self.open_files = Some(limit);
+        self
+    }
+
     /// Changes one setting for the next start (or reload).
     pub(crate) fn set(&mut self, key: &str, value: &str) {
         self.settings.insert(key.to_owned(), json!(value).to_string());
@@ -132,7 +140,11 @@ impl Bridge {
         let config = config.to_str().expect("a plain path");
         let env: Vec<_> = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         self.process = None;
-        self.process = Some(Process::start("bridge", ["--config", config, "run"], &env));
+        let args = ["--config", config, "run"];
+        self.process = Some(match self.open_files {
+            None => Process::start("bridge", args, &env),
+            Some(limit) => Process::start_with_open_files("bridge", limit, &args, &env),
+        });
     }
 
     /// Starts it and waits until it says that it is ready.

@@ -27,7 +27,17 @@ impl Process {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        let mut child = command(args, env)
+        Self::spawn(name, command(PROGRAM, args, env))
+    }
+
+    /// As [`Self::start`], with at most so many open files.
+    pub(crate) fn start_with_open_files(name: &'static str, limit: u32, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+        Self::spawn(name, command("sh", ["-c", &script, PROGRAM].iter().chain(args), env))
+    }
+
+    fn spawn(name: &'static str, mut command: Command) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -49,6 +59,18 @@ impl Process {
     /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its resident memory, in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// How many files it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.id())).expect("it runs").count()
     }
 
     /// Whether it still runs.
@@ -133,12 +155,12 @@ where
     Finished { code, stdout: process.stdout.lock().unwrap().clone(), text: process.output() }
 }
 
-fn command<I, S>(args: I, env: &[(&str, &str)]) -> Command
+fn command<I, S>(program: &str, args: I, env: &[(&str, &str)]) -> Command
 where
     I: IntoIterator<Item = S>,
     S: AsRef<OsStr>,
 {
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program);
     command.args(args);
     for (name, _) in std::env::vars_os() {
         let is_ours = name.to_str().is_some_and(|name| name.starts_with("ILINK2MQTT_"));

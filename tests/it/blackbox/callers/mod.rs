@@ -1,0 +1,56 @@
+//! Hostile callers: whatever strangers do to the listeners, a push passes, nothing of theirs is stored, and little is logged.
+
+mod access;
+mod attackers;
+mod bodies;
+mod crowds;
+mod floods;
+mod mutations;
+mod paths;
+mod peers;
+mod wire;
+
+use std::time::{Duration, Instant};
+
+use super::world::World;
+use crate::support::bridge::{SECRET, text_push};
+use crate::support::http::raw_post;
+use attackers::{Caller, exchange};
+
+/// iLink's patience.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A push as iLink sends it, on a connection of its own, from `source`; it must be answered in time. Returns how long it took.
+#[track_caller]
+fn push_from(world: &World, source: Caller, text: &str) -> impl Future<Output = Duration> {
+    let caller = std::panic::Location::caller();
+    let request = raw_post(&format!("/{SECRET}"), text_push("413", text).to_string().as_bytes());
+    let port = world.bridge.callback_port();
+    async move {
+        let began = Instant::now();
+        let answer = tokio::time::timeout(PATIENCE, async {
+            let mut stream = source.connect(port).await.expect("a connection");
+            exchange(&mut stream, &request, b"{\"code\":0}").await
+        })
+        .await;
+        let took = began.elapsed();
+        let answer = answer.unwrap_or_else(|_| panic!("{caller}: a push was not answered in {PATIENCE:?}"));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{caller}: {answer}");
+        took
+    }
+}
+
+/// The bridge still takes a push and delivers it.
+async fn still_works(world: &World) {
+    push_from(world, Caller::ILINK, "still here").await;
+    world.client.expect_text("ilink/recv/user/413/text", "still here").await;
+}
+
+/// How often the bridge refused for this reason, by its own count.
+async fn rejected(world: &World, reason: &str) -> u64 {
+    let status = world.bridge.verb(&["status"]).await;
+    assert_eq!(status.code, Some(0), "{status:?}");
+    let name = format!("callback_rejected_{reason} ");
+    let line = status.stdout.lines().find_map(|line| line.trim().strip_prefix(&name));
+    line.map_or(0, |count| count.parse().expect("a number"))
+}
