@@ -1,7 +1,7 @@
 //! Small files that are either the old or the new one, whatever happens while they are written.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -46,6 +46,18 @@ pub fn give_to_owner_of_directory(path: &Path) {
         && file.0 != directory.0
     {
         let _ = std::os::unix::fs::chown(path, Some(directory.0), Some(directory.1));
+    }
+}
+
+/// What an operator can do about an error of the file system, to be put behind it; empty if there is nothing to say.
+#[must_use]
+pub fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ": free some space on its disk",
+        ErrorKind::ReadOnlyFilesystem => ": its disk is read-only, make it writable again",
+        ErrorKind::PermissionDenied => ": give it to the user that ilink2mqtt runs as (chown)",
+        ErrorKind::IsADirectory | ErrorKind::NotADirectory => ": move away what stands there",
+        _ => "",
     }
 }
 

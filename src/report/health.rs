@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Report, time};
+use super::{Part, Report, time};
 use crate::clock;
 use crate::inbound;
 use crate::local::Base;
@@ -54,6 +54,7 @@ pub struct Health {
     pub(super) broker: Broker,
     pub(super) token_expires_in_s: Option<u64>,
     pub(super) callback: Callback,
+    pub(super) spool: Part,
     pub(super) queues: Queues,
     pub(super) counters: BTreeMap<&'static str, u64>,
 }
@@ -147,6 +148,7 @@ impl Health {
                 last_push_at: report.seen.push_ms().map(clock::rfc3339),
                 rejected,
             },
+            spool: report.ready().spool,
             queues: Queues {
                 inbound: depth(&report.spool, Queue::Inbound).await,
                 outbound: depth(&report.spool, Queue::Outbound).await,

@@ -209,9 +209,17 @@ impl Db {
     ///
     /// A log left standing is a risk: one flipped bit in it drops every later commit of it without a word.
     pub(super) fn checkpoint(&self) -> Result<bool> {
+        self.checkpoint_by("PRAGMA wal_checkpoint(TRUNCATE)")
+    }
+
+    /// The same, but the log keeps its room on the disk and is written from its start again.
+    pub(super) fn reuse_log(&self) -> Result<bool> {
+        self.checkpoint_by("PRAGMA wal_checkpoint(RESTART)")
+    }
+
+    fn checkpoint_by(&self, pragma: &str) -> Result<bool> {
         self.conn.busy_timeout(Duration::ZERO)?;
-        let busy =
-            self.conn.prepare_cached("PRAGMA wal_checkpoint(TRUNCATE)")?.query_row([], |row| row.get::<_, bool>(0));
+        let busy = self.conn.prepare_cached(pragma)?.query_row([], |row| row.get::<_, bool>(0));
         self.conn.busy_timeout(BUSY_TIMEOUT)?;
         Ok(!busy?)
     }
@@ -221,11 +229,12 @@ impl Db {
         Ok(PAGE_SIZE * pages(&self.conn, "PRAGMA freelist_count")?)
     }
 
-    /// Gives unused pages back to the disk, if they are many and the rest is little. True if it did.
-    pub(super) fn vacuum(&self) -> Result<bool> {
+    /// Gives unused pages back to the disk, if they are many and the rest is little, and if `has` that many bytes free: the
+    /// rest is written anew. True if it did.
+    pub(super) fn vacuum(&self, has: impl FnOnce(u64) -> bool) -> Result<bool> {
         let free = self.unused()?;
         let used = (PAGE_SIZE * pages(&self.conn, "PRAGMA page_count")?).saturating_sub(free);
-        if free < VACUUM_AT || used > VACUUM_UP_TO || free / 3 < used {
+        if free < VACUUM_AT || used > VACUUM_UP_TO || free / 3 < used || !has(used + used / 4) {
             return Ok(false);
         }
         self.conn.execute_batch("VACUUM")?;

@@ -1,6 +1,9 @@
-//! How full the disk is. On a truly full disk even a DELETE fails, so appends stop while some room is left for the rest.
+//! How full the disk is. On a truly full disk even a DELETE fails, so appends stop while some room is left for the rest; and
+//! should others take that room too, there is the ballast, a file of our own that can be given up.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use super::files::Files;
 
 /// Room kept free for completions, results and checkpoints.
 const FLOOR: u64 = 4 * 1024 * 1024;
@@ -14,13 +17,31 @@ pub(super) struct Disk {
     pub(super) pretended: Option<u64>,
 }
 
+/// In bytes.
+struct Space {
+    free: u64,
+    /// Kept free.
+    floor: u64,
+}
+
 impl Disk {
-    pub(super) fn new(dir: PathBuf) -> Self {
+    pub(super) fn new(dir: &Path) -> Self {
         Self {
-            dir,
+            dir: dir.to_owned(),
             #[cfg(test)]
             pretended: None,
         }
+    }
+
+    /// None if the file system cannot say.
+    fn space(&self) -> Option<Space> {
+        let stat = rustix::fs::statvfs(&self.dir).ok()?;
+        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        #[cfg(test)]
+        let free = self.pretended.unwrap_or(free);
+        // On a tiny partition the floor must not be most of it.
+        Some(Space { free, floor: FLOOR.min(total / 8) })
     }
 
     /// Whether there is room to append; if not, why. The log's share must be free on the disk itself; for the rows the space
@@ -28,20 +49,32 @@ impl Disk {
     /// filled would stay full after it was emptied.
     pub(super) fn has_room(&self, unused: impl FnOnce() -> u64) -> Result<(), String> {
         // A file system that cannot say is asked no further: its own "full" is an error like any other.
-        let Ok(stat) = rustix::fs::statvfs(&self.dir) else { return Ok(()) };
-        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        // On a tiny partition the floor must not be most of it.
-        let floor = FLOOR.min(total / 8);
-        #[cfg(test)]
-        let free = self.pretended.unwrap_or(free);
+        let Some(Space { free, floor }) = self.space() else { return Ok(()) };
         if free < floor && (free < floor / 4 || free.saturating_add(unused()) < floor) {
+            // Without the number of the moment: the same trouble is to be told once.
             return Err(format!(
-                "the disk is nearly full ({} KiB free, {} KiB are kept): free some space on it",
-                free / 1024,
+                "the disk of {} is nearly full, less than {} KiB are free: free some space on it",
+                self.dir.display(),
                 floor / 1024
             ));
         }
         Ok(())
+    }
+
+    /// Whether that many bytes are free. Yes if the file system cannot say.
+    pub(super) fn has(&self, bytes: u64) -> bool {
+        self.space().is_none_or(|space| space.free >= bytes)
+    }
+
+    /// Makes the ballast as large as it should be, or as is possible. Best effort.
+    pub(super) fn take_ballast(&self, files: &Files) {
+        let Some(Space { free, floor }) = self.space() else { return };
+        let there = files.ballast_size();
+        // The log may grow by this on a full disk, and then is used over and over. Some is left for the small files beside
+        // the spool.
+        let size = (floor / 4).min(there.saturating_add(free / 8 * 7));
+        if size > there {
+            files.take_ballast(size);
+        }
     }
 }

@@ -3,6 +3,9 @@
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
 
+/// In words, with the remedy.
+const FULL: &str = "the disk is full: free some space on it";
+
 /// What to do about an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -14,6 +17,13 @@ pub(super) enum Fault {
     Fatal(String),
 }
 
+impl Fault {
+    /// Whether there is merely no room.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::Unwritable(cause) if cause == FULL)
+    }
+}
+
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Self {
         let Some(sqlite) = error.sqlite_error() else {
@@ -23,21 +33,31 @@ impl From<rusqlite::Error> for Fault {
         match sqlite.extended_code {
             // After a failed sync the kernel may count the lost pages as written; a second sync would succeed and lie.
             ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC => {
-                return Self::Fatal(format!("the disk failed to sync: {error}"));
+                return Self::Fatal(format!(
+                    "the disk failed to sync: look into the kernel's log (dmesg), it may be failing ({error})"
+                ));
             }
             ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ | ffi::SQLITE_IOERR_CORRUPTFS => {
                 return Self::Damaged(error.to_string());
             }
+            // The index of the log is given its room before it is used; that is all that can go wrong there.
+            ffi::SQLITE_IOERR_SHMSIZE => return Self::Unwritable(FULL.to_owned()),
+            ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_TRUNCATE => {
+                let cause =
+                    "the disk refuses writes: look into the kernel's log (dmesg), it may be failing or read-only";
+                return Self::Unwritable(format!("{cause} ({error})"));
+            }
             _ => {}
         }
         match sqlite.code {
-            ErrorCode::DiskFull => Self::Unwritable("the disk is full: free some space on it".to_owned()),
+            ErrorCode::DiskFull => Self::Unwritable(FULL.to_owned()),
             ErrorCode::ReadOnly => Self::Unwritable(
                 "spool.db or its disk is read-only: correct the rights in state_dir, or mount it writable".to_owned(),
             ),
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
                 Self::Unwritable("another program has locked spool.db: close that program".to_owned())
             }
+            ErrorCode::CannotOpen => Self::Unwritable(format!("{error}: see that its owner may read and write it")),
             // The rest are faults of content: a table that is gone, a number that is taken, a type that never was.
             ErrorCode::DatabaseCorrupt
             | ErrorCode::NotADatabase
@@ -63,7 +83,8 @@ mod tests {
         assert!(matches!(fault(ffi::SQLITE_IOERR_FSYNC), Fault::Fatal(_)));
         assert!(matches!(fault(ffi::SQLITE_IOERR_DIR_FSYNC), Fault::Fatal(_)));
         assert!(matches!(fault(ffi::SQLITE_IOERR_WRITE), Fault::Unwritable(_)));
-        assert!(matches!(fault(ffi::SQLITE_FULL), Fault::Unwritable(_)));
+        assert!(fault(ffi::SQLITE_FULL).is_full());
+        assert!(!fault(ffi::SQLITE_IOERR_WRITE).is_full());
         assert!(matches!(fault(ffi::SQLITE_BUSY), Fault::Unwritable(_)));
     }
 

@@ -1,7 +1,7 @@
 //! The spool's files: made for our eyes only, moved aside together, exchanged so that a crash at any point loses nothing.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,8 @@ pub(super) struct Files {
     pub(super) fresh: PathBuf,
     /// A rebuilt database, complete: to take the place of the damaged one.
     rebuilt: PathBuf,
+    /// Room on the disk that is ours to give up.
+    ballast: PathBuf,
 }
 
 impl Files {
@@ -42,6 +44,7 @@ impl Files {
             main: dir.join("spool.db"),
             fresh: dir.join("spool.db.new"),
             rebuilt: dir.join("spool.db.rebuilt"),
+            ballast: dir.join("spool.ballast"),
         }
     }
 
@@ -128,6 +131,32 @@ impl Files {
         fs::rename(&self.rebuilt, &self.main)?;
         self.sync_dir()?;
         Ok(aside)
+    }
+
+    pub(super) fn ballast_size(&self) -> u64 {
+        fs::metadata(&self.ballast).map_or(0, |file| file.len())
+    }
+
+    /// Makes the ballast this large: as much of it as the disk takes.
+    pub(super) fn take_ballast(&self, size: u64) {
+        let grow = || {
+            let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.ballast)?;
+            let mut left = size.saturating_sub(self.ballast_size());
+            while left > 0 {
+                let zeros = [0; 4096];
+                let part = zeros.get(..usize::try_from(left).unwrap_or(usize::MAX)).unwrap_or(&zeros);
+                file.write_all(part)?;
+                left -= part.len() as u64;
+            }
+            file.sync_all()
+        };
+        // What there is not room for is no ballast, and nothing is lost by that.
+        let _: io::Result<()> = grow();
+    }
+
+    /// Gives the ballast's room back to the disk. False if there was none.
+    pub(super) fn drop_ballast(&self) -> bool {
+        self.ballast_size() > 0 && fs::remove_file(&self.ballast).is_ok()
     }
 
     fn sync_dir(&self) -> io::Result<()> {

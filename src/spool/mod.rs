@@ -28,7 +28,9 @@
 //! - **Idle** for 2 s, the log is moved into the database and emptied, because one flipped bit in a log silently ends it;
 //!   a file that is large and nearly empty is shrunk. Then the thread sleeps until asked.
 //! - **Full** is decided by counting, before the disk is touched; **nearly full** by the disk's free space, while there is
-//!   room left to complete. Either clears by itself.
+//!   room left to complete. Should others take that too, the log is written over from its start, and `spool.ballast`, a file
+//!   kept for this, is given up: what waits is still completed, and the next start finds the room it needs. All of it clears
+//!   by itself.
 //! - **Damage** met at opening or later: a bad row is left out; a bad page has the database rebuilt from what is readable,
 //!   with the old one kept as `spool.db.damaged-N`. So is a file that is no spool.
 //! - **A failed sync** ends it: [`Spool::failed`] resolves and nothing is answered any more, because what the disk holds is

@@ -58,7 +58,12 @@ pub(super) fn open(dir: &Path) -> Result<(Db, Files, Recovered), OpenError> {
     if found == Found::Empty {
         recovered.alarms.push("the spool's database was an empty file; if it held something, that is lost".to_owned());
     }
-    match Db::open(&files.main) {
+    let mut opened = Db::open(&files.main);
+    if opened.as_ref().is_err_and(Fault::is_full) && files.drop_ballast() {
+        // Opening takes a little room, too.
+        opened = Db::open(&files.main);
+    }
+    match opened {
         Ok(db) => Ok((db, files, recovered)),
         Err(Fault::Damaged(cause)) => {
             let rebuilt = rebuild(&files, None)?;

@@ -172,7 +172,7 @@ pub enum SpoolError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The directory or a file in it cannot be used.
-    #[error("cannot use {path}: {source}")]
+    #[error("cannot use {}: {source}{}", path.display(), crate::files::remedy(source))]
     File {
         /// Which.
         path: PathBuf,
@@ -180,7 +180,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// SQLite cannot work with the file, and it is not the file's fault.
-    #[error("cannot open {path}: {cause}")]
+    #[error("cannot open {}: {cause}", path.display())]
     Database {
         /// Which.
         path: PathBuf,

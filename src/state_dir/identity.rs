@@ -85,7 +85,7 @@ pub enum IdentityError {
         cause: String,
     },
     /// It cannot be read or written.
-    #[error("{} cannot be {action}: {source}", path.display())]
+    #[error("{} cannot be {action}: {source}{}", path.display(), crate::files::remedy(source))]
     Inaccessible {
         /// Which.
         path: PathBuf,

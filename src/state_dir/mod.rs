@@ -47,7 +47,7 @@ pub enum StateDirError {
         holder: Option<u32>,
     },
     /// It cannot be made, opened or written.
-    #[error("the state directory {} cannot be used: {action}: {source}", path.display())]
+    #[error("the state directory {} cannot be used: {action}: {source}{}", path.display(), files::remedy(source))]
     Unusable {
         /// Which.
         path: PathBuf,
@@ -89,7 +89,11 @@ impl StateDir {
             Err(errno) => return Err(unusable("locking it")(errno.into())),
         }
         close_files_to_others(path).map_err(unusable("taking others' access to its files away"))?;
-        sign(&mut lock).map_err(unusable("writing in it"))?;
+        match sign(&mut lock) {
+            // It is only for the message to a second process, and a full disk is no reason not to start.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+            signed => signed.map_err(unusable("writing in it"))?,
+        }
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
@@ -140,9 +144,11 @@ fn close_files_to_others(path: &Path) -> io::Result<()> {
 
 /// Notes in the lock file who holds it, for the message that a second process gives.
 fn sign(lock: &mut File) -> io::Result<()> {
-    lock.set_len(0)?;
+    // Over what is there, which needs no room; then what is left of it goes.
     lock.rewind()?;
-    writeln!(lock, "{}", std::process::id())
+    let text = format!("{}\n", std::process::id());
+    lock.write_all(text.as_bytes())?;
+    lock.set_len(text.len() as u64)
 }
 
 fn holder(lock: &mut File) -> Option<u32> {

@@ -44,8 +44,12 @@ pub(super) struct Writer {
     inbox: Receiver<Request>,
     shared: Arc<Shared>,
     pending: Pending,
-    /// Why nothing can be stored, and when it is tried again.
-    refused: Option<(String, Instant)>,
+    /// What is in the way of storing.
+    refused: Option<Refused>,
+    /// The causes that the log has since it could be written last.
+    told: Vec<String>,
+    /// Whether there is ballast, or was. It is taken when at rest: a start is to be quick.
+    ballast: bool,
     /// The size of what was last refused because its queue was full.
     full: PerQueue<Option<u64>>,
     /// Of which queues it was said that they are full.
@@ -54,6 +58,15 @@ pub(super) struct Writer {
     grown: Option<Instant>,
     /// Whether the operator knows that another program keeps the log from being emptied.
     reader_warned: bool,
+}
+
+/// Why nothing can be stored now.
+struct Refused {
+    cause: String,
+    /// When it is tried again.
+    again: Instant,
+    /// It is only new rows that are refused.
+    only_rows: bool,
 }
 
 /// What one turn takes from the channel.
@@ -74,9 +87,10 @@ impl Turn {
 
 impl Writer {
     pub(super) fn new(db: Db, files: Files, limits: Limits, inbox: Receiver<Request>, shared: Arc<Shared>) -> Self {
-        let disk = Disk::new(files.dir.clone());
+        let disk = Disk::new(&files.dir);
         let grown = (files.log_size() > 0).then(Instant::now);
         shared.show(&db.counts);
+        let ballast = files.ballast_size() > 0;
         Self {
             db,
             files,
@@ -86,6 +100,8 @@ impl Writer {
             shared,
             pending: Pending::default(),
             refused: None,
+            told: Vec::new(),
+            ballast,
             full: PerQueue::default(),
             full_told: PerQueue::default(),
             grown,
@@ -95,6 +111,9 @@ impl Writer {
 
     /// Works until closed, failed, or left by all handles.
     pub(super) fn run(mut self) {
+        if let Err(cause) = self.room() {
+            self.refuse_rows(cause);
+        }
         loop {
             let first = match self.due() {
                 None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -129,11 +148,18 @@ impl Writer {
 
     /// When to wake without being asked; `None`: nothing to do, sleep.
     fn due(&self) -> Option<Instant> {
-        if let Some((_, again)) = &self.refused {
-            return Some(*again);
+        let again = self.refused.as_ref().map(|refused| refused.again);
+        if self.is_stuck() {
+            return again;
         }
         let lazy = self.pending.since().map(|since| since + LAZY_WAIT);
-        lazy.or(self.grown.map(|grown| grown + IDLE_AFTER))
+        let own = lazy.or(self.grown.map(|grown| grown + IDLE_AFTER));
+        again.into_iter().chain(own).min()
+    }
+
+    /// Whether nothing at all can be stored.
+    fn is_stuck(&self) -> bool {
+        self.refused.as_ref().is_some_and(|refused| !refused.only_rows)
     }
 
     fn take(&mut self, request: Request, turn: &mut Turn) {

@@ -72,7 +72,10 @@ impl Writer {
                 self.shared.show(&self.db.counts);
             }
             // They are left out all the same, and met again by the next reader.
-            Err(Fault::Unwritable(cause)) => self.refuse(cause),
+            Err(Fault::Unwritable(cause)) => {
+                let cause = self.placed(&cause);
+                self.refuse(cause);
+            }
             Err(Fault::Damaged(cause)) => self.rebuild(&cause)?,
             Err(Fault::Fatal(cause)) => return Err(self.fail(cause)),
         }

@@ -9,7 +9,7 @@ use super::super::fault::Fault;
 use super::super::request::Op;
 use super::super::shared::add;
 use super::super::types::{PerQueue, Queue, SpoolError};
-use super::{Stop, Writer};
+use super::{Refused, Stop, Writer};
 
 /// While the disk refuses, how often it is tried again without being asked.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
@@ -32,6 +32,13 @@ fn full_words(queue: Queue) -> &'static str {
              raise spool.max_bytes"
         }
     }
+}
+
+/// What helps to store a little on a full disk.
+#[derive(Clone, Copy)]
+enum Makeshift {
+    ReuseLog,
+    DropBallast,
 }
 
 impl Writer {
@@ -61,8 +68,9 @@ impl Writer {
             }
         }
         match room {
-            Err(cause) => self.refuse(cause),
-            Ok(()) => self.show_writable(),
+            // Else nothing can be stored, for a reason that is told already.
+            Err(cause) if !self.is_stuck() => self.refuse_rows(cause),
+            _ => self.show_writable(),
         }
         for (op, error) in refused {
             op.reply.send(Err(error));
@@ -89,6 +97,7 @@ impl Writer {
 
     /// Stores and answers `ops`, and stores what is pending with them.
     pub(super) fn store(&mut self, mut ops: Vec<Op>) -> Result<(), Stop> {
+        let mut makeshifts = [Makeshift::ReuseLog, Makeshift::DropBallast].into_iter();
         while !(ops.is_empty() && self.pending.is_empty()) {
             let sync = if ops.is_empty() { Sync::Later } else { Sync::Now };
             match self.db.commit(&ops, &self.pending, &self.limits, sync) {
@@ -100,8 +109,8 @@ impl Writer {
                         if sync == Sync::Now { &self.shared.commits_synced } else { &self.shared.commits_lazy };
                     add(synced, 1);
                     self.shared.show(&self.db.counts);
-                    if ops.iter().any(|op| op.adds().is_some()) && self.refused.take().is_some() {
-                        info!("the spool can be written again");
+                    if self.refused.is_some() && ops.iter().any(|op| op.adds().is_some()) {
+                        self.accept_again();
                     }
                     self.show_writable();
                     for (op, seq) in ops.into_iter().zip(committed.seqs) {
@@ -109,7 +118,9 @@ impl Writer {
                     }
                     break;
                 }
+                Err(full) if full.is_full() && makeshifts.any(|makeshift| self.make_do(makeshift)) => {}
                 Err(Fault::Unwritable(cause)) => {
+                    let cause = self.placed(&cause);
                     // Results may still fit where new rows do not: once more without those.
                     let (adding, rest): (Vec<_>, Vec<_>) = ops.into_iter().partition(|op| op.adds().is_some());
                     let refused = if adding.is_empty() { (rest, Vec::new()) } else { (adding, rest) };
@@ -130,11 +141,43 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn refuse(&mut self, cause: String) {
-        if self.refused.as_ref().is_none_or(|(before, _)| *before != cause) {
-            warn!(cause, "the spool cannot be written; trying again");
+    /// Makes a little room on a full disk; false if that was not possible.
+    fn make_do(&self, makeshift: Makeshift) -> bool {
+        match makeshift {
+            // An empty one has nothing to give.
+            Makeshift::ReuseLog => self.files.log_size() > 0 && self.db.reuse_log().unwrap_or(false),
+            Makeshift::DropBallast => self.files.drop_ballast(),
         }
-        self.refused = Some((cause, Instant::now() + RETRY_EVERY));
+    }
+
+    /// The cause, with the place it is about.
+    pub(super) fn placed(&self, cause: &str) -> String {
+        format!("{}: {cause}", self.files.main.display())
+    }
+
+    /// Nothing can be stored now.
+    pub(super) fn refuse(&mut self, cause: String) {
+        self.refuse_some(cause, false);
+    }
+
+    /// No more rows are taken; all else is still stored.
+    pub(super) fn refuse_rows(&mut self, cause: String) {
+        self.refuse_some(cause, true);
+    }
+
+    fn refuse_some(&mut self, cause: String, only_rows: bool) {
+        if !self.told.contains(&cause) {
+            warn!(cause, "the spool cannot be written; trying again");
+            self.told.push(cause.clone());
+        }
+        self.refused = Some(Refused { cause, again: Instant::now() + RETRY_EVERY, only_rows });
+        self.show_writable();
+    }
+
+    pub(super) fn accept_again(&mut self) {
+        self.refused = None;
+        self.told.clear();
+        info!("the spool can be written again");
         self.show_writable();
     }
 
@@ -155,7 +198,7 @@ impl Writer {
                 now = Err(full_words(queue).to_owned());
             }
         }
-        if let Some((cause, _)) = &self.refused {
+        if let Some(Refused { cause, .. }) = &self.refused {
             now = Err(cause.clone());
         }
         self.shared.set_writable(now);

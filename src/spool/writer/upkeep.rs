@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use rusqlite::Connection;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::super::db;
 use super::super::fault::Fault;
@@ -21,17 +21,14 @@ impl Writer {
     /// What is due without being asked.
     pub(super) fn chores(&mut self) -> Result<(), Stop> {
         let now = Instant::now();
-        if let Some((_, again)) = &self.refused {
-            if now < *again {
-                return Ok(());
-            }
+        if self.refused.as_ref().is_some_and(|refused| now >= refused.again) {
             self.retry()?;
         }
         let waited = self.pending.since().is_some_and(|since| now >= since + LAZY_WAIT);
-        if self.refused.is_none() && (waited || self.pending.len() >= LAZY_MOST) {
+        if !self.is_stuck() && (waited || self.pending.len() >= LAZY_MOST) {
             self.store(Vec::new())?;
         }
-        if self.refused.is_none() && self.pending.is_empty() && self.grown.is_some_and(|at| now >= at + IDLE_AFTER) {
+        if !self.is_stuck() && self.pending.is_empty() && self.grown.is_some_and(|at| now >= at + IDLE_AFTER) {
             self.rest()?;
         }
         Ok(())
@@ -40,17 +37,15 @@ impl Writer {
     /// Whether the disk takes it again: what is pending, or else the counts as they are.
     fn retry(&mut self) -> Result<(), Stop> {
         if let Err(cause) = self.room() {
-            self.refuse(cause);
+            self.refuse_rows(cause);
             // Completions are what makes room.
             return self.store(Vec::new());
         }
         let tried = self.db.touch();
         self.settle(tried)?;
         self.grown = Some(Instant::now());
-        if self.refused.as_ref().is_some_and(|(_, again)| *again <= Instant::now()) {
-            self.refused = None;
-            info!("the spool can be written again");
-            self.show_writable();
+        if self.refused.as_ref().is_some_and(|refused| refused.again <= Instant::now()) {
+            self.accept_again();
         }
         Ok(())
     }
@@ -65,9 +60,11 @@ impl Writer {
                 self.shared.show(&self.db.counts);
             }
             let mut done = self.db.checkpoint()?;
-            if done && self.db.vacuum()? {
+            if done && self.db.vacuum(|bytes| self.disk.has(bytes))? {
                 done = self.db.checkpoint()?;
             }
+            self.disk.take_ballast(&self.files);
+            self.ballast = true;
             if !done && !self.reader_warned {
                 warn!("another program is reading the spool's database: its log cannot be emptied");
             }
@@ -82,6 +79,7 @@ impl Writer {
         match outcome.map_err(Fault::from) {
             Ok(()) => Ok(()),
             Err(Fault::Unwritable(cause)) => {
+                let cause = self.placed(&cause);
                 self.refuse(cause);
                 Ok(())
             }
@@ -145,6 +143,10 @@ impl Writer {
         let closed = checkpointed.and_then(|_| self.db.conn.close().map_err(|(_, error)| error));
         if let Err(error) = closed {
             warn!(%error, "the spool was not closed in good order; nothing is lost");
+        }
+        if self.ballast {
+            // Of what the log has given back, before others take it: the next start needs some.
+            self.disk.take_ballast(&self.files);
         }
     }
 }
