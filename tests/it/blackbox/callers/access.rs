@@ -157,6 +157,7 @@ async fn the_lists_hold_over_tls_too() {
 async fn those_not_on_the_list_crowd_nobody_out() {
     use super::attackers::{Attackers, From, Habit};
 
+    let _alone = super::attackers::alone().await;
     let world = guarded(|bridge| bridge.with_open_files(256).with("log.level", "info")).await;
     // They connect as the list's own would, and sit there.
     let port = world.bridge.callback_port();

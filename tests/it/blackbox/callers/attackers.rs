@@ -13,6 +13,12 @@ use tokio::task::JoinSet;
 
 use crate::support::within;
 
+/// Attackers by the thousand take a machine's time from each other's tests too: one crowd at once.
+pub(super) async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
+    static CROWD: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    CROWD.lock().await
+}
+
 /// An address to call from: all of 127/8 is this machine.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caller(pub(super) Ipv4Addr);

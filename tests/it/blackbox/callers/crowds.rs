@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
-use super::attackers::{Attackers, Caller, From, Habit, exchange};
+use super::attackers::{Attackers, Caller, From, Habit, alone, exchange};
 use super::{PATIENCE, World, push_from, rejected, still_works};
 use crate::support::bridge::{Bridge, SECRET, text_push};
 use crate::support::eventually;
@@ -41,15 +41,19 @@ async fn measure(world: &mut World, what: &str, attackers: &Attackers, from: Cal
 
 #[tokio::test]
 async fn thousands_of_idle_connections_from_the_pushs_own_address() {
+    let _alone = alone().await;
     let mut world = World::ready_with(quiet).await;
     still_works(&world).await;
     let before = world.bridge.process().memory();
     let attackers = Attackers::start(world.bridge.callback_port(), MANY, From::One(Caller::ILINK), &[Habit::silent()]);
     attackers.connected(MANY).await;
     measure(&mut world, "2000 idle, one address", &attackers, Caller::ILINK).await;
+    let more = Attackers::start(world.bridge.callback_port(), 900, From::Many, &Habit::slow());
+    more.connected(900).await;
+    measure(&mut world, "and 900 slow, 900 addresses", &more, Caller::ILINK).await;
     let during = world.bridge.process().memory();
     let files = world.bridge.process().open_files();
-    drop(attackers);
+    drop((attackers, more));
     eventually("the attackers' connections to be gone", async || {
         (world.bridge.process().open_files() < 200).then_some(())
     })
@@ -66,6 +70,7 @@ async fn thousands_of_idle_connections_from_the_pushs_own_address() {
 
 #[tokio::test]
 async fn thousands_of_slow_connections_from_as_many_addresses() {
+    let _alone = alone().await;
     let mut world = World::ready_with(quiet).await;
     let attackers = Attackers::start(world.bridge.callback_port(), MANY, From::Many, &Habit::slow());
     attackers.connected(MANY).await;
@@ -79,6 +84,7 @@ async fn thousands_of_slow_connections_from_as_many_addresses() {
 
 #[tokio::test]
 async fn a_half_read_push_is_not_cut_for_others() {
+    let _alone = alone().await;
     let world = World::ready_with(|bridge| quiet(bridge).with_open_files(FEW_FILES)).await;
     let port = world.bridge.callback_port();
     let request = raw_post(&format!("/{SECRET}"), text_push("413", "in two halves").to_string().as_bytes());
@@ -98,6 +104,7 @@ async fn a_half_read_push_is_not_cut_for_others() {
 
 #[tokio::test]
 async fn with_few_files_the_rest_of_the_bridge_still_has_some() {
+    let _alone = alone().await;
     let mut world = World::ready_with(|bridge| quiet(bridge).with_open_files(FEW_FILES)).await;
     world.bridge.logged("LimitNOFILE").await;
     let attackers = Attackers::start(world.bridge.callback_port(), 600, From::Many, &Habit::slow());
@@ -118,6 +125,7 @@ async fn with_few_files_the_rest_of_the_bridge_still_has_some() {
 
 #[tokio::test]
 async fn the_systems_refusal_to_accept_is_survived() {
+    let _alone = alone().await;
     // So few that accepting does fail: what is left of them after the bridge's own is less than the listeners' least.
     let mut world = World::prepared(&[], |bridge| quiet(bridge).with_open_files(40)).await;
     world.bridge.start().await;
@@ -133,6 +141,7 @@ async fn the_systems_refusal_to_accept_is_survived() {
 
 #[tokio::test]
 async fn the_admin_listener_has_its_bounds_too() {
+    let _alone = alone().await;
     let world = World::ready_with(quiet).await;
     let port = world.bridge.admin_port();
     let attackers = Attackers::start(port, 500, From::One(Caller::STRANGER), &Habit::slow());
@@ -148,6 +157,7 @@ async fn the_admin_listener_has_its_bounds_too() {
 
 #[tokio::test]
 async fn a_stop_does_not_wait_for_attackers() {
+    let _alone = alone().await;
     let mut world = World::ready_with(quiet).await;
     let attackers = Attackers::start(world.bridge.callback_port(), 100, From::One(Caller::STRANGER), &Habit::slow());
     attackers.connected(100).await;

@@ -78,6 +78,7 @@ async fn nothing_of_a_request_is_ever_logged() {
 
 #[tokio::test]
 async fn a_flood_of_pushes_delays_no_other() {
+    let _alone = super::attackers::alone().await;
     let world = World::ready_with(|bridge| bridge.with("log.level", "info")).await;
     let port = world.bridge.callback_port();
     let mut floods = JoinSet::new();
@@ -106,6 +107,7 @@ async fn a_flood_of_pushes_delays_no_other() {
 async fn only_so_many_wait_for_a_full_spool() {
     const HELD: usize = 256;
     const ALL: usize = 320;
+    let _alone = super::attackers::alone().await;
     let mut world = World::ready_with(|bridge| bridge.with("spool.max_bytes", "1MiB").with("log.level", "info")).await;
     world.broker.stop();
     // Coarsely, then up to the last KiB.

@@ -234,6 +234,7 @@ async fn many_requests_in_one_segment() {
 async fn tls_and_plain_text_mixed_up() {
     use crate::blackbox::security::Pki;
 
+    let _alone = super::attackers::alone().await;
     let pki = Pki::new();
     pki.issue("callback");
     let world = World::ready_with(|bridge| {
