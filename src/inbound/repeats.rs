@@ -123,31 +123,28 @@ impl Repeats {
         alone
     }
 
-    /// A try of the push was answered: the same bytes are a new message from here on. True if that was news.
-    pub fn answered(&self, ticket: Ticket) -> bool {
+    /// A try of the push was answered: the same bytes are a new message from here on.
+    pub fn answered(&self, ticket: Ticket) {
         let mut memory = self.lock();
-        let is_this = memory.entries.get(&ticket.digest).is_some_and(|entry| entry.number == ticket.number);
-        if is_this {
+        if memory.entry(ticket).is_some() {
             memory.entries.remove(&ticket.digest);
         }
-        is_this
     }
 
-    /// An answer to a try of the push is about to leave. Then comes [`Self::answered`] or [`Self::not_answered`].
-    pub fn leaving(&self, ticket: Ticket) {
-        self.change(ticket, |entry| entry.leaving += 1);
-    }
-
-    /// The answer did not leave, or too late: a further try is a repeat as before.
-    pub fn not_answered(&self, ticket: Ticket) {
-        self.change(ticket, |entry| entry.leaving = entry.leaving.saturating_sub(1));
-    }
-
-    fn change(&self, ticket: Ticket, change: impl FnOnce(&mut Entry)) {
+    /// An answer to a try of the push is about to leave. Then comes [`Self::answered`] or [`Self::not_answered`]. False if the
+    /// same bytes are a newer push already.
+    pub fn leaving(&self, ticket: Ticket) -> bool {
         let mut memory = self.lock();
-        if let Some(entry) = memory.entries.get_mut(&ticket.digest).filter(|entry| entry.number == ticket.number) {
-            change(entry);
-        }
+        let entry = memory.entry(ticket);
+        entry.map(|entry| entry.leaving += 1).is_some()
+    }
+
+    /// The answer did not leave, or too late. If a further try is a repeat as before: of what was taken when.
+    pub fn not_answered(&self, ticket: Ticket) -> Option<Stamp> {
+        let mut memory = self.lock();
+        let entry = memory.entry(ticket)?;
+        entry.leaving = entry.leaving.saturating_sub(1);
+        entry.makes_repeats().then_some(entry.at)
     }
 
     fn lock(&self) -> MutexGuard<'_, Memory> {
@@ -157,6 +154,11 @@ impl Repeats {
 }
 
 impl Memory {
+    /// The ticket's own entry, if no newer push with the same bytes has taken its place.
+    fn entry(&mut self, ticket: Ticket) -> Option<&mut Entry> {
+        self.entries.get_mut(&ticket.digest).filter(|entry| entry.number == ticket.number)
+    }
+
     /// Forgets what is too old to matter, whenever the memory has doubled since the last time.
     fn sweep(&mut self) {
         if self.entries.len() < self.sweep_at {
@@ -201,7 +203,7 @@ mod tests {
         let repeats = Repeats::new(vec![]);
         let (ticket, tell) = first(&repeats, A);
         tell.send(Progress::Stored).unwrap();
-        assert!(repeats.answered(ticket));
+        repeats.answered(ticket);
         assert!(!is_repeat(&repeats, A));
     }
 
@@ -210,15 +212,16 @@ mod tests {
         let repeats = Repeats::new(vec![]);
         let (ticket, tell) = first(&repeats, A);
         tell.send(Progress::Stored).unwrap();
-        repeats.leaving(ticket);
-        repeats.not_answered(ticket);
+        assert!(repeats.leaving(ticket));
+        assert!(repeats.not_answered(ticket).is_some());
         assert!(is_repeat(&repeats, A));
-        repeats.leaving(ticket);
+        assert!(repeats.leaving(ticket));
         let (_new, tell) = first(&repeats, A);
         tell.send(Progress::Stored).unwrap();
         // What becomes of the old answer is nothing to the new push.
-        repeats.not_answered(ticket);
-        assert!(!repeats.answered(ticket));
+        assert!(repeats.not_answered(ticket).is_none());
+        repeats.answered(ticket);
+        assert!(!repeats.leaving(ticket));
         assert!(is_repeat(&repeats, A));
     }
 
@@ -229,7 +232,7 @@ mod tests {
         tell.send(Progress::Stored).unwrap();
         repeats.answered(old);
         let (_new, _tell) = first(&repeats, A);
-        assert!(!repeats.answered(old));
+        repeats.answered(old);
         assert!(is_repeat(&repeats, A));
     }
 

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use super::record::Record;
 use super::repeats::{Claim, Progress, Repeats, Ticket};
@@ -64,11 +65,20 @@ impl Store {
     }
 
     /// An answer to a try of this push is about to leave; [`Leaving::left`] says that it did.
-    pub fn leaving(self: &Arc<Self>, ticket: Ticket) -> Leaving {
-        if let Some(repeats) = &self.repeats {
-            repeats.leaving(ticket);
+    ///
+    /// That the push makes repeats is forgotten on the disk before it leaves: should the bridge be killed just after, the next
+    /// push with the same bytes is a new one, and must not be lost. Killed just before, it would store a further try once
+    /// more: rather twice than never.
+    pub async fn leaving(self: &Arc<Self>, ticket: Ticket) -> Leaving {
+        let leaving = Leaving { store: Arc::clone(self), ticket: Some(ticket) };
+        if let Some(repeats) = &self.repeats
+            && repeats.leaving(ticket)
+            && let Err(error) = self.spool.forget_repeat(ticket.digest).await
+        {
+            // The push itself is stored, and that is what the answer promises.
+            warn!(%error, "that a push was answered could not be recorded; killed now, the bridge would take the same bytes for its repeat");
         }
-        Leaving { store: Arc::clone(self), ticket: Some(ticket) }
+        leaving
     }
 
     fn accept(self: &Arc<Self>, body: Bytes) -> (Option<Ticket>, watch::Receiver<Progress>) {
@@ -149,17 +159,18 @@ pub struct Leaving {
 impl Leaving {
     /// It was handed to the socket whole: the same bytes are a new message from here on.
     pub fn left(mut self) {
-        let Some(ticket) = self.ticket.take() else { return };
-        if self.store.repeats.as_ref().is_some_and(|repeats| repeats.answered(ticket)) {
-            self.store.spool.forget_repeat(ticket.digest);
+        if let (Some(ticket), Some(repeats)) = (self.ticket.take(), &self.store.repeats) {
+            repeats.answered(ticket);
         }
     }
 }
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        if let (Some(ticket), Some(repeats)) = (self.ticket, &self.store.repeats) {
-            repeats.not_answered(ticket);
+        if let (Some(ticket), Some(repeats)) = (self.ticket, &self.store.repeats)
+            && let Some(at) = repeats.not_answered(ticket)
+        {
+            self.store.spool.remember_repeat(ticket.digest, at);
         }
     }
 }

@@ -66,7 +66,10 @@ impl Db {
                 counts.get_mut(queue).removed(size);
             }
         }
-        keys::apply(&tx, repeats, &pending.forgotten, &pending.notes)?;
+        for (digest, at) in &pending.remembered {
+            repeats.put(&tx, *digest, *at)?;
+        }
+        keys::apply(&tx, &pending.notes)?;
         for op in ops {
             committed.seqs.push(match &op.task {
                 Task::Append { queue, data, key } => {
@@ -92,6 +95,10 @@ impl Db {
                 }
                 Task::ForgetSession => {
                     keys::forget_session(&tx)?;
+                    0
+                }
+                Task::ForgetRepeat(digest) => {
+                    repeats.forget(&tx, digest)?;
                     0
                 }
             });

@@ -3,7 +3,7 @@
 //! Repeats are appended in order and found through a map in memory: an index of random digests would cost ten times the
 //! bytes written. Redelivery keys have their packet id for a row number, which brokers hand out in order, too.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rusqlite::{Connection, Result};
@@ -179,16 +179,8 @@ fn note_crc(key: &str, value: &[u8]) -> i64 {
     i64::from(hasher.finalize())
 }
 
-/// Digests forgotten and notes changed, written.
-pub(super) fn apply(
-    conn: &Connection,
-    repeats: &mut Repeats,
-    forgotten: &HashSet<[u8; 32]>,
-    notes: &BTreeMap<String, Option<Vec<u8>>>,
-) -> Result<()> {
-    for digest in forgotten {
-        repeats.forget(conn, digest)?;
-    }
+/// Notes changed, written.
+pub(super) fn apply(conn: &Connection, notes: &BTreeMap<String, Option<Vec<u8>>>) -> Result<()> {
     for (key, value) in notes {
         match value {
             Some(value) => put_note(conn, key, value)?,

@@ -21,7 +21,8 @@
 //! # Operation
 //!
 //! - **Durable** operations ([`Spool::append`], [`Spool::replace`], [`Spool::forget_session`]) return after a commit with a
-//!   sync. A future dropped before it returned may or may not have been carried out.
+//!   sync ([`Spool::forget_repeat`] without one: it is for the case of a killed process). A future dropped before it
+//!   returned may or may not have been carried out.
 //! - **Lazy** ones ([`Spool::complete`], [`Spool::replace_lazily`], notes, …) return at once and ride with the next durable
 //!   commit; with none in 25 ms they get one without a sync, which a killed process survives and the loss of power may
 //!   not: then a delivery is repeated. What another supersedes in time is never written. Readers see them at once.
@@ -64,6 +65,8 @@ use request::{Closing, Op, Read, Reply, Request, Task};
 use shared::Shared;
 pub use types::{Counters, Key, Keys, Limits, OpenError, Queue, QueueStats, ROW_OVERHEAD, Recovered, Row, SpoolError};
 use writer::Writer;
+
+use crate::clock::Stamp;
 
 /// How many may wait for an answer at once: what one commit takes. More wait before they are queued, so that dropping
 /// their future still leaves nothing behind.
@@ -185,9 +188,19 @@ impl Spool {
         self.ask(|reply| Request::Read(Read::Keys { reply })).await
     }
 
-    /// Forgets a [`Key::Repeat`], lazily.
-    pub fn forget_repeat(&self, digest: [u8; 32]) {
-        self.lazily(Lazy::ForgetRepeat(digest));
+    /// Forgets a [`Key::Repeat`]. When it returns, a killed process has forgotten it too: its commit comes at once, but
+    /// without a sync of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::replace`].
+    pub async fn forget_repeat(&self, digest: [u8; 32]) -> Result<(), SpoolError> {
+        self.store(Task::ForgetRepeat(digest)).await.map(|_| ())
+    }
+
+    /// Remembers a [`Key::Repeat`] that was forgotten, lazily.
+    pub fn remember_repeat(&self, digest: [u8; 32], at: Stamp) {
+        self.lazily(Lazy::RememberRepeat(digest, at));
     }
 
     /// Forgets every [`Key::Redelivery`]. Durable when it returns.

@@ -1,11 +1,12 @@
 //! Lazy operations waiting for a commit to ride with. What supersedes another before it was stored saves its write.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::types::Queue;
+use crate::clock::Stamp;
 
 /// What is to become of a row.
 #[derive(Debug, Clone)]
@@ -18,7 +19,7 @@ pub(super) enum Change {
 #[derive(Debug)]
 pub(super) enum Lazy {
     Row(Queue, u64, Change),
-    ForgetRepeat([u8; 32]),
+    RememberRepeat([u8; 32], Stamp),
     Note(String, Option<Vec<u8>>),
 }
 
@@ -26,7 +27,7 @@ pub(super) enum Lazy {
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     pub(super) rows: BTreeMap<(Queue, u64), Change>,
-    pub(super) forgotten: HashSet<[u8; 32]>,
+    pub(super) remembered: HashMap<[u8; 32], Stamp>,
     pub(super) notes: BTreeMap<String, Option<Vec<u8>>>,
     since: Option<Instant>,
 }
@@ -40,8 +41,8 @@ impl Pending {
                     self.rows.insert((queue, seq), change);
                 }
             }
-            Lazy::ForgetRepeat(digest) => {
-                self.forgotten.insert(digest);
+            Lazy::RememberRepeat(digest, at) => {
+                self.remembered.insert(digest, at);
             }
             Lazy::Note(key, value) => {
                 self.notes.insert(key, value);
@@ -62,7 +63,7 @@ impl Pending {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.rows.len() + self.forgotten.len() + self.notes.len()
+        self.rows.len() + self.remembered.len() + self.notes.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -31,6 +31,7 @@ pub(super) enum Task {
     Append { queue: Queue, data: Vec<u8>, key: Option<Key> },
     Replace { queue: Queue, seq: u64, data: Vec<u8> },
     ForgetSession,
+    ForgetRepeat([u8; 32]),
 }
 
 /// A task and who waits for it. The answer is the row's number, 0 if there is none.
@@ -45,15 +46,20 @@ impl Op {
     pub(super) fn adds(&self) -> Option<(Queue, u64)> {
         match &self.task {
             Task::Append { queue, data, .. } => Some((*queue, size(data))),
-            Task::Replace { .. } | Task::ForgetSession => None,
+            Task::Replace { .. } | Task::ForgetSession | Task::ForgetRepeat(_) => None,
         }
+    }
+
+    /// Whether its commit needs a sync.
+    pub(super) fn is_synced(&self) -> bool {
+        !matches!(self.task, Task::ForgetRepeat(_))
     }
 
     /// About how many bytes it brings into a batch.
     pub(super) fn weight(&self) -> usize {
         match &self.task {
             Task::Append { data, .. } | Task::Replace { data, .. } => data.len(),
-            Task::ForgetSession => 0,
+            Task::ForgetSession | Task::ForgetRepeat(_) => 0,
         }
     }
 }

@@ -167,7 +167,12 @@ async fn keys_and_notes_live_as_long_as_they_should() {
         spool.append(Queue::Outbound, vec![n], Some(key)).await.unwrap();
     }
     spool.append(Queue::Outbound, vec![9], Some(Key::Redelivery { pkid: 1, digest: [9; 32] })).await.unwrap();
-    spool.forget_repeat([2; 32]);
+    spool.forget_repeat([2; 32]).await.unwrap();
+    spool.forget_repeat([3; 32]).await.unwrap();
+    // It is there for a killed process, not only for one that closes.
+    let killed = open(crashed(dir.path()).path()).load_keys().await.unwrap();
+    assert_eq!(killed.repeats, [([1; 32], at)]);
+    spool.remember_repeat([3; 32], at);
     spool.put_note("presence/a", b"1".to_vec());
     spool.put_note("presence/b", b"2".to_vec());
     spool.put_note("other", b"3".to_vec());

@@ -25,7 +25,7 @@ const BATCH_REQUESTS: usize = 1024;
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// How long lazy operations wait for a durable one to ride with, and how many may. Short, because what a killed process had
-/// not handed over is done again: a delivery is repeated, an answered push still looks unanswered. It costs no sync.
+/// not handed over is done again: a delivery is repeated. It costs no sync.
 const LAZY_WAIT: Duration = Duration::from_millis(25);
 const LAZY_MOST: usize = 256;
 

@@ -99,7 +99,7 @@ impl Writer {
     pub(super) fn store(&mut self, mut ops: Vec<Op>) -> Result<(), Stop> {
         let mut makeshifts = [Makeshift::ReuseLog, Makeshift::DropBallast].into_iter();
         while !(ops.is_empty() && self.pending.is_empty()) {
-            let sync = if ops.is_empty() { Sync::Later } else { Sync::Now };
+            let sync = if ops.iter().any(Op::is_synced) { Sync::Now } else { Sync::Later };
             match self.db.commit(&ops, &self.pending, &self.limits, sync) {
                 Ok(committed) => {
                     self.pending.clear();

@@ -247,6 +247,17 @@ async fn repeats_are_known_after_a_crash() {
 }
 
 #[tokio::test]
+async fn what_was_answered_makes_no_repeats_after_a_crash() {
+    let mut world = World::ready().await;
+    world.bridge.push(&text_push("413", "ON")).await;
+    // At once: whatever the bridge still meant to note about the answer, it has not noted.
+    world.bridge.kill();
+    world.bridge.start().await;
+    world.bridge.push(&text_push("413", "ON")).await;
+    assert_eq!(count_after_marker(&world, "ON").await, 2, "two \"ON\" are two");
+}
+
+#[tokio::test]
 async fn repeats_can_be_switched_off() {
     let mut world = World::ready_with(|bridge| bridge.with("callback.repeats", "off")).await;
     let text = unanswered_push(&mut world).await;

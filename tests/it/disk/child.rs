@@ -150,13 +150,13 @@ impl Load {
 
     async fn steps(&mut self, steps: usize) {
         for _ in 0..steps {
-            self.lazily();
+            self.lazily().await;
             match self.dice.below(12) {
                 0..=7 => self.append_some().await,
                 8 => self.replace().await,
                 9 => self.set_aside().await,
                 10 if self.dice.below(4) == 0 => self.forget_session().await,
-                _ => self.lazily(),
+                _ => self.lazily().await,
             }
         }
     }
@@ -221,7 +221,7 @@ impl Load {
         self.mark(&Mark::Done { n });
     }
 
-    fn lazily(&mut self) {
+    async fn lazily(&mut self) {
         for _ in 0..self.dice.below(5) {
             match self.dice.below(6) {
                 0..=2 => self.complete(),
@@ -247,7 +247,7 @@ impl Load {
                     let mut digest = [0; 32];
                     digest[..8].copy_from_slice(&tag.to_le_bytes());
                     self.begin(vec![(format!("repeat/{tag}"), None)]);
-                    self.spool().forget_repeat(digest);
+                    self.spool().forget_repeat(digest).await.expect("it is forgotten");
                 }
             }
         }
