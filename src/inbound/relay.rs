@@ -11,6 +11,7 @@
 //! completed when the process ends is delivered again by the next run, with the same id.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,15 +137,21 @@ impl Relay {
                     () = stop.cancelled() => {}
                 }
             }
-            for row in rows {
+            'handing_over: for row in rows {
                 cursor = row.seq;
-                // Dropped by `stop` at most between two publishes: what was not handed over stays in the spool.
-                let delivery = tokio::select! {
-                    delivery = relay.deliver(row.seq, &row.data, &mut book) => delivery,
-                    () = stop.cancelled() => break,
+                let size = row.data.len();
+                let mut handing = pin!(relay.deliver(row.seq, &row.data, &mut book));
+                // Rows are completed also while this one waits for the link to take it. Cancel-safe: `handing` is borrowed, and
+                // dropped by `stop` at most between two publishes; what was not handed over stays in the spool.
+                let delivery = loop {
+                    tokio::select! {
+                        delivery = &mut handing => break delivery,
+                        Some(done) = under_way.next() => bytes -= done,
+                        () = stop.cancelled() => break 'handing_over,
+                    }
                 };
-                bytes += row.data.len();
-                under_way.push(delivery.map(move |()| row.data.len()));
+                bytes += size;
+                under_way.push(delivery.map(move |()| size));
             }
             while let Some(Some(done)) = under_way.next().now_or_never() {
                 bytes -= done;

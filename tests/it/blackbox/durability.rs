@@ -6,12 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
+use rumqttc::v5::mqttbytes::v5::PubAckReason;
+
 use super::world::World;
-use crate::support::bridge::text_push;
+use crate::support::bridge::{Bridge, text_push};
 use crate::support::client::{Client, Message};
 use crate::support::http::{Answer, http};
+use crate::support::mosquitto::Mosquitto;
+use crate::support::scripted_broker::ScriptedBroker;
 use crate::support::sim::Call;
-use crate::support::within;
+use crate::support::sim::Sim;
+use crate::support::{eventually, within};
 
 const PUSHED: &str = "ilink/recv/user/413/text";
 
@@ -216,6 +221,36 @@ async fn a_known_success_is_not_sent_again() {
         .calls_until("send_msg", "the last one", |calls| calls.iter().any(|call| call.body["content"] == last))
         .await;
     assert_eq!(calls.len(), 21);
+}
+
+#[tokio::test]
+async fn a_slow_broker_does_not_hold_up_what_it_has_acknowledged() {
+    let (spare, sim, broker) = (Mosquitto::start(""), Sim::start(&[]).await, ScriptedBroker::bind().await);
+    let url = format!("mqtt://127.0.0.1:{}", broker.port());
+    let mut bridge = Bridge::new(&spare, &sim).with("mqtt.broker", &url).with("mqtt.output", "raw");
+    bridge.spawn();
+    bridge.wait_listening().await;
+    // More than the link may have in flight, so that the rest of them waits for room.
+    for n in 0..120 {
+        bridge.push(&text_push("413", &n.to_string())).await;
+    }
+    let mut peer = broker.up().await;
+    let mut first = Vec::new();
+    while first.len() < 50 {
+        first.push(peer.publish().await.expect("a publish").pkid);
+    }
+    for pkid in &first[..5] {
+        peer.ack(*pkid, PubAckReason::Success).await;
+    }
+    // A crash now must not deliver those again.
+    let serving = async { while peer.publish().await.is_some() {} };
+    let completed = eventually("the acknowledged ones to be completed", async || {
+        bridge.verb(&["status"]).await.text.contains("115 waiting").then_some(())
+    });
+    tokio::select! {
+        () = completed => {}
+        () = serving => panic!("the bridge left"),
+    }
 }
 
 #[tokio::test]
