@@ -105,6 +105,21 @@ impl Mosquitto {
         }
     }
 
+    /// Stops it where it is (SIGSTOP): its connections stand, and nothing answers.
+    pub(crate) fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// Lets it go on after [`Self::pause`].
+    pub(crate) fn resume(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let child = &self.child.as_ref().expect("it runs").child;
+        rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).expect("the process is there");
+    }
+
     /// Starts it on the same port with the same persistence, after a `stop` if it still runs.
     pub(crate) fn restart(&mut self) {
         self.stop();

@@ -1,0 +1,243 @@
+//! The accounting: from what was recorded to a verdict. Pure, so that fabricated losses can show that it finds them.
+//!
+//! What is demanded is the contract's: answered 0 or acknowledged means delivered (or still in the spool), a result means what it
+//! says, order is kept for each sender and receiver, and a repetition needs a reason. Judged is the bridge: what the broker
+//! acknowledged to it, the broker has; what a killed broker then loses is counted apart.
+
+mod commands;
+mod pace;
+mod pushes;
+mod self_check;
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::records::{Outcome, Publish, Records, SECOND, Time, seconds};
+
+pub(crate) use self_check::self_check;
+
+/// An acknowledgement needs so long to be read and committed, at most, on a busy machine: a repetition after a crash or a
+/// reconnect that came sooner after it is as if it had not come.
+const GRACE: Time = 3 * SECOND;
+
+/// What is never allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rule {
+    LostPush,
+    LostCommand,
+    LostCopy,
+    DuplicatePush,
+    DuplicatePublish,
+    DuplicateCall,
+    SecondResult,
+    WrongResult,
+    ReorderedPush,
+    ReorderedCommand,
+    Refused,
+    TooFast,
+    Incident,
+}
+
+impl Rule {
+    pub(crate) const ALL: [(Self, &'static str); 13] = [
+        (Self::LostPush, "push answered 0 and lost"),
+        (Self::LostCommand, "command PUBACKed and lost (no result)"),
+        (Self::LostCopy, "one copy of a push lost"),
+        (Self::DuplicatePush, "one push stored twice without a reason"),
+        (Self::DuplicatePublish, "published again without a reason"),
+        (Self::DuplicateCall, "iLink called again without a reason"),
+        (Self::SecondResult, "another result (another id) for one command"),
+        (Self::WrongResult, "wrong result"),
+        (Self::ReorderedPush, "pushes of one sender out of order"),
+        (Self::ReorderedCommand, "commands to one receiver out of order"),
+        (Self::Refused, "push refused without a reason"),
+        (Self::TooFast, "endless fast retry"),
+        (Self::Incident, "the run itself: unasked end, not ready, not drained"),
+    ];
+}
+
+/// One of them, with what is known of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Violation {
+    pub(crate) rule: Rule,
+    pub(crate) what: String,
+}
+
+/// What came out.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    pub(crate) violations: Vec<Violation>,
+    /// Totals, in the order of the report.
+    pub(crate) totals: Vec<(&'static str, u64)>,
+    /// Highest counts in one minute.
+    pub(crate) pace: BTreeMap<String, (u64, u64)>,
+}
+
+impl Verdict {
+    fn add(&mut self, rule: Rule, what: String) {
+        self.violations.push(Violation { rule, what });
+    }
+
+    fn total(&mut self, name: &'static str, count: usize) {
+        self.totals.push((name, count as u64));
+    }
+
+    pub(crate) fn count(&self, rule: Rule) -> usize {
+        self.violations.iter().filter(|violation| violation.rule == rule).count()
+    }
+}
+
+/// Accounts for everything.
+pub(crate) fn account(records: &Records) -> Verdict {
+    let mut verdict = Verdict::default();
+    let seen = Seen::new(records);
+    pushes::account(&seen, &mut verdict);
+    commands::account(&seen, &mut verdict);
+    republished(&seen, &mut verdict);
+    pace::account(records, &mut verdict);
+    for incident in &records.incidents {
+        verdict.add(Rule::Incident, incident.clone());
+    }
+    verdict
+}
+
+/// The records by label and id.
+struct Seen<'a> {
+    records: &'a Records,
+    /// Publishes by label; one that bears none itself (a result's copy) by that of another with its id.
+    publishes: HashMap<&'a str, Vec<&'a Publish>>,
+}
+
+impl<'a> Seen<'a> {
+    fn new(records: &'a Records) -> Self {
+        let labelled = records.publishes.iter().filter(|publish| !publish.label.is_empty());
+        let labels: HashMap<&str, &str> =
+            labelled.map(|publish| (publish.id.as_str(), publish.label.as_str())).collect();
+        let mut publishes: HashMap<&str, Vec<&Publish>> = HashMap::new();
+        for publish in &records.publishes {
+            let own = Some(publish.label.as_str()).filter(|label| !label.is_empty());
+            if let Some(label) = own.or(labels.get(publish.id.as_str()).copied()) {
+                publishes.entry(label).or_default().push(publish);
+            }
+        }
+        Self { records, publishes }
+    }
+
+    fn of(&self, label: &str) -> &[&'a Publish] {
+        self.publishes.get(label).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn is_spooled(&self, label: &str) -> bool {
+        self.records.spooled.iter().any(|spooled| spooled == label)
+    }
+
+    /// Had the run of the process that asked at `asked` the time to note what it was told at `told`?
+    fn could_note(&self, asked: Time, told: Time) -> bool {
+        let life = self.records.lives.get(self.life_at(asked));
+        life.and_then(|life| life.ended).is_none_or(|ended| ended > told + GRACE)
+    }
+
+    fn ended_between(&self, from: Time, to: Time) -> bool {
+        self.records.lives.iter().filter_map(|life| life.ended).any(|ended| ended >= from && ended <= to)
+    }
+
+    fn life_at(&self, at: Time) -> usize {
+        self.records.lives.iter().rposition(|life| life.started <= at).unwrap_or(0)
+    }
+
+    fn clock_went_forward(&self, from: Time, to: Time) -> bool {
+        self.records.clock_forward.iter().any(|at| *at >= from && *at <= to)
+    }
+
+    /// Everything about one label, in its order, for people.
+    fn history(&self, label: &str) -> String {
+        let mut lines = Vec::new();
+        for push in self.records.pushes.iter().filter(|push| push.label == label).take(5) {
+            for made in &push.tries {
+                lines
+                    .push((made.at, format!("pushed; {:?} after {:.3} s", made.answer, seconds(made.ended - made.at))));
+            }
+        }
+        for command in self.records.commands.iter().filter(|command| command.label == label) {
+            lines.push((command.sent, format!("sent to the broker, taken: {}", command.taken)));
+        }
+        for it in self.records.deliveries.iter().filter(|delivery| delivery.label == label) {
+            let acked = it.acked.map(seconds);
+            let what =
+                format!("connection {}: delivered, id {}, dup {}, PUBACK {acked:?}", it.connection, it.pkid, it.dup);
+            lines.push((it.at, what));
+        }
+        for call in self.records.calls.iter().filter(|call| call.label == label) {
+            let passed = call.handed_on.map(seconds);
+            lines.push((call.at, format!("called {}, handed on {passed:?}, answer {:?}", call.path, call.answer)));
+        }
+        for it in self.of(label) {
+            let what = format!(
+                "connection {}: published to {} id {} {:?} late {}, PUBACK {:?}",
+                it.connection, it.topic, it.id, it.result, it.late, it.acked
+            );
+            lines.push((it.at, what));
+        }
+        let (first, last) = (lines.iter().map(|line| line.0).min(), lines.iter().map(|line| line.0).max());
+        for fault in &self.records.faults {
+            let from = first.unwrap_or(0).saturating_sub(2 * SECOND);
+            if fault.ended.is_none_or(|ended| ended >= from) && last.is_some_and(|last| fault.began <= last) {
+                lines.push((fault.began, fault.what.clone()));
+            }
+        }
+        lines.sort();
+        let line = |(at, what): &(Time, String)| format!("\n    {:.3} s {what}", seconds(*at));
+        format!("{label}{}", lines.iter().take(60).map(line).collect::<String>())
+    }
+}
+
+/// The same message published again needs a reason: its acknowledgement did not come, or the process or the connection ended
+/// before it could be noted.
+fn republished(seen: &Seen<'_>, verdict: &mut Verdict) {
+    let mut by_id: HashMap<&str, Vec<&Publish>> = HashMap::new();
+    for publish in seen.records.publishes.iter().filter(|publish| !publish.id.is_empty()) {
+        by_id.entry(publish.id.as_str()).or_default().push(publish);
+    }
+    let mut repeated = 0;
+    for publishes in by_id.values() {
+        let mut last: HashMap<&str, &Publish> = HashMap::new();
+        for publish in publishes {
+            let Some(before) = last.insert(publish.topic.as_str(), publish) else { continue };
+            repeated += 1;
+            if !may_repeat(seen, publishes, before, publish) {
+                verdict.add(Rule::DuplicatePublish, seen.history(&publish.label));
+            }
+        }
+    }
+    verdict.total("publishes repeated (crash, reconnect)", repeated);
+}
+
+fn may_repeat(seen: &Seen<'_>, all: &[&Publish], before: &Publish, again: &Publish) -> bool {
+    let connection = &seen.records.connections[before.connection];
+    let noted = |publish: &Publish, end: Time| {
+        let reply = publish.acked.filter(|_| publish.is_taken());
+        reply.and_then(|reply| reply.handed_on).is_some_and(|at| at + GRACE <= end)
+    };
+    // A late push says so on its event topic, where it may have been before.
+    if again.late && !before.late {
+        return true;
+    }
+    // A refused command is not stored: each of its deliveries has its refusal.
+    if let Some(Outcome { status, .. }) = &again.result
+        && status == "rejected"
+    {
+        let delivered = seen.records.deliveries.iter().filter(|delivery| delivery.label == again.label).count();
+        return all.iter().filter(|publish| publish.topic == again.topic).count() <= delivered;
+    }
+    if seen.life_at(before.at) == seen.life_at(again.at) {
+        return before.connection != again.connection && !noted(before, connection.closed.unwrap_or(Time::MAX))
+            || before.acked.is_some() && !before.is_taken();
+    }
+    // Another run starts again with all publishes of what was not complete.
+    let end = seen.records.lives[seen.life_at(before.at)].ended.unwrap_or(Time::MAX);
+    let life = seen.life_at(before.at);
+    let mut topics: HashMap<&str, bool> = HashMap::new();
+    for publish in all.iter().filter(|publish| seen.life_at(publish.at) == life) {
+        *topics.entry(publish.topic.as_str()).or_default() |= noted(publish, end);
+    }
+    topics.values().any(|noted| !noted) || all.iter().any(|publish| !topics.contains_key(publish.topic.as_str()))
+}

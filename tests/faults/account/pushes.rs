@@ -1,0 +1,119 @@
+//! Pushes: answered 0 means delivered, once, whole, in order.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::{Rule, Seen, Verdict};
+use crate::labels;
+use crate::load;
+use crate::records::{Place, Push, SECOND};
+
+/// `inbound.raw_max_age`, the default.
+const RAW_MAX_AGE: u64 = 300 * SECOND;
+
+pub(super) fn account(seen: &Seen<'_>, verdict: &mut Verdict) {
+    let pushes = &seen.records.pushes;
+    let promised: Vec<&Push> = pushes.iter().filter(|push| push.is_promised()).collect();
+    verdict.total("pushes sent", pushes.len());
+    verdict.total("tries of them", pushes.iter().map(|push| push.tries.len()).sum());
+    verdict.total("pushes answered 0", promised.len());
+    let refused = |push: &&Push| push.tries.iter().any(|made| matches!(made.answer, Some((503, _))));
+    verdict.total("pushes answered 503", pushes.iter().filter(refused).count());
+    for push in pushes {
+        // A push of ours is well-formed: it is taken, or cannot be stored now.
+        if push.tries.iter().any(|made| !matches!(made.answer, None | Some((200, Some(0)) | (503, _)))) {
+            verdict.add(Rule::Refused, seen.history(&push.label));
+        }
+    }
+    let identical: Vec<&Push> = pushes.iter().filter(|push| push.lane == load::IDENTICAL).collect();
+    let mut late = 0;
+    for push in promised.iter().filter(|push| push.lane != load::IDENTICAL) {
+        late += usize::from(delivered(seen, push, verdict));
+    }
+    verdict.total("promised pushes that became late (event only)", late);
+    for push in pushes.iter().filter(|push| push.lane != load::IDENTICAL) {
+        let ids = event_ids(seen, &push.label).len();
+        if ids > 1 + reasons(push) {
+            verdict.add(Rule::DuplicatePush, seen.history(&push.label));
+        }
+    }
+    same_bytes(seen, &identical, verdict);
+    order(seen, &promised, verdict);
+    let events = seen.records.publishes.iter().filter(|publish| publish.place == Place::Event && publish.is_taken());
+    let ids: HashSet<&str> = events.map(|publish| publish.id.as_str()).collect();
+    let gone = ids.iter().filter(|id| !seen.records.received.contains(**id)).count();
+    verdict.total("events PUBACKed by the broker", ids.len());
+    verdict.total("… which a subscriber never got (lost by the broker)", gone);
+}
+
+/// Tries that were not answered as their sender saw it, though the bridge may have answered: the next one is a new message.
+fn reasons(push: &Push) -> usize {
+    push.tries.iter().filter(|made| made.answer.is_none() && made.may_be_answered).count()
+}
+
+fn event_ids<'a>(seen: &Seen<'a>, label: &str) -> HashSet<&'a str> {
+    let events = seen.of(label).iter().filter(|publish| publish.place == Place::Event && publish.is_taken());
+    events.map(|publish| publish.id.as_str()).collect()
+}
+
+/// A promised push has its event, and its raw copy unless it was late; whether it was.
+fn delivered(seen: &Seen<'_>, push: &Push, verdict: &mut Verdict) -> bool {
+    let publishes = seen.of(&push.label);
+    let taken = |place: Place| publishes.iter().find(|publish| publish.place == place && publish.is_taken());
+    if seen.is_spooled(&push.label) {
+        return false;
+    }
+    let Some(event) = taken(Place::Event) else {
+        verdict.add(Rule::LostPush, seen.history(&push.label));
+        return false;
+    };
+    if push.lane == load::PRESENCE || taken(Place::Recv).is_some() {
+        return false;
+    }
+    let late = publishes.iter().find(|publish| publish.late && publish.is_taken());
+    let accepted = push.tries.first().map_or(0, |made| made.at);
+    // Its age is measured by the boot-time clock, and across a restart by the wall clock, which may have been set.
+    let may_be_late = |at| at > accepted + RAW_MAX_AGE || seen.clock_went_forward(accepted, at);
+    if late.is_some_and(|late| may_be_late(late.at)) {
+        return true;
+    }
+    verdict.add(Rule::LostCopy, format!("{} (event {})", seen.history(&push.label), event.id));
+    false
+}
+
+/// Of identical pushes the number is what counts.
+fn same_bytes(seen: &Seen<'_>, pushes: &[&Push], verdict: &mut Verdict) {
+    let Some(first) = pushes.first() else { return };
+    let promised = pushes.iter().filter(|push| push.is_promised()).count();
+    let waiting = seen.records.spooled.iter().filter(|label| **label == first.label).count();
+    let delivered = event_ids(seen, &first.label).len();
+    // One that was given up may have been stored, and an answer that did not arrive makes the next try a new message.
+    let may_be_more: usize = pushes.iter().map(|push| usize::from(!push.is_promised()) + reasons(push)).sum();
+    verdict.total("identical pushes answered 0", promised);
+    verdict.total("… and delivered", delivered);
+    if delivered + waiting < promised {
+        verdict.add(Rule::LostPush, format!("{promised} identical pushes answered 0, {delivered} delivered"));
+    }
+    if delivered > promised + may_be_more {
+        let what = format!("{promised} identical pushes answered 0, {delivered} delivered, {may_be_more} may be more");
+        verdict.add(Rule::DuplicatePush, what);
+    }
+}
+
+/// First deliveries are in the order in which the pushes of one sender were answered.
+fn order(seen: &Seen<'_>, promised: &[&Push], verdict: &mut Verdict) {
+    let mut first: HashMap<(&str, Place), usize> = HashMap::new();
+    for (position, publish) in seen.records.publishes.iter().enumerate().filter(|(_, publish)| !publish.late) {
+        first.entry((publish.label.as_str(), publish.place)).or_insert(position);
+    }
+    for place in [Place::Event, Place::Recv] {
+        let mut last: BTreeMap<usize, (usize, &str)> = BTreeMap::new();
+        for push in promised.iter().filter(|push| labels::number(&push.label).is_some()) {
+            let Some(position) = first.get(&(push.label.as_str(), place)) else { continue };
+            let last = last.entry(push.lane).or_insert((0, ""));
+            if push.lane != load::IDENTICAL && *position < last.0 {
+                verdict.add(Rule::ReorderedPush, format!("after {}: {}", last.1, seen.history(&push.label)));
+            }
+            *last = (last.0.max(*position), &push.label);
+        }
+    }
+}

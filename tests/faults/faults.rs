@@ -1,0 +1,150 @@
+//! Applies the faults of the schedule.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::peer::Peer;
+use crate::proxy::Trouble;
+use crate::records::Applied;
+use crate::schedule::{Fault, Net, Side, Step};
+use crate::support::bridge::UID;
+use crate::world::World;
+
+/// How long a calm may take: some faults have waits of minutes as their consequence, which a later restart ends.
+const CALM: Duration = Duration::from_secs(20);
+
+/// Applies one step: the fault, and the load that follows it.
+pub(crate) async fn apply(world: &mut World, number: usize, step: Step) {
+    world.check_bridge();
+    let began = world.recorder.now();
+    let what = format!("step {number}: {step}");
+    let index = {
+        let mut records = world.recorder.lock();
+        records.faults.push(Applied { began, ended: None, what });
+        records.faults.len() - 1
+    };
+    fault(world, step.fault).await;
+    let ended = world.recorder.now();
+    world.recorder.lock().faults[index].ended = Some(ended);
+    sleep(Duration::from_millis(step.gap_ms)).await;
+}
+
+async fn fault(world: &mut World, fault: Fault) {
+    let ms = |ms| sleep(Duration::from_millis(ms));
+    match fault {
+        Fault::BridgeKill { down_ms } => {
+            world.kill_bridge();
+            ms(down_ms).await;
+            world.spawn_bridge();
+        }
+        Fault::BridgeKillTwice { down_ms, again_ms } => {
+            world.kill_bridge();
+            ms(down_ms).await;
+            world.spawn_bridge();
+            ms(again_ms).await;
+            world.check_bridge();
+            world.kill_bridge();
+            world.spawn_bridge();
+        }
+        Fault::BridgeKillWithoutBroker { down_ms } => {
+            world.broker.stop();
+            ms(down_ms / 2).await;
+            world.kill_bridge();
+            world.spawn_bridge();
+            ms(down_ms).await;
+            world.broker.restart();
+        }
+        Fault::BridgeKillWithoutApi { down_ms } => {
+            network(world, Side::Api, Net::Refuse { ms: down_ms * 2 }).await;
+            ms(down_ms / 2).await;
+            world.kill_bridge();
+            world.spawn_bridge();
+            ms(down_ms).await;
+        }
+        Fault::BridgeTerm { down_ms } => {
+            world.stop_bridge().await;
+            ms(down_ms).await;
+            world.spawn_bridge();
+        }
+        Fault::BrokerKill { down_ms } => {
+            world.broker.kill();
+            let at = world.recorder.now();
+            world.recorder.lock().broker_losses.push(at);
+            ms(down_ms).await;
+            world.broker.restart();
+        }
+        Fault::BrokerTerm { down_ms } => {
+            world.broker.stop();
+            ms(down_ms).await;
+            world.broker.restart();
+        }
+        Fault::BrokerPause { ms: pause } => {
+            world.broker.pause();
+            ms(pause).await;
+            world.broker.resume();
+        }
+        Fault::Takeover { hold_ms, wipe } => {
+            let client_id = format!("ilink2mqtt-{UID}");
+            let intruder = Peer::connect(world.broker.port(), &client_id, (!wipe).then_some(3600)).await;
+            if wipe {
+                let at = world.recorder.now();
+                world.recorder.lock().broker_losses.push(at);
+            }
+            ms(hold_ms).await;
+            drop(intruder);
+        }
+        Fault::Network { side, net } => network(world, side, net).await,
+        Fault::Service(ill) => {
+            let delay_s = Duration::from_millis(ill.delay_ms).as_secs_f64();
+            let order = json!({
+                "path": ill.path, "mode": ill.mode, "code": ill.code, "delay_s": delay_s, "times": ill.times,
+            });
+            world.sim.fault(&order).await;
+            if ill.path == "get_access_token" {
+                world.sim.expire().await;
+            }
+            if ill.path == "set_config" {
+                world.sim.forget().await;
+            }
+        }
+        Fault::Expire => world.sim.expire().await,
+        Fault::Forget => world.sim.forget().await,
+        Fault::Clock { seconds } => {
+            world.clock.step(seconds);
+            if seconds > 0 {
+                let at = world.recorder.now();
+                world.recorder.lock().clock_forward.push(at);
+            }
+        }
+        Fault::Calm => {
+            world.ready(CALM).await;
+        }
+    }
+}
+
+/// Makes trouble on one connection, which passes while other faults come.
+async fn network(world: &mut World, side: Side, net: Net) {
+    if let Some(healing) = world.healing[side as usize].take() {
+        healing.await.expect("a proxy heals");
+    }
+    if side == Side::Api {
+        let at = world.recorder.now();
+        world.recorder.lock().api_troubles.push(at);
+    }
+    let proxy = Arc::clone(world.proxy(side));
+    let (trouble, for_ms) = match net {
+        Net::Cut { after } => return proxy.trouble(Trouble::Cut(after)),
+        Net::Stall { way, ms } => (Trouble::Stall(way), ms),
+        Net::HalfOpen { way, ms } => (Trouble::HalfOpen(way), ms),
+        Net::Slow { ms } => (Trouble::Slow, ms),
+        Net::Refuse { ms } => (Trouble::Refuse, ms),
+    };
+    proxy.trouble(trouble);
+    world.healing[side as usize] = Some(tokio::spawn(async move {
+        sleep(Duration::from_millis(for_ms)).await;
+        proxy.trouble(Trouble::None);
+    }));
+}

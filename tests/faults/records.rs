@@ -1,0 +1,203 @@
+//! What was seen during a run: by the proxies, by who sends the load, by who applies the faults. Plain data.
+
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+/// Microseconds since the start of the run.
+pub(crate) type Time = u64;
+
+pub(crate) const SECOND: Time = 1_000_000;
+
+/// A run of the bridge's process.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Life {
+    pub(crate) started: Time,
+    pub(crate) ended: Option<Time>,
+    pub(crate) killed: bool,
+}
+
+/// A connection of the bridge to the broker.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Connection {
+    pub(crate) opened: Time,
+    pub(crate) closed: Option<Time>,
+    /// What the CONNACK said; none: there was none.
+    pub(crate) session_present: Option<bool>,
+}
+
+/// An acknowledgement or an answer on its way through a proxy.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Reply {
+    /// A PUBACK's reason, or iLink's code (−1: none that can be read).
+    pub(crate) code: i64,
+    /// Handed on, whole.
+    pub(crate) handed_on: Option<Time>,
+}
+
+/// Where a publish of the bridge went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Place {
+    Event,
+    Recv,
+    Presence,
+    Result,
+    Reply,
+    Ack,
+}
+
+/// A QoS 1 publish of the bridge.
+#[derive(Debug, Clone)]
+pub(crate) struct Publish {
+    pub(crate) connection: usize,
+    pub(crate) at: Time,
+    pub(crate) place: Place,
+    pub(crate) topic: String,
+    /// The bridge's id for the push or the command.
+    pub(crate) id: String,
+    /// The number that the load gave it.
+    pub(crate) label: String,
+    pub(crate) late: bool,
+    pub(crate) result: Option<Outcome>,
+    pub(crate) acked: Option<Reply>,
+}
+
+impl Publish {
+    /// The broker has taken it (0x10: and nobody listens).
+    pub(crate) fn is_taken(&self) -> bool {
+        self.acked.is_some_and(|reply| reply.code == 0 || reply.code == 0x10)
+    }
+}
+
+/// What a result says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) status: String,
+    pub(crate) code: Option<i64>,
+    pub(crate) attempts: u64,
+}
+
+/// A command as the broker delivered it.
+#[derive(Debug, Clone)]
+pub(crate) struct Delivery {
+    pub(crate) connection: usize,
+    pub(crate) at: Time,
+    pub(crate) pkid: u16,
+    pub(crate) dup: bool,
+    pub(crate) label: String,
+    pub(crate) handed_on: Option<Time>,
+    /// Acknowledged by the bridge.
+    pub(crate) acked: Option<Time>,
+}
+
+/// A call of the bridge to iLink.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) at: Time,
+    pub(crate) path: String,
+    /// Of the command; empty: a call of the session's own.
+    pub(crate) label: String,
+    pub(crate) handed_on: Option<Time>,
+    pub(crate) answer: Option<Reply>,
+}
+
+/// One try of a push.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Try {
+    pub(crate) at: Time,
+    pub(crate) ended: Time,
+    /// Status and code, as its sender saw them.
+    pub(crate) answer: Option<(u16, Option<i64>)>,
+    /// The whole request reached the bridge, and then the bridge answered, or the proxy cut the connection.
+    pub(crate) may_be_answered: bool,
+}
+
+/// A push and its tries.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Push {
+    pub(crate) label: String,
+    pub(crate) lane: usize,
+    pub(crate) tries: Vec<Try>,
+}
+
+impl Push {
+    /// Some try was answered 0: the bridge has promised to deliver it.
+    pub(crate) fn is_promised(&self) -> bool {
+        self.tries.iter().any(|made| made.answer == Some((200, Some(0))))
+    }
+}
+
+/// A command that was published to the broker.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Command {
+    pub(crate) label: String,
+    pub(crate) lane: usize,
+    pub(crate) sent: Time,
+    /// Acknowledged to its sender by the broker.
+    pub(crate) taken: bool,
+}
+
+/// A fault that was applied.
+#[derive(Debug, Clone)]
+pub(crate) struct Applied {
+    pub(crate) began: Time,
+    pub(crate) ended: Option<Time>,
+    pub(crate) what: String,
+}
+
+/// Everything.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    pub(crate) lives: Vec<Life>,
+    pub(crate) connections: Vec<Connection>,
+    pub(crate) publishes: Vec<Publish>,
+    pub(crate) deliveries: Vec<Delivery>,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) pushes: Vec<Push>,
+    pub(crate) commands: Vec<Command>,
+    pub(crate) faults: Vec<Applied>,
+    /// When the wall clock was set forward.
+    pub(crate) clock_forward: Vec<Time>,
+    /// When the broker was killed, or the bridge's session ended from outside.
+    pub(crate) broker_losses: Vec<Time>,
+    /// When something was done to the connection to iLink.
+    pub(crate) api_troubles: Vec<Time>,
+    /// Labels of what the spool holds at the end.
+    pub(crate) spooled: Vec<String>,
+    /// Ids that the subscriber on the broker got.
+    pub(crate) received: std::collections::HashSet<String>,
+    /// What went wrong while the run went on.
+    pub(crate) incidents: Vec<String>,
+    /// Envelopes whose time was that of a stepped clock.
+    pub(crate) stepped_stamps: u64,
+}
+
+/// The records, shared by all who write them.
+pub(crate) struct Recorder {
+    began: Instant,
+    records: Mutex<Records>,
+}
+
+impl Recorder {
+    pub(crate) fn new() -> Self {
+        Self { began: Instant::now(), records: Mutex::default() }
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap()
+    }
+
+    pub(crate) fn incident(&self, what: &str) {
+        let at = self.now();
+        eprintln!("faults: {:.3} s: {what}", seconds(at));
+        self.lock().incidents.push(format!("{:.3} s: {what}", seconds(at)));
+    }
+}
+
+/// For people.
+pub(crate) fn seconds(time: Time) -> f64 {
+    std::time::Duration::from_micros(time).as_secs_f64()
+}
