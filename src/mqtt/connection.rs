@@ -177,7 +177,7 @@ impl<'t, W: Wire> Connection<'t, W> {
                 event = &mut poll => {
                     return match event {
                         Ok(event) => event.map_err(End::Lost),
-                        Err(_panic) => Err(End::Lost(Failure::Protocol("a packet that cannot be decoded".to_owned()))),
+                        Err(_panic) => Err(End::Lost(Failure::Undecodable("a packet that cannot be decoded".to_owned()))),
                     };
                 }
                 Some((publication, done)) = self.task.ends.jobs.recv(), if takes_jobs => {

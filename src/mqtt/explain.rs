@@ -15,6 +15,8 @@ pub(super) enum Failure {
     Closed,
     /// The broker sent what MQTT does not allow, or what the connection cannot use.
     Protocol(String),
+    /// A packet came that cannot be decoded. Perhaps a message of a stranger's that the broker passed on unchecked.
+    Undecodable(String),
     /// The broker sent a packet of so many bytes, which is more than it was told to send.
     TooLarge(usize),
     /// Said in full.
@@ -74,10 +76,12 @@ impl Explain {
             Failure::TooLarge(size) => format!(
                 "{broker} sent a packet of {size} bytes though it was told mqtt.max_packet: such packets are taken now, and the commands in them refused"
             ),
-            Failure::Protocol(what) if !stood && self.protocol == Protocol::V5 => format!(
+            Failure::Protocol(what) | Failure::Undecodable(what) if !stood && self.protocol == Protocol::V5 => format!(
                 "{broker} gave no usable answer to an MQTT 5 CONNECT ({what}): if the broker is older, set mqtt.protocol = \"3.1.1\""
             ),
-            Failure::Protocol(what) => format!("{broker} broke the MQTT protocol: {what}"),
+            Failure::Protocol(what) | Failure::Undecodable(what) => {
+                format!("{broker} broke the MQTT protocol: {what}")
+            }
             Failure::Closed if after_refusal => format!(
                 "{broker} closed the connection right after it refused a publish: Mosquitto 2.0 does so with max_queued_messages 0; set it to a number there"
             ),

@@ -50,6 +50,9 @@ use super::wire::{Dialer, Wire};
 /// Characters of a refused topic that are logged.
 const TOPIC_SHOWN: usize = 200;
 
+/// Connections in a row that end with a packet that cannot be decoded, until its session is given up.
+const LEAVE_SESSION_AFTER: u32 = 5;
+
 /// What outlives a connection.
 pub(super) struct Task {
     pub(super) dialer: Arc<Dialer>,
@@ -65,6 +68,8 @@ pub(super) struct Task {
     /// Whether the last look found the base topic to be ours: what waited in our session meanwhile was meant for us, and need
     /// not be held until the next look is done.
     pub(super) owns_base: bool,
+    /// How many connections in a row ended with a packet that cannot be decoded.
+    pub(super) undecodable: u32,
     pub(super) denied: Denied,
     pub(super) refused: RefusedTopics,
     /// When it was last said that commands are dropped.
@@ -168,6 +173,7 @@ impl Task {
         if matches!(failure, Failure::TooLarge(_)) {
             self.dialer.takes_any_size.store(true, Ordering::Relaxed);
         }
+        self.note_undecodable(matches!(failure, Failure::Undecodable(_)) && history.stood);
         LinkCounters::one(&self.counters.failures);
         let cause = self.dialer.explain.failure(failure, history);
         let was_connected = self.state.borrow().connected;
@@ -178,6 +184,21 @@ impl Task {
             (false, false) => debug!(cause, "still cannot connect to the broker"),
         }
         self.disconnected(cause, None);
+    }
+
+    /// A message that cannot be decoded cannot be acknowledged either: it comes first on every connection, and nothing behind
+    /// it ever would. Mosquitto checks what it passes on; brokers that do not let one device stop all others so. The session
+    /// is the only thing that can be done without.
+    fn note_undecodable(&mut self, undecodable: bool) {
+        self.undecodable = if undecodable { self.undecodable + 1 } else { 0 };
+        let leave = self.undecodable >= LEAVE_SESSION_AFTER;
+        self.dialer.leaves_session.store(leave, Ordering::Relaxed);
+        if leave {
+            self.undecodable = 0;
+            warn!(
+                "a message that cannot be decoded came with {LEAVE_SESSION_AFTER} connections in a row; the session at the broker is given up, with the commands that wait there"
+            );
+        }
     }
 
     fn conflict(&mut self, uid: String) {

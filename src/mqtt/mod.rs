@@ -94,7 +94,13 @@ pub fn start(config: LinkConfig, shutdown: CancellationToken) -> Result<Link, St
     let explain = Explain::new(&config);
     let denied = Denied::new(config.timing.recheck_every);
     let task = Task {
-        dialer: Arc::new(Dialer { config, tls, explain, takes_any_size: AtomicBool::new(false) }),
+        dialer: Arc::new(Dialer {
+            config,
+            tls,
+            explain,
+            takes_any_size: AtomicBool::new(false),
+            leaves_session: AtomicBool::new(false),
+        }),
         ends,
         commands: command_sender,
         state: state_sender,
@@ -104,6 +110,7 @@ pub fn start(config: LinkConfig, shutdown: CancellationToken) -> Result<Link, St
         generation: 0,
         expects_session,
         owns_base: false,
+        undecodable: 0,
         denied,
         refused: RefusedTopics::default(),
         drops_told: None,

@@ -1,5 +1,7 @@
 //! MQTT 3.1.1 over rumqttc: no properties, no reasons, no expiry.
 
+use std::sync::atomic::Ordering;
+
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing,
     Packet, Publish, QoS, StateError, SubscribeFilter, SubscribeReasonCode, TlsError,
@@ -79,7 +81,7 @@ fn options(dialer: &Dialer) -> MqttOptions {
     let mut options = MqttOptions::new(config.client_id.as_str(), host, port);
     let will = &config.will;
     options
-        .set_clean_session(!config.persistent_session)
+        .set_clean_session(!config.persistent_session || dialer.leaves_session.load(Ordering::Relaxed))
         .set_manual_acks(true)
         .set_keep_alive(keep_alive_of(config))
         .set_inflight(WIRE_WINDOW)
@@ -171,6 +173,7 @@ fn state_failure(error: StateError, explain: &Explain) -> Failure {
     match error {
         StateError::ConnectionAborted => Failure::Closed,
         StateError::Io(error) | StateError::Deserialization(Codec::Io(error)) => explain.io(&error),
+        StateError::Deserialization(error) => Failure::Undecodable(error.to_string()),
         StateError::AwaitPingResp => explain.stalled(),
         error => Failure::Protocol(error.to_string()),
     }

@@ -104,7 +104,7 @@ fn options(dialer: &Dialer) -> MqttOptions {
     properties.max_packet_size = Some(if any_size { largest } else { config.max_packet });
     let will = &config.will;
     options
-        .set_clean_start(false)
+        .set_clean_start(dialer.leaves_session.load(Ordering::Relaxed))
         .set_manual_acks(true)
         .set_keep_alive(keep_alive_of(config))
         .set_connection_timeout(CONNECT_LIMIT.as_secs())
@@ -238,6 +238,7 @@ fn state_failure(error: StateError, explain: &Explain) -> Failure {
         StateError::ConnectionAborted => Failure::Closed,
         StateError::Io(error) | StateError::Deserialization(Codec::Io(error)) => explain.io(&error),
         StateError::Deserialization(Codec::PayloadSizeLimitExceeded { pkt_size, .. }) => Failure::TooLarge(pkt_size),
+        StateError::Deserialization(error) => Failure::Undecodable(error.to_string()),
         StateError::AwaitPingResp => explain.stalled(),
         StateError::ServerDisconnect { reason_code, .. } => explain.disconnected(&format!("{reason_code:?}")),
         error => Failure::Protocol(error.to_string()),

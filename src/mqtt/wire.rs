@@ -36,6 +36,8 @@ pub(super) struct Dialer {
     pub(super) explain: Explain,
     /// The broker was told `max_packet` and sent more: refusing such a packet would bring it again for ever.
     pub(super) takes_any_size: AtomicBool,
+    /// The session at the broker holds what cannot be decoded: the next connection begins another.
+    pub(super) leaves_session: AtomicBool,
 }
 
 /// What happened on the connection.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::super::db::Sync;
+use super::super::db::{Count, Sync};
 use super::super::fault::Fault;
 use super::super::request::Op;
 use super::super::shared::add;
@@ -16,6 +16,10 @@ const RETRY_EVERY: Duration = Duration::from_secs(5);
 
 /// A log beyond this is not ours alone: another program keeps a reading transaction open.
 const LOG_TOO_LARGE: u64 = 64 * 1024 * 1024;
+
+/// Outbound rows, however small: the deliver loop keeps up to 400 bytes of each in memory (measured, each to a receiver of its
+/// own), so that these bound it to 100 MB. By bytes alone a flood of the smallest commands came to fifteen times as many.
+const MAX_COMMANDS: u64 = 250_000;
 
 /// A full queue counts as full until this part of it is free.
 const ROOM_AGAIN: u64 = 16;
@@ -29,7 +33,7 @@ fn full_words(queue: Queue) -> &'static str {
         }
         _ => {
             "the outbound queue is full: commands are refused until iLink takes what waits and the broker its results; or \
-             raise spool.max_bytes"
+             raise spool.max_bytes (250,000 rows are the most it may hold)"
         }
     }
 }
@@ -39,6 +43,11 @@ fn full_words(queue: Queue) -> &'static str {
 enum Makeshift {
     ReuseLog,
     DropBallast,
+}
+
+/// Whether a queue that holds this has no room for `more` bytes in another row.
+fn beyond(queue: Queue, held: &Count, more: u64, limit: u64) -> bool {
+    held.bytes.saturating_add(more) > limit || (queue == Queue::Outbound && held.depth >= MAX_COMMANDS)
 }
 
 impl Writer {
@@ -89,8 +98,7 @@ impl Writer {
             // The oldest make room, unless it is larger than the whole store.
             Some((Queue::SetAside, size)) => size > self.limits.set_aside,
             Some((queue, size)) => {
-                let held = self.db.counts.get(queue).bytes.saturating_add(adding);
-                held.saturating_add(size) > self.limits.of(queue)
+                beyond(queue, self.db.counts.get(queue), adding.saturating_add(size), self.limits.of(queue))
             }
         }
     }
@@ -184,10 +192,12 @@ impl Writer {
     pub(super) fn show_writable(&mut self) {
         let mut now = Ok(());
         for queue in [Queue::Inbound, Queue::Outbound] {
-            let (held, limit) = (self.db.counts.get(queue).bytes, self.limits.of(queue));
+            let (mut held, limit) = (*self.db.counts.get(queue), self.limits.of(queue));
+            let empty = held.depth == 0;
+            held.depth += MAX_COMMANDS / ROOM_AGAIN;
             let full = self.full.get_mut(queue);
             // With some room to spare: a flood at the limit must not be told as a change of state with each row.
-            *full = full.filter(|size| held.saturating_add((*size).max(limit / ROOM_AGAIN)) > limit && held > 0);
+            *full = full.filter(|size| beyond(queue, &held, (*size).max(limit / ROOM_AGAIN), limit) && !empty);
             let told = std::mem::replace(self.full_told.get_mut(queue), full.is_some());
             match (full.is_some(), told) {
                 (true, false) => warn!("{}", full_words(queue)),
@@ -209,5 +219,24 @@ impl Writer {
             self.reader_warned = true;
             warn!("another program keeps reading the spool's database: its log grows without bound");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_bounded_in_number_too() {
+        let held = |depth| Count { depth, bytes: 150 * depth, ..Count::default() };
+        for (queue, depth, beyond_it) in [
+            (Queue::Outbound, MAX_COMMANDS - 1, false),
+            (Queue::Outbound, MAX_COMMANDS, true),
+            (Queue::Inbound, MAX_COMMANDS, false),
+            (Queue::Inbound, 10_000_000, true),
+        ] {
+            assert_eq!(beyond(queue, &held(depth), 150, 512 << 20), beyond_it, "{queue:?} {depth}");
+        }
+        assert!(full_words(Queue::Outbound).contains("250,000") && MAX_COMMANDS == 250_000);
     }
 }

@@ -64,3 +64,20 @@ async fn on_mqtt_3_are_refused_by_us() {
     storm.is_over(3 * rounds).await;
     assert_eq!(storm.status().await.counter("broker_connects"), 1);
 }
+
+/// Each is taken, and none is refused for its size: at QoS 0 nothing but our own bounds keeps them from filling the memory.
+#[tokio::test]
+async fn that_are_just_allowed_do_not_pile_up_in_memory() {
+    let mut storm = Storm::ready("giants, QoS 0", |bridge| bridge.with("spool.max_bytes", "4MiB")).await;
+    storm.sim.kill();
+    let n = scaled(40);
+    let out = |i: usize| Out::new(&format!("ilink/send/user/g{i}/text"), vec![b'x'; 256 * KIB]).qos0();
+    storm.device.send_all((0..n).map(out)).await;
+    let full =
+        |m: &crate::support::client::Message| m.topic.starts_with("ilink/result/") && m.json()["name"] == "queue_full";
+    storm.client.gather("full queues", 1, full).await;
+    storm.sim.restart().await;
+    storm.is_over(n).await;
+    let (status, results) = (storm.status().await, storm.heard("ilink/result/").len());
+    assert_eq!(results as u64 + status.counter("commands_dropped"), n as u64);
+}

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use ilink2mqtt::mqtt::LinkConfig;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{Packet, PubAckReason, Publish};
+use rumqttc::v5::mqttbytes::v5::{Packet, PubAckReason, Publish, PublishProperties};
 
 use super::{Tested, config};
 use crate::support::scripted_broker::{Peer, ScriptedBroker, limits};
@@ -238,4 +238,36 @@ async fn only_a_probe_is_no_command() {
     }
     assert_eq!(tested.command().await.topic, "ilink/call/self_test/a/b");
     assert_eq!(tested.command().await.topic, "ilink/call/self_test/");
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_decoded_does_not_stop_all_others_for_ever() {
+    let broker = ScriptedBroker::bind().await;
+    let mut tested = Tested::start(LinkConfig { expect_session: true, ..config(broker.port()) });
+    // What a broker passes on that does not check properties: one that is not UTF-8.
+    let properties = PublishProperties { content_type: Some("MARK".to_owned()), ..PublishProperties::default() };
+    let publish = Publish { pkid: 1, ..Publish::new(TOPIC, QoS::AtLeastOnce, "x", Some(properties)) };
+    let mut bytes = bytes::BytesMut::new();
+    publish.write(&mut bytes).unwrap();
+    let at = bytes.windows(4).position(|four| four == b"MARK").unwrap();
+    bytes[at] = 0xFF;
+    let mut connections = 0;
+    loop {
+        let (mut peer, connect) = broker.accept(true, limits()).await;
+        if connect.clean_start {
+            break;
+        }
+        connections += 1;
+        assert!(connections < 20, "it goes on for ever");
+        peer.up().await;
+        peer.send_bytes(&bytes).await;
+        peer.message(TOPIC, 2, false).await;
+        while peer.read().await.is_some() {}
+    }
+    // That connection was lost at once. The next one begins another session, too, or goes on in it.
+    let (mut peer, _) = broker.accept(false, limits()).await;
+    peer.up().await;
+    peer.message(TOPIC, 3, false).await;
+    assert_eq!(tested.command().await.pkid, 3);
+    assert_eq!(tested.link.state.borrow().session_lost, 1);
 }
