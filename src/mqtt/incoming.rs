@@ -13,15 +13,14 @@ use super::publisher::AckToken;
 /// Un-acknowledged QoS 1 messages that an MQTT 5 broker may send: three times Mosquitto's own default of 20, which already
 /// reaches 30,000 messages a second; with the default packet limit of 1 MiB it bounds them to 64 MiB.
 pub(super) const RECEIVE_MAXIMUM: u16 = 64;
-/// Messages between the link and the command loop: a burst of QoS 0, or of an MQTT 3.1.1 broker, which knows no receive
-/// maximum; a message costs some 300 bytes beside its payload.
-const COUNT: usize = 4096;
+/// Messages between the link and the command loop, some 300 bytes each beside what their senders put in. A broker should have
+/// fewer un-acknowledged (3.1.1 knows no receive maximum, and Mosquitto 2.0.11 was seen with 31,000 where it was told 64), but
+/// it cannot have more: these are the packet ids.
+const COUNT: usize = 65_535;
+/// From so many on, QoS 0 is dropped: the broker sends that without limit.
+const COUNT_QOS_0: usize = 2048;
 /// Their topics and payloads together: what the receive maximum allows at the default packet limit.
 const BYTES: usize = 64 * 1024 * 1024;
-
-/// Messages of an earlier session that are held while the account check runs. Our receive maximum should bound them, but
-/// Mosquitto 2.0.11 sends again all that it has in flight, and after some reconnects that is more; QoS 0 knows no bound.
-const HELD: usize = 1024;
 
 /// A message received from the broker, not acknowledged yet.
 pub struct Incoming {
@@ -102,7 +101,7 @@ impl Commands {
     }
 }
 
-/// Messages that wait to be handed over.
+/// Messages of an earlier session that wait to be handed over, until the account check is done.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     messages: VecDeque<Incoming>,
@@ -112,7 +111,7 @@ pub(super) struct Held {
 impl Held {
     /// Takes a message in; without room, gives its QoS and packet id back.
     pub(super) fn push(&mut self, message: Incoming) -> Result<(), (u8, u16)> {
-        if !fits(&message, (self.messages.len(), HELD), self.bytes) {
+        if !fits(&message, self.messages.len(), self.bytes) {
             return Err((message.qos, message.pkid));
         }
         self.bytes += message.len();
@@ -127,18 +126,18 @@ impl Held {
     }
 }
 
-/// Whether there is room among `queued` of at most `count` messages of so many bytes. QoS 0, which the broker sends without
-/// limit, may use half of it: it must not push out what is promised.
-fn fits(message: &Incoming, (queued, count): (usize, usize), bytes: usize) -> bool {
-    let share = if message.qos == 0 { 2 } else { 1 };
-    queued < count / share && (queued == 0 || bytes.saturating_add(message.len()) <= BYTES / share)
+/// Whether there is room beside `queued` messages of so many bytes. QoS 0 must not push out what is promised, and gets half of
+/// the bytes.
+fn fits(message: &Incoming, queued: usize, bytes: usize) -> bool {
+    let (count, share) = if message.qos == 0 { (COUNT_QOS_0, 2) } else { (COUNT, 1) };
+    queued < count && (queued == 0 || bytes.saturating_add(message.len()) <= BYTES / share)
 }
 
 impl CommandSender {
     pub(super) fn hand_over(&self, message: Incoming) -> Result<(), NotTaken> {
         let queued = self.queue.max_capacity() - self.queue.capacity();
         let len = message.len();
-        if !fits(&message, (queued, COUNT), self.bytes.load(Ordering::Relaxed)) {
+        if !fits(&message, queued, self.bytes.load(Ordering::Relaxed)) {
             return Err(NotTaken::Full);
         }
         // Before the send: the receiver must not subtract what was not added yet.
@@ -208,9 +207,9 @@ mod tests {
     fn qos_0_leaves_room_for_what_is_promised() {
         let (sender, mut commands) = channel();
         let taken = (0..COUNT).filter(|_| sender.hand_over(message(0, 0)).is_ok()).count();
-        assert_eq!(taken, COUNT / 2);
+        assert_eq!(taken, COUNT_QOS_0);
         let taken = (0..COUNT).filter(|_| sender.hand_over(message(1, 0)).is_ok()).count();
-        assert_eq!(taken, COUNT / 2);
+        assert_eq!(taken, COUNT - COUNT_QOS_0);
         assert_eq!(commands.try_recv().map(|m| m.qos), Some(0));
         assert_eq!(sender.hand_over(message(0, 0)), Err(NotTaken::Full));
         assert_eq!(sender.hand_over(message(1, 0)), Ok(()));

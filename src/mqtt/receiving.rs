@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::connection::{Connection, End, Phase, Step};
 use super::explain::Failure;
-use super::incoming::{Incoming, NotTaken};
+use super::incoming::{Incoming, NotTaken, RECEIVE_MAXIMUM};
 use super::publisher::AckToken;
 use super::state::LinkCounters;
 use super::wire::Wire;
@@ -102,7 +102,8 @@ impl<W: Wire> Connection<'_, W> {
     /// Acknowledges to the broker what may be, in order.
     pub(super) fn send_acks(&mut self) {
         while let Some(pkid) = self.arrivals.due() {
-            if !self.wire.ack(pkid) {
+            // No more than rumqttc's channel has places for beside everything else: the subscriptions must find theirs.
+            if self.acks_handed >= usize::from(RECEIVE_MAXIMUM) || !self.wire.ack(pkid) {
                 break;
             }
             self.arrivals.acknowledged();

@@ -89,52 +89,112 @@ async fn a_new_session_is_told_from_a_continued_one() {
 }
 
 #[tokio::test]
-async fn a_flood_is_dropped_at_qos_0_and_comes_again_at_qos_1() {
+async fn a_flood_is_dropped_at_qos_0_and_taken_at_qos_1() {
     let broker = ScriptedBroker::bind().await;
     let mut tested = Tested::start(config(broker.port()));
     let mut peer = broker.up().await;
     for _ in 0..3000 {
         peer.send(Packet::Publish(Publish::new(TOPIC, QoS::AtMostOnce, "x", None))).await;
     }
-    for pkid in 1..=3000 {
+    // Many more than the receive maximum that we told.
+    for pkid in 1..=6000 {
         peer.message(TOPIC, pkid, false).await;
     }
-    // Half of the room is QoS 0's, the rest QoS 1's; what comes then is overlooked.
+    let reading = tokio::spawn(async move { (acknowledged(&mut peer, 6000).await, peer) });
+    let counters = std::sync::Arc::clone(&tested.link.counters);
+    crate::support::eventually("the flood", async || {
+        (counters.commands.load(Ordering::Relaxed) == 2048 + 6000).then_some(())
+    })
+    .await;
+    let commands: Vec<_> = std::iter::from_fn(|| tested.link.commands.try_recv()).collect();
+    assert_eq!(commands.iter().filter(|command| command.qos == 0).count(), 2048);
+    assert_eq!(counters.commands_dropped.load(Ordering::Relaxed), 3000 - 2048);
+    for command in commands {
+        if let Some(token) = command.ack {
+            tested.link.publisher.ack(token);
+        }
+    }
+    assert_eq!(reading.await.unwrap().0, (1..=6000).collect::<Vec<_>>());
+    assert_eq!(tested.connects(), 1);
+}
+
+#[tokio::test]
+async fn what_is_too_large_for_the_memory_comes_again() {
+    let broker = ScriptedBroker::bind().await;
+    let mut tested = Tested::start(config(broker.port()));
+    let mut peer = broker.up().await;
+    let large =
+        |pkid| Packet::Publish(Publish { pkid, ..Publish::new(TOPIC, QoS::AtLeastOnce, vec![0; 1_000_000], None) });
     let reading = tokio::spawn(async move {
-        let mut acknowledged = 0;
+        for pkid in 1..=80 {
+            peer.send(large(pkid)).await;
+        }
+        let mut acked = 0;
         while let Some(packet) = peer.read().await {
             match packet {
                 Packet::PubAck(puback) => {
-                    acknowledged += 1;
-                    assert_eq!(puback.pkid, acknowledged);
+                    acked += 1;
+                    assert_eq!(puback.pkid, acked);
                 }
                 Packet::Publish(publish) => peer.ack(publish.pkid, PubAckReason::Success).await,
                 other => panic!("{other:?}"),
             }
         }
-        acknowledged
+        acked
     });
     let counters = std::sync::Arc::clone(&tested.link.counters);
     crate::support::eventually("the flood", async || {
-        (counters.commands_overlooked.load(Ordering::Relaxed) == 3000 - 2048).then_some(())
+        let (taken, left) = (&counters.commands, &counters.commands_overlooked);
+        (taken.load(Ordering::Relaxed) + left.load(Ordering::Relaxed) == 80).then_some(())
     })
     .await;
-    let mut unread: Vec<_> = std::iter::from_fn(|| tested.link.commands.try_recv()).collect();
-    assert_eq!(unread.len(), 4096);
-    unread.retain(|command| command.qos == 1);
-    assert_eq!(unread.len(), 2048);
-    assert_eq!(tested.link.counters.commands_dropped.load(Ordering::Relaxed), 3000 - 2048);
+    let taken: Vec<_> = std::iter::from_fn(|| tested.link.commands.try_recv()).collect();
+    assert_eq!(taken.len(), 67, "64 MiB");
     // The connection lives on for those that were taken; then a new one is opened for the rest.
-    for command in unread {
+    for command in taken {
         tested.link.publisher.ack(command.ack.unwrap());
     }
-    assert_eq!(reading.await.unwrap(), 2048);
+    assert_eq!(reading.await.unwrap(), 67);
     let mut peer = broker.up().await;
-    peer.message(TOPIC, 2049, true).await;
+    peer.message(TOPIC, 68, true).await;
     let again = tested.command().await;
-    assert!(again.dup && again.pkid == 2049);
+    assert!(again.dup && again.pkid == 68);
     tested.link.publisher.ack(again.ack.unwrap());
-    assert_eq!(acknowledged(&mut peer, 1).await, [2049]);
+    assert_eq!(acknowledged(&mut peer, 1).await, [68]);
+}
+
+// A flood that is acknowledged while the connection is still being set up leaves room for the subscriptions.
+#[tokio::test]
+async fn a_flood_does_not_keep_the_subscriptions_from_being_sent() {
+    let broker = ScriptedBroker::bind().await;
+    let mut tested = Tested::start(config(broker.port()));
+    let peer = broker.up().await;
+    tested.until(|state| state.connected).await;
+    drop(peer);
+    let (mut peer, _) = broker.accept(true, limits()).await;
+    for pkid in 1..=3000 {
+        peer.message(TOPIC, pkid, true).await;
+    }
+    // The broker reads nothing before all of it is ready to be acknowledged.
+    for _ in 0..3000 {
+        let token = tested.command().await.ack.unwrap();
+        tested.link.publisher.ack(token);
+    }
+    let (mut pkids, mut subscribes) = (Vec::new(), 0);
+    while pkids.len() < 3000 || subscribes < 2 {
+        match peer.read().await.expect("the link stays connected") {
+            Packet::PubAck(puback) => pkids.push(puback.pkid),
+            Packet::Subscribe(subscribe) => {
+                subscribes += 1;
+                peer.granted(&subscribe).await;
+            }
+            Packet::Unsubscribe(unsubscribe) => peer.left(&unsubscribe).await,
+            Packet::Publish(publish) => peer.ack(publish.pkid, PubAckReason::Success).await,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(pkids, (1..=3000).collect::<Vec<_>>());
+    assert_eq!(tested.connects(), 2);
 }
 
 #[tokio::test]
@@ -159,11 +219,12 @@ async fn a_flood_before_the_account_check_is_done_stops_nothing() {
     let mut tested = Tested::start(config(broker.port()));
     let (mut peer, _) = broker.accept(true, limits()).await;
     peer.message(TOPIC, 1, true).await;
-    for _ in 0..2000 {
+    for _ in 0..3000 {
         peer.send(Packet::Publish(Publish::new(TOPIC, QoS::AtMostOnce, "x", None))).await;
     }
-    for pkid in 2..=1000 {
-        peer.message(TOPIC, pkid, true).await;
+    for pkid in 2..=90 {
+        let large = vec![0; 1_000_000];
+        peer.send(Packet::Publish(Publish { pkid, ..Publish::new(TOPIC, QoS::AtLeastOnce, large, None) })).await;
     }
     peer.up().await;
     let reading = tokio::spawn(async move { while peer.read().await.is_some() {} });
@@ -194,7 +255,7 @@ async fn a_flood_before_the_account_check_is_done_stops_nothing() {
     assert_eq!(seen.first(), Some(&1));
     let next = u16::try_from(seen.len()).unwrap() + 1;
     assert_eq!(seen, (1..next).collect::<Vec<_>>());
-    assert!((2..1000).contains(&next), "{next}");
+    assert!((60..90).contains(&next), "{next}");
     peer.message(TOPIC, next, true).await;
     peer.up().await;
     assert_eq!(tested.command().await.pkid, next);

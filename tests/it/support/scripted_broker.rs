@@ -6,7 +6,7 @@
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnAckProperties, Connect, ConnectReturnCode, Packet, PingResp, PubAck, PubAckReason, Publish, SubAck,
-    SubscribeReasonCode, UnsubAck, UnsubAckReason,
+    Subscribe, SubscribeReasonCode, UnsubAck, UnsubAckReason, Unsubscribe,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -127,18 +127,27 @@ impl Peer {
         for _ in 0..4 {
             match self.read().await {
                 Some(Packet::Subscribe(subscribe)) => {
-                    let granted = SubscribeReasonCode::Success(QoS::AtLeastOnce);
-                    let return_codes = vec![granted; subscribe.filters.len()];
-                    self.send(Packet::SubAck(SubAck { pkid: subscribe.pkid, return_codes, properties: None })).await;
+                    self.granted(&subscribe).await;
                 }
                 Some(Packet::Unsubscribe(unsubscribe)) => {
-                    let reasons = vec![UnsubAckReason::Success];
-                    self.send(Packet::UnsubAck(UnsubAck { pkid: unsubscribe.pkid, reasons, properties: None })).await;
+                    self.left(&unsubscribe).await;
                 }
                 None => return,
                 other => panic!("{other:?} before the subscriptions"),
             }
         }
+    }
+
+    /// SUBACK for all of it.
+    pub(crate) async fn granted(&mut self, subscribe: &Subscribe) {
+        let return_codes = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce); subscribe.filters.len()];
+        self.send(Packet::SubAck(SubAck { pkid: subscribe.pkid, return_codes, properties: None })).await;
+    }
+
+    /// UNSUBACK.
+    pub(crate) async fn left(&mut self, unsubscribe: &Unsubscribe) {
+        let reasons = vec![UnsubAckReason::Success];
+        self.send(Packet::UnsubAck(UnsubAck { pkid: unsubscribe.pkid, reasons, properties: None })).await;
     }
 
     /// The next publish that a test is interested in, not acknowledged yet; none when the link has closed the connection.
