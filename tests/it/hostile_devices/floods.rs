@@ -36,7 +36,7 @@ async fn to_one_receiver_delays_no_other() {
         behind.push(storm.client.all(is_result_of("flooded")).len() - before);
     }
     println!("results of the flood before that of another command, each time: {behind:?}");
-    let results = storm.client.gather("results of the flood", n, is_result_of("flooded")).await;
+    let results = storm.results("results of the flood", n, is_result_of("flooded")).await;
     assert!(results.iter().all(|result| result.json()["status"] == "ok"));
     storm.executed_in_order("flooded", n).await;
     storm.is_over(n).await;
@@ -62,7 +62,7 @@ async fn lanes_are_taken_in_turn_while_the_service_is_slow() {
     let turns: Vec<usize> = calls.iter().enumerate().filter_map(good).collect();
     assert!(turns[19] - turns[0] <= 2 * 20, "{turns:?}");
     assert!(calls.len() < n, "the flood was over before its rival came");
-    storm.client.gather("results of the flood", n, is_result_of("flooded")).await;
+    storm.results("results of the flood", n, is_result_of("flooded")).await;
     storm.executed_in_order("flooded", n).await;
     storm.is_over(n).await;
 }
@@ -91,7 +91,7 @@ async fn of_results_lets_pushes_through() {
     println!("the longest way of a push through the storm: {longest:?}");
     assert!(longest < DEADLINE);
     let topic = format!("ilink/result/send/user/{}/nothing", "u".repeat(500));
-    storm.client.gather("rejections", n, |message| message.topic == topic).await;
+    storm.results("rejections", n, |message| message.topic == topic).await;
     storm.is_over(n).await;
     assert_eq!(storm.status().await.counter("commands_rejected"), n as u64);
 }
@@ -120,7 +120,7 @@ async fn while_the_service_is_away_ends_in_queue_full() {
     storm.bridge.push(&text_push("413", "meanwhile")).await;
     storm.client.expect_text("ilink/recv/user/413/text", "meanwhile").await;
     storm.sim.restart().await;
-    let results = storm.client.gather("results", n, |message| message.topic.starts_with("ilink/result/")).await;
+    let results = storm.results("results", n, |message| message.topic.starts_with("ilink/result/")).await;
     let refused = results.iter().filter(|message| full(message)).count();
     let done = results.iter().filter(|message| message.json()["status"] == "ok").count();
     println!("{done} done, {refused} refused");
@@ -157,8 +157,7 @@ async fn to_very_many_receivers_expires_at_once() {
         Out::new("ilink/call/send_msg/text", call.to_string())
     };
     storm.device.send_all((0..n).map(command)).await;
-    let results =
-        storm.client.gather("expiries", n, |message| message.topic == "ilink/result/call/send_msg/text").await;
+    let results = storm.results("expiries", n, |message| message.topic == "ilink/result/call/send_msg/text").await;
     let mut refs: Vec<u64> = results
         .iter()
         .map(Message::json)

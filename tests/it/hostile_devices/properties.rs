@@ -83,7 +83,7 @@ async fn change_nothing_and_open_nothing() {
     }
     let n = scaled(10) * (forbidden().len() + burdens().len());
     storm.device.send_all(outs).await;
-    let results = storm.client.gather("results", n, |message| message.topic == "ilink/result/send/user/p/text").await;
+    let results = storm.results("results", n, |message| message.topic == "ilink/result/send/user/p/text").await;
     assert!(results.iter().all(|result| result.json()["status"] == "ok"));
     let replies = storm.client.gather("replies", 2 * scaled(10), |m| m.topic.starts_with("ilink/reply/")).await;
     for reply in &replies {
@@ -110,8 +110,7 @@ async fn of_time_are_kept_to() {
     storm.sim.kill();
     let n = scaled(100);
     storm.device.send_all((0..n).map(|_| Out::new(topic, "x").expires_in(1))).await;
-    let results =
-        storm.client.gather("expiries", n, |message| message.topic == "ilink/result/send/user/late/text").await;
+    let results = storm.results("expiries", n, |message| message.topic == "ilink/result/send/user/late/text").await;
     for result in results {
         assert!(["expired", "uncertain"].contains(&result.json()["status"].as_str().unwrap()), "{:?}", result.json());
     }

@@ -21,7 +21,7 @@ fn is_result(message: &Message) -> bool {
 }
 
 async fn results_of(storm: &Storm, n: usize, times: usize) -> Vec<Value> {
-    let results = storm.client.gather("results", n * times, is_result).await;
+    let results = storm.results("results", n * times, is_result).await;
     results.iter().map(Message::json).collect()
 }
 

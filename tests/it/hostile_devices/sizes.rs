@@ -24,11 +24,11 @@ async fn over_the_content_limit_are_refused_and_over_the_packet_limit_never_come
         storm.device.send_all(outs).await;
     }
     let results =
-        storm.client.gather("refusals", refused.len() * rounds, |m| m.topic == "ilink/result/send/user/g/text").await;
+        storm.results("refusals", refused.len() * rounds, |m| m.topic == "ilink/result/send/user/g/text").await;
     for result in results {
         assert_eq!(result.json()["name"], "too_large");
     }
-    let fits = storm.client.gather("results", rounds, |m| m.topic == "ilink/result/call/send_msg/text").await;
+    let fits = storm.results("results", rounds, |m| m.topic == "ilink/result/call/send_msg/text").await;
     assert!(fits.iter().all(|result| result.json()["status"] == "ok"));
     storm.is_over(rounds * 5).await;
     let status = storm.status().await;
@@ -56,7 +56,7 @@ async fn on_mqtt_3_are_refused_by_us() {
     }
     let is_refusal =
         |topic: &str| topic == "ilink/result/send/user/g/text" || topic == "ilink/result/call/send_msg/text";
-    let results = storm.client.gather("refusals", 3 * rounds, |m| is_refusal(&m.topic)).await;
+    let results = storm.results("refusals", 3 * rounds, |m| is_refusal(&m.topic)).await;
     for result in results {
         assert_eq!(result.json()["name"], "too_large");
         assert!(result.json()["message"].as_str().unwrap().contains("mqtt.max_packet"));

@@ -1,5 +1,6 @@
 //! The world of a storm, and what must hold after it.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -72,7 +73,7 @@ impl Storm {
     pub(super) async fn good_are_done(&self) {
         let is_good = |message: &Message| message.topic == "ilink/by/good/result/call/send_msg/text";
         let count = usize::try_from(self.good).unwrap();
-        let results = self.client.gather("results of good commands", count, is_good).await;
+        let results = self.results("results of good commands", count, is_good).await;
         let expected: Vec<Value> = (1..=self.good).map(|n| json!([n, "ok"])).collect();
         let seen: Vec<Value> =
             results.iter().map(Message::json).map(|result| json!([result["ref"], result["status"]])).collect();
@@ -86,6 +87,13 @@ impl Storm {
     /// The texts that the service was told to send to `uid`, in its order.
     pub(super) async fn executed(&self, uid: &str) -> Vec<String> {
         executed(&self.sim, uid).await
+    }
+
+    /// Waits for `n` results on topics that are `wanted`. One that comes again, under its id, is one.
+    pub(super) async fn results(&self, what: &str, n: usize, wanted: impl Fn(&Message) -> bool) -> Vec<Message> {
+        let mut ids = HashSet::new();
+        let is_new = |message: &Message| wanted(message) && ids.insert(message.json()["id"].to_string());
+        self.client.gather(what, n, is_new).await
     }
 
     /// The service was told of good commands only.
