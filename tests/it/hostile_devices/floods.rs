@@ -8,9 +8,9 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{Storm, scaled};
-use crate::support::DEADLINE;
 use crate::support::bridge::text_push;
 use crate::support::client::{Message, Out};
+use crate::support::{DEADLINE, within};
 
 fn text(uid: &str, text: &impl ToString) -> Out {
     Out::new(&format!("ilink/send/user/{uid}/text"), text.to_string())
@@ -169,6 +169,11 @@ async fn to_very_many_receivers_expires_at_once() {
     refs.sort_unstable();
     assert_eq!(refs, (0..n as u64).collect::<Vec<_>>());
     storm.sim.restart().await;
+    // After a long outage the service is asked seldom.
+    within(4 * DEADLINE, "the session with the service", async || {
+        (storm.bridge.admin("readyz").await.status == 200).then_some(())
+    })
+    .await;
     storm.is_over(n).await;
 }
 
