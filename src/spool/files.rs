@@ -51,8 +51,14 @@ impl Files {
     /// Looks what is there, and sees to it that only we can read it.
     pub(super) fn prepare(&self) -> Result<Found, OpenError> {
         let at = |source| OpenError::File { path: self.main.clone(), source };
+        // SQLite would say nothing of its companions but that it cannot write.
+        for path in COMPANIONS.map(|suffix| companion(&self.main, suffix)).into_iter().chain([self.main.clone()]) {
+            if fs::metadata(&path).is_ok_and(|file| !file.is_file()) {
+                let source = io::Error::new(ErrorKind::IsADirectory, "it is not a file");
+                return Err(OpenError::File { path, source });
+            }
+        }
         let found = match fs::metadata(&self.main) {
-            Ok(file) if !file.is_file() => return Err(at(io::Error::other("it is not a file"))),
             Ok(file) if file.len() > 0 => Found::File,
             Ok(_) if self.log_size() > 0 => Found::LogOnly,
             Ok(_) => Found::Empty,

@@ -56,7 +56,10 @@ pub(super) fn open(dir: &Path) -> Result<(Db, Files, Recovered), OpenError> {
         create(&files)?;
     }
     if found == Found::Empty {
-        recovered.alarms.push("the spool's database was an empty file; if it held something, that is lost".to_owned());
+        recovered.alarms.push(format!(
+            "the spool's database {} was an empty file; if it held something, that is lost",
+            files.main.display()
+        ));
     }
     let mut opened = Db::open(&files.main);
     if opened.as_ref().is_err_and(Fault::is_full) && files.drop_ballast() {

@@ -8,6 +8,8 @@
 
 mod bridge_cuts;
 mod child;
+mod damage;
+mod failing;
 mod full;
 mod platter;
 mod promises;

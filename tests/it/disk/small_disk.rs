@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
@@ -18,7 +18,9 @@ pub(crate) fn in_namespace(name: &str, body: impl Future<Output = ()>) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         return runtime.block_on(body);
     }
-    let user: &[&str] = if rustix::process::geteuid().is_root() { &[] } else { &["--map-root-user"] };
+    // Root of a container may lack the right that root of a user namespace has.
+    let as_we_are = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
+    let user: &[&str] = if as_we_are.is_ok_and(|status| status.success()) { &[] } else { &["--map-root-user"] };
     let inside = Command::new("unshare")
         .args(user)
         .arg("--mount")
