@@ -121,7 +121,7 @@ impl Task {
                 self.registration.missing(now);
                 self.answered(true);
             }
-            _ => self.set_config_refused(now, Want::Query, code, ""),
+            _ => self.set_config_refused(now, Want::Query, code, words::SAID_TO_A_QUERY),
         }
     }
 

@@ -13,7 +13,7 @@ fn said(code: ResultCode) -> String {
 }
 
 pub(super) fn transient(code: ResultCode) -> String {
-    format!("iLink cannot do it now: {}", said(code))
+    format!("iLink cannot do it now: {}; it is tried again by itself", said(code))
 }
 
 pub(super) fn refused(code: ResultCode) -> String {
@@ -46,7 +46,11 @@ pub(super) fn no_token_in_reply() -> String {
 
 /// A code that §3 or §5.1 give no reason to expect.
 pub(super) fn odd(what: &str, code: ResultCode) -> String {
-    format!("iLink refuses {what}: {}", said(code))
+    format!(
+        "iLink refuses {what}: {}; it is tried again, and if it stays so, see whether ilink.appkey, ilink.uid and \
+         callback.public_url are what iLink expects",
+        said(code)
+    )
 }
 
 /// A configuration that iLink does not accept: 1000, 1001, 1005.
@@ -84,6 +88,10 @@ pub(super) fn conflict(code: ResultCode, uid: &Uid) -> String {
         _ => refused(code),
     }
 }
+
+/// What there is to say of 1006 when nothing was registered.
+pub(super) const SAID_TO_A_QUERY: &str = "it said so when it was asked whether the callback is registered; can the internet \
+                                          reach callback.public_url (DNS, port, firewall, proxy)?";
 
 /// 1006.
 pub(super) fn callback(code: ResultCode, callback: &SecretString, seen: &str) -> String {

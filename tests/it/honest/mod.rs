@@ -1,9 +1,12 @@
 //! Honest and discreet: every failure is shown with its cause and remedy, and nothing shows a secret.
 
 mod canary;
+mod cloud_states;
 mod debug;
 mod modes;
 mod panics;
+mod pki;
 mod secret_errors;
 mod secret_peers;
 mod secrets;
+mod shown;
