@@ -235,7 +235,8 @@ fn failure(error: ConnectionError, explain: &Explain) -> Failure {
 fn state_failure(error: StateError, explain: &Explain) -> Failure {
     use rumqttc::v5::mqttbytes::Error as Codec;
     match error {
-        StateError::ConnectionAborted => Failure::Closed,
+        // An empty packet that is no ping: DISCONNECT without a reason, which the codec does not read.
+        StateError::ConnectionAborted | StateError::Deserialization(Codec::PayloadRequired) => Failure::Closed,
         StateError::Io(error) | StateError::Deserialization(Codec::Io(error)) => explain.io(&error),
         StateError::Deserialization(Codec::PayloadSizeLimitExceeded { pkt_size, .. }) => Failure::TooLarge(pkt_size),
         StateError::Deserialization(error) => Failure::Undecodable(error.to_string()),

@@ -48,6 +48,16 @@ impl Health {
             let oldest = oldest_s.map(|age| format!(", the oldest for {age} s")).unwrap_or_default();
             writeln!(text, "{name:<16}{depth} {what}, {bytes} bytes{oldest}")?;
         }
+        let rejected: Vec<_> = self
+            .callback
+            .rejected
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .map(|(why, n)| format!("{why} {n}"))
+            .collect();
+        if !rejected.is_empty() {
+            writeln!(text, "{:<16}{}", "turned away", rejected.join(", "))?;
+        }
         let counted = self.counters.iter().filter(|(_, count)| **count > 0);
         for (name, count) in counted {
             writeln!(text, "  {name} {count}")?;

@@ -157,6 +157,21 @@ async fn a_full_queue_refuses_new_rows_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_queue_that_one_batch_fills_counts_as_full() {
+    let dir = TempDir::new().unwrap();
+    let limits = Limits { inbound: 3 * (100 + ROW_OVERHEAD), outbound: 1000, set_aside: 1000 };
+    let (spool, _) = Spool::open(dir.path(), limits).unwrap();
+    let appends = (0..10).map(|_| spool.append(Queue::Inbound, vec![0; 100], None));
+    let refused = futures_util::future::join_all(appends).await.into_iter().filter(Result::is_err).count();
+    assert_eq!(refused, 7);
+    until(|| spool.writable().borrow().as_ref().is_err_and(|cause| cause.contains("inbound queue is full"))).await;
+    for seq in 1..=3 {
+        spool.complete(Queue::Inbound, seq);
+    }
+    until(|| spool.writable().borrow().is_ok()).await;
+}
+
+#[tokio::test]
 async fn keys_and_notes_live_as_long_as_they_should() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());

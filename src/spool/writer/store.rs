@@ -79,7 +79,9 @@ impl Writer {
         match room {
             // Else nothing can be stored, for a reason that is told already.
             Err(cause) if !self.is_stuck() => self.refuse_rows(cause),
-            _ => self.show_writable(),
+            // What is admitted here counts against the limit only once it is stored, and then it is shown.
+            _ if admitted.is_empty() || refused.is_empty() => self.show_writable(),
+            _ => {}
         }
         for (op, error) in refused {
             op.reply.send(Err(error));
