@@ -27,7 +27,7 @@ fn private(dir: &Path) -> Vec<String> {
 
 #[tokio::test]
 async fn what_was_open_to_others_is_closed_and_what_is_written_is_closed_from_the_start() {
-    let mut world = World::prepared(&[], |bridge| bridge.with("ilink.timeout", "1s")).await;
+    let mut world = World::prepared(&[], |bridge| bridge).await;
     let dir = world.bridge.state_dir();
     std::fs::create_dir(&dir).unwrap();
     for name in ["token.json", "token.json.tmp", "spool.db", "spool.db-shm", "lock", "subscriptions.json"] {

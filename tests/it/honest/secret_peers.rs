@@ -21,7 +21,6 @@ fn bridge(broker: &str, api: &str) -> Bridge {
         .with("ilink.api", api)
         .with("ilink.secretkey", SECRETKEY)
         .with("callback.path_secret", PATH)
-        .with("ilink.timeout", "500ms")
         .with("log.level", "trace")
 }
 

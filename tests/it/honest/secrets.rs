@@ -66,7 +66,6 @@ impl Stage {
             .without("callback.path_secret")
             .with("ilink.api", cloud.api.as_str())
             .with("ilink.appkey", APPKEY)
-            .with("ilink.timeout", "500ms")
             .with("mqtt.username", "bridge")
             .with("log.level", "trace")
             .with_env("RUST_LOG", "trace")
@@ -252,7 +251,6 @@ fn failures() -> Vec<Behaviour> {
             format!("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{{\"code\":0,\"x\":\"{all}").into_bytes(),
         ),
         Behaviour::Close,
-        Behaviour::Hang,
     ]
 }
 
