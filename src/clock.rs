@@ -38,10 +38,11 @@ pub fn wall_now_ms() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `ms` since the Unix epoch as RFC 3339 in UTC with milliseconds.
+/// `ms` since the Unix epoch as RFC 3339 in UTC with milliseconds; beyond the year 9999, which it cannot say, its last moment.
 #[must_use]
 pub fn rfc3339(ms: u64) -> String {
-    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+    const LAST: u64 = 253_402_300_799_999;
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms.min(LAST))).to_string()
 }
 
 /// The moment something was accepted, readable again by a later run of the process.
@@ -72,7 +73,7 @@ impl Stamp {
     #[must_use]
     pub fn plus(&self, age: Duration) -> Duration {
         let now = boot_now();
-        (now + age).saturating_sub(self.age_at(now))
+        now.saturating_add(age).saturating_sub(self.age_at(now))
     }
 
     fn age_at(&self, boot: Duration) -> Duration {
@@ -134,5 +135,12 @@ mod tests {
                 assert!(stamp.age_at(stamp.plus(age)) >= age);
             }
         }
+    }
+
+    #[test]
+    fn a_damaged_rows_absurd_times_are_cut_off() {
+        assert!(Stamp::now().plus(Duration::MAX) > Duration::from_secs(u64::MAX / 2));
+        assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59.999Z");
+        assert_eq!(rfc3339(1_767_225_600_001), "2026-01-01T00:00:00.001Z");
     }
 }

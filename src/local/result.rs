@@ -150,7 +150,7 @@ impl CommandResult {
             code: self.code,
             name: Cow::Borrowed(&self.name),
             message: Cow::Borrowed(&self.message),
-            data: Cow::Borrowed(&self.data),
+            data: &self.data,
             attempts: self.attempts,
             elapsed_ms: self.elapsed_ms,
         };
@@ -164,7 +164,9 @@ impl CommandResult {
     ///
     /// [`NotAResult`] for anything else.
     pub fn from_json(json: &[u8]) -> Result<Self, NotAResult> {
-        let wire: Wire = serde_json::from_slice(json).map_err(|error| NotAResult(Some(error)))?;
+        let wire: Wire<&RawValue> = serde_json::from_slice(json).map_err(|error| NotAResult(Some(error)))?;
+        // By itself: one level down, the parser's limit would refuse a reply that nests as deep as it allows.
+        let data = serde_json::from_str(wire.data.get()).map_err(|error| NotAResult(Some(error)))?;
         Ok(Self {
             id: Ulid::from_string(&wire.id).map_err(|_| NotAResult(None))?,
             reference: wire.reference.map(|raw| Reference::new(raw.get())),
@@ -172,7 +174,7 @@ impl CommandResult {
             code: wire.code,
             name: wire.name.into_owned().into(),
             message: wire.message.into_owned(),
-            data: wire.data.into_owned(),
+            data,
             attempts: wire.attempts,
             elapsed_ms: wire.elapsed_ms,
         })
@@ -199,7 +201,7 @@ fn with_cause(message: &str, cause: &str) -> String {
 
 /// The result, field by field in its public order.
 #[derive(Serialize, Deserialize)]
-struct Wire<'a> {
+struct Wire<'a, D> {
     v: u8,
     #[serde(borrow)]
     id: Cow<'a, str>,
@@ -210,7 +212,7 @@ struct Wire<'a> {
     code: Option<i64>,
     name: Cow<'a, str>,
     message: Cow<'a, str>,
-    data: Cow<'a, Map<String, Value>>,
+    data: D,
     attempts: u32,
     elapsed_ms: u64,
 }

@@ -66,3 +66,10 @@ fn a_result_is_published_where_it_is_awaited() {
     let plain = ResultTopics { result: "r".to_owned(), ack: None };
     assert_eq!(result.publications(plain, None).len(), 1);
 }
+
+#[test]
+fn a_reply_nested_as_deep_as_one_may_be_survives_the_spool() {
+    let body = format!(r#"{{"code":0,"a":{}{}}}"#, "[".repeat(126), "]".repeat(126));
+    let result = CommandResult::answered(Ulid::nil(), None, Reply::decode(body.as_bytes()).unwrap(), 1, 2);
+    assert_eq!(CommandResult::from_json(&result.to_json()).unwrap(), result);
+}
