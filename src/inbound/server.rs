@@ -35,7 +35,8 @@ impl Access {
 
     /// The address the request came from: the last one in `X-Forwarded-For` that is not a trusted proxy's, if the peer is
     /// one; none if that cannot be read. Empty elements count for nothing.
-    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+    #[must_use]
+    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
         let lines = headers.get_all("x-forwarded-for").iter().rev();
         let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii));
         let mut client = peer;
@@ -52,7 +53,9 @@ impl Access {
         self.trusted_proxies.iter().any(|net| net.contains(&address))
     }
 
-    fn allows(&self, client: Option<IpAddr>) -> bool {
+    /// Whether who `client` found may call.
+    #[must_use]
+    pub fn allows(&self, client: Option<IpAddr>) -> bool {
         self.allow.is_empty() || client.is_some_and(|client| self.allow.iter().any(|net| net.contains(&client)))
     }
 }

@@ -104,6 +104,14 @@ pub struct Visit {
 }
 
 impl Visit {
+    /// A visit that no listener knows of, to try a handler with.
+    #[must_use]
+    pub fn alone(peer: IpAddr) -> Option<Self> {
+        let crowd = Arc::new(Crowd::new(1));
+        let (guest, _) = crowd.enter(peer, true)?;
+        Some(Self { peer, armed: Armed::default(), guest, crowd })
+    }
+
     /// The request has shown the secret: while the returned value lives, its connection is not cut for others.
     #[must_use]
     pub fn vouch(&self) -> Vouched<'_> {

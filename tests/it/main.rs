@@ -12,6 +12,7 @@ mod blackbox;
 mod cloud;
 mod demo;
 mod disk;
+mod fuzz;
 mod honest;
 mod hostile_devices;
 mod link;
