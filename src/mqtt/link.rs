@@ -34,7 +34,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::backoff::Backoff;
 use super::connection::{Connection, End, Ended};
@@ -195,8 +195,8 @@ impl Task {
         self.dialer.leaves_session.store(leave, Ordering::Relaxed);
         if leave {
             self.undecodable = 0;
-            warn!(
-                "a message that cannot be decoded came with {LEAVE_SESSION_AFTER} connections in a row; the session at the broker is given up, with the commands that wait there"
+            error!(
+                "a message that cannot be decoded came with {LEAVE_SESSION_AFTER} connections in a row, and nothing else can come before it: the session at the broker is given up, and the commands that wait there are lost; the broker passes on what it should refuse, find the client that sends it in its log"
             );
         }
     }
