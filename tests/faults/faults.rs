@@ -119,20 +119,40 @@ async fn fault(world: &mut World, fault: Fault) {
                 world.recorder.lock().clock_forward.push(at);
             }
         }
+        Fault::Outage { side, ms } => {
+            network(world, side, Net::Refuse { ms }).await;
+            healed(world, side).await;
+        }
+        Fault::ServiceDown { ms: down } => {
+            let at = world.recorder.now();
+            world.recorder.lock().api_troubles.push((at, at + down * 1000));
+            world.sim.fault(&json!({"mode": "status", "code": 500, "times": 0})).await;
+            ms(down).await;
+            world.sim.fault(&json!({"mode": "clear"})).await;
+        }
         Fault::Calm => {
             world.ready(CALM).await;
         }
     }
 }
 
-/// Makes trouble on one connection, which passes while other faults come.
-async fn network(world: &mut World, side: Side, net: Net) {
+async fn healed(world: &mut World, side: Side) {
     if let Some(healing) = world.healing[side as usize].take() {
         healing.await.expect("a proxy heals");
     }
+}
+
+/// Makes trouble on one connection, which passes while other faults come.
+async fn network(world: &mut World, side: Side, net: Net) {
+    healed(world, side).await;
     if side == Side::Api {
         let at = world.recorder.now();
-        world.recorder.lock().api_troubles.push(at);
+        let ms = match net {
+            // When so many bytes have passed, nobody knows.
+            Net::Cut { .. } => 5000,
+            Net::Stall { ms, .. } | Net::HalfOpen { ms, .. } | Net::Slow { ms } | Net::Refuse { ms } => ms,
+        };
+        world.recorder.lock().api_troubles.push((at, at + ms * 1000));
     }
     let proxy = Arc::clone(world.proxy(side));
     let (trouble, for_ms) = match net {

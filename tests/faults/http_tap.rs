@@ -7,7 +7,10 @@ use serde_json::Value;
 
 use crate::labels;
 use crate::proxy::Tap;
-use crate::records::{Call, Recorder, Reply};
+use crate::records::{Call, Recorder, Reply, SECOND, Time};
+
+/// A sender that leaves later than this after its try began has lost its patience.
+const GIVING_UP: Time = 4 * SECOND;
 
 /// Which connection it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -151,15 +154,17 @@ impl Tap for HttpTap {
     }
 
     fn closed(&mut self, cut: bool) {
-        if !cut || self.what == What::Api {
+        if self.what == What::Api {
             return;
         }
-        // The bridge may have answered into a socket that the proxy no longer read.
+        let now = self.recorder.now();
+        // The bridge may have answered into a socket that the proxy no longer read: when the proxy cut it, or when its sender
+        // gave up, whose 5 s began sooner than the bridge's.
         for exchange in self.waiting.iter().filter(|exchange| exchange.handed_on) {
             if let Some((push, made)) = exchange.number
                 && let Some(made) = self.recorder.lock().pushes[push].tries.get_mut(made)
             {
-                made.may_be_answered = true;
+                made.may_be_answered |= cut || now > made.at + GIVING_UP;
             }
         }
     }

@@ -35,6 +35,7 @@ mod load;
 mod mqtt_tap;
 mod peer;
 mod proxy;
+mod pulse;
 mod records;
 mod report;
 mod schedule;
@@ -124,6 +125,7 @@ async fn under_fire(args: &Args, logs: &Path) -> (String, bool) {
     let mut world = World::start(logs, &args.log_level).await;
     let (load, listening) = (load(&world, args.soak.is_some()).await, CancellationToken::new());
     let listener = tokio::spawn(peer::listen(world.broker.port(), Arc::clone(&world.recorder), listening.clone()));
+    let watching = tokio::spawn(pulse::watch(logs.join("pulse"), Arc::clone(&world.recorder), listening.clone()));
     let lanes = load.start();
 
     let fire = Instant::now();
@@ -144,12 +146,16 @@ async fn under_fire(args: &Args, logs: &Path) -> (String, bool) {
     settle(&mut world).await;
     listening.cancel();
     listener.await.expect("the listener ends");
+    watching.await.expect("the pulse ends");
     world.save_logs();
 
     let mut records = world.recorder.lock();
     let grown = soak.as_ref().map(Soak::grown).unwrap_or_default();
     records.incidents.extend(grown.into_iter().map(|what| format!("not flat: {what}")));
     let verdict = account::account(&records);
+    let all = |violation: &account::Violation| format!("{:?}: {}\n\n", violation.rule, violation.what);
+    let all: Vec<_> = verdict.violations.iter().map(all).collect();
+    std::fs::write(logs.join("violations.txt"), all.concat()).expect("the logs can be written");
     let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
     let run = report::Run {
         command: format!("cargo test --test faults -- {command}"),

@@ -159,12 +159,14 @@ pub(crate) struct Records {
     pub(crate) clock_forward: Vec<Time>,
     /// When the broker was killed, or the bridge's session ended from outside.
     pub(crate) broker_losses: Vec<Time>,
-    /// When something was done to the connection to iLink.
-    pub(crate) api_troubles: Vec<Time>,
+    /// From when to when something was done to the connection to iLink.
+    pub(crate) api_troubles: Vec<(Time, Time)>,
     /// Labels of what the spool holds at the end.
     pub(crate) spooled: Vec<String>,
     /// Ids that the subscriber on the broker got.
     pub(crate) received: std::collections::HashSet<String>,
+    /// When the machine itself stood still: its disk, or its processors.
+    pub(crate) hiccups: Vec<(Time, Time)>,
     /// What went wrong while the run went on.
     pub(crate) incidents: Vec<String>,
     /// Envelopes whose time was that of a stepped clock.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::account::{Rule, Verdict};
-use crate::records::Records;
+use crate::records::{Records, seconds};
 use crate::schedule::{self, Step};
 use crate::soak::Soak;
 
@@ -22,8 +22,9 @@ pub(crate) struct Run<'a> {
     pub(crate) logs: &'a Path,
 }
 
-/// Violations shown with their history.
+/// Violations shown, and lines of the history of each. All of it is among the logs.
 const SHOWN: usize = 20;
+const LINES: usize = 60;
 
 /// The whole report.
 pub(crate) fn text(run: &Run<'_>, records: &Records, verdict: &Verdict) -> String {
@@ -51,6 +52,8 @@ fn write(text: &mut String, run: &Run<'_>, records: &Records, verdict: &Verdict)
             "- {fire} s under faults, {whole} s in all; the bridge was started {} times",
             records.lives.len()
         )?;
+        let stood: u64 = records.hiccups.iter().map(|(began, ended)| ended - began).sum();
+        writeln!(text, "- the machine itself stood still {} times, {:.1} s in all", records.hiccups.len(), seconds(stood))?;
         let stepped = records.stepped_stamps;
         writeln!(text, "- {stepped} publishes bore the time of a stepped wall clock (no other clock is stepped)")?;
         writeln!(text, "\n**Result: {kills} SIGKILLs of the bridge, {result}.**")?;
@@ -61,7 +64,8 @@ fn write(text: &mut String, run: &Run<'_>, records: &Records, verdict: &Verdict)
         writeln!(text, "| {name} | {} |", verdict.count(rule))?;
     }
     for violation in verdict.violations.iter().take(SHOWN) {
-        writeln!(text, "\n- {:?}: {}", violation.rule, violation.what)?;
+        let lines: Vec<_> = violation.what.lines().take(LINES).collect();
+        writeln!(text, "\n- {:?}: {}", violation.rule, lines.join("\n"))?;
     }
     if verdict.violations.len() > SHOWN {
         writeln!(text, "\n- … and {} more", verdict.violations.len() - SHOWN)?;

@@ -135,6 +135,15 @@ pub(crate) enum Fault {
     Clock {
         seconds: i64,
     },
+    /// So long away that the waits between attempts show: a connection refused,
+    Outage {
+        side: Side,
+        ms: u64,
+    },
+    /// or the service answering 500 to everything.
+    ServiceDown {
+        ms: u64,
+    },
     /// Nothing new until the bridge says that it is ready.
     Calm,
 }
@@ -183,6 +192,9 @@ impl Fault {
             Self::Forget => "iLink: registration forgotten".to_owned(),
             Self::Clock { seconds } if seconds > 0 => "clock: forward".to_owned(),
             Self::Clock { .. } => "clock: backward".to_owned(),
+            Self::Outage { side: Side::Mqtt, .. } => "outage: broker, 25 s".to_owned(),
+            Self::Outage { .. } => "outage: iLink refuses, 25 s".to_owned(),
+            Self::ServiceDown { .. } => "outage: iLink answers 500, 25 s".to_owned(),
             Self::Calm => "(calm)".to_owned(),
         }
     }
@@ -205,6 +217,7 @@ impl fmt::Display for Step {
 const CODES: [i64; 19] =
     [1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 1015, 1016, 1017, 4711];
 const WORKING_PATHS: [&str; 3] = ["send_msg", "ham_topic", "ham_group"];
+const OUTAGE_MS: u64 = 25_000;
 /// Cards of a round.
 pub(crate) const ROUND: u64 = 42;
 
@@ -288,7 +301,13 @@ fn deal(card: u64, round: u64, rng: &mut Rng) -> Fault {
         38 => Fault::Expire,
         39 => Fault::Forget,
         40 => Fault::Clock { seconds: rng.pick(&[-86_400, -600, -30, 30, 600, 7200]) },
-        _ => Fault::Calm,
+        // Too long for the short run, which is the first round.
+        _ => match round % 4 {
+            0 => Fault::Calm,
+            1 => Fault::Outage { side: Side::Mqtt, ms: OUTAGE_MS },
+            2 => Fault::Outage { side: Side::Api, ms: OUTAGE_MS },
+            _ => Fault::ServiceDown { ms: OUTAGE_MS },
+        },
     }
 }
 

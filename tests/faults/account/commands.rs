@@ -209,7 +209,7 @@ fn may_expire(seen: &Seen<'_>, case: &Case<'_>, began: Time, at: Time) -> bool {
 /// A request may have been cut before it was whole, or its process ended.
 fn disturbed(seen: &Seen<'_>, from: Time, to: Time) -> bool {
     let troubles = &seen.records.api_troubles;
-    seen.ended_between(from, to) || troubles.iter().any(|at| *at + 10 * SECOND >= from && *at <= to)
+    seen.ended_between(from, to) || troubles.iter().any(|(began, ended)| ended + 10 * SECOND >= from && *began <= to)
 }
 
 /// Commands to one receiver go out in the order in which they were stored: if one was acknowledged before another was first

@@ -133,7 +133,18 @@ impl<'a> Seen<'a> {
     /// Had the run of the process that asked at `asked` the time to note what it was told at `told`?
     fn could_note(&self, asked: Time, told: Time) -> bool {
         let life = self.records.lives.get(self.life_at(asked));
-        life.and_then(|life| life.ended).is_none_or(|ended| ended > told + GRACE)
+        life.and_then(|life| life.ended).is_none_or(|ended| ended > self.noted_by(told))
+    }
+
+    /// By when what was told at `at` is noted at the latest: after the grace, not counting what the machine stood still.
+    fn noted_by(&self, at: Time) -> Time {
+        let mut by = at + GRACE;
+        for (began, ended) in &self.records.hiccups {
+            if *began <= by && *ended > at {
+                by += ended - at.max(*began);
+            }
+        }
+        by
     }
 
     fn ended_between(&self, from: Time, to: Time) -> bool {
@@ -186,7 +197,7 @@ impl<'a> Seen<'a> {
         }
         lines.sort();
         let line = |(at, what): &(Time, String)| format!("\n    {:.3} s {what}", seconds(*at));
-        format!("{label}{}", lines.iter().take(60).map(line).collect::<String>())
+        format!("{label}{}", lines.iter().map(line).collect::<String>())
     }
 }
 
@@ -215,7 +226,7 @@ fn may_repeat(seen: &Seen<'_>, all: &[&Publish], before: &Publish, again: &Publi
     let connection = &seen.records.connections[before.connection];
     let noted = |publish: &Publish, end: Time| {
         let reply = publish.acked.filter(|_| publish.is_taken());
-        reply.and_then(|reply| reply.handed_on).is_some_and(|at| at + GRACE <= end)
+        reply.and_then(|reply| reply.handed_on).is_some_and(|at| seen.noted_by(at) <= end)
     };
     // A late push says so on its event topic, where it may have been before.
     if again.late && !before.late {
