@@ -154,7 +154,7 @@ impl Accept {
         if present == *session {
             return Ok(());
         }
-        redelivery.clear();
+        redelivery.lost(present);
         match self.spool.forget_session().await {
             Ok(()) => *session = present,
             Err(failed @ SpoolError::Failed(_)) => return Err(failed),
@@ -203,10 +203,10 @@ impl Accept {
         };
         // One that waited here while its session was lost will not come again.
         let comes_again = message.qos == 1 && message.connection >= self.link.borrow().session_began;
-        let key = comes_again.then(|| {
+        if message.qos == 1 {
             redelivery.note(&message, digest);
-            Key::Redelivery { pkid: message.pkid, digest }
-        });
+        }
+        let key = comes_again.then_some(Key::Redelivery { pkid: message.pkid, digest });
         let command = Command {
             id: new_id,
             at: Stamp::now(),

@@ -19,8 +19,18 @@ struct Known {
     connection: u64,
 }
 
-/// The commands of the present MQTT session, the last of each packet id.
+/// The commands of the present MQTT session, and of the one before: what that had delivered may still wait here.
+#[derive(Default)]
 pub struct Redelivery {
+    present: Session,
+    before: Session,
+}
+
+/// The commands of one session, the last of each packet id.
+#[derive(Default)]
+struct Session {
+    /// Its first connection.
+    began: u64,
     stored: HashMap<u16, Known>,
     /// Refused ones and their results' ids: a redelivery is refused again, under the same id. Not kept across a restart.
     refused: HashMap<u16, (Digest, [u8; 16])>,
@@ -31,7 +41,17 @@ impl Redelivery {
     #[must_use]
     pub fn new(kept: Vec<(u16, Digest)>) -> Self {
         let known = |(pkid, digest)| (pkid, Known { digest, connection: 0 });
-        Self { stored: kept.into_iter().map(known).collect(), refused: HashMap::new() }
+        let present = Session { stored: kept.into_iter().map(known).collect(), ..Session::default() };
+        Self { present, ..Self::default() }
+    }
+
+    /// The session of a connection. One before both is of no interest any more, and counts as the older.
+    fn session(&self, connection: u64) -> &Session {
+        if connection >= self.present.began { &self.present } else { &self.before }
+    }
+
+    fn session_mut(&mut self, connection: u64) -> &mut Session {
+        if connection >= self.present.began { &mut self.present } else { &mut self.before }
     }
 
     /// Was this very command stored by an earlier connection of this session?
@@ -41,6 +61,7 @@ impl Redelivery {
             && message.qos == 1
             && message.session_present
             && self
+                .session(message.connection)
                 .stored
                 .get(&message.pkid)
                 .is_some_and(|known| known.digest == *digest && known.connection != message.connection)
@@ -51,23 +72,27 @@ impl Redelivery {
         if message.qos == 0 {
             return new;
         }
-        self.stored.remove(&message.pkid);
-        let again = self.refused.get(&message.pkid).filter(|(known, _)| *known == digest && message.dup);
+        let session = self.session_mut(message.connection);
+        session.stored.remove(&message.pkid);
+        let again = session.refused.get(&message.pkid).filter(|(known, _)| *known == digest && message.dup);
         let id = again.filter(|_| message.session_present).map_or(new, |(_, id)| *id);
-        self.refused.insert(message.pkid, (digest, id));
+        session.refused.insert(message.pkid, (digest, id));
         id
     }
 
     /// A command of this packet id is being stored.
     pub fn note(&mut self, message: &Incoming, digest: Digest) {
-        self.refused.remove(&message.pkid);
-        self.stored.insert(message.pkid, Known { digest, connection: message.connection });
+        let session = self.session_mut(message.connection);
+        session.refused.remove(&message.pkid);
+        session.stored.insert(message.pkid, Known { digest, connection: message.connection });
     }
 
-    /// The session is lost, and its packet ids mean nothing any more.
-    pub fn clear(&mut self) {
-        self.stored.clear();
-        self.refused.clear();
+    /// The session is lost, and a new one began with connection `began`. The packet ids of the lost one mean nothing any
+    /// more, but to what it had delivered before.
+    pub fn lost(&mut self, began: u64) {
+        if began != self.present.began {
+            self.before = std::mem::replace(&mut self.present, Session { began, ..Session::default() });
+        }
     }
 }
 
@@ -132,8 +157,23 @@ mod tests {
         assert!(!redelivery.is_stored(&message(7, 1, true), &digest), "the same connection");
         let new_session = Incoming { session_present: false, ..message(7, 2, true) };
         assert!(!redelivery.is_stored(&new_session, &digest));
-        redelivery.clear();
-        assert!(!redelivery.is_stored(&message(7, 2, true), &digest));
+        redelivery.lost(3);
+        assert!(!redelivery.is_stored(&message(7, 3, true), &digest));
+    }
+
+    #[test]
+    fn what_a_lost_session_had_delivered_again_is_still_known_as_its_own() {
+        let mut redelivery = Redelivery::new(vec![]);
+        let first = message(7, 1, false);
+        let digest = digest(&first);
+        redelivery.note(&first, digest);
+        // It waited to be looked at while the session was lost, in one go with this first delivery of another.
+        redelivery.lost(3);
+        redelivery.lost(3);
+        assert!(redelivery.is_stored(&message(7, 2, true), &digest));
+        redelivery.note(&message(8, 1, false), digest);
+        assert!(redelivery.is_stored(&message(8, 2, true), &digest));
+        assert!(!redelivery.is_stored(&message(8, 4, true), &digest), "a packet id of the new session");
     }
 
     #[test]
