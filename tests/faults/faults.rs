@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use crate::peer::Peer;
 use crate::proxy::Trouble;
 use crate::records::Applied;
-use crate::schedule::{Fault, Net, Side, Step};
+use crate::schedule::{Fault, Ill, Net, Side, Step};
 use crate::support::bridge::UID;
 use crate::world::World;
 
@@ -97,19 +97,7 @@ async fn fault(world: &mut World, fault: Fault) {
             drop(intruder);
         }
         Fault::Network { side, net } => network(world, side, net).await,
-        Fault::Service(ill) => {
-            let delay_s = Duration::from_millis(ill.delay_ms).as_secs_f64();
-            let order = json!({
-                "path": ill.path, "mode": ill.mode, "code": ill.code, "delay_s": delay_s, "times": ill.times,
-            });
-            world.sim.fault(&order).await;
-            if ill.path == "get_access_token" {
-                world.sim.expire().await;
-            }
-            if ill.path == "set_config" {
-                world.sim.forget().await;
-            }
-        }
+        Fault::Service(ill) => service(world, ill).await,
         Fault::Expire => world.sim.expire().await,
         Fault::Forget => world.sim.forget().await,
         Fault::Clock { seconds } => {
@@ -133,6 +121,18 @@ async fn fault(world: &mut World, fault: Fault) {
         Fault::Calm => {
             world.ready(CALM).await;
         }
+    }
+}
+
+/// Makes the service misbehave, and gives it an occasion where the load gives none.
+async fn service(world: &World, ill: Ill) {
+    let delay_s = Duration::from_millis(ill.delay_ms).as_secs_f64();
+    let order = json!({"path": ill.path, "mode": ill.mode, "code": ill.code, "delay_s": delay_s, "times": ill.times});
+    world.sim.fault(&order).await;
+    match ill.path {
+        "get_access_token" => world.sim.expire().await,
+        "set_config" => world.sim.forget().await,
+        _ => {}
     }
 }
 

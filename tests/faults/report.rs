@@ -53,7 +53,12 @@ fn write(text: &mut String, run: &Run<'_>, records: &Records, verdict: &Verdict)
             records.lives.len()
         )?;
         let stood: u64 = records.hiccups.iter().map(|(began, ended)| ended - began).sum();
-        writeln!(text, "- the machine itself stood still {} times, {:.1} s in all", records.hiccups.len(), seconds(stood))?;
+        writeln!(
+            text,
+            "- the machine itself stood still {} times, {:.1} s in all",
+            records.hiccups.len(),
+            seconds(stood)
+        )?;
         let stepped = records.stepped_stamps;
         writeln!(text, "- {stepped} publishes bore the time of a stepped wall clock (no other clock is stepped)")?;
         writeln!(text, "\n**Result: {kills} SIGKILLs of the bridge, {result}.**")?;
