@@ -1,0 +1,5 @@
+//! What this program does as a process of its own, for itself.
+
+pub(crate) mod cloud;
+pub(crate) mod naive;
+pub(crate) mod subscriber;
