@@ -62,9 +62,6 @@ impl Health {
         for (name, count) in counted {
             writeln!(text, "  {name} {count}")?;
         }
-        for (reason, count) in self.callback.rejected.iter().filter(|(_, count)| **count > 0) {
-            writeln!(text, "  callback_rejected_{reason} {count}")?;
-        }
         Ok(())
     }
 }
