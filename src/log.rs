@@ -85,6 +85,13 @@ fn describe(info: &PanicHookInfo<'_>) -> String {
     format!("a fault in the program itself, at {place}{}; please report it", message.unwrap_or_default())
 }
 
+/// As much of a stranger's text, a topic say, as belongs into a line.
+#[must_use]
+pub fn clipped(text: &str) -> String {
+    const SHOWN: usize = 200;
+    text.chars().take(SHOWN).collect()
+}
+
 /// Lets one line a minute pass, for what strangers can cause as often as they like.
 #[derive(Debug, Default)]
 pub struct Seldom(Mutex<Option<Instant>>);

@@ -3,10 +3,8 @@
 //! Told by the retained messages under `bridge/`, looked at before anything is subscribed or published on a connection.
 
 use crate::local::Base;
+use crate::log::clipped;
 use crate::protocol::Uid;
-
-/// Characters of a stranger's uid that are shown.
-const SHOWN: usize = 200;
 
 /// The look at `bridge/info` and `bridge/state`.
 #[derive(Debug)]
@@ -47,7 +45,7 @@ impl AccountCheck {
     /// then there is no conflict that we know of.
     pub(super) fn other(&self, own: &Uid) -> Option<String> {
         let uid = self.uid.as_deref().filter(|uid| self.online && *uid != own.as_str())?;
-        Some(uid.chars().take(SHOWN).flat_map(char::escape_debug).collect())
+        Some(clipped(uid).escape_debug().to_string())
     }
 }
 

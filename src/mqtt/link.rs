@@ -46,11 +46,9 @@ use super::publisher::{Delivery, PublisherEnds, Refusal};
 use super::refused::RefusedTopics;
 use super::state::{LinkCounters, LinkState, Subscriptions};
 use super::wire::{Dialer, Wire};
+use crate::log::{Seldom, clipped};
 
-/// Characters of a refused topic that are logged.
-const TOPIC_SHOWN: usize = 200;
-
-/// Connections in a row that end with a packet that cannot be decoded, until its session is given up.
+/// Connections in a row that end soon with a packet that cannot be decoded, until its session is given up.
 const LEAVE_SESSION_AFTER: u32 = 5;
 
 /// What outlives a connection.
@@ -68,12 +66,12 @@ pub(super) struct Task {
     /// Whether the last look found the base topic to be ours: what waited in our session meanwhile was meant for us, and need
     /// not be held until the next look is done.
     pub(super) owns_base: bool,
-    /// How many connections in a row ended with a packet that cannot be decoded.
+    /// How many connections in a row ended soon with a packet that cannot be decoded.
     pub(super) undecodable: u32,
     pub(super) denied: Denied,
     pub(super) refused: RefusedTopics,
-    /// When it was last said that commands are dropped.
-    pub(super) drops_told: Option<Instant>,
+    /// For saying that commands are dropped.
+    pub(super) drops: Seldom,
 }
 
 impl Task {
@@ -129,7 +127,7 @@ impl Task {
         match &delivery {
             Delivery::Acked { .. } => self.topic_taken(topic),
             Delivery::Refused(refusal) if self.topic_refused(topic, refusal) => warn!(
-                topic = topic.chars().take(TOPIC_SHOWN).collect::<String>(),
+                topic = clipped(topic),
                 reason = refusal.reason,
                 remedy = refusal.remedy,
                 "the broker refused a publish for good; it is set aside (further ones like it are only counted)"
@@ -173,7 +171,7 @@ impl Task {
         if matches!(failure, Failure::TooLarge(_)) {
             self.dialer.takes_any_size.store(true, Ordering::Relaxed);
         }
-        self.note_undecodable(matches!(failure, Failure::Undecodable(_)) && history.stood);
+        self.note_undecodable(matches!(failure, Failure::Undecodable(_)) && history.quick_losses > 0);
         LinkCounters::one(&self.counters.failures);
         let cause = self.dialer.explain.failure(failure, history);
         let was_connected = self.state.borrow().connected;
@@ -188,7 +186,7 @@ impl Task {
 
     /// A message that cannot be decoded cannot be acknowledged either: it comes first on every connection, and nothing behind
     /// it ever would. Mosquitto checks what it passes on; brokers that do not let one device stop all others so. The session
-    /// is the only thing that can be done without.
+    /// is the only thing that can be done without. (What ends a connection that stood for a while was not in its way.)
     fn note_undecodable(&mut self, undecodable: bool) {
         self.undecodable = if undecodable { self.undecodable + 1 } else { 0 };
         let leave = self.undecodable >= LEAVE_SESSION_AFTER;

@@ -56,6 +56,8 @@ use v5::V5;
 use v311::V311;
 use wire::Dialer;
 
+use crate::log::Seldom;
+
 /// The daemon's ends of the link.
 pub struct Link {
     /// Publishes and acknowledges.
@@ -93,6 +95,7 @@ pub fn start(config: LinkConfig, shutdown: CancellationToken) -> Result<Link, St
     let (protocol, expects_session) = (config.protocol, config.expect_session);
     let explain = Explain::new(&config);
     let denied = Denied::new(config.timing.recheck_every);
+    let refused = RefusedTopics::new(config.base.clone());
     let task = Task {
         dialer: Arc::new(Dialer {
             config,
@@ -112,8 +115,8 @@ pub fn start(config: LinkConfig, shutdown: CancellationToken) -> Result<Link, St
         owns_base: false,
         undecodable: 0,
         denied,
-        refused: RefusedTopics::default(),
-        drops_told: None,
+        refused,
+        drops: Seldom::default(),
     };
     let task = match protocol {
         Protocol::V5 => tokio::spawn(task.run::<V5>()),

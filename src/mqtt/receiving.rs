@@ -1,8 +1,5 @@
 //! What arrives on a connection: messages for the daemon, and their acknowledgements back to the broker.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
 use tracing::warn;
 
 use super::connection::{Connection, End, Phase, Step};
@@ -11,9 +8,6 @@ use super::incoming::{Incoming, NotTaken, RECEIVE_MAXIMUM};
 use super::publisher::AckToken;
 use super::state::LinkCounters;
 use super::wire::Wire;
-
-/// How often it is said that commands are dropped.
-const DROPS_TOLD_EVERY: Duration = Duration::from_mins(1);
 
 impl<W: Wire> Connection<'_, W> {
     pub(super) fn on_message(&mut self, message: Incoming) {
@@ -74,9 +68,7 @@ impl<W: Wire> Connection<'_, W> {
             return;
         }
         LinkCounters::one(&self.task.counters.commands_dropped);
-        let now = Instant::now();
-        if self.task.drops_told.is_none_or(|told| now.duration_since(told) >= DROPS_TOLD_EVERY) {
-            self.task.drops_told = Some(now);
+        if self.task.drops.may() {
             warn!("QoS 0 commands are dropped: they come faster than they can be stored; QoS 1 would make them wait");
         }
     }

@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use super::acl::NOT_AUTHORIZED;
 use super::publisher::Refusal;
+use crate::local::Base;
+use crate::log::clipped;
 
 /// Without another refusal for so long, the next success of its kind ends it.
 const OVER_AFTER: Duration = Duration::from_mins(1);
 /// Kinds that are remembered.
 const KINDS: usize = 32;
-/// Characters of a refused topic that are shown: it may have been refused for its length.
-const TOPIC_SHOWN: usize = 200;
 
 /// Publishes that the broker refuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,53 +34,59 @@ struct Entry {
     last: Instant,
 }
 
-/// By kind: the first two levels of the topic.
-#[derive(Debug, Default)]
-pub(super) struct RefusedTopics(BTreeMap<String, Entry>);
+/// By kind: the tree under the base topic; elsewhere the first two levels.
+#[derive(Debug)]
+pub(super) struct RefusedTopics {
+    base: Base,
+    kinds: BTreeMap<String, Entry>,
+}
 
 impl RefusedTopics {
+    pub(super) fn new(base: Base) -> Self {
+        Self { base, kinds: BTreeMap::new() }
+    }
+
+    fn kind(&self, topic: &str) -> String {
+        match self.base.strip(topic) {
+            Some(rest) => format!("{}/{}", self.base.as_str(), clipped(rest.split('/').next().unwrap_or(rest))),
+            None => clipped(&topic.splitn(3, '/').take(2).collect::<Vec<_>>().join("/")),
+        }
+    }
+
     /// A publish was refused for good; whether this is news.
     pub(super) fn refused(&mut self, topic: &str, refusal: &Refusal, now: Instant) -> bool {
-        let kind = kind(topic);
+        let kind = self.kind(topic);
         let reason = without_numbers(&refusal.reason);
-        if let Some(entry) = self.0.get_mut(&kind) {
+        if let Some(entry) = self.kinds.get_mut(&kind) {
             entry.last = now;
             entry.shown.topic = clipped(topic);
             if entry.reason == reason {
                 return false;
             }
-        } else if self.0.len() >= KINDS {
+        } else if self.kinds.len() >= KINDS {
             return false;
         }
         let cause = format!("{}; {}", refusal.reason, refusal.remedy);
         let shown = Refused { topic: clipped(topic), cause, since: SystemTime::now() };
-        self.0.insert(kind, Entry { shown, reason, last: now });
+        self.kinds.insert(kind, Entry { shown, reason, last: now });
         true
     }
 
     /// A publish was taken; the kind whose refusals are over by that.
     pub(super) fn taken(&mut self, topic: &str, now: Instant) -> Option<String> {
-        if self.0.is_empty() {
+        if self.kinds.is_empty() {
             return None;
         }
-        let kind = kind(topic);
-        let entry = self.0.get(&kind)?;
+        let kind = self.kind(topic);
+        let entry = self.kinds.get(&kind)?;
         let same = entry.shown.topic == topic && entry.reason == NOT_AUTHORIZED;
         let over = same || now.duration_since(entry.last) >= OVER_AFTER;
-        over.then(|| self.0.remove(&kind)).flatten().map(|_| kind)
+        over.then(|| self.kinds.remove(&kind)).flatten().map(|_| kind)
     }
 
     pub(super) fn all(&self) -> Vec<Refused> {
-        self.0.values().map(|entry| entry.shown.clone()).collect()
+        self.kinds.values().map(|entry| entry.shown.clone()).collect()
     }
-}
-
-fn kind(topic: &str) -> String {
-    clipped(&topic.splitn(3, '/').take(2).collect::<Vec<_>>().join("/"))
-}
-
-fn clipped(topic: &str) -> String {
-    topic.chars().take(TOPIC_SHOWN).collect()
 }
 
 fn without_numbers(reason: &str) -> String {
@@ -91,13 +97,17 @@ fn without_numbers(reason: &str) -> String {
 mod tests {
     use super::*;
 
+    fn topics() -> RefusedTopics {
+        RefusedTopics::new("ilink".parse().unwrap())
+    }
+
     fn refusal(reason: &str) -> Refusal {
         Refusal { reason: reason.to_owned(), remedy: "mend it".to_owned() }
     }
 
     #[test]
     fn a_kind_is_news_once_and_over_when_the_same_topic_is_taken() {
-        let (mut topics, now) = (RefusedTopics::default(), Instant::now());
+        let (mut topics, now) = (topics(), Instant::now());
         assert!(topics.refused("ilink/recv/user/1/text", &refusal(NOT_AUTHORIZED), now));
         assert!(!topics.refused("ilink/recv/user/2/text", &refusal(NOT_AUTHORIZED), now));
         assert!(topics.refused("ilink/event/text", &refusal(NOT_AUTHORIZED), now));
@@ -114,7 +124,7 @@ mod tests {
 
     #[test]
     fn what_concerns_one_message_is_not_over_with_the_next() {
-        let (mut topics, now) = (RefusedTopics::default(), Instant::now());
+        let (mut topics, now) = (topics(), Instant::now());
         assert!(topics.refused("a/b", &refusal("the packet has 500 bytes"), now));
         assert_eq!(topics.taken("a/b", now), None);
         assert!(!topics.refused("a/b", &refusal("the packet has 700 bytes"), now), "other numbers are no news");
@@ -122,11 +132,24 @@ mod tests {
     }
 
     #[test]
+    fn a_base_of_many_levels_has_the_same_kinds() {
+        let (mut topics, now) = (RefusedTopics::new("home/first floor/ilink".parse().unwrap()), Instant::now());
+        assert!(topics.refused("home/first floor/ilink/recv/user/1/text", &refusal(NOT_AUTHORIZED), now));
+        let later = now + OVER_AFTER;
+        assert_eq!(topics.taken("home/first floor/ilink/event/text", later), None, "that was never refused");
+        assert!(topics.refused("home/first floor/ilink/result/call/x", &refusal(NOT_AUTHORIZED), later));
+        assert!(topics.refused("home/first floor/lamp", &refusal(NOT_AUTHORIZED), later));
+        let over = topics.taken("home/first floor/ilink/recv/user/2/text", later);
+        assert_eq!(over.as_deref(), Some("home/first floor/ilink/recv"));
+        assert_eq!(topics.all().len(), 2);
+    }
+
+    #[test]
     fn what_is_remembered_is_bounded() {
-        let (mut topics, now) = (RefusedTopics::default(), Instant::now());
+        let (mut topics, now) = (topics(), Instant::now());
         let long = "x".repeat(60_000);
         let news = (0..1000).filter(|n| topics.refused(&format!("{n}/{long}"), &refusal("no"), now)).count();
         assert_eq!(news, KINDS);
-        assert!(topics.all().iter().all(|refused| refused.topic.len() == TOPIC_SHOWN));
+        assert!(topics.all().iter().all(|refused| refused.topic.len() < 1000));
     }
 }

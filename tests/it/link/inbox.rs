@@ -1,6 +1,7 @@
 //! Received messages and their acknowledgements.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ilink2mqtt::mqtt::LinkConfig;
 use rumqttc::v5::mqttbytes::QoS;
@@ -245,9 +246,7 @@ async fn a_flood_before_the_account_check_is_done_stops_nothing() {
                 tested.link.publisher.ack(token);
             }
         }
-        if let Ok(next) =
-            tokio::time::timeout(std::time::Duration::from_millis(20), broker.accept(true, limits())).await
-        {
+        if let Ok(next) = tokio::time::timeout(Duration::from_millis(20), broker.accept(true, limits())).await {
             break next;
         }
     };
@@ -301,17 +300,39 @@ async fn only_a_probe_is_no_command() {
     assert_eq!(tested.command().await.topic, "ilink/call/self_test/");
 }
 
-#[tokio::test]
-async fn a_message_that_cannot_be_decoded_does_not_stop_all_others_for_ever() {
-    let broker = ScriptedBroker::bind().await;
-    let mut tested = Tested::start(LinkConfig { expect_session: true, ..config(broker.port()) });
-    // What a broker passes on that does not check properties: one that is not UTF-8.
+/// What a broker passes on that does not check properties: one that is not UTF-8.
+fn undecodable() -> bytes::BytesMut {
     let properties = PublishProperties { content_type: Some("MARK".to_owned()), ..PublishProperties::default() };
     let publish = Publish { pkid: 1, ..Publish::new(TOPIC, QoS::AtLeastOnce, "x", Some(properties)) };
     let mut bytes = bytes::BytesMut::new();
     publish.write(&mut bytes).unwrap();
     let at = bytes.windows(4).position(|four| four == b"MARK").unwrap();
     bytes[at] = 0xFF;
+    bytes
+}
+
+// Somebody's garbage now and then is not in the way of what waits in the session, which must not be lost for it.
+#[tokio::test]
+async fn a_session_is_not_given_up_for_what_ended_connections_that_stood() {
+    let broker = ScriptedBroker::bind().await;
+    let mut settings = LinkConfig { expect_session: true, ..config(broker.port()) };
+    settings.timing.stable_after = Duration::ZERO;
+    let tested = Tested::start(settings);
+    for _ in 0..8 {
+        let (mut peer, connect) = broker.accept(true, limits()).await;
+        assert!(!connect.clean_start);
+        peer.up().await;
+        peer.send_bytes(&undecodable()).await;
+        while peer.read().await.is_some() {}
+    }
+    assert_eq!(tested.link.state.borrow().session_lost, 0);
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_decoded_does_not_stop_all_others_for_ever() {
+    let broker = ScriptedBroker::bind().await;
+    let mut tested = Tested::start(LinkConfig { expect_session: true, ..config(broker.port()) });
+    let bytes = undecodable();
     let mut connections = 0;
     loop {
         let (mut peer, connect) = broker.accept(true, limits()).await;
