@@ -171,6 +171,8 @@ impl Task {
         let (now, most) = (Instant::now(), self.config.timing.quota.most);
         if let Some(quota) = &quotas.set_config {
             self.registration.quota_failures = quota.times;
+            // Also if it is over: a mark, so that it is struck off the disk once a set_config succeeds.
+            self.registration.quota_until = Some(now);
             let left = quota.left(most);
             if !left.is_zero() {
                 self.config_quota_holds(now, ResultCode::new(1004), left);

@@ -1,6 +1,7 @@
 //! Starting, registering and what `set_config` can answer.
 
 use super::*;
+use crate::cloud::session::store::{Quota, Quotas, Store};
 use crate::protocol::Variant;
 
 #[tokio::test(start_paused = true)]
@@ -194,6 +195,18 @@ async fn quotas_outlive_a_restart() {
     assert!(begun.elapsed() >= Duration::from_mins(19), "{:?}", begun.elapsed());
     running.stop().await;
     assert!(!world.dir.path().join("quotas.json").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quota_that_ended_while_it_was_down_is_forgotten_after_success() {
+    let world = World::new();
+    let store = Store::new(world.dir.path(), &world.config.api, &world.config.account);
+    let ended = Some(Quota::new(Duration::ZERO, 3));
+    store.put_quotas(&Quotas { set_config: ended, get_access_token: None }).unwrap();
+    let running = world.ready().await;
+    running.stop().await;
+    assert_eq!(world.service.count("register"), 1);
+    assert_eq!(store.quotas(), Quotas::default());
 }
 
 #[tokio::test(start_paused = true)]
