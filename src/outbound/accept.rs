@@ -31,7 +31,7 @@ use crate::clock::Stamp;
 use crate::counters::Counters;
 use crate::local::command::reference;
 use crate::local::{Base, Command as Decoded, CommandResult, Parsed, Reason, Rejection, Rules, response_topic_allowed};
-use crate::log::SaidOnce;
+use crate::log::{SaidOnce, clipped};
 use crate::mqtt::{AckToken, Commands, Incoming, LinkState, Publisher};
 use crate::progress::Progress;
 use crate::set_aside::{SetAside, Settled, settle};
@@ -39,8 +39,6 @@ use crate::spool::{Key, Queue, Spool, SpoolError};
 
 /// Messages taken and not yet acknowledged. An MQTT 5 broker sends fewer; this bounds QoS 0 and 3.1.1.
 const UNDER_WAY: usize = 512;
-/// Characters of a topic that are logged.
-const TOPIC_SHOWN: usize = 200;
 /// How long a stopping loop waits for what is under way.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -95,6 +93,8 @@ enum Fate {
     Acknowledged(Option<AckToken>),
     /// Its result is to be published first.
     Refused(Answering),
+    /// The spool failed: neither this message nor any after it, be it this one come again, may be acknowledged.
+    Failed(SpoolError),
 }
 
 impl Accept {
@@ -119,7 +119,7 @@ impl Accept {
                     continue;
                 }
                 Some(fate) = storing.next() => {
-                    answering.push_back(accept.answer(fate));
+                    answering.push_back(accept.answer(fate)?);
                     continue;
                 }
                 Some(ack) = answering.next() => {
@@ -137,14 +137,14 @@ impl Accept {
         }
         let drain = async {
             while let Some(fate) = storing.next().await {
-                answering.push_back(accept.answer(fate));
+                answering.push_back(accept.answer(fate)?);
             }
             while let Some(ack) = answering.next().await {
                 accept.acknowledge(ack);
             }
+            Ok(())
         };
-        let _ = timeout(DRAIN, drain).await;
-        Ok(())
+        timeout(DRAIN, drain).await.unwrap_or(Ok(()))
     }
 
     /// Forgets what was stored in another MQTT session than the present one: packet ids begin anew there. `session` is the
@@ -164,15 +164,16 @@ impl Accept {
         Ok(())
     }
 
-    fn answer(&self, fate: Fate) -> Answering {
-        match fate {
+    fn answer(&self, fate: Fate) -> Result<Answering, SpoolError> {
+        Ok(match fate {
             Fate::Stored(accepted, ack) => {
                 let _ = self.accepted.send(accepted);
                 Box::pin(ready(ack))
             }
             Fate::Acknowledged(ack) => Box::pin(ready(ack)),
             Fate::Refused(answering) => answering,
-        }
+            Fate::Failed(error) => return Err(error),
+        })
     }
 
     fn acknowledge(&self, ack: Option<AckToken>) {
@@ -255,7 +256,6 @@ impl Accept {
             let allowed = response_topic_allowed(topic, base, discovery_prefix, response_topics);
             if let Err(why) = &allowed {
                 self.counters.response_topics_ignored.add();
-                let clipped = |topic: &str| topic.chars().take(TOPIC_SHOWN).collect::<String>();
                 if self.ignored.is_new(clipped(topic)) {
                     warn!(
                         command = clipped(&message.topic),
@@ -281,7 +281,7 @@ impl Accept {
                 debug!(seq, topic = reply_to.topic, "stored a command");
                 Fate::Stored(Accepted { seq, lane, deadline }, ack)
             }
-            Err(SpoolError::Failed(_)) => Fate::Acknowledged(None),
+            Err(failed @ SpoolError::Failed(_)) => Fate::Failed(failed),
             Err(error) => {
                 let why = match error {
                     SpoolError::Full => "the bridge's queue to iLink is full: send it again later".to_owned(),
