@@ -4,7 +4,7 @@
 //!
 //! # Walkthroughs
 //!
-//! **A push** ([`inbound`]). POST → path and body cap → [`protocol::Push::decode`] → [`spool`] append (group commit, sync) →
+//! **A push** ([`inbound`]). Connection ([`listener`]) → POST → path and body cap → [`protocol::Push::decode`] → [`spool`] append (group commit, sync) →
 //! `{"code":0}` → relay loop → publish QoS 1 → PUBACK → complete. The broker being down changes nothing before the relay loop.
 //!
 //! **A command** ([`outbound`]). PUBLISH arrives, unacknowledged → [`local::command::decode`] → spool append → PUBACK → deliver
@@ -23,8 +23,9 @@
 //! Arrows go down only: `main → app → {inbound, outbound, admin, control, report} → {spool, mqtt, cloud} → local → protocol`.
 //! [`protocol`] (what iLink's manual says) and [`local`] (what we promise on MQTT) know no sockets, files, clocks or
 //! randomness, and a test keeps it so. The three adapters [`spool`], [`mqtt`] and [`cloud`] never import each other. [`app`]
-//! hands plain values from [`config`] down; there are no globals. [`sim`] is iLink as we understand it, for the tests, the demo
-//! and people without an account.
+//! hands plain values from [`config`] down; there are no globals. What is beside the arrows serves many and imports none of
+//! them: [`listener`] (HTTP for [`inbound`] and [`admin`]), [`open_files`], [`clock`], [`log`], [`files`], [`secret`], [`tls`] and
+//! their like. [`sim`] is iLink as we understand it, for the tests, the demo and people without an account.
 
 pub mod admin;
 pub mod app;

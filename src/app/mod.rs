@@ -89,7 +89,7 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
     open_files::raise_limit();
     open_files::warn_if_few(config.outbound.concurrency);
     let core = Core::open(&config)?;
-    let callback = core.bind_callback(&config)?;
+    let callback = parts::bind("callback.listen", config.callback.listen)?;
     let admin_listener = match config.admin.listen {
         Some(address) => Some(parts::bind("admin.listen", address)?),
         None => None,

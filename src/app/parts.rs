@@ -83,11 +83,6 @@ impl Core {
         self.spool.close().await;
     }
 
-    #[expect(clippy::unused_self, reason = "it stands beside the other parts that are made from the configuration")]
-    pub(super) fn bind_callback(&self, config: &Config) -> Result<TcpListener, AppError> {
-        bind("callback.listen", config.callback.listen)
-    }
-
     /// Serves the callback until its step of the stop.
     pub(super) fn serve_callback(
         &self,
