@@ -50,7 +50,8 @@ async fn still_works(world: &World) {
 async fn rejected(world: &World, reason: &str) -> u64 {
     let status = world.bridge.verb(&["status"]).await;
     assert_eq!(status.code, Some(0), "{status:?}");
-    let name = format!("callback_rejected_{reason} ");
-    let line = status.stdout.lines().find_map(|line| line.trim().strip_prefix(&name));
-    line.map_or(0, |count| count.parse().expect("a number"))
+    let reasons = status.stdout.lines().find_map(|line| line.strip_prefix("turned away")).unwrap_or_default();
+    let counts = reasons.split(',').filter_map(|count| count.trim().split_once(' '));
+    let mut counts = counts.filter(|(name, _)| *name == reason);
+    counts.next().map_or(0, |(_, count)| count.parse().expect("a number"))
 }
