@@ -30,7 +30,7 @@ pub(super) fn account(seen: &Seen<'_>, verdict: &mut Verdict) {
     let calls = seen.records.calls.iter().filter(|call| !call.label.is_empty());
     verdict.total("calls made for them", calls.count());
     let mut statuses: BTreeMap<&str, usize> = BTreeMap::new();
-    let (mut undelivered, mut recalled) = (0, 0);
+    let (mut undelivered, mut unfinished, mut recalled) = (0, 0, 0);
     for command in commands {
         let Some(case) = cases.get(command.label.as_str()) else {
             undelivered += usize::from(command.taken);
@@ -41,6 +41,11 @@ pub(super) fn account(seen: &Seen<'_>, verdict: &mut Verdict) {
             *statuses.entry(outcome.status.as_str()).or_default() += 1;
         }
         promised(seen, case, verdict);
+        let acked = case.deliveries.iter().any(|delivery| delivery.acked.is_some());
+        if command.taken && !acked && case.results.is_empty() {
+            unfinished += 1;
+            never_delivered(seen, command, verdict);
+        }
         recalled += repeated_calls(seen, case, verdict);
         for (outcome, at) in case.results.values() {
             if let Some(wrong) = wrong(seen, case, outcome, *at) {
@@ -59,6 +64,7 @@ pub(super) fn account(seen: &Seen<'_>, verdict: &mut Verdict) {
     }
     verdict.total("calls repeated (no answer had come)", recalled);
     verdict.total("commands that the broker took and never delivered (lost by the broker)", undelivered);
+    verdict.total("… or delivered, and not again before the bridge could take it", unfinished);
     order(seen, &cases, verdict);
 }
 

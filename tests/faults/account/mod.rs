@@ -11,7 +11,7 @@ mod self_check;
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::records::{Outcome, Publish, Records, SECOND, Time, seconds};
+use crate::records::{Publish, Records, SECOND, Time, seconds};
 
 pub(crate) use self_check::self_check;
 
@@ -232,12 +232,10 @@ fn may_repeat(seen: &Seen<'_>, all: &[&Publish], before: &Publish, again: &Publi
     if again.late && !before.late {
         return true;
     }
-    // A refused command is not stored: each of its deliveries has its refusal.
-    if let Some(Outcome { status, .. }) = &again.result
-        && status == "rejected"
-    {
-        let delivered = seen.records.deliveries.iter().filter(|delivery| delivery.label == again.label).count();
-        return all.iter().filter(|publish| publish.topic == again.topic).count() <= delivered;
+    // A refused command is not stored: what the broker delivered again is refused again.
+    let delivered = || seen.records.deliveries.iter().filter(|delivery| delivery.label == again.label).count();
+    if again.result.as_ref().is_some_and(|outcome| outcome.status == "rejected") && delivered() > 1 {
+        return true;
     }
     if seen.life_at(before.at) == seen.life_at(again.at) {
         return before.connection != again.connection && !noted(before, connection.closed.unwrap_or(Time::MAX))
