@@ -156,9 +156,10 @@ async fn under_fire(args: &Args, logs: &Path) -> (String, bool) {
     let all = |violation: &account::Violation| format!("{:?}: {}\n\n", violation.rule, violation.what);
     let all: Vec<_> = verdict.violations.iter().map(all).collect();
     std::fs::write(logs.join("violations.txt"), all.concat()).expect("the logs can be written");
+    let release = if cfg!(debug_assertions) { "" } else { "--release " };
     let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
     let run = report::Run {
-        command: format!("cargo test --test faults -- {command}"),
+        command: format!("cargo test {release}--test faults -- {command}"),
         seed: args.seed,
         steps: &steps,
         under_fire,
