@@ -55,6 +55,8 @@ pub(crate) struct Load {
     /// Between two pushes, and two commands, of a lane.
     pub(crate) push_every: Duration,
     pub(crate) command_every: Duration,
+    /// So many commands are sent before that, as fast as they are taken.
+    pub(crate) at_once: usize,
     pub(crate) stop: CancellationToken,
 }
 
@@ -148,7 +150,11 @@ impl Load {
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut peer: Option<Peer> = None;
         for number in 0.. {
-            if self.stop.run_until_cancelled(pace.tick()).await.is_none() {
+            let at_once = self.recorder.lock().commands.len() < self.at_once;
+            if at_once && self.stop.is_cancelled() {
+                return;
+            }
+            if !at_once && self.stop.run_until_cancelled(pace.tick()).await.is_none() {
                 return;
             }
             if peer.is_none() {

@@ -181,6 +181,7 @@ async fn load(world: &World, soak: bool) -> Load {
         group: world.make_group().await,
         push_every: Duration::from_millis(push_ms),
         command_every: Duration::from_millis(command_ms),
+        at_once: if soak { soak::AT_ONCE } else { 0 },
         stop: CancellationToken::new(),
     }
 }
