@@ -35,6 +35,7 @@ mod handle;
 mod holds;
 mod own_calls;
 mod publish;
+mod quotas;
 mod react;
 mod store;
 mod task;

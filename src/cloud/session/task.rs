@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use super::asks::{Access, Ask, Renewal, Verb};
 use super::handle::Session;
 use super::own_calls::Done;
-use super::store::{Quota, Quotas, Store};
+use super::quotas::QuotaMarks;
+use super::store::Store;
 use super::tracks::{Hold, Known, Registration, Streak, Token, Want};
 use super::types::{RegisterPolicy, SessionConfig, Status};
 use super::upkeep::{Upkeep, UpkeepDone};
 use super::words;
 use crate::cloud::{HandshakeLog, Registry};
-use crate::protocol::{Reply, ResultCode, Uid};
+use crate::protocol::{Reply, Uid};
 
 /// The task's ends of the channels.
 pub(super) struct Channels {
@@ -29,9 +30,6 @@ pub(super) struct Channels {
     pub(super) status: watch::Sender<Status>,
     pub(super) presence: watch::Sender<Vec<(Uid, bool)>>,
 }
-
-/// What there is to keep of the quotas: for `set_config` and `get_access_token`, how often in a row and until when.
-type QuotaMarks = [Option<(u32, Instant)>; 2];
 
 type Running<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
@@ -52,7 +50,7 @@ pub(super) struct Task {
     pub(super) hold: Option<Hold>,
     pub(super) opening: u64,
     /// The quotas that are on disk.
-    kept_quotas: QuotaMarks,
+    pub(super) kept_quotas: QuotaMarks,
     /// The operator unregistered.
     pub(super) unregistered: bool,
     pub(super) losses: u32,
@@ -164,52 +162,6 @@ impl Task {
             self.token.accept(stored.token, Instant::now(), stored.life, stored.left);
         }
         self.restore_quotas(&quotas);
-        self.kept_quotas = self.quota_marks();
-    }
-
-    fn restore_quotas(&mut self, quotas: &Quotas) {
-        let (now, most) = (Instant::now(), self.config.timing.quota.most);
-        if let Some(quota) = &quotas.set_config {
-            self.registration.quota_failures = quota.times;
-            // Also if it is over: a mark, so that it is struck off the disk once a set_config succeeds.
-            self.registration.quota_until = Some(now);
-            let left = quota.left(most);
-            if !left.is_zero() {
-                self.config_quota_holds(now, ResultCode::new(1004), left);
-            }
-        }
-        if let Some(quota) = &quotas.get_access_token {
-            self.token.quota_failures = quota.times;
-            let left = quota.left(most);
-            if !left.is_zero() {
-                self.token.stall(Some(words::token_quota(ResultCode::new(1009), left)), now + left);
-            }
-        }
-    }
-
-    fn quota_marks(&self) -> QuotaMarks {
-        let (registration, token) = (&self.registration, &self.token);
-        [
-            registration.quota_until.map(|until| (registration.quota_failures, until)),
-            Some((token.quota_failures, token.not_before)),
-        ]
-        .map(|quota| quota.filter(|(times, _)| *times > 0))
-    }
-
-    /// Writes the quotas down when they have changed.
-    async fn keep_quotas(&mut self) {
-        let marks = self.quota_marks();
-        if marks == self.kept_quotas {
-            return;
-        }
-        self.kept_quotas = marks;
-        let now = Instant::now();
-        let [set_config, get_access_token] =
-            marks.map(|quota| quota.map(|(times, until)| Quota::new(until.saturating_duration_since(now), times)));
-        let (store, quotas) = (self.store.clone(), Quotas { set_config, get_access_token });
-        if let Err(error) = on_disk(move || store.put_quotas(&quotas)).await {
-            tracing::warn!(%error, "that iLink was asked too often could not be recorded: a restart asks it again at once");
-        }
     }
 
     /// Starts what is due; tells when to come back if nothing happens until then.
