@@ -158,8 +158,8 @@ impl Task {
     /// Notes a publish that was taken.
     pub(super) fn topic_taken(&mut self, topic: &str) {
         if let Some(kind) = self.refused.taken(topic, Instant::now()) {
-            info!("the broker takes publishes to {kind:?} again");
             self.show_refused();
+            info!("the broker takes publishes to {kind:?} again");
         }
     }
 
@@ -176,12 +176,13 @@ impl Task {
         let cause = self.dialer.explain.failure(failure, history);
         let was_connected = self.state.borrow().connected;
         let news = was_connected || self.state.borrow().cause.as_deref() != Some(cause.as_str());
+        // Whoever reads the line and then asks is told the same.
+        self.disconnected(cause.clone(), None);
         match (was_connected, news) {
             (true, _) => warn!(cause, "the connection to the broker was lost; messages wait"),
             (false, true) => warn!(cause, "cannot connect to the broker; messages wait"),
             (false, false) => debug!(cause, "still cannot connect to the broker"),
         }
-        self.disconnected(cause, None);
     }
 
     /// A message that cannot be decoded cannot be acknowledged either: it comes first on every connection, and nothing behind
@@ -204,10 +205,11 @@ impl Task {
         let cause = format!(
             "the bridge of uid {uid} is online under the base topic `{base}`: give each account its own mqtt.base_topic, or stop the other bridge"
         );
-        if self.state.borrow().conflict.as_deref() != Some(uid.as_str()) {
+        let news = self.state.borrow().conflict.as_deref() != Some(uid.as_str());
+        self.disconnected(cause.clone(), Some(uid));
+        if news {
             warn!(cause, "another account uses our base topic; nothing is subscribed or published");
         }
-        self.disconnected(cause, Some(uid));
     }
 
     fn disconnected(&self, cause: String, conflict: Option<String>) {

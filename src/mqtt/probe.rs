@@ -83,8 +83,8 @@ impl<W: Wire> Connection<'_, W> {
             return;
         }
         self.probe.stop();
-        info!("commands arrive: our own probe was heard");
         self.task.subscriptions(Subscriptions::Granted);
+        info!("commands arrive: our own probe was heard");
     }
 
     /// The probe's PUBACK, or that it was not sent in time.
@@ -97,15 +97,16 @@ impl<W: Wire> Connection<'_, W> {
         };
         self.probe.heard_by = None;
         let now = Subscriptions::Unverified(refusal.reason.clone());
-        if self.task.state.borrow().subscriptions != now {
+        let news = self.task.state.borrow().subscriptions != now;
+        let until = self.task.denied.refused(&self.probe.prefix, &refusal.reason, Instant::now());
+        self.recheck_at(until, now);
+        if news {
             let remedy = &refusal.remedy;
             warn!(
                 reason = refusal.reason,
                 remedy, "whether commands arrive cannot be verified: the broker refuses our probe"
             );
         }
-        let until = self.task.denied.refused(&self.probe.prefix, &refusal.reason, Instant::now());
-        self.recheck_at(until, now);
     }
 
     pub(super) fn recheck_later(&mut self, subscriptions: Subscriptions) {
@@ -139,12 +140,13 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     fn silently_denied(&mut self) {
-        if self.task.state.borrow().subscriptions != Subscriptions::SilentlyDenied {
+        let news = self.task.state.borrow().subscriptions != Subscriptions::SilentlyDenied;
+        self.recheck_later(Subscriptions::SilentlyDenied);
+        if news {
             let config = &self.task.dialer.config;
             let remedy = format!("{}, {}", acl::read_lines(&config.filters), acl::probe_line(&config.base));
             warn!(remedy, "commands do not arrive: the broker granted our subscriptions, but drops what comes there");
         }
-        self.recheck_later(Subscriptions::SilentlyDenied);
     }
 }
 

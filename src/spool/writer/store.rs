@@ -176,23 +176,24 @@ impl Writer {
     }
 
     fn refuse_some(&mut self, cause: String, only_rows: bool) {
+        self.refused = Some(Refused { cause: cause.clone(), again: Instant::now() + RETRY_EVERY, only_rows });
+        self.show_writable();
         if !self.told.contains(&cause) {
             warn!(cause, "the spool cannot be written; trying again");
-            self.told.push(cause.clone());
+            self.told.push(cause);
         }
-        self.refused = Some(Refused { cause, again: Instant::now() + RETRY_EVERY, only_rows });
-        self.show_writable();
     }
 
     pub(super) fn accept_again(&mut self) {
         self.refused = None;
         self.told.clear();
-        info!("the spool can be written again");
         self.show_writable();
+        info!("the spool can be written again");
     }
 
     pub(super) fn show_writable(&mut self) {
         let mut now = Ok(());
+        let mut changes = Vec::new();
         for queue in [Queue::Inbound, Queue::Outbound] {
             let (mut held, limit) = (*self.db.counts.get(queue), self.limits.of(queue));
             let empty = held.depth == 0;
@@ -201,10 +202,8 @@ impl Writer {
             // With some room to spare: a flood at the limit must not be told as a change of state with each row.
             *full = full.filter(|size| beyond(queue, &held, (*size).max(limit / ROOM_AGAIN), limit) && !empty);
             let told = std::mem::replace(self.full_told.get_mut(queue), full.is_some());
-            match (full.is_some(), told) {
-                (true, false) => warn!("{}", full_words(queue)),
-                (false, true) => info!("the {} queue has room again", queue.as_str()),
-                _ => {}
+            if full.is_some() != told {
+                changes.push((queue, told));
             }
             if full.is_some() {
                 now = Err(full_words(queue).to_owned());
@@ -214,6 +213,14 @@ impl Writer {
             now = Err(cause.clone());
         }
         self.shared.set_writable(now);
+        // Whoever reads the line and then asks is told the same.
+        for (queue, was_full) in changes {
+            if was_full {
+                info!("the {} queue has room again", queue.as_str());
+            } else {
+                warn!("{}", full_words(queue));
+            }
+        }
     }
 
     fn watch_log(&mut self) {
