@@ -16,7 +16,7 @@ use crate::support::mosquitto::Mosquitto;
 use crate::support::scripted_broker::ScriptedBroker;
 use crate::support::sim::Call;
 use crate::support::sim::Sim;
-use crate::support::{eventually, within};
+use crate::support::within;
 
 const PUSHED: &str = "ilink/recv/user/413/text";
 
@@ -244,11 +244,8 @@ async fn a_slow_broker_does_not_hold_up_what_it_has_acknowledged() {
     }
     // A crash now must not deliver those again.
     let serving = async { while peer.publish().await.is_some() {} };
-    let completed = eventually("the acknowledged ones to be completed", async || {
-        bridge.verb(&["status"]).await.text.contains("115 waiting").then_some(())
-    });
     tokio::select! {
-        () = completed => {}
+        () = bridge.waiting("inbound", 115) => {}
         () = serving => panic!("the bridge left"),
     }
 }

@@ -61,7 +61,7 @@ async fn a_disk_that_refuses_writes_is_said_and_tried_again() {
         let spool = world.bridge.admin("readyz").await.json()["spool"].clone();
         let cause = spool["cause"].as_str().unwrap();
         assert!(cause.contains("spool.db") && cause.contains("refuses writes") && cause.contains("dmesg"), "{cause}");
-        assert!(world.bridge.log().contains(cause), "{}", world.bridge.log());
+        world.bridge.logged(cause).await;
 
         fs::remove_file(&fault).unwrap();
         eventually("the spool to be ready", async || {

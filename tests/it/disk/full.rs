@@ -8,7 +8,7 @@ use super::small_disk::{SmallDisk, in_namespace};
 use crate::blackbox::world::World;
 use crate::support::bridge::text_push;
 use crate::support::client::Message;
-use crate::support::{eventually, within};
+use crate::support::eventually;
 
 const PUSHED: &str = "ilink/recv/user/413/text";
 
@@ -66,7 +66,7 @@ async fn filled_by_the_queue() {
     assert!(answered.len() > 10, "{}", answered.len());
     let cause = spool(&world, false).await["cause"].as_str().unwrap().to_owned();
     says_what_to_do(&cause, &disk);
-    assert!(world.bridge.log().contains(&cause), "{cause} is not in the log");
+    world.bridge.logged(&cause).await;
     let status = world.bridge.verb(&["status"]).await;
     assert!(status.text.contains(&cause), "{status:?}");
 
@@ -103,7 +103,7 @@ async fn filled_by_somebody_else() {
         let call = json!({"accept_uid": n.to_string(), "content": format!("command {n}"), "ref": n});
         world.client.publish("ilink/call/send_msg/text", call.to_string()).await;
     }
-    within_queue(&world, "outbound", 30).await;
+    world.bridge.waiting("outbound", 30).await;
     world.broker.stop();
     for n in 0..100 {
         world.bridge.push(&text_push("413", &n.to_string())).await;
@@ -129,8 +129,8 @@ async fn filled_by_somebody_else() {
         results.iter().filter(|m| m.topic.starts_with("ilink/result/call")).all(|m| m.json()["status"] == "ok"),
         "{results:?}"
     );
-    within_queue(&world, "inbound", 0).await;
-    within_queue(&world, "outbound", 0).await;
+    world.bridge.waiting("inbound", 0).await;
+    world.bridge.waiting("outbound", 0).await;
     let calls = world.sim.calls("send_msg").await.iter().filter(|call| call.code == Some(0)).count();
     assert_eq!(calls, 30);
     let health = world.client.expect_json("ilink/bridge/health", |health| health["spool"]["ready"] == false).await;
@@ -163,13 +163,4 @@ async fn filled_by_somebody_else() {
     expected.sort();
     assert_eq!(seen, expected, "each once");
     assert_eq!(world.sim.calls("send_msg").await.iter().filter(|call| call.code == Some(0)).count(), 30);
-}
-
-/// Waits until so much is in a queue.
-async fn within_queue(world: &World, queue: &str, depth: u64) {
-    let line = format!("{queue:<16}{depth} waiting");
-    within(std::time::Duration::from_mins(1), &line, async || {
-        world.bridge.verb(&["status"]).await.text.contains(&line).then_some(())
-    })
-    .await;
 }

@@ -65,10 +65,15 @@ async fn a_broker_that_hangs_and_one_that_is_too_old() {
     let _peer = silent.tcp().await;
     let mut refused = bridge(&format!("mqtt://127.0.0.1:{}", old.port()));
     refused.spawn();
-    let mut peer = old.tcp().await;
-    peer.read().await.expect("a CONNECT");
-    let code = ConnectReturnCode::UnsupportedProtocolVersion;
-    peer.send(Packet::ConnAck(ConnAck { session_present: false, code, properties: None })).await;
+    tokio::spawn(async move {
+        loop {
+            let mut peer = old.tcp().await;
+            if peer.read().await.is_some() {
+                let code = ConnectReturnCode::UnsupportedProtocolVersion;
+                peer.send(Packet::ConnAck(ConnAck { session_present: false, code, properties: None })).await;
+            }
+        }
+    });
     told(&refused, &["does not speak this version of MQTT", "set mqtt.protocol = \"3.1.1\""]).await;
     told(&waiting, &["no answer from 127.0.0.1", "is it the broker's address, is a firewall in between"]).await;
 }

@@ -119,6 +119,9 @@ async fn play(broker: &Mosquitto, n: usize, row: Row, clears: bool) {
     if hangs {
         bridge.set("ilink.timeout", "2s");
     }
+    let began = std::time::Instant::now();
+    // The waits double from 1 s on: a few more attempts if the machine was busy elsewhere.
+    let more = || usize::try_from(began.elapsed().as_secs().max(1).ilog2()).unwrap();
     bridge.spawn();
     client.expect_text(&format!("base{n}/bridge/cloud"), state).await;
     let what = format!("{call} {says:?}");
@@ -140,7 +143,7 @@ async fn play(broker: &Mosquitto, n: usize, row: Row, clears: bool) {
         // Not before a few attempts: they must not be told one by one.
         let attempts =
             eventually("a third attempt", async || (cloud.seen().len() >= 3).then(|| cloud.seen().len())).await;
-        assert!(attempts <= 6, "{what}: {attempts} attempts");
+        assert!(attempts <= 6 + more(), "{what}: {attempts} attempts");
         shown.one_line(&bridge.log(), "WARN", &format!("iLink: {state}: "), says);
         fails.store(false, Ordering::Relaxed);
         bridge.wait_ready().await;
@@ -154,7 +157,7 @@ async fn play(broker: &Mosquitto, n: usize, row: Row, clears: bool) {
         let level = if state == "auth_error" { "ERROR" } else { "WARN" };
         shown.one_line(&bridge.log(), level, &format!("iLink: {state}: "), says);
         let asked = cloud.seen().iter().filter(|seen| is_meant(seen)).count();
-        assert!((1..=4).contains(&asked), "{what}: asked {asked} times");
+        assert!((1..=4 + more()).contains(&asked), "{what}: asked {asked} times");
     }
     assert_eq!(bridge.stop().await.code(), Some(0));
 }

@@ -16,8 +16,8 @@ async fn a_full_inbound_queue_and_its_end() {
     world.bridge.start().await;
     world.broker.stop();
     let large = "x".repeat(3000);
-    for _ in 0..4 {
-        world.bridge.push(&text_push("413", &large)).await;
+    for n in 0..4 {
+        world.bridge.push(&text_push("413", &format!("{n} {large}"))).await;
     }
     // It is held, and refused after 6 s; meanwhile it is to be seen why.
     let held =
@@ -66,7 +66,7 @@ async fn who_attacks_the_callback_is_counted_and_fills_no_log() {
     let mut world =
         World::prepared(&[], |bridge| bridge.with("log.level", "info").with("callback.max_body", "1KiB")).await;
     world.bridge.start().await;
-    let lines = world.bridge.log().lines().count();
+    let (began, lines) = (std::time::Instant::now(), world.bridge.log().lines().count());
     let wrong = format!("/{SECRET}?signature=0&timestamp=1&echostr=x");
     for n in 0..60 {
         assert_eq!(Answer::of(http().get(world.bridge.callback_at(&format!("/{n}")))).await.status, 404);
@@ -89,7 +89,9 @@ async fn who_attacks_the_callback_is_counted_and_fills_no_log() {
     world.client.expect_json("ilink/bridge/health", is_counted).await;
     let log = world.bridge.log();
     let refusals = log.lines().skip(lines).filter(|line| line.contains("refused a ")).count();
-    assert_eq!(refusals, 3, "one line for each reason that is worth one:\n{log}");
+    // One line a minute for each reason that is worth one.
+    let minutes = usize::try_from(began.elapsed().as_secs() / 60).unwrap();
+    assert!((3..=3 + 3 * minutes).contains(&refusals), "{refusals} lines:\n{log}");
 }
 
 #[tokio::test]

@@ -100,7 +100,7 @@ async fn deliver(link: &mut impl Link, seen: &mut Results, commands: &[(u16, Str
 async fn storm(name: &'static str, broker: impl Broker, mut bridge: Bridge, sim: Sim) {
     let begun = tokio::time::Instant::now();
     let mut seen = Results::new();
-    let n = u16::try_from(scaled(300).min(5000)).unwrap();
+    let n = u16::try_from(scaled(200).min(5000)).unwrap();
     bridge.spawn();
     let mut link = broker.connection(false).await;
     let rss = vitals(&mut bridge).0;

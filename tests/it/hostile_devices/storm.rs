@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use crate::support::bridge::Bridge;
 use crate::support::client::{Client, Message, Out};
-use crate::support::eventually;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::sim::Sim;
 
@@ -129,11 +128,8 @@ impl Storm {
         let last = self.good();
         self.device.send(last).await;
         self.good_are_done().await;
-        eventually("the spool to be empty", async || {
-            let status = self.status().await;
-            (status.waiting("outbound") == 0 && status.waiting("inbound") == 0).then_some(())
-        })
-        .await;
+        self.bridge.waiting("outbound", 0).await;
+        self.bridge.waiting("inbound", 0).await;
         let took = self.begun.elapsed();
         calm(&mut self.bridge, self.name, n, self.rss_before, took).await;
     }

