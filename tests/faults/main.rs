@@ -122,7 +122,7 @@ async fn under_fire(args: &Args, logs: &Path) -> (String, bool) {
     let steps = if args.soak.is_some() { Vec::new() } else { schedule::schedule(args.seed, args.kills) };
     std::fs::write(logs.join("schedule.txt"), schedule::listed(&steps)).expect("the logs can be written");
     eprintln!("faults: seed {}, {} steps, digest {}", args.seed, steps.len(), schedule::digest(&steps));
-    let mut world = World::start(logs, &args.log_level).await;
+    let mut world = World::start(logs, &args.log_level, args.soak.is_none()).await;
     let (load, listening) = (load(&world, args.soak.is_some()).await, CancellationToken::new());
     let listener = tokio::spawn(peer::listen(world.broker.port(), Arc::clone(&world.recorder), listening.clone()));
     let watching = tokio::spawn(pulse::watch(logs.join("pulse"), Arc::clone(&world.recorder), listening.clone()));

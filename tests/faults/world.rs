@@ -29,7 +29,8 @@ pub(crate) const API_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long what must come to an end may take on a busy machine.
 const GENEROUS: Duration = Duration::from_mins(3);
 
-/// As `mqtt-notes` has it: what the broker acknowledged it keeps, but for the last second before it is killed.
+/// For a broker that is killed: what it acknowledged it keeps, but for the last moment. It writes all of its queues at each
+/// change: with tens of thousands waiting it hardly does anything else.
 const BROKER: &str = "autosave_on_changes true\nautosave_interval 1\n";
 
 /// The processes.
@@ -47,10 +48,10 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Starts everything and waits until the bridge is ready. Logs go to `logs`.
-    pub(crate) async fn start(logs: &Path, log_level: &str) -> Self {
+    /// Starts everything and waits until the bridge is ready. Logs go to `logs`. `killed`: the broker will be, now and then.
+    pub(crate) async fn start(logs: &Path, log_level: &str, killed: bool) -> Self {
         let recorder = Arc::new(Recorder::new());
-        let broker = Mosquitto::start(BROKER);
+        let broker = Mosquitto::start(if killed { BROKER } else { "" });
         let sim = Sim::start(&[]).await;
         let clock = Clock::new(logs);
         let callback_port = free_port();
