@@ -12,7 +12,7 @@ use crate::clock;
 use crate::counters::Counters;
 use crate::local::Publication;
 use crate::log::Seldom;
-use crate::mqtt::{Delivery, Publisher, Refusal};
+use crate::mqtt::{Completion, Delivery, Publisher, Refusal};
 use crate::spool::{Spool, SpoolError};
 
 /// The set-aside store.
@@ -74,13 +74,23 @@ pub enum Settled {
     Stopped,
 }
 
-/// Publishes a group without deadlines and waits for the fate of each.
-pub async fn settle(publisher: &Publisher, set_aside: &SetAside, publications: Vec<Publication>) -> Settled {
+/// Publishes that the link has taken, with what will tell their fate.
+pub type Sent = Vec<(Publication, Completion)>;
+
+/// Hands a group without deadlines to the link: in the order of the calls, if the next one waits for this one.
+///
+/// Cancel-safe: what was not handed over is dropped.
+pub async fn hand_over(publisher: &Publisher, publications: Vec<Publication>) -> Sent {
     let mut sent = Vec::with_capacity(publications.len());
     for publication in publications {
         let completion = publisher.publish(publication.clone()).await;
         sent.push((publication, completion));
     }
+    sent
+}
+
+/// Waits for the fate of each.
+pub async fn settle(set_aside: &SetAside, sent: Sent) -> Settled {
     let mut settled = Settled::All;
     for (publication, completion) in sent {
         match completion.await {

@@ -34,7 +34,7 @@ use crate::local::{Base, Command as Decoded, CommandResult, Parsed, Reason, Reje
 use crate::log::{SaidOnce, clipped};
 use crate::mqtt::{AckToken, Commands, Incoming, LinkState, Publisher};
 use crate::progress::Progress;
-use crate::set_aside::{SetAside, Settled, settle};
+use crate::set_aside::{SetAside, Settled, hand_over, settle};
 use crate::spool::{Key, Queue, Spool, SpoolError};
 
 /// Messages taken and not yet acknowledged. An MQTT 5 broker sends fewer; this bounds QoS 0 and 3.1.1.
@@ -305,7 +305,7 @@ impl Accept {
         debug!(topic = reply_to.topic, reason = rejection.reason.as_str(), "refused a command");
         let result = CommandResult::rejected(Ulid::from_bytes(id), rejection, 0);
         let publications = reply_to.publications(&self.config.base, &result);
-        match settle(&self.publisher, &self.set_aside, publications).await {
+        match settle(&self.set_aside, hand_over(&self.publisher, publications).await).await {
             // Also if its result was refused and the disk is full: one message must not hold up the PUBACKs of all others.
             Settled::All | Settled::NotKept => ack,
             Settled::Stopped => None,

@@ -1,9 +1,9 @@
 //! Publishes results and removes them from the spool once the broker has acknowledged every copy.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::record::{Record, StoredResult};
-use crate::local::{Base, CommandResult};
+use crate::local::{Base, CommandResult, Publication};
 use crate::mqtt::Publisher;
-use crate::set_aside::{SetAside, Settled, settle};
+use crate::set_aside::{Sent, SetAside, Settled, hand_over, settle};
 use crate::spool::{Queue, Spool, SpoolError};
 
 /// Results being published at once: each holds its row in memory.
@@ -41,7 +41,7 @@ impl Results {
     pub async fn run(self, mut ready: mpsc::UnboundedReceiver<u64>, stop: CancellationToken) -> Result<(), SpoolError> {
         let results = Arc::new(self);
         let mut under_way = FuturesUnordered::new();
-        loop {
+        'ready: loop {
             // recv() is cancel-safe; FuturesUnordered keeps what is not finished.
             let seq = tokio::select! {
                 () = stop.cancelled() => break,
@@ -49,24 +49,40 @@ impl Results {
                 seq = ready.recv(), if under_way.len() < UNDER_WAY => seq,
             };
             let Some(seq) = seq else { break };
-            if let Some(row) = results.spool.read(Queue::Outbound, seq).await? {
-                under_way.push(Arc::clone(&results).publish(seq, row.data));
-            }
+            let Some(row) = results.spool.read(Queue::Outbound, seq).await? else { continue };
+            let Some(publications) = results.publications(seq, &row.data) else { continue };
+            // Handed over one after the other: side by side, results of one receiver could overtake each other. Cancel-safe:
+            // `handing` is borrowed, and dropped by `stop` only; what was not handed over stays in the spool.
+            let mut handing = pin!(hand_over(&results.publisher, publications));
+            let sent = loop {
+                tokio::select! {
+                    sent = &mut handing => break sent,
+                    Some(()) = under_way.next() => {}
+                    () = stop.cancelled() => break 'ready,
+                }
+            };
+            under_way.push(Arc::clone(&results).complete(seq, sent));
         }
         let _ = timeout(DRAIN, async { while under_way.next().await.is_some() {} }).await;
         Ok(())
     }
 
-    async fn publish(self: Arc<Self>, seq: u64, row: Bytes) {
-        let publications = match Record::decode(&row) {
+    /// What a row is to be published as; none if it is no result that can be read.
+    fn publications(&self, seq: u64, row: &[u8]) -> Option<Vec<Publication>> {
+        match Record::decode(row) {
             Ok(Record::Result(StoredResult { reply_to, json, .. })) => match CommandResult::from_json(&json) {
-                Ok(result) => reply_to.publications(&self.base, &result),
-                Err(error) => return error!(seq, %error, "a stored result cannot be read; it stays in the spool"),
+                Ok(result) => return Some(reply_to.publications(&self.base, &result)),
+                Err(error) => error!(seq, %error, "a stored result cannot be read; it stays in the spool"),
             },
-            Ok(Record::Command(_)) => return error!(seq, "a command stands where its result was expected"),
-            Err(error) => return error!(seq, %error, "a stored result cannot be read; it stays in the spool"),
-        };
-        if settle(&self.publisher, &self.set_aside, publications).await == Settled::All {
+            Ok(Record::Command(_)) => error!(seq, "a command stands where its result was expected"),
+            Err(error) => error!(seq, %error, "a stored result cannot be read; it stays in the spool"),
+        }
+        None
+    }
+
+    /// Removes the row once every copy is settled.
+    async fn complete(self: Arc<Self>, seq: u64, sent: Sent) {
+        if settle(&self.set_aside, sent).await == Settled::All {
             debug!(seq, "a result is delivered");
             self.spool.complete(Queue::Outbound, seq);
         }

@@ -6,6 +6,7 @@ mod hostile;
 mod inbox;
 mod mosquitto;
 mod outbox;
+mod results;
 mod tls;
 
 use std::time::Duration;
