@@ -1,6 +1,7 @@
 //! The callback listener as the service and strangers meet it: handshakes, refusals, repeats.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
@@ -197,8 +198,9 @@ async fn equal_pushes_that_were_answered_are_two_messages() {
 /// The bridge is stopped meanwhile, so that it finds the push and the reset at the same time. It may see the reset first:
 /// then nothing was stored, and another one is tried. Its text is returned.
 async fn unanswered_push(world: &mut World) -> String {
-    for n in 0..50 {
-        let text = format!("unanswered {n}");
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    for _ in 0..50 {
+        let text = format!("unanswered {}", NUMBER.fetch_add(1, Ordering::Relaxed));
         world.bridge.process().pause();
         let request = raw_post(&format!("/{SECRET}"), text_push("413", &text).to_string().as_bytes());
         let connection = raw_connection(world.bridge.callback_port(), &request).await;
@@ -239,11 +241,18 @@ async fn a_repeat_of_an_unanswered_push_is_one_message() {
 #[tokio::test]
 async fn repeats_are_known_after_a_crash() {
     let mut world = World::ready().await;
-    let text = unanswered_push(&mut world).await;
-    world.bridge.kill();
-    world.bridge.start().await;
-    world.bridge.push(&text_push("413", &text)).await;
-    assert_eq!(count_after_marker(&world, &text).await, 1);
+    // Killed between its attempt to answer and the note that nobody took the answer, the bridge stores the repeat: rather twice
+    // than never. On a busy machine that may happen, not every time.
+    for _ in 0..5 {
+        let text = unanswered_push(&mut world).await;
+        world.bridge.kill();
+        world.bridge.start().await;
+        world.bridge.push(&text_push("413", &text)).await;
+        if count_after_marker(&world, &text).await == 1 {
+            return;
+        }
+    }
+    panic!("no repeat is known after a crash");
 }
 
 #[tokio::test]
