@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::series::Series;
+
 /// One number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -22,10 +24,14 @@ macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
         /// Everything that is counted.
         #[derive(Debug, Default)]
-        pub struct Counters { $($(#[doc = $doc])+ pub $name: Counter,)+ }
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: Counter,)+
+            /// What is counted by label, and what is timed.
+            pub series: Series,
+        }
 
         impl Counters {
-            /// Every counter's name and its count so far.
+            /// Every plain counter's name and its count so far.
             #[must_use]
             pub fn all(&self) -> Vec<(&'static str, u64)> {
                 vec![$((stringify!($name), self.$name.get()),)+]
@@ -85,6 +91,8 @@ counters! {
     commands_rejected,
     /// Requests made to iLink for commands.
     calls,
+    /// Of these, how many repeated an earlier one for the same command.
+    calls_repeated,
     /// Commands that ended `ok`.
     commands_ok,
     /// Commands that ended `error`.

@@ -49,6 +49,7 @@ pub mod protocol;
 pub mod report;
 pub mod row;
 pub mod secret;
+pub mod series;
 pub mod set_aside;
 pub mod shutdown;
 pub mod sim;

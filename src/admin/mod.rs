@@ -1,4 +1,4 @@
-//! The admin listener: `/healthz` and `/readyz`.
+//! The admin listener: `/healthz`, `/readyz` and `/metrics`.
 //!
 //! It must be safe to have on by default: it answers only to names it was told (a web page in the operator's browser cannot
 //! reach it under another), and off loopback only to who has the token. It shows states, never content or secrets.
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::listener::{self, Serve, Visit};
 use crate::progress::Progress;
-use crate::report::Report;
+use crate::report::{self, Report};
 use crate::secret;
 
 /// What the listener shows and to whom.
@@ -48,6 +48,7 @@ pub async fn serve(listener: TcpListener, admin: Admin, room: usize, stop: Cance
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), guard))
         .with_state(admin);
     listener::serve(listener, "admin.listen", room, None, Pages(TowerToHyperService::new(router)), stop).await;
@@ -81,6 +82,10 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
     let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = serde_json::to_string_pretty(&ready).unwrap_or_default() + "\n";
     respond(status, "application/json", body)
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    respond(StatusCode::OK, report::metrics::CONTENT_TYPE, admin.report.metrics().await)
 }
 
 async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {

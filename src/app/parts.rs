@@ -125,7 +125,6 @@ impl Core {
         Ok(tls)
     }
 
-    #[expect(clippy::unused_self, reason = "it stands beside the other parts that are made from the configuration")]
     pub(super) fn client(&self, config: &Config) -> Result<Client, AppError> {
         let client = ClientConfig {
             api: config.ilink.api.clone(),
@@ -133,7 +132,8 @@ impl Core {
             proxy: config.ilink.proxy.as_ref().map(|proxy| proxy.expose().clone()),
             extra_ca: config.ilink.ca.clone(),
         };
-        Client::new(&client).map_err(|error| AppError::Config(error.to_string()))
+        let client = Client::new(&client).map_err(|error| AppError::Config(error.to_string()))?;
+        Ok(client.counting(Arc::clone(&self.counters)))
     }
 
     pub(super) fn account(&self, config: &Config) -> Account {

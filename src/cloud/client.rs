@@ -9,7 +9,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::header::CONTENT_TYPE;
 use rustls::pki_types::CertificateDer;
@@ -19,6 +19,7 @@ use url::Url;
 
 use super::cause::Peer;
 use super::echo;
+use crate::counters::Counters;
 use crate::protocol::{Reply, Request};
 
 /// No reply of this API is near this; a longer one is not read on.
@@ -128,6 +129,7 @@ pub struct Client {
     http: reqwest::Client,
     api: Url,
     peer: Arc<Peer>,
+    counters: Arc<Counters>,
 }
 
 impl fmt::Debug for Client {
@@ -163,7 +165,13 @@ impl Client {
         }
         let http = builder.build().map_err(|e| ClientError::Build(e.without_url().to_string()))?;
         let peer = Peer::new(&config.api, config.proxy.as_ref(), connect, config.timeout);
-        Ok(Self { http, api: config.api.clone(), peer: Arc::new(peer) })
+        Ok(Self { http, api: config.api.clone(), peer: Arc::new(peer), counters: Arc::default() })
+    }
+
+    /// From now on, counts and times its requests there.
+    #[must_use]
+    pub fn counting(self, counters: Arc<Counters>) -> Self {
+        Self { counters, ..self }
     }
 
     /// Posts `request`, with `token` in the query if the request wants one, and reads the reply.
@@ -173,6 +181,14 @@ impl Client {
     /// [`TransportError`] if there is no connection, no answer in time, a status other than 2xx, or an answer that is not a
     /// JSON object with an integer `code`.
     pub async fn post(&self, request: &Request, token: Option<&SecretString>) -> Result<Reply, TransportError> {
+        let began = Instant::now();
+        let reply = self.exchange(request, token).await;
+        let outcome = reply.as_ref().map_err(TransportError::is_ambiguous);
+        self.counters.series.request(request.path, outcome, began.elapsed());
+        reply
+    }
+
+    async fn exchange(&self, request: &Request, token: Option<&SecretString>) -> Result<Reply, TransportError> {
         let body = serde_json::to_vec(&request.body)
             .map_err(|e| TransportError::Unsent { cause: format!("the request cannot be written: {e}") })?;
         let sending = self.http.post(self.url(request, token)).header(CONTENT_TYPE, "application/json").body(body);

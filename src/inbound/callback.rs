@@ -29,6 +29,7 @@ use crate::log::Seldom;
 use crate::protocol::signature::{self, Accepted, Variant};
 use crate::protocol::{Push, Uid};
 use crate::secret;
+use crate::series::PushOutcome;
 
 /// A body that is not there after this is not coming; iLink itself waits 5 s for the whole exchange (manual §2.2).
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -230,14 +231,17 @@ impl Callback {
             }
             return json(StatusCode::BAD_REQUEST, Answer::new(INVALID_PARAMETER));
         };
+        let kind = push.message.kind();
         if let Some(refused) = self.check_receiver(push.to_uid.as_ref()) {
+            self.counters.series.push(kind, PushOutcome::Refused);
             return refused;
         }
-        let Ok(ticket) = self.store.store(body).await else {
+        let Ok(ticket) = self.store.store(body, kind).await else {
             return refusal(StatusCode::SERVICE_UNAVAILABLE);
         };
         self.seen.push_ms.store(clock::wall_now_ms(), Ordering::Relaxed);
-        debug!(kind = push.message.kind().as_str(), took = ?arrived.elapsed(), "stored a push");
+        self.counters.series.push_stored(arrived.elapsed());
+        debug!(kind = kind.as_str(), took = ?arrived.elapsed(), "stored a push");
         let mut answer = Answer::new(STORED);
         // Later than this iLink has gone, and tries again.
         if let Some(ticket) = ticket.filter(|_| arrived.elapsed() < ANSWER_TIMEOUT) {

@@ -192,14 +192,17 @@ impl Relay {
     /// Completes a row once the fate of all its publishes is known.
     async fn complete(self: Arc<Self>, seq: u64, sent: Vec<Sent>, accepted: Option<Accepted>) {
         let Some(expired) = self.settle(sent).await else { return };
-        if let Some(accepted) = accepted.filter(|_| expired) {
+        if let Some(accepted) = accepted.as_ref().filter(|_| expired) {
             // It became late while it waited for the broker: what is left to say is that it came too late.
             self.counters.pushes_late.add();
             let flags = Flags { late: true, not_allowed: false };
-            let sent = self.publish(self.publications(&accepted, flags, false)).await;
+            let sent = self.publish(self.publications(accepted, flags, false)).await;
             if self.settle(sent).await.is_none() {
                 return;
             }
+        }
+        if let Some(accepted) = accepted {
+            self.counters.series.push_delivered(accepted.push.message.kind(), accepted.at.age());
         }
         self.counters.pushes_delivered.add();
         debug!(seq, "delivered a push");

@@ -18,6 +18,8 @@ use super::record::Record;
 use super::repeats::{Claim, Progress, Repeats, Ticket};
 use crate::clock::Stamp;
 use crate::counters::Counters;
+use crate::protocol::Kind;
+use crate::series::PushOutcome;
 use crate::spool::{Key, Queue, Spool, SpoolError};
 
 /// How long a try is held before it is refused: iLink itself leaves after 5 s.
@@ -50,17 +52,23 @@ impl Store {
         Self { spool, repeats, counters, held: Semaphore::new(HELD_AT_MOST), tasks }
     }
 
-    /// Returns once the push is durable, with what [`Store::leaving`] wants to hear back.
+    /// Returns once the push, which is of this kind, is durable, with what [`Store::leaving`] wants to hear back.
     ///
     /// # Errors
     /// If it could not be stored within 6 s, or too many others wait already.
-    pub async fn store(self: &Arc<Self>, body: Bytes) -> Result<Option<Ticket>, NotStored> {
+    pub async fn store(self: &Arc<Self>, body: Bytes, kind: Kind) -> Result<Option<Ticket>, NotStored> {
         let arrived = Instant::now();
-        let (ticket, progress) = self.accept(body);
+        let Taken { ticket, progress, repeat } = self.accept(body);
         let stored = self.wait(progress, arrived + HOLD).await;
-        if stored.is_err() {
+        let outcome = match stored {
+            Ok(()) if repeat => PushOutcome::Repeated,
+            Ok(()) => PushOutcome::Stored,
+            Err(NotStored) => PushOutcome::Unstored,
+        };
+        if outcome == PushOutcome::Unstored {
             self.counters.pushes_unstored.add();
         }
+        self.counters.series.push(kind, outcome);
         stored.map(|()| ticket)
     }
 
@@ -81,20 +89,20 @@ impl Store {
         leaving
     }
 
-    fn accept(self: &Arc<Self>, body: Bytes) -> (Option<Ticket>, watch::Receiver<Progress>) {
+    fn accept(self: &Arc<Self>, body: Bytes) -> Taken {
         let (ticket, tell) = match &self.repeats {
             None => (None, watch::channel(Progress::Storing).0),
             Some(repeats) => match repeats.claim(Sha256::digest(&body).into()) {
                 Claim::First(ticket, tell) => (Some(ticket), tell),
                 Claim::Repeat(ticket, progress) => {
                     self.counters.pushes_repeated.add();
-                    return (Some(ticket), progress);
+                    return Taken { ticket: Some(ticket), progress, repeat: true };
                 }
             },
         };
         let progress = tell.subscribe();
         self.tasks.spawn(Arc::clone(self).keep(body, ticket, tell));
-        (ticket, progress)
+        Taken { ticket, progress, repeat: false }
     }
 
     async fn wait(&self, mut progress: watch::Receiver<Progress>, until: Instant) -> Result<(), NotStored> {
@@ -148,6 +156,13 @@ impl Store {
             _ => tell.is_closed(),
         }
     }
+}
+
+/// A try that waits for its push to be durable.
+struct Taken {
+    ticket: Option<Ticket>,
+    progress: watch::Receiver<Progress>,
+    repeat: bool,
 }
 
 /// An answer on its way out. Dropped, it did not leave.

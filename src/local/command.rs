@@ -95,6 +95,10 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 6] =
+        [Self::BadTopic, Self::BadPayload, Self::TooLarge, Self::Retained, Self::NotAllowed, Self::QueueFull];
+
     /// The `name` in results.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

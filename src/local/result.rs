@@ -33,6 +33,20 @@ pub enum Status {
     Rejected,
 }
 
+impl Status {
+    /// The name in results.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::Expired => "expired",
+            Self::Uncertain => "uncertain",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
 /// The result of a command.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CommandResult {

@@ -302,6 +302,7 @@ impl Accept {
         ack: Option<AckToken>,
     ) -> Option<AckToken> {
         self.counters.commands_rejected.add();
+        self.counters.series.command_rejected(rejection.reason);
         debug!(topic = reply_to.topic, reason = rejection.reason.as_str(), "refused a command");
         let result = CommandResult::rejected(Ulid::from_bytes(id), rejection, 0);
         let publications = reply_to.publications(&self.config.base, &result);

@@ -105,6 +105,9 @@ impl Attempts {
             self.spool.replace_lazily(Queue::Outbound, seq, encode(&command));
         }
         self.counters.calls.add();
+        if command.attempts > 1 {
+            self.counters.calls_repeated.add();
+        }
         match self.session.call(&command.call).await {
             Outcome::Reply(reply) => {
                 let id = Ulid::from_bytes(command.id);
@@ -212,6 +215,7 @@ impl Attempts {
             Status::Uncertain | Status::Rejected => &self.counters.commands_uncertain,
         };
         counter.add();
+        self.counters.series.command(command.call.name(), result, command.at.age());
         if result.status != Status::Ok
             && let Some(more) = self.failed.line()
         {

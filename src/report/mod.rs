@@ -4,6 +4,7 @@
 //! It watches; it decides nothing.
 
 mod health;
+pub mod metrics;
 mod readiness;
 mod text;
 
@@ -59,6 +60,16 @@ impl Report {
         let writable = self.spool.writable().borrow().clone();
         self.readiness.update(&self.link.borrow(), &self.cloud.borrow(), &writable, &self.base)
     }
+}
+
+/// Every part with its name for people.
+fn describe_parts(ready: &Ready) -> [(&'static str, &Part); 4] {
+    [
+        ("broker", &ready.broker),
+        ("subscriptions", &ready.subscriptions),
+        ("callback", &ready.callback),
+        ("spool", &ready.spool),
+    ]
 }
 
 /// Publishes the retained `bridge/` topics until `stop`.

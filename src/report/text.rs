@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::health::{QueueHealth, RefusedHealth};
-use super::{Health, Info, Part, Ready};
+use super::{Health, Info, Part, Ready, describe_parts};
 
 impl Health {
     /// A few lines: each part with its state, cause and time; the queues; what was counted.
@@ -19,13 +19,7 @@ impl Health {
         writeln!(text, "ilink2mqtt {} for uid {} is running since {}", info.version, info.uid, info.started_at)?;
         let cloud = &self.cloud;
         writeln!(text, "{:<16}{} since {}{}", "iLink", cloud.state, cloud.since, cause(Some(&cloud.cause)))?;
-        let parts = [
-            ("broker", &ready.broker),
-            ("subscriptions", &ready.subscriptions),
-            ("callback", &ready.callback),
-            ("spool", &ready.spool),
-        ];
-        for (name, Part { ready, cause: why, since }) in parts {
+        for (name, Part { ready, cause: why, since }) in describe_parts(ready) {
             let state = if *ready { "ready" } else { "not ready" };
             writeln!(text, "{name:<16}{state} since {since}{}", cause(why.as_deref()))?;
         }

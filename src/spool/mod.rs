@@ -84,6 +84,7 @@ struct Inner {
     /// wait for an answer are bounded by `waiting`.
     requests: mpsc::Sender<Request>,
     waiting: Arc<Semaphore>,
+    limits: Limits,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -111,7 +112,7 @@ impl Spool {
             })
             .map_err(|source| OpenError::File { path, source })?;
         let waiting = Arc::new(Semaphore::new(WAITING_MOST));
-        let inner = Inner { requests, waiting, shared, thread: Mutex::new(Some(thread)) };
+        let inner = Inner { requests, waiting, limits, shared, thread: Mutex::new(Some(thread)) };
         Ok((Self { inner: Arc::new(inner) }, recovered))
     }
 
@@ -235,6 +236,12 @@ impl Spool {
     #[must_use]
     pub fn stats(&self, queue: Queue) -> QueueStats {
         self.inner.shared.stats(queue)
+    }
+
+    /// The most that a queue may hold, in bytes.
+    #[must_use]
+    pub fn limit(&self, queue: Queue) -> u64 {
+        self.inner.limits.of(queue)
     }
 
     /// What has happened since the spool was opened. No I/O.

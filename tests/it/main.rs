@@ -8,6 +8,7 @@
     reason = "all of this is tests; clippy's exception for tests does not reach their helpers"
 )]
 
+mod admin;
 mod blackbox;
 mod cloud;
 mod demo;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use secrecy::SecretString;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -65,6 +65,7 @@ pub fn start(
         since: SystemTime::now(),
         registered: false,
         token_dies: None,
+        token_life: Duration::ZERO,
     });
     let (presence, presence_seen) = watch::channel(Vec::new());
     let (asks, asked) = mpsc::channel(ASKS);

@@ -65,6 +65,7 @@ impl Task {
         let state = self.state(closed.as_deref());
         let registered = self.registration.known == Known::Yes && !self.unregistered;
         let token_dies = living.map(|living| living.dies_at);
+        let token_life = living.map(|living| living.life).unwrap_or_default();
         self.status.send_if_modified(|status| {
             let before = status.clone();
             if let Some((state, cause)) = state {
@@ -78,7 +79,7 @@ impl Task {
                 }
                 (status.state, status.cause) = (state, cause);
             }
-            (status.registered, status.token_dies) = (registered, token_dies);
+            (status.registered, status.token_dies, status.token_life) = (registered, token_dies, token_life);
             *status != before
         });
         let access = Access {

@@ -102,6 +102,8 @@ pub(super) struct Living {
     pub(super) grant: Grant,
     pub(super) renew_at: Instant,
     pub(super) dies_at: Instant,
+    /// How long it lives in all.
+    pub(super) life: Duration,
 }
 
 pub(super) struct Token {
@@ -152,6 +154,7 @@ impl Token {
             grant: Grant { token, generation: self.generation },
             renew_at: now + (life.mul_f64(0.9)).saturating_sub(used),
             dies_at: now + left,
+            life,
         });
         self.renewed = std::mem::take(&mut self.renewing);
         self.wanted = false;

@@ -63,6 +63,9 @@ pub enum CloudState {
 }
 
 impl CloudState {
+    /// Every state.
+    pub const ALL: [Self; 5] = [Self::Online, Self::Degraded, Self::AuthError, Self::Unregistered, Self::Offline];
+
     /// The name on `bridge/cloud`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -89,9 +92,16 @@ pub struct Status {
     /// iLink says otherwise.
     pub registered: bool,
     pub(super) token_dies: Option<Instant>,
+    pub(super) token_life: Duration,
 }
 
 impl Status {
+    /// How old the token is; none if there is none.
+    #[must_use]
+    pub fn token_age(&self) -> Option<Duration> {
+        self.token_expires_in().map(|left| self.token_life.saturating_sub(left))
+    }
+
     /// How long the token still lives; none if there is none.
     #[must_use]
     pub fn token_expires_in(&self) -> Option<Duration> {

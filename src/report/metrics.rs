@@ -1,0 +1,234 @@
+//! `/metrics`: everything that is known in numbers, in the text format of Prometheus.
+//!
+//! Units are in the names: seconds, bytes, `_total` for what only grows. A gauge of which nothing is known (the age of a
+//! token that is not there) is left out. What has labels, and histograms, come from [`crate::series`].
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{TEXT_FORMAT, TextEncoder};
+
+use super::health::{Health, QueueHealth};
+use super::{Report, describe_parts};
+use crate::cloud::CloudState;
+use crate::series::PREFIX;
+use crate::spool::Queue;
+
+/// The content type of [`Report::metrics`].
+pub const CONTENT_TYPE: &str = TEXT_FORMAT;
+
+impl Report {
+    /// Everything, as Prometheus reads it.
+    pub async fn metrics(&self) -> String {
+        let health = Health::of(self).await;
+        let mut all = self.counters.series.gather();
+        let mut page = Page(Vec::new());
+        self.bridge(&mut page, &health);
+        self.queues(&mut page, &health);
+        self.cloud(&mut page);
+        self.broker(&mut page);
+        self.traffic(&mut page, &health);
+        all.append(&mut page.0);
+        all.sort_by(|one, other| one.name().cmp(other.name()));
+        TextEncoder::new().encode_to_string(&all).unwrap_or_default()
+    }
+
+    fn bridge(&self, page: &mut Page, health: &Health) {
+        let info = self.info.borrow();
+        page.gauges("build_info", "Which version runs", [(&[("version", info.version)][..], 1.0)]);
+        let started = humantime::parse_rfc3339(&info.started_at).ok();
+        page.gauge("start_time_seconds", "When the bridge started, by the wall clock", started.map(since_epoch));
+        let ready = self.ready();
+        let parts = describe_parts(&ready);
+        page.gauges(
+            "ready",
+            "Whether each part is ready",
+            parts.each_ref().map(|(name, part)| (vec![("part", *name)], truth(part.ready))),
+        );
+        let spool = self.spool.counters();
+        page.counter("spool_commits_total", "Commits that were followed by a sync", spool.commits_synced);
+        page.counter("spool_damaged_rows_total", "Rows found damaged and left out", spool.damaged_rows);
+        page.counter("spool_rebuilds_total", "Times the spool was rebuilt from what was readable", spool.rebuilds);
+        page.counter("set_aside_dropped_total", "What made room in the set-aside store", spool.set_aside_dropped);
+        let last_push = health.callback.last_push_at.as_ref().and_then(|at| humantime::parse_rfc3339(at).ok());
+        page.gauge("last_push_timestamp_seconds", "When the last push was stored", last_push.map(since_epoch));
+        let last_get = self.handshakes.last_get_at();
+        page.gauge(
+            "last_handshake_timestamp_seconds",
+            "When iLink last verified the callback",
+            last_get.map(since_epoch),
+        );
+    }
+
+    fn queues(&self, page: &mut Page, health: &Health) {
+        let queues = &health.queues;
+        let all = [
+            (Queue::Inbound, &queues.inbound),
+            (Queue::Outbound, &queues.outbound),
+            (Queue::SetAside, &queues.set_aside),
+        ];
+        let each = |number: fn(&QueueHealth) -> f64| {
+            all.map(|(queue, health)| (vec![("queue", queue.as_str())], number(health)))
+        };
+        page.gauges("queue_messages", "What waits in a queue, or is kept set aside", each(|queue| float(queue.depth)));
+        page.gauges("queue_bytes", "The same in bytes, as counted against its limit", each(|queue| float(queue.bytes)));
+        page.gauges(
+            "queue_limit_bytes",
+            "The most bytes a queue may hold",
+            all.map(|(queue, _)| (vec![("queue", queue.as_str())], float(self.spool.limit(queue)))),
+        );
+        let oldest = |queue: &QueueHealth| float(queue.oldest_s.unwrap_or_default());
+        page.gauges("queue_oldest_seconds", "The age of the oldest in a queue; 0 if it is empty", each(oldest));
+    }
+
+    fn cloud(&self, page: &mut Page) {
+        let cloud = self.cloud.borrow();
+        page.gauges(
+            "cloud_state",
+            "1 for the present state of the connection to iLink",
+            CloudState::ALL.map(|state| (vec![("state", state.as_str())], truth(state == cloud.state))),
+        );
+        page.gauge("token_age_seconds", "The age of the access token", cloud.token_age().map(|age| age.as_secs_f64()));
+        let left = cloud.token_expires_in().map(|left| left.as_secs_f64());
+        page.gauge("token_expires_in_seconds", "How long the access token still lives", left);
+    }
+
+    fn broker(&self, page: &mut Page) {
+        page.gauge("broker_connected", "Whether messages can flow", Some(truth(self.link.borrow().connected)));
+        let link = &self.link_counters;
+        let connects = link.connects.load(Relaxed);
+        page.counter("broker_connects_total", "Connections that the broker accepted", connects);
+        page.counter("broker_reconnects_total", "Of these, those after the first", connects.saturating_sub(1));
+        let failures = "Connections lost, and attempts at one that failed";
+        page.counter("broker_failures_total", failures, link.failures.load(Relaxed));
+        page.counter(
+            "broker_sessions_lost_total",
+            "Sessions that the broker had lost",
+            link.sessions_lost.load(Relaxed),
+        );
+        page.counters(
+            "publishes_total",
+            "Publishes by outcome: acknowledged by the broker, refused for good (and set aside), or too late",
+            [("acked", &link.acked), ("refused", &link.refused), ("expired", &link.expired)]
+                .map(|(outcome, count)| (vec![("outcome", outcome)], count.load(Relaxed))),
+        );
+        page.counter("publish_packets_total", "PUBLISH packets sent, repeats included", link.published.load(Relaxed));
+        let requeued = "Publishes sent again because a connection was lost";
+        page.counter("publishes_requeued_total", requeued, link.requeued.load(Relaxed));
+        let nobody = "Publishes of which the broker says that nobody subscribes to them";
+        page.counter("publishes_without_subscribers_total", nobody, link.no_subscribers.load(Relaxed));
+        page.counter("commands_received_total", "Messages received as commands", link.commands.load(Relaxed));
+        let dropped = "Commands at QoS 0 dropped because too many came at once";
+        page.counter("commands_dropped_total", dropped, link.commands_dropped.load(Relaxed));
+    }
+
+    fn traffic(&self, page: &mut Page, health: &Health) {
+        let counters = &self.counters;
+        let rejected = health.callback.rejected.iter().map(|(reason, count)| (vec![("reason", *reason)], *count));
+        page.counters("callback_rejected_total", "What the callback turned away", rejected);
+        for (name, help, count) in [
+            ("callback_handshakes_total", "Verifications by iLink that were answered", &counters.handshakes_answered),
+            ("pushes_for_other_uid_total", "Pushes for another uid than ours", &counters.pushes_for_other_uid),
+            ("pushes_late_total", "Pushes only published as events because they were too old", &counters.pushes_late),
+            ("pushes_not_allowed_total", "The same because of inbound.allow_from", &counters.pushes_not_allowed),
+            ("presence_stale_total", "Presence older than what was published", &counters.presence_stale),
+            ("set_aside_total", "Publishes set aside because the broker refused them", &counters.publishes_set_aside),
+            ("commands_stored_total", "Commands made durable", &counters.commands_stored),
+            (
+                "commands_redelivered_total",
+                "Copies of stored commands, not stored again",
+                &counters.commands_redelivered,
+            ),
+            ("calls_total", "Calls made for commands", &counters.calls),
+            ("calls_repeated_total", "Of these, those that repeated an earlier one", &counters.calls_repeated),
+            (
+                "response_topics_ignored_total",
+                "Response topics that are not allowed",
+                &counters.response_topics_ignored,
+            ),
+        ] {
+            page.counter(name, help, count.get());
+        }
+    }
+}
+
+/// Families in the making.
+struct Page(Vec<MetricFamily>);
+
+impl Page {
+    fn counter(&mut self, name: &str, help: &str, count: u64) {
+        self.counters(name, help, [(Vec::new(), count)]);
+    }
+
+    fn counters<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = (Vec<(&'a str, &'a str)>, u64)>,
+    ) {
+        let metrics = series.into_iter().map(|(labels, count)| {
+            let mut counter = Counter::default();
+            counter.set_value(float(count));
+            let mut metric = labelled(&labels);
+            metric.set_counter(counter);
+            metric
+        });
+        self.family(name, help, MetricType::COUNTER, metrics.collect());
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: Option<f64>) {
+        self.gauges(name, help, value.map(|value| (Vec::new(), value)));
+    }
+
+    fn gauges<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = (impl AsRef<[(&'a str, &'a str)]>, f64)>,
+    ) {
+        let metrics = series.into_iter().map(|(labels, value)| {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            let mut metric = labelled(labels.as_ref());
+            metric.set_gauge(gauge);
+            metric
+        });
+        self.family(name, help, MetricType::GAUGE, metrics.collect());
+    }
+
+    fn family(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
+        if metrics.is_empty() {
+            return;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(format!("{PREFIX}_{name}"));
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        family.set_metric(metrics);
+        self.0.push(family);
+    }
+}
+
+fn labelled(labels: &[(&str, &str)]) -> Metric {
+    let pair = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    Metric::from_label(labels.iter().map(pair).collect())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus has floats only; they are exact up to 2^53")]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+fn truth(is: bool) -> f64 {
+    f64::from(u8::from(is))
+}
+
+fn since_epoch(at: SystemTime) -> f64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
+}

@@ -1,0 +1,6 @@
+//! The admin listener, as an operator's tools see it.
+
+#![expect(clippy::float_cmp, reason = "counts, which floats hold exactly")]
+
+mod metrics;
+mod prometheus;
