@@ -30,9 +30,21 @@ fn without_a_user_they_say_for_whom_they_hold() {
     );
 }
 
+/// The shipped file grants the bridge what is printed for the default configuration, and devices what is offered there.
 #[test]
-fn the_example_is_what_is_printed() {
-    let acl = load("[mqtt]\nusername = \"ilink2mqtt\"").unwrap().mqtt.mosquitto_acl();
-    let example = include_str!("../../../deploy/mosquitto/ilink2mqtt.acl");
-    assert_eq!(example.split_once('\n').unwrap().1, acl);
+fn the_shipped_file_says_what_is_printed() {
+    let granted = |acl: &str| -> Vec<String> {
+        acl.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect()
+    };
+    let printed = load("[mqtt]\nusername = \"ilink2mqtt\"").unwrap().mqtt.mosquitto_acl();
+    let shipped = granted(include_str!("../../../deploy/mosquitto/ilink2mqtt.acl"));
+    let bridge = granted(&printed);
+    let (own, others) = shipped.split_at(bridge.len());
+    assert_eq!(own, bridge);
+    let offered =
+        printed.lines().filter_map(|line| line.strip_prefix("# ").filter(|line| line.starts_with("pattern ")));
+    assert!(others[0].starts_with("pattern "), "the bridge has no more lines than those: {others:?}");
+    for line in offered {
+        assert!(others.iter().any(|other| other == line), "{line} in {others:?}");
+    }
 }

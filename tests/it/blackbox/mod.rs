@@ -10,6 +10,7 @@ mod lifecycle;
 mod outages;
 mod pushes;
 mod rejections;
+mod rights;
 mod security;
 mod smoke;
 mod state;

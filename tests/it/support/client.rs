@@ -147,6 +147,15 @@ impl Client {
 
     /// Connects to whatever broker listens on this port.
     pub(crate) async fn connect_to(port: u16, credentials: Option<(&str, &str)>) -> Self {
+        Self::connect_with(port, credentials, |_| {}).await
+    }
+
+    /// As [`Self::connect_to`], with what `configure` changes: a last will, a client id.
+    pub(crate) async fn connect_with(
+        port: u16,
+        credentials: Option<(&str, &str)>,
+        configure: impl FnOnce(&mut MqttOptions),
+    ) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let id = format!("test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let mut options = MqttOptions::new(id, "127.0.0.1", port);
@@ -161,6 +170,7 @@ impl Client {
             .set_clean_start(false)
             .set_max_packet_size(Some(4 * 1024 * 1024))
             .set_keep_alive(Duration::from_secs(30));
+        configure(&mut options);
         let (client, mut eventloop) = AsyncClient::new(options, 100);
         let inbox = Arc::new(Mutex::new(Inbox::new()));
         let (arriving, arrived) = watch::channel(0);
@@ -222,16 +232,21 @@ impl Client {
 
     /// Publishes and waits until the broker has it.
     pub(crate) async fn send(&self, out: Out) {
+        let reason = self.attempt(out).await;
+        assert!(
+            matches!(reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers),
+            "the broker refused: {reason:?}"
+        );
+    }
+
+    /// Publishes and gives what the broker says to it.
+    pub(crate) async fn attempt(&self, out: Out) -> PubAckReason {
         let mut acks = self.acks.lock().await;
         let Out { topic, payload, qos, retain, properties } = out;
         self.requests.publish_with_properties(topic, qos, retain, payload, properties).await.expect("the client runs");
         match next(&mut acks).await {
-            Acked::Publish(ack) => assert!(
-                matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers),
-                "the broker refused: {:?}",
-                ack.reason
-            ),
-            Acked::Written => {}
+            Acked::Publish(ack) => ack.reason,
+            Acked::Written => PubAckReason::Success,
             Acked::Subscribe(_) => panic!("a SUBACK"),
         }
     }
