@@ -17,6 +17,7 @@ mod fuzz;
 mod honest;
 mod hostile_devices;
 mod link;
+mod messages;
 mod sim;
 mod spool;
 mod support;

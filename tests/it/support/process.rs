@@ -123,7 +123,11 @@ impl Drop for Process {
             let output = self.output();
             let from = output.char_indices().rev().nth(8000).map_or(0, |(at, _)| at);
             eprintln!("--- {} ---\n{}", self.name, output.get(from..).unwrap_or_default());
+            return;
         }
+        let output = self.output();
+        let unknown = super::messages::unknown(&output);
+        assert!(unknown.is_empty(), "deploy/messages.md does not have what {} said: {unknown:#?}", self.name);
     }
 }
 
