@@ -25,7 +25,7 @@
 //! randomness, and a test keeps it so. The three adapters [`spool`], [`mqtt`] and [`cloud`] never import each other. [`app`]
 //! hands plain values from [`config`] down; there are no globals. What is beside the arrows serves many and imports none of
 //! them: [`listener`] (HTTP for [`inbound`] and [`admin`]), [`open_files`], [`clock`], [`log`], [`files`], [`secret`], [`tls`] and
-//! their like. [`sim`] is iLink as we understand it, for the tests, the demo and people without an account.
+//! their like. [`systemd`] is how a service manager hands us sockets and hears how we are. [`sim`] is iLink as we understand it, for the tests, the demo and people without an account.
 
 pub mod admin;
 pub mod app;
@@ -55,4 +55,5 @@ pub mod shutdown;
 pub mod sim;
 pub mod spool;
 pub mod state_dir;
+pub mod systemd;
 pub mod tls;

@@ -7,6 +7,7 @@ use ilink2mqtt::app::{self, AppError, Source};
 use ilink2mqtt::cli::{Cli, Command, EXIT_INTERNAL, EXIT_USAGE};
 use ilink2mqtt::config::{Config, Environment, Log, LogFormat};
 use ilink2mqtt::control::{self, Answer, Verb};
+use ilink2mqtt::systemd::Sockets;
 use ilink2mqtt::{demo, log, sim};
 use tokio_util::sync::CancellationToken;
 
@@ -15,16 +16,21 @@ fn main() -> ExitCode {
     // Whatever is written is ours alone, from the first moment on.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let cli = Cli::parse_or_exit();
+    // While there is one thread alone.
+    let sockets = match Sockets::take() {
+        Ok(sockets) => sockets,
+        Err(error) => return ExitCode::from(fail(EXIT_USAGE, &error.to_string())),
+    };
     // Two workers: the box has two cores, and nothing here computes for long.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let code = match runtime {
-        Ok(runtime) => runtime.block_on(execute(cli)),
+        Ok(runtime) => runtime.block_on(execute(cli, sockets)),
         Err(error) => fail(EXIT_INTERNAL, &format!("cannot start: {error}")),
     };
     ExitCode::from(code)
 }
 
-async fn execute(cli: Cli) -> u8 {
+async fn execute(cli: Cli, sockets: Sockets) -> u8 {
     let path = cli.config.clone();
     let environment = Environment::of_process();
     let load = || Config::load(path.as_deref(), &environment);
@@ -38,7 +44,7 @@ async fn execute(cli: Cli) -> u8 {
             };
             return match command {
                 Command::Check(arguments) => check(&config, arguments.acl),
-                _ => run(config, Source { path, environment, level: None }).await,
+                _ => run(config, Source { path, environment, level: None }, sockets).await,
             };
         }
         Command::Call(call) => Verb::Call { name: call.name, json: call.json },
@@ -54,12 +60,12 @@ async fn execute(cli: Cli) -> u8 {
     }
 }
 
-async fn run(config: Config, mut source: Source) -> u8 {
+async fn run(config: Config, mut source: Source, sockets: Sockets) -> u8 {
     source.level = log::start(config.log).ok();
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    match app::run(config, source, CancellationToken::new()).await {
+    match app::run(config, source, sockets, CancellationToken::new()).await {
         Ok(()) => 0,
         Err(error) => fail_with(&error),
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::AppError;
-use super::parts::{self, Core};
+use super::listeners;
+use super::parts::Core;
 use crate::cli::EXIT_UNAVAILABLE;
 use crate::cloud::{self, RegisterPolicy, Registry, SessionConfig};
 use crate::config::{Config, Register};
@@ -89,7 +90,7 @@ async fn register(config: &Config, core: &Core, new_secret: bool) -> Result<Answ
     core.path_secrets.send_replace(core.identity.accepted_secrets());
     let shutdown = Shutdown::default();
     let mut serving = super::Critical::new();
-    let listener = parts::bind("callback.listen", config.callback.listen)?;
+    let listener = listeners::bind("callback.listen", config.callback.listen)?;
     core.serve_callback(config, listener, &shutdown, &mut serving)?;
     let (url, token) = (config.callback_url(&core.identity.path_secret()), core.identity.handshake_token());
     let register = SetConfig::Register { url: url.expose_secret(), token: token.expose_secret() };

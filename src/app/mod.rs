@@ -4,6 +4,7 @@
 //! registration, so the callback is served first); the loops. Stop: see `stop` below.
 
 pub mod alone;
+mod listeners;
 mod parts;
 mod reload;
 
@@ -36,6 +37,7 @@ use crate::report::{self, Readiness, Report};
 use crate::set_aside::SetAside;
 use crate::shutdown::{Asked, Shutdown, Signals};
 use crate::spool::{Spool, SpoolError};
+use crate::systemd::{self, Notifier, Sockets};
 use parts::Core;
 pub use reload::Source;
 
@@ -78,22 +80,19 @@ type Ended = (&'static str, Result<(), String>);
 /// All of them.
 type Critical = JoinSet<Ended>;
 
-/// Runs the daemon until a signal, or until `stop` is cancelled (the demo's way).
+/// Runs the daemon until a signal, or until `stop` is cancelled (the demo's way), on `sockets` where there are some.
 ///
 /// # Errors
 /// Why it could not start, or stopped unasked.
-pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Result<(), AppError> {
+pub async fn run(config: Config, source: Source, sockets: Sockets, stop: CancellationToken) -> Result<(), AppError> {
     let mut signals =
         Signals::listen().map_err(|error| AppError::Failed(format!("cannot listen for signals: {error}")))?;
     let shutdown = Shutdown::default();
     open_files::raise_limit();
     open_files::warn_if_few(config.outbound.concurrency);
-    let core = Core::open(&config)?;
-    let callback = parts::bind("callback.listen", config.callback.listen)?;
-    let admin_listener = match config.admin.listen {
-        Some(address) => Some(parts::bind("admin.listen", address)?),
-        None => None,
-    };
+    let notifier = Notifier::of(&source.environment);
+    let core = Core::open_soon(&config).await?;
+    let (callback, admin_listener) = listeners::open(&config, sockets)?;
     let control_listener = control::bind(core.state_dir.path()).map_err(|error| {
         let socket = control::socket(core.state_dir.path());
         AppError::State(format!("the control socket {} cannot be opened: {error}", socket.display()))
@@ -124,6 +123,7 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
     });
 
     let mut critical = Critical::new();
+    let callback_at = callback.local_addr().unwrap_or(config.callback.listen);
     let tls = core.serve_callback(&config, callback, &shutdown, &mut critical)?;
     let loops = start_loops(&config, &core, link, &session, settings_rx, &shutdown, &mut critical);
 
@@ -139,7 +139,13 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
     let (current, current_rx) = watch::channel(config.clone());
     let verbs = Arc::new(core.verbs(&current_rx, session.clone(), Arc::clone(&report)));
     observers.spawn(control::serve(control_listener, verbs, shutdown.results.clone()));
-    if let (Some(listener), Some(listen)) = (admin_listener, config.admin.listen) {
+    observers.spawn(systemd::watch(
+        notifier.clone(),
+        Arc::clone(&report),
+        loops.progress.clone(),
+        shutdown.results.clone(),
+    ));
+    if let Some((listener, listen)) = admin_listener {
         let admin = Admin {
             listen,
             token: config.admin.token.clone(),
@@ -150,23 +156,14 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
         let room = open_files::shares(config.outbound.concurrency).admin;
         observers.spawn(admin::serve(listener, admin, room, shutdown.results.clone()));
     }
-    info!(version = env!("CARGO_PKG_VERSION"), uid = %config.ilink.uid, callback = %config.callback.listen, broker = %config.mqtt.broker, "started");
+    info!(version = env!("CARGO_PKG_VERSION"), uid = %config.ilink.uid, callback = %callback_at, broker = %config.mqtt.broker, "started");
+    notifier.ready();
 
     let identity = Arc::clone(&core.identity);
     let mut reload =
         reload::Reload { source, config, current, session: session.clone(), settings, info, identity, tls };
-    let failure = loop {
-        // asked() and join_next() are cancel-safe; the others only observe.
-        tokio::select! {
-            asked = signals.asked() => match asked {
-                Asked::Stop => break None,
-                Asked::Reload => reload.reload().await,
-            },
-            () = stop.cancelled() => break None,
-            ended = critical.join_next() => break Some(describe(ended)),
-            cause = core.spool.failed() => break Some(format!("the spool failed: {cause}")),
-        }
-    };
+    let failure = until_stop(&mut signals, &mut reload, &notifier, &stop, &mut critical, &core.spool).await;
+    notifier.stopping();
     signals.end_at_the_next();
     if let Some(failure) = &failure {
         error!(failure, "stopping: a part of the bridge failed");
@@ -180,6 +177,33 @@ pub async fn run(config: Config, source: Source, stop: CancellationToken) -> Res
             Ok(())
         }
         Some(failure) => Err(AppError::Failed(failure)),
+    }
+}
+
+/// Runs on until it is asked to stop; then why, if it was not asked.
+async fn until_stop(
+    signals: &mut Signals,
+    reload: &mut reload::Reload,
+    notifier: &Notifier,
+    stop: &CancellationToken,
+    critical: &mut Critical,
+    spool: &Spool,
+) -> Option<String> {
+    loop {
+        // asked() and join_next() are cancel-safe; the others only observe.
+        tokio::select! {
+            asked = signals.asked() => match asked {
+                Asked::Stop => break None,
+                Asked::Reload => {
+                    notifier.reloading();
+                    reload.reload().await;
+                    notifier.ready();
+                }
+            },
+            () = stop.cancelled() => break None,
+            ended = critical.join_next() => break Some(describe(ended)),
+            cause = spool.failed() => break Some(format!("the spool failed: {cause}")),
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! From the configuration's values to each part's own.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -34,11 +36,15 @@ use crate::protocol::{Account, Uid};
 use crate::report::{Info, Report};
 use crate::shutdown::Shutdown;
 use crate::spool::{Queue, Spool, SpoolError};
-use crate::state_dir::{Identity, IdentityRegistry, Overrides, StateDir};
+use crate::state_dir::{Identity, IdentityRegistry, Overrides, StateDir, StateDirError};
 use crate::tls;
 
 /// The set-aside store's cap, in bytes.
 pub(super) const SET_ASIDE_BYTES: u64 = 16 * 1024 * 1024;
+/// How long a starting daemon waits for a state directory that somebody else has.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it looks.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// The note by which the next run knows that the broker has a session of ours.
 const SESSION_NOTE: &str = "mqtt/session";
 
@@ -56,8 +62,16 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) fn open(config: &Config) -> Result<Self, AppError> {
+        Self::of(StateDir::open(&config.state_dir).map_err(|error| AppError::State(error.to_string()))?, config)
+    }
+
+    /// As [`Self::open`], but waits a little for the state directory: a verb without a daemon has it for a moment.
+    pub(super) async fn open_soon(config: &Config) -> Result<Self, AppError> {
+        Self::of(patiently(&config.state_dir).await.map_err(|error| AppError::State(error.to_string()))?, config)
+    }
+
+    fn of(state_dir: StateDir, config: &Config) -> Result<Self, AppError> {
         let in_state = |error: &dyn std::error::Error| AppError::State(error.to_string());
-        let state_dir = StateDir::open(&config.state_dir).map_err(|error| in_state(&error))?;
         let overrides = Overrides {
             handshake_token: config.callback.token.clone(),
             path_secret: config.callback.path_secret.clone(),
@@ -79,7 +93,7 @@ impl Core {
 
     pub(super) async fn close(self) {
         self.tasks.close();
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(3), self.tasks.wait()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(3), self.tasks.wait()).await;
         self.spool.close().await;
     }
 
@@ -190,8 +204,14 @@ impl Core {
     }
 }
 
-pub(super) fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, AppError> {
-    listener::bind(address).map_err(|source| AppError::Listen { what: format!("{key} = \"{address}\""), source })
+async fn patiently(path: &Path) -> Result<StateDir, StateDirError> {
+    let since = Instant::now();
+    loop {
+        match StateDir::open(path) {
+            Err(StateDirError::Locked { .. }) if since.elapsed() < LOCK_PATIENCE => sleep(LOCK_PAUSE).await,
+            opened => return opened,
+        }
+    }
 }
 
 pub(super) async fn link_config(config: &Config, core: &Core) -> Result<LinkConfig, AppError> {
@@ -320,5 +340,25 @@ pub(super) async fn queue_presence(
                 warn!(%error, "the presence that iLink told could not be queued; it is read again when the cloud comes back");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_waits_for_a_verb_to_leave_the_state_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let verb = StateDir::open(dir.path()).unwrap();
+        let leaving = tokio::spawn(async move {
+            sleep(LOCK_PATIENCE.saturating_sub(Duration::from_millis(100))).await;
+            drop(verb);
+        });
+        let daemon = patiently(dir.path()).await.unwrap();
+        leaving.await.unwrap();
+        // Another daemon does not leave.
+        assert!(matches!(patiently(dir.path()).await, Err(StateDirError::Locked { .. })));
+        drop(daemon);
     }
 }

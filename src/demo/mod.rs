@@ -23,6 +23,7 @@ use crate::config::{Config, Environment, Log, LogFormat};
 use crate::log;
 use crate::protocol::{Receiver, Uid};
 use crate::sim::{Options, Simulator};
+use crate::systemd::Sockets;
 
 /// The contact that says something every few seconds.
 const TALKER: &str = "413";
@@ -70,7 +71,7 @@ async fn demo(arguments: Demo) -> Result<(), Failure> {
     tokio::spawn(echo(simulator.service, stop.clone()));
     let path = Some(PathBuf::from(NO_FILE));
     let source = Source { path, environment: Environment::from_iter::<[(&str, &str); 0]>([]), level: None };
-    let ended = app::run(config, source, stop.child_token()).await;
+    let ended = app::run(config, source, Sockets::default(), stop.child_token()).await;
     stop.cancel();
     let _ = shown.await;
     ended.map_err(|error| (error.exit_code(), error.to_string()))

@@ -11,7 +11,6 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -26,6 +25,7 @@ use rustix::io::Errno;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::SetOnce;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +60,15 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// Takes over a socket that somebody else opened for us.
+///
+/// # Errors
+/// If the system refuses.
+pub fn adopt(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }
 
 /// The TLS configuration, replaceable while running; `None` serves plain HTTP.
@@ -229,10 +238,15 @@ impl<S: Serve> Listener<S> {
     async fn talk(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, guest: &Arc<Guest>) -> Result<(), End> {
         let Some(tls) = &self.tls else { return self.http(stream, peer, guest).await };
         let config = Arc::clone(&tls.read().unwrap_or_else(PoisonError::into_inner));
+        let shaking = timeout(TLS_TIMEOUT, TlsAcceptor::from(config).accept(stream));
+        tokio::pin!(shaking);
         let shaken = tokio::select! {
-            // Nothing of a handshake is worth keeping.
-            () = self.stop.cancelled() => return Ok(()),
-            shaken = timeout(TLS_TIMEOUT, TlsAcceptor::from(config).accept(stream)) => shaken,
+            shaken = shaking.as_mut() => shaken,
+            // Whoever has just come has a push, perhaps. The handshake is pinned, and goes on.
+            () = self.stop.cancelled() => match timeout(PARTING, shaking).await {
+                Ok(shaken) => shaken,
+                Err(_) => return Ok(()),
+            },
         };
         match shaken {
             Ok(Ok(stream)) => self.http(stream, peer, guest).await,
@@ -252,10 +266,10 @@ impl<S: Serve> Listener<S> {
             guest: Arc::clone(guest),
             crowd: Arc::clone(&self.crowd),
         });
-        let had_request = Arc::new(AtomicBool::new(false));
+        let had_request = Arc::new(SetOnce::new());
         let service = service_fn(|request: Request<Incoming>| {
             let (this, visit) = (Arc::clone(self), Arc::clone(&visit));
-            had_request.store(true, Ordering::Relaxed);
+            let _ = had_request.set(());
             async move { Ok::<_, Infallible>(this.service.serve(request, &visit).await) }
         });
         let http = http1::Builder::new()
@@ -268,20 +282,28 @@ impl<S: Serve> Listener<S> {
         let ended = tokio::select! {
             ended = http.as_mut() => ended,
             () = self.stop.cancelled() => {
+                // Who has just come has a request on the way. hyper would close the connection before it is here.
+                let first = tokio::select! {
+                    ended = http.as_mut() => Some(ended),
+                    _ = timeout(PARTING, had_request.wait()) => None,
+                };
                 http.as_mut().graceful_shutdown();
-                loop {
-                    match timeout(PARTING, http.as_mut()).await {
-                        Ok(ended) => break ended,
-                        Err(_) if guest.is_busy() => {}
-                        Err(_) => return Ok(()),
-                    }
+                match first {
+                    Some(ended) => ended,
+                    None => loop {
+                        match timeout(PARTING, http.as_mut()).await {
+                            Ok(ended) => break ended,
+                            Err(_) if guest.is_busy() => {}
+                            Err(_) => return Ok(()),
+                        }
+                    },
                 }
             }
         };
         ended.map_err(|error| match () {
             () if error.is_parse() => End::TurnedAway(TurnedAway::Malformed),
             // A connection that waits for its next request has done nothing wrong.
-            () if error.is_timeout() && had_request.load(Ordering::Relaxed) => End::Left(error.into()),
+            () if error.is_timeout() && had_request.initialized() => End::Left(error.into()),
             () if error.is_timeout() => End::TurnedAway(TurnedAway::Slow),
             () => End::Left(error.into()),
         })

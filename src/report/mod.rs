@@ -60,6 +60,13 @@ impl Report {
         let writable = self.spool.writable().borrow().clone();
         self.readiness.update(&self.link.borrow(), &self.cloud.borrow(), &writable, &self.base)
     }
+
+    /// How things stand, in one line: for a service manager.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let cloud = self.cloud.borrow().clone();
+        text::line(cloud.state.as_str(), &cloud.cause, &self.ready())
+    }
 }
 
 /// Every part with its name for people.

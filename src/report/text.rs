@@ -5,6 +5,9 @@ use std::fmt::Write;
 use super::health::{QueueHealth, RefusedHealth};
 use super::{Health, Info, Part, Ready, describe_parts};
 
+/// The longest line, in characters.
+const LINE: usize = 1_000;
+
 impl Health {
     /// A few lines: each part with its state, cause and time; the queues; what was counted.
     #[must_use]
@@ -58,6 +61,20 @@ impl Health {
         }
         Ok(())
     }
+}
+
+/// One line: what is well in few words, what is not with its cause.
+pub(super) fn line(cloud: &str, why: &str, ready: &Ready) -> String {
+    let parts = [("broker", &ready.broker), ("subscriptions", &ready.subscriptions), ("spool", &ready.spool)];
+    let (well, unwell): (Vec<_>, Vec<_>) = parts.into_iter().partition(|(_, part)| part.ready);
+    let mut line = format!("iLink {cloud}{}", cause(Some(why)));
+    for (name, part) in unwell {
+        let _ = write!(line, "; {name} not ready{}", cause(part.cause.as_deref()));
+    }
+    if !well.is_empty() {
+        let _ = write!(line, "; ready: {}", well.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "));
+    }
+    line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LINE).collect()
 }
 
 fn cause(cause: Option<&str>) -> String {

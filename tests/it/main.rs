@@ -21,3 +21,4 @@ mod messages;
 mod sim;
 mod spool;
 mod support;
+mod systemd;

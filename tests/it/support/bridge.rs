@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
@@ -29,6 +30,7 @@ pub(crate) struct Bridge {
     callback_port: u16,
     admin_port: u16,
     open_files: Option<u32>,
+    socket: Option<(String, TcpListener)>,
     process: Option<Process>,
     http: reqwest::Client,
 }
@@ -48,6 +50,7 @@ impl Bridge {
             callback_port: free_port(),
             admin_port: free_port(),
             open_files: None,
+            socket: None,
             process: None,
             http: http(),
             dir,
@@ -104,6 +107,20 @@ impl Bridge {
         self
     }
 
+    /// Hands it this listening socket at each start, under this name; `callback`: its pushes go there, too.
+    pub(crate) fn with_socket(mut self, name: &str, socket: TcpListener) -> Self {
+        let port = socket.local_addr().expect("a listening socket").port();
+        match name {
+            "admin" => self.admin_port = port,
+            _ => {
+                self.callback_port = port;
+                self = self.with("callback.public_url", &format!("http://127.0.0.1:{port}"));
+            }
+        }
+        self.socket = Some((name.to_owned(), socket));
+        self
+    }
+
     /// Changes one setting for the next start (or reload).
     pub(crate) fn set(&mut self, key: &str, value: &str) {
         self.settings.insert(key.to_owned(), json!(value).to_string());
@@ -141,9 +158,10 @@ impl Bridge {
         let env: Vec<_> = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         self.process = None;
         let args = ["--config", config, "run"];
-        self.process = Some(match self.open_files {
-            None => Process::start("bridge", args, &env),
-            Some(limit) => Process::start_with_open_files("bridge", limit, &args, &env),
+        self.process = Some(match (self.open_files, &self.socket) {
+            (None, None) => Process::start("bridge", args, &env),
+            (Some(limit), _) => Process::start_with_open_files("bridge", limit, &args, &env),
+            (None, Some((name, socket))) => Process::start_with_socket("bridge", (name, socket), &args, &env),
         });
     }
 

@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -9,6 +11,18 @@ use super::{DEADLINE, within};
 
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ilink2mqtt");
+
+/// What a service manager sets for the services it starts.
+const SERVICE_MANAGERS: [&str; 8] = [
+    "STATE_DIRECTORY",
+    "CREDENTIALS_DIRECTORY",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+];
 
 /// A running process; killed with the value.
 pub(crate) struct Process {
@@ -35,11 +49,33 @@ impl Process {
         Self::spawn(name, command("sh", ["-c", &script, PROGRAM].iter().chain(args), env))
     }
 
-    fn spawn(name: &'static str, mut command: Command) -> Self {
+    /// As [`Self::start`], with a listening socket called `socket_name` handed over as a service manager does.
+    pub(crate) fn start_with_socket(
+        name: &'static str,
+        (socket_name, socket): (&str, &TcpListener),
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Self {
+        // The first descriptor handed over is 3, and the variable names the process that is meant.
+        let script = "exec 3<&0 0</dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\"";
+        let mut command = command("sh", ["-c", script, PROGRAM].iter().chain(args), env);
+        command.env("LISTEN_FDNAMES", socket_name);
+        if !env.iter().any(|(name, _)| *name == "LISTEN_FDS") {
+            command.env("LISTEN_FDS", "1");
+        }
+        let socket = socket.try_clone().expect("a descriptor");
+        Self::spawn_reading(name, command, Stdio::from(OwnedFd::from(socket)))
+    }
+
+    fn spawn(name: &'static str, command: Command) -> Self {
+        Self::spawn_reading(name, command, Stdio::null())
+    }
+
+    fn spawn_reading(name: &'static str, mut command: Command, stdin: Stdio) -> Self {
         let [stdout, stderr] = [(); 2].map(|()| tempfile::tempfile().expect("a temporary file"));
         let [out, err] = [&stdout, &stderr].map(|file| file.try_clone().expect("a descriptor"));
         let child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(out)
             .stderr(err)
             .spawn()
@@ -160,7 +196,8 @@ where
     command.args(args);
     for (name, _) in std::env::vars_os() {
         let is_ours = name.to_str().is_some_and(|name| name.starts_with("ILINK2MQTT_"));
-        if is_ours || name == "STATE_DIRECTORY" || name == "CREDENTIALS_DIRECTORY" || name == "NOTIFY_SOCKET" {
+        let is_the_service_managers = name.to_str().is_some_and(|name| SERVICE_MANAGERS.contains(&name));
+        if is_ours || is_the_service_managers {
             command.env_remove(name);
         }
     }

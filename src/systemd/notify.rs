@@ -1,0 +1,275 @@
+//! Telling the service manager how we are (`sd_notify(3)`), and feeding its watchdog.
+//!
+//! One datagram for each piece of news, to the socket that `NOTIFY_SOCKET` names. It is sent without blocking: a service
+//! manager that does not read must not hold the bridge up. What it missed it learns with the next change, the next ping.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::config::Environment;
+use crate::log::Seldom;
+use crate::progress::Progress;
+use crate::report::Report;
+
+/// Says how we are to the service manager, if there is one; all clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Notifier(Option<Arc<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    socket: UnixDatagram,
+    manager: SocketAddr,
+    /// How often it wants to hear that the loops make progress.
+    watchdog: Option<Duration>,
+    failed: Seldom,
+}
+
+impl Notifier {
+    /// For the service manager that this environment names.
+    #[must_use]
+    pub fn of(environment: &Environment) -> Self {
+        let Some(name) = environment.variable("NOTIFY_SOCKET") else { return Self::default() };
+        match open(name) {
+            Ok((socket, manager)) => {
+                let (watchdog, failed) = (watchdog(environment), Seldom::default());
+                Self(Some(Arc::new(Inner { socket, manager, watchdog, failed })))
+            }
+            Err(error) => {
+                warn!(%error, "NOTIFY_SOCKET cannot be used: the service manager will not learn that the bridge runs; leave the variable to it, or unset it");
+                Self::default()
+            }
+        }
+    }
+
+    /// Whether anybody listens.
+    fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// All is started: pushes and commands are taken from now on, wherever broker and iLink are.
+    pub fn ready(&self) {
+        self.send("READY=1\n");
+    }
+
+    /// The configuration is being read again; [`Self::ready`] follows.
+    pub fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let now_us = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={now_us}\n"));
+    }
+
+    /// The stop has begun.
+    pub fn stopping(&self) {
+        self.send("STOPPING=1\nSTATUS=stopping: what is under way is finished first\n");
+    }
+
+    /// How things stand, in one line.
+    fn status(&self, line: &str) {
+        self.send(&format!("STATUS={line}\n"));
+    }
+
+    fn alive(&self) {
+        self.send("WATCHDOG=1\n");
+    }
+
+    fn send(&self, news: &str) {
+        let Some(inner) = &self.0 else { return };
+        if let Err(error) = inner.socket.send_to_addr(news.as_bytes(), &inner.manager)
+            && inner.failed.may()
+        {
+            warn!(%error, "the service manager could not be told how the bridge is: look at it (systemctl status); it may restart the bridge");
+        }
+    }
+}
+
+fn open(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
+    let manager = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    Ok((socket, manager))
+}
+
+/// How often to ping: twice in the time after which the service manager gives us up. None if no watchdog is meant for us.
+fn watchdog(environment: &Environment) -> Option<Duration> {
+    let number = |name| environment.variable(name).and_then(OsStr::to_str).map(str::parse::<u64>);
+    let for_us = number("WATCHDOG_PID").is_none_or(|pid| pid == Ok(u64::from(std::process::id())));
+    let limit = number("WATCHDOG_USEC")?.ok().filter(|limit| for_us && *limit > 0)?;
+    Some(Duration::from_micros((limit / 2).max(1)))
+}
+
+/// Tells the service manager of every change of state, and as often as its watchdog wants that `loops` make progress,
+/// until `stop`.
+pub async fn watch(
+    notifier: Notifier,
+    report: Arc<Report>,
+    loops: Vec<(&'static str, Progress)>,
+    stop: CancellationToken,
+) {
+    if !notifier.is_on() {
+        return;
+    }
+    let pings = feed(&notifier, &loops);
+    // Neither arm ends by itself.
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = pings => {}
+        () = follow(&notifier, &report) => {}
+    }
+}
+
+/// Sends `STATUS=` whenever the line changes.
+async fn follow(notifier: &Notifier, report: &Report) {
+    let (mut cloud, mut link, mut writable) = (report.cloud.clone(), report.link.clone(), report.spool.writable());
+    let mut told = String::new();
+    loop {
+        cloud.mark_unchanged();
+        link.mark_unchanged();
+        writable.mark_unchanged();
+        let status = report.line();
+        if status != told {
+            notifier.status(&status);
+            told = status;
+        }
+        // All arms only observe.
+        tokio::select! {
+            Ok(()) = cloud.changed() => {}
+            Ok(()) = link.changed() => {}
+            Ok(()) = writable.changed() => {}
+            else => return std::future::pending().await,
+        }
+    }
+}
+
+/// Pings while no loop is stuck. That this task has its turn shows that the runtime lives; nothing else does it, and nobody
+/// else's reachability counts.
+async fn feed(notifier: &Notifier, loops: &[(&'static str, Progress)]) {
+    let Some(every) = notifier.0.as_ref().and_then(|inner| inner.watchdog) else {
+        return std::future::pending().await;
+    };
+    let mut tick = paced(every);
+    let mut was_stuck = false;
+    loop {
+        tick.tick().await;
+        let stuck: Vec<_> = loops.iter().filter(|(_, loop_)| loop_.is_stuck()).map(|(name, _)| *name).collect();
+        if stuck.is_empty() {
+            notifier.alive();
+        } else if !was_stuck {
+            warn!(
+                loops = stuck.join(", "),
+                "no progress for 30 s: the watchdog is not fed, and the service manager will restart the bridge; look for a failing disk"
+            );
+        }
+        was_stuck = !stuck.is_empty();
+    }
+}
+
+fn paced(every: Duration) -> Interval {
+    let mut tick = interval(every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &[(&str, String)]) -> Environment {
+        variables.iter().map(|(name, value)| (*name, value.clone())).collect()
+    }
+
+    /// A service manager with a watchdog of so many microseconds, and the notifier that talks to it.
+    fn manager(watchdog_us: u64) -> (tokio::net::UnixDatagram, Notifier, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+        let variables = [("NOTIFY_SOCKET", path.display().to_string()), ("WATCHDOG_USEC", watchdog_us.to_string())];
+        (socket, Notifier::of(&environment(&variables)), dir)
+    }
+
+    async fn heard(socket: &tokio::net::UnixDatagram) -> String {
+        let mut buffer = [0; 4096];
+        let length = tokio::time::timeout(Duration::from_secs(30), socket.recv(&mut buffer)).await.unwrap().unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_is_stuck_is_not_told_as_alive() {
+        let (socket, notifier, _dir) = manager(20_000);
+        let (relay, deliver) = (Progress::default(), Progress::default());
+        let loops = [("relay", relay.clone()), ("deliver", deliver.clone())];
+        let feeding = tokio::spawn(async move { feed(&notifier, &loops).await });
+        for _ in 0..3 {
+            assert_eq!(heard(&socket).await, "WATCHDOG=1\n");
+        }
+        deliver.pretend_stuck();
+        relay.beat();
+        // What was on its way before is read; then there is silence for far more than the watchdog's time.
+        while tokio::time::timeout(Duration::from_millis(500), socket.recv(&mut [0; 64])).await.is_ok() {
+            assert!(deliver.is_stuck());
+        }
+        deliver.rest();
+        assert_eq!(heard(&socket).await, "WATCHDOG=1\n");
+        feeding.abort();
+    }
+
+    #[tokio::test]
+    async fn what_is_said_is_what_the_manual_says() {
+        let (socket, notifier, _dir) = manager(0);
+        notifier.ready();
+        assert_eq!(heard(&socket).await, "READY=1\n");
+        notifier.status("iLink online");
+        assert_eq!(heard(&socket).await, "STATUS=iLink online\n");
+        notifier.reloading();
+        let reloading = heard(&socket).await;
+        let at = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+        assert!(at.trim_end().parse::<u64>().unwrap() > 0, "{reloading}");
+        notifier.stopping();
+        assert!(heard(&socket).await.starts_with("STOPPING=1\n"));
+        // Nobody is there to read: no error, no waiting.
+        drop(socket);
+        notifier.ready();
+        Notifier::default().ready();
+    }
+
+    #[test]
+    fn names_may_be_abstract() {
+        let name = format!("ilink2mqtt-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let socket = UnixDatagram::bind_addr(&address).unwrap();
+        Notifier::of(&environment(&[("NOTIFY_SOCKET", format!("@{name}"))])).ready();
+        let mut buffer = [0; 64];
+        let length = socket.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"READY=1\n");
+    }
+
+    #[test]
+    fn the_watchdog_may_be_meant_for_another_process() {
+        let own = std::process::id();
+        for (usec, pid, every) in [
+            (Some("30000000"), None, Some(15_000)),
+            (Some("30000000"), Some(own), Some(15_000)),
+            (Some("30000000"), Some(own + 1), None),
+            (Some("0"), None, None),
+            (Some("soon"), None, None),
+            (None, None, None),
+        ] {
+            let usec = usec.map(|usec| ("WATCHDOG_USEC", usec.to_owned()));
+            let pid = pid.map(|pid| ("WATCHDOG_PID", pid.to_string()));
+            let variables: Vec<_> = usec.into_iter().chain(pid).collect();
+            assert_eq!(watchdog(&environment(&variables)), every.map(Duration::from_millis), "{variables:?}");
+        }
+    }
+}
