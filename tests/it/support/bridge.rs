@@ -110,12 +110,11 @@ impl Bridge {
     /// Hands it this listening socket at each start, under this name; `callback`: its pushes go there, too.
     pub(crate) fn with_socket(mut self, name: &str, socket: TcpListener) -> Self {
         let port = socket.local_addr().expect("a listening socket").port();
-        match name {
-            "admin" => self.admin_port = port,
-            _ => {
-                self.callback_port = port;
-                self = self.with("callback.public_url", &format!("http://127.0.0.1:{port}"));
-            }
+        if name == "admin" {
+            self.admin_port = port;
+        } else {
+            self.callback_port = port;
+            self = self.with("callback.public_url", &format!("http://127.0.0.1:{port}"));
         }
         self.socket = Some((name.to_owned(), socket));
         self
