@@ -16,6 +16,9 @@ use super::layers::{Layers, Written, cannot_read};
 use super::report::{Effective, Entry, Place};
 use super::values::{Given, Setting, any};
 
+/// Where a service manager puts secrets for us.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
 /// A value could not be had; why is with the reader.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Failed;
@@ -139,15 +142,27 @@ impl<'e> Reader<'e> {
                 None => Err(self.fail(invalid(key, &place, None, "it must be a string, in quotes"))),
             },
             (None, Some((value, place))) => match value.as_str() {
+                // A file that root alone may read is handed to the service by the service manager.
+                Some(path) if File::open(path).is_err() => match self.credential(key) {
+                    Some(path) => self.secret_file(key, &path, CREDENTIALS).map(Some),
+                    None => self.secret_file(twin, Path::new(path), place.name()).map(Some),
+                },
                 Some(path) => self.secret_file(twin, Path::new(path), place.name()).map(Some),
                 None => Err(self.fail(invalid(twin, &place, None, "it must be a path"))),
             },
-            (None, None) => match self.environment.path("CREDENTIALS_DIRECTORY").map(|directory| directory.join(key)) {
-                Some(path) if path.try_exists().unwrap_or(true) => {
-                    self.secret_file(key, &path, "CREDENTIALS_DIRECTORY").map(Some)
-                }
-                _ => Ok(None),
+            (None, None) => match self.credential(key) {
+                Some(path) => self.secret_file(key, &path, CREDENTIALS).map(Some),
+                None => Ok(None),
             },
+        }
+    }
+
+    /// The file that the service manager made for this key. An empty line in it stands for a secret that is not there.
+    fn credential(&self, key: &str) -> Option<PathBuf> {
+        let path = self.environment.path(CREDENTIALS)?.join(key);
+        match std::fs::read(&path) {
+            Ok(content) => (!content.trim_ascii().is_empty()).then_some(path),
+            Err(error) => (error.kind() != std::io::ErrorKind::NotFound).then_some(path),
         }
     }
 

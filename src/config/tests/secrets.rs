@@ -74,6 +74,27 @@ fn only_one_place_may_be_set_but_credentials_give_way() {
 }
 
 #[test]
+fn what_only_root_may_read_is_handed_over() {
+    for key in KEYS {
+        let place = Place::new(&format!("{}{key}_file = \"/nonexistent/secret\"", base(key)));
+        let directory = place.directory.path().display().to_string();
+        let environment = [("CREDENTIALS_DIRECTORY", directory.as_str())];
+        // An empty line: systemd's default for a file that is not there.
+        place.put(key, "\n");
+        let error = place.load(&environment).unwrap_err().to_string();
+        assert!(error.contains(&format!("{key}_file")) && error.contains("/nonexistent/secret"), "{error}");
+        place.put(key, &format!("{SECRET}\n"));
+        let config = place.load(&environment).unwrap();
+        assert_eq!(of(&config, key).unwrap().expose_secret(), SECRET, "{key}");
+    }
+    let place = Place::new(&base("mqtt.password"));
+    place.put("mqtt.password", "\n");
+    let directory = place.directory.path().display().to_string();
+    let config = place.load(&[("CREDENTIALS_DIRECTORY", directory.as_str())]).unwrap();
+    assert!(of(&config, "mqtt.password").is_none());
+}
+
+#[test]
 fn files_of_secrets_must_exist_and_hold_something() {
     for key in KEYS {
         let place = Place::new(&format!("{}{key}_file = \"/nonexistent/secret\"", base(key)));
