@@ -47,6 +47,7 @@ pub mod outbound;
 pub mod progress;
 pub mod protocol;
 pub mod report;
+pub mod route;
 pub mod row;
 pub mod secret;
 pub mod series;

@@ -205,7 +205,12 @@ fn decode_send(rest: &str, payload: &[u8], rules: &Rules) -> Result<Command, Rej
     Ok(Command { call, reference: None, ttl: None })
 }
 
-fn send_call(rest: &str, payload: &[u8]) -> Result<Call, String> {
+/// The call that a raw topic means: `rest` is the topic after `send/`.
+///
+/// # Errors
+///
+/// Why it names no call or no receiver.
+pub fn send_call(rest: &str, payload: &[u8]) -> Result<Call, String> {
     let bad = |error: BadTopic| error.to_string();
     let (kind, receiver) = rest.split_once('/').unwrap_or((rest, ""));
     let content = payload.to_vec();

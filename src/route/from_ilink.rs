@@ -1,0 +1,194 @@
+//! iLink → MQTT: which publishes a message from iLink fires.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use super::Outcome;
+use super::filters::wildcard_levels;
+use super::index::Index;
+use super::pattern::{Selection, check_name};
+use super::rule::{FromRule, Rate};
+use super::template::Template;
+use super::values::{Document, Values};
+use crate::local::escape::unescape_id;
+use crate::local::filter::is_valid_filter;
+
+/// A message from iLink, as routes see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Said<'m> {
+    /// Its topic under `recv/`, such as `user/413/text`.
+    pub recv: &'m str,
+    /// The message.
+    pub payload: &'m [u8],
+    /// Who sent it.
+    pub from_uid: Option<&'m str>,
+    /// When, in seconds since the epoch.
+    pub time: Option<i64>,
+}
+
+/// What a route publishes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// Where.
+    pub topic: String,
+    /// What.
+    pub payload: Vec<u8>,
+}
+
+/// A compiled rule of `[[route.from_ilink]]`.
+#[derive(Debug, Clone)]
+pub struct FromRoute {
+    rule: FromRule,
+    pub(super) selection: Selection,
+    topic: Template,
+    payload: Template,
+}
+
+impl FromRoute {
+    pub(super) fn new(rule: FromRule) -> Result<Self, String> {
+        check_name(&rule.name)?;
+        check_from(&rule.from, rule.any_sender).map_err(|error| format!("from: {error}"))?;
+        let selection = Selection::new(&rule.from, rule.pattern.as_deref(), &rule.map, true)?;
+        let topic = selection.template("topic", &rule.topic)?;
+        topic.check_topic().map_err(|error| format!("topic: {error}"))?;
+        let payload = selection.template("payload", &rule.payload)?;
+        Ok(Self { rule, selection, topic, payload })
+    }
+
+    /// The rule's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.rule.name
+    }
+
+    /// The rule as it was written.
+    #[must_use]
+    pub fn rule(&self) -> &FromRule {
+        &self.rule
+    }
+
+    /// How old a message may be that fires it; none is no limit. `otherwise` holds if the rule does not say.
+    #[must_use]
+    pub fn max_age(&self, otherwise: Option<Duration>) -> Option<Duration> {
+        self.rule.max_age.map_or(otherwise, |age| Some(age).filter(|age| !age.is_zero()))
+    }
+
+    /// How often it may fire.
+    #[must_use]
+    pub fn max_rate(&self) -> Rate {
+        self.rule.max_rate
+    }
+
+    /// The filter of all topics that it can publish to.
+    #[must_use]
+    pub fn output(&self) -> String {
+        self.topic.as_filter()
+    }
+
+    fn render(&self, said: &Said<'_>, text: Option<&str>, document: &Document) -> Outcome<Publish> {
+        let Some(captures) = self.selection.captures(text) else { return Outcome::NoMatch };
+        let levels = wildcard_levels(&self.rule.from, said.recv).into_iter().map(decoded).collect();
+        let values = Values::new(said.payload, document, levels, said.from_uid, said.time)
+            .of_rule(captures, &self.selection.tables);
+        let rendered = || Ok(Publish { topic: self.topic.topic(&values)?, payload: self.payload.payload(&values)? });
+        Outcome::of(rendered())
+    }
+}
+
+/// Ids stand escaped in topics; a template gets them as they are.
+fn decoded(levels: &str) -> Cow<'_, str> {
+    if !levels.contains('%') {
+        return Cow::Borrowed(levels);
+    }
+    let level = |level: &str| unescape_id(level).unwrap_or_else(|_| level.to_owned());
+    Cow::Owned(levels.split('/').map(level).collect::<Vec<_>>().join("/"))
+}
+
+/// All rules of this direction.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FromRoutes {
+    pub(super) routes: Vec<FromRoute>,
+    index: Index,
+}
+
+impl FromRoutes {
+    pub(super) fn new(routes: Vec<FromRoute>) -> Self {
+        let index =
+            Index::new(routes.iter().map(|route| (route.rule.from.as_str(), route.selection.pattern.as_ref())));
+        Self { routes, index }
+    }
+
+    pub(super) fn apply(&self, said: &Said<'_>, mut each: impl FnMut(usize, Outcome<Publish>)) {
+        let text = std::str::from_utf8(said.payload).ok();
+        let found = self.index.candidates(said.recv, text);
+        let document = Document::default();
+        for number in found.possible {
+            if let Some(route) = self.routes.get(number) {
+                each(number, route.render(said, text, &document));
+            }
+        }
+        for number in found.no_match {
+            each(number, Outcome::NoMatch);
+        }
+    }
+}
+
+/// Whether `from` can select anything under `recv/`, and names its sender or says that it does not.
+fn check_from(from: &str, any_sender: bool) -> Result<(), String> {
+    const SHAPES: &str = "it must be user/<uid>/text, user/<uid>/file, group/<group_id>/<uid> or topic/<subject>, where + stands \
+                          for any level and a last # for all that follow";
+    if !is_valid_filter(from) {
+        return Err(format!("\"{from}\" is not an MQTT topic filter; {SHAPES}"));
+    }
+    let levels: Vec<&str> = from.split('/').collect();
+    let wild = |level: &&str| matches!(*level, "+" | "#");
+    let sender = match levels.as_slice() {
+        ["user", "#"] => Some(&"#"),
+        ["user", uid, "text" | "file" | "+" | "#"] => Some(uid),
+        ["group", "#"] => Some(&"#"),
+        ["group", _, uid] => Some(uid),
+        // A topic's publisher is not one of its levels.
+        ["topic", _, ..] => None,
+        _ => return Err(format!("\"{from}\" selects nothing; {SHAPES}")),
+    };
+    if levels.contains(&"") {
+        return Err(format!("\"{from}\" selects nothing, because no level under recv/ is empty; {SHAPES}"));
+    }
+    if sender.is_some_and(wild) && !any_sender {
+        return Err(format!(
+            "\"{from}\" lets anybody fire this route who may write to the bridge: name the sender, or say any_sender = true"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn senders_are_named_or_anybody() {
+        for from in ["user/413/text", "user/413/+", "user/413/#", "group/g/413", "group/+/413", "topic/a/b", "topic/#"] {
+            assert_eq!(check_from(from, false), Ok(()), "{from}");
+        }
+        for from in ["user/+/text", "user/#", "group/g/+", "group/g/#", "group/#"] {
+            assert!(check_from(from, false).unwrap_err().contains("any_sender"), "{from}");
+            assert_eq!(check_from(from, true), Ok(()), "{from}");
+        }
+        for from in
+            ["", "#", "+/413/text", "user/413", "user/413/txt", "user/413/text/x", "group/g", "topic", "recv/user/1/text"]
+        {
+            assert!(check_from(from, true).unwrap_err().contains("topic/<subject>"), "{from}");
+        }
+        for from in ["user//text", "topic/a//b"] {
+            assert!(check_from(from, true).unwrap_err().contains("empty"), "{from}");
+        }
+        assert!(check_from("user/4#/text", true).unwrap_err().contains("filter"));
+    }
+
+    #[test]
+    fn levels_are_the_ids_themselves() {
+        assert_eq!(decoded("a%2Fb"), "a/b");
+        assert_eq!(decoded("a/b%00/c%2B"), "a/b%00/c+");
+    }
+}

@@ -1,0 +1,184 @@
+//! Routes: what existing devices say and hear on topics of their own becomes messages of iLink, and back.
+//!
+//! Rules are checked and compiled once ([`Routes::compile`]); then a message goes in and publishes
+//! ([`Routes::from_ilink`]) or calls ([`Routes::to_ilink`]) come out. Nothing here performs anything: no sockets, files,
+//! clocks or randomness. Publishing is the relay's, making durable the command loop's.
+//!
+//! # What may not be
+//!
+//! A route cannot hear itself or another route, nor touch the bridge's own topics, whatever the messages hold: a value in
+//! a topic is escaped like an id, so that it never adds a level, and a rule whose output (each level with a value in it as
+//! `+`) overlaps what any rule subscribes to is refused at start. Patterns take time linear in the message, and their
+//! compiled size is bounded.
+
+mod filters;
+mod from_ilink;
+mod index;
+mod pace;
+mod pattern;
+mod rule;
+mod template;
+mod to_ilink;
+mod values;
+
+use std::collections::HashMap;
+
+pub use from_ilink::{FromRoute, Publish, Said};
+pub use pace::{Breaker, OPEN_FOR, Verdict};
+pub use rule::{FromRule, Keep, Maps, PAYLOAD, Rate, RouteError, ToRule, rule_name};
+pub use to_ilink::{Heard, ToRoute};
+
+use crate::local::Base;
+use crate::protocol::Call;
+use filters::overlap;
+use from_ilink::FromRoutes;
+use to_ilink::ToRoutes;
+
+/// The section of rules from iLink.
+pub const FROM: &str = "from_ilink";
+/// The section of rules to iLink.
+pub const TO: &str = "to_ilink";
+
+/// All routes, checked and ready.
+#[derive(Debug, Clone, Default)]
+pub struct Routes {
+    from: FromRoutes,
+    to: ToRoutes,
+}
+
+/// What a message did to a route whose filter selects it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome<T> {
+    /// It fires.
+    Fires(T),
+    /// The pattern does not match.
+    NoMatch,
+    /// A value that a template needs is not there, or cannot be used there: which, and why.
+    Missing(String),
+}
+
+impl<T> Outcome<T> {
+    fn of(rendered: Result<T, String>) -> Self {
+        rendered.map_or_else(Self::Missing, Self::Fires)
+    }
+}
+
+impl Routes {
+    /// Checks and compiles rules.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with them.
+    pub fn compile(from: Vec<FromRule>, to: Vec<ToRule>, base: &Base) -> Result<Self, Vec<RouteError>> {
+        let mut errors = Vec::new();
+        let mut names = HashMap::new();
+        let mut compiled = (Vec::new(), Vec::new());
+        for (n, rule) in from.into_iter().enumerate() {
+            let name = rule_name(FROM, n + 1, &rule.name);
+            same_name(&mut names, &rule.name, &name, &mut errors);
+            match FromRoute::new(rule) {
+                Ok(route) => compiled.0.push((name, route)),
+                Err(what) => errors.push(RouteError { rule: name, what }),
+            }
+        }
+        for (n, rule) in to.into_iter().enumerate() {
+            let name = rule_name(TO, n + 1, &rule.name);
+            same_name(&mut names, &rule.name, &name, &mut errors);
+            match ToRoute::new(rule) {
+                Ok(route) => compiled.1.push((name, route)),
+                Err(what) => errors.push(RouteError { rule: name, what }),
+            }
+        }
+        check_loops(&compiled.0, &compiled.1, base, &mut errors);
+        let routes = Self {
+            from: FromRoutes::new(compiled.0.into_iter().map(|(_, route)| route).collect()),
+            to: ToRoutes::new(compiled.1.into_iter().map(|(_, route)| route).collect()),
+        };
+        // Two filters that overlap are subscribed to as one, which is wider.
+        let own = base_filter(base);
+        if errors.is_empty()
+            && let Some(wide) = routes.to.subscriptions.iter().find(|filter| overlap(filter, &own))
+        {
+            let what = format!("subscribe: filters that overlap are subscribed to as {wide}, which would touch {own}");
+            errors.push(RouteError { rule: format!("route.{TO}"), what });
+        }
+        if errors.is_empty() { Ok(routes) } else { Err(errors) }
+    }
+
+    /// Tells for each route whose filter selects a message from iLink what becomes of it; those that fire first, in the
+    /// order of the rules.
+    pub fn from_ilink(&self, said: &Said<'_>, each: impl FnMut(usize, Outcome<Publish>)) {
+        self.from.apply(said, each);
+    }
+
+    /// The same for a device's publish.
+    pub fn to_ilink(&self, heard: &Heard<'_>, each: impl FnMut(usize, Outcome<Call>)) {
+        self.to.apply(heard, each);
+    }
+
+    /// The routes from iLink, by the numbers that [`Self::from_ilink`] tells.
+    #[must_use]
+    pub fn from_routes(&self) -> &[FromRoute] {
+        &self.from.routes
+    }
+
+    /// The routes to iLink, by the numbers that [`Self::to_ilink`] tells.
+    #[must_use]
+    pub fn to_routes(&self) -> &[ToRoute] {
+        &self.to.routes
+    }
+
+    /// The filters to subscribe to. Each message is selected by at most one of them.
+    #[must_use]
+    pub fn subscriptions(&self) -> &[String] {
+        &self.to.subscriptions
+    }
+
+    /// Whether there is no rule at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.from.routes.is_empty() && self.to.routes.is_empty()
+    }
+}
+
+fn same_name(
+    names: &mut HashMap<String, String>,
+    name: &str,
+    rule: &str,
+    errors: &mut Vec<RouteError>,
+) {
+    if let Some(other) = names.insert(name.to_owned(), rule.to_owned()) {
+        errors.push(RouteError { rule: rule.to_owned(), what: format!("name: {other} has the same name") });
+    }
+}
+
+fn base_filter(base: &Base) -> String {
+    format!("{}/#", base.as_str())
+}
+
+/// Refuses what could come back to us.
+fn check_loops(from: &[(String, FromRoute)], to: &[(String, ToRoute)], base: &Base, errors: &mut Vec<RouteError>) {
+    let own = base_filter(base);
+    let refuse = |rule: &String, what: String| RouteError { rule: rule.clone(), what };
+    for (rule, route) in to {
+        let filter = &route.rule().subscribe;
+        if overlap(filter, &own) {
+            errors.push(refuse(rule, format!("subscribe: \"{filter}\" touches the bridge's own topics, {own}")));
+        }
+    }
+    for (rule, route) in from {
+        let (topic, output) = (&route.rule().topic, route.output());
+        if overlap(&output, &own) {
+            errors.push(refuse(rule, format!("topic: \"{topic}\" touches the bridge's own topics, {own}")));
+        }
+        let heard = to.iter().find(|(_, heard)| overlap(&output, &heard.rule().subscribe));
+        if let Some((other, heard)) = heard {
+            let filter = &heard.rule().subscribe;
+            let what = format!("topic: \"{topic}\" can be heard by {other}, which subscribes to \"{filter}\": a loop");
+            errors.push(refuse(rule, what));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

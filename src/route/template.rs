@@ -1,0 +1,337 @@
+//! Templates: fixed text with `${value|filter}` in it.
+//!
+//! A template is parsed and checked once. It has no loops and no conditions: a value that is missing means that the route
+//! does not fire. In a topic each value is one level or a part of one, whatever it holds.
+
+use std::fmt;
+
+use super::values::{Value, Values};
+use crate::local::escape::{escape_id, is_unsendable};
+
+/// What stands in `${…}`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    /// The message's bytes.
+    Payload,
+    /// What a wildcard of the filter stands for, from 1.
+    Level(usize),
+    /// A named group of the regular expression.
+    Capture(String),
+    /// A place in the message, which is JSON.
+    Json(String),
+    /// Who sent the message.
+    FromUid,
+    /// When, in seconds since the epoch.
+    Time,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Filter {
+    Upper,
+    Lower,
+    Json,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Value { source: Source, filters: Vec<Filter> },
+}
+
+/// A parsed template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Template(Vec<Part>);
+
+/// What a rule's templates may use.
+#[derive(Debug, Clone)]
+pub(super) struct Scope<'a> {
+    /// Wildcards of the filter.
+    pub(super) levels: usize,
+    /// Named groups of the regular expression.
+    pub(super) captures: Vec<&'a str>,
+    /// Whether there is a sender.
+    pub(super) sender: bool,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Payload => f.write_str("payload"),
+            Self::Level(n) => write!(f, "{n}"),
+            Self::Capture(name) => f.write_str(name),
+            Self::Json(pointer) => write!(f, "json:{pointer}"),
+            Self::FromUid => f.write_str("from_uid"),
+            Self::Time => f.write_str("time"),
+        }
+    }
+}
+
+impl Source {
+    /// Reads what stands in `${…}` before any filter; the error says what is wrong.
+    pub(super) fn parse(text: &str, scope: &Scope<'_>) -> Result<Self, String> {
+        let source = match text {
+            "payload" => Self::Payload,
+            "time" => Self::Time,
+            "from_uid" if scope.sender => Self::FromUid,
+            "from_uid" => return Err("${from_uid} is known of messages from iLink only".to_owned()),
+            _ => match (text.strip_prefix("json:"), text.parse::<usize>()) {
+                (Some(pointer), _) if pointer.is_empty() || pointer.starts_with('/') => Self::Json(pointer.to_owned()),
+                (Some(_), _) => return Err(format!("${{{text}}}: a JSON pointer begins with a slash, as in json:/a/b")),
+                (None, Ok(n)) if (1..=scope.levels).contains(&n) => Self::Level(n),
+                (None, Ok(_)) => {
+                    return Err(format!("${{{text}}}: the filter has {} wildcards, counted from 1", scope.levels));
+                }
+                (None, Err(_)) if scope.captures.contains(&text) => Self::Capture(text.to_owned()),
+                (None, Err(_)) => return Err(unknown(text, scope)),
+            },
+        };
+        Ok(source)
+    }
+}
+
+fn unknown(text: &str, scope: &Scope<'_>) -> String {
+    let mut known = vec!["payload", "time", "json:/…"];
+    known.extend(scope.sender.then_some("from_uid"));
+    known.extend(scope.captures.iter().copied());
+    let nearest = known
+        .iter()
+        .map(|name| (strsim::normalized_damerau_levenshtein(name, text), *name))
+        .filter(|(likeness, _)| *likeness >= 0.5)
+        .max_by(|one, other| one.0.total_cmp(&other.0));
+    let capture = match (scope.captures.as_slice(), nearest) {
+        (_, Some((_, name))) => format!("did you mean ${{{name}}}?"),
+        ([], None) => format!("match has no group (?<{text}>…), which would give it"),
+        (captures, None) => format!("the groups of match are {}", captures.join(", ")),
+    };
+    format!("there is no value ${{{text}}}; {capture}")
+}
+
+impl Template {
+    /// Reads a template; the error says what is wrong. `$${` stands for `${`.
+    pub(super) fn parse(text: &str, scope: &Scope<'_>) -> Result<Self, String> {
+        let mut parts = Vec::new();
+        let mut fixed = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find("${") {
+            let (before, from) = rest.split_at(at);
+            let inner = from.get(2..).unwrap_or_default();
+            if let Some(before) = before.strip_suffix('$') {
+                fixed.push_str(before);
+                fixed.push_str("${");
+                rest = inner;
+                continue;
+            }
+            fixed.push_str(before);
+            let (inner, after) = inner.split_once('}').ok_or_else(|| format!("\"{from}\" has no closing }}"))?;
+            if !fixed.is_empty() {
+                parts.push(Part::Text(std::mem::take(&mut fixed)));
+            }
+            let mut words = inner.split('|').map(str::trim);
+            let source = Source::parse(words.next().unwrap_or_default(), scope)?;
+            let filters = words.map(filter).collect::<Result<_, _>>()?;
+            parts.push(Part::Value { source, filters });
+            rest = after;
+        }
+        fixed.push_str(rest);
+        if !fixed.is_empty() {
+            parts.push(Part::Text(fixed));
+        }
+        Ok(Self(parts))
+    }
+
+    /// The topic filter of all that this can become as a topic: `+` for each level with a value in it.
+    pub(super) fn as_filter(&self) -> String {
+        let mut marked = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Text(text) => marked.push_str(text),
+                Part::Value { .. } => marked.push('\0'),
+            }
+        }
+        marked.split('/').map(|level| if level.contains('\0') { "+" } else { level }).collect::<Vec<_>>().join("/")
+    }
+
+    /// Whether it is a template of topics that can be published to; the error says why not.
+    pub(super) fn check_topic(&self) -> Result<(), String> {
+        const MOST_SLASHES: usize = 200;
+        const MOST_BYTES: usize = 65_535;
+        let fixed: Vec<&str> = self.0.iter().filter_map(|part| part.text()).collect();
+        let Some(Part::Text(first)) = self.0.first() else {
+            return Err(if self.0.is_empty() { "it is empty" } else { "it must begin with fixed text" }.to_owned());
+        };
+        if first.starts_with('$') {
+            return Err("topics that begin with $ are the broker's own".to_owned());
+        }
+        if fixed.iter().any(|text| text.contains(['+', '#'])) {
+            return Err("a topic to publish to has no wildcards (+, #)".to_owned());
+        }
+        if fixed.iter().any(|text| text.contains(is_unsendable)) {
+            return Err("it has a character that brokers do not take".to_owned());
+        }
+        let slashes: usize = fixed.iter().map(|text| text.matches('/').count()).sum();
+        let bytes: usize = fixed.iter().map(|text| text.len()).sum();
+        if slashes > MOST_SLASHES || bytes > MOST_BYTES {
+            return Err("it is longer than brokers take".to_owned());
+        }
+        Ok(())
+    }
+
+    /// As a topic: values are escaped like ids, and must not be empty. The error says what is missing.
+    pub(super) fn topic(&self, values: &Values<'_>) -> Result<String, String> {
+        let mut topic = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Text(text) => topic.push_str(text),
+                Part::Value { source, filters } => {
+                    let value = filtered(values.get(source)?, filters, source)?;
+                    let text = value.text(source)?;
+                    if text.is_empty() {
+                        return Err(format!("${{{source}}} is empty"));
+                    }
+                    topic.push_str(&escape_id(&text));
+                }
+            }
+        }
+        Ok(topic)
+    }
+
+    /// As a payload. The error says what is missing.
+    pub(super) fn payload(&self, values: &Values<'_>) -> Result<Vec<u8>, String> {
+        let mut payload = Vec::new();
+        for part in &self.0 {
+            match part {
+                Part::Text(text) => payload.extend_from_slice(text.as_bytes()),
+                Part::Value { source, filters } => match filtered(values.get(source)?, filters, source)? {
+                    Value::Bytes(bytes) => payload.extend_from_slice(bytes),
+                    value => payload.extend_from_slice(value.text(source)?.as_bytes()),
+                },
+            }
+        }
+        Ok(payload)
+    }
+}
+
+impl Part {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Value { .. } => None,
+        }
+    }
+}
+
+fn filter(name: &str) -> Result<Filter, String> {
+    match name {
+        "upper" => Ok(Filter::Upper),
+        "lower" => Ok(Filter::Lower),
+        "json" => Ok(Filter::Json),
+        _ => Err(format!("there is no filter |{name}; the filters are upper, lower and json")),
+    }
+}
+
+fn filtered<'v>(value: Value<'v>, filters: &[Filter], source: &Source) -> Result<Value<'v>, String> {
+    filters.iter().try_fold(value, |value, filter| {
+        Ok(match filter {
+            Filter::Upper => Value::from(value.text(source)?.to_uppercase()),
+            Filter::Lower => Value::from(value.text(source)?.to_lowercase()),
+            Filter::Json => Value::from(value.json(source)?),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::values::Document;
+
+    fn scope() -> Scope<'static> {
+        Scope { levels: 2, captures: vec!["dev", "v"], sender: true }
+    }
+
+    fn parse(text: &str) -> Template {
+        Template::parse(text, &scope()).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    fn render(template: &str, payload: &str) -> Result<String, String> {
+        let document = Document::default();
+        let values = Values::new(payload.as_bytes(), &document, vec!["one".into(), "".into()], Some("413"), Some(7));
+        parse(template).payload(&values).map(|bytes| String::from_utf8(bytes).unwrap())
+    }
+
+    #[test]
+    fn values_and_filters() {
+        for (template, payload, rendered) in [
+            ("a ${payload} b", "x", "a x b"),
+            ("${payload|upper}${1|lower}", "äx", "ÄXone"),
+            ("$$ $ {} $1 ${2}", "", "$$ $ {} $1 "),
+            ("$${payload}", "x", "${payload}"),
+            ("${from_uid} ${time}", "x", "413 7"),
+            ("{\"text\":${payload|json}}", "a\"b\n", "{\"text\":\"a\\\"b\\n\"}"),
+            ("${json:/a/1}", r#"{"a":[1,21.5]}"#, "21.5"),
+            ("${json:/a}", r#"{"a":"x\"y"}"#, "x\"y"),
+            ("${json:/a|json}", r#"{"a":"x\"y"}"#, r#""x\"y""#),
+            ("${json:/a|json}", r#"{"a":true}"#, "true"),
+            ("${json:/a~1b}", r#"{"a/b":{"c":[]}}"#, r#"{"c":[]}"#),
+            ("${json:}", " [1 ] ", "[1]"),
+            ("${ json:/a | upper | json }", r#"{"a":"on"}"#, r#""ON""#),
+        ] {
+            assert_eq!(render(template, payload).as_deref(), Ok(rendered), "{template} {payload}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        for (template, payload, says) in [
+            ("${json:/b}", r#"{"a":1}"#, "${json:/b}"),
+            ("${json:/a}", r#"{"a":null}"#, "null"),
+            ("${json:/a}", "no json", "not JSON"),
+            ("${dev}", "x", "${dev}"),
+        ] {
+            let error = render(template, payload).unwrap_err();
+            assert!(error.contains(says), "{template}: {error}");
+        }
+    }
+
+    #[test]
+    fn templates_that_cannot_be() {
+        for (template, says) in [
+            ("${payload", "closing"),
+            ("${paylod}", "did you mean ${payload}?"),
+            ("${device}", "did you mean ${dev}?"),
+            ("${}", "no value ${}"),
+            ("${0}", "2 wildcards"),
+            ("${3}", "2 wildcards"),
+            ("${json:a}", "slash"),
+            ("${payload|trim}", "|trim"),
+        ] {
+            let error = Template::parse(template, &scope()).unwrap_err();
+            assert!(error.contains(says), "{template}: {error}");
+        }
+        let none = Scope { levels: 0, captures: Vec::new(), sender: false };
+        assert!(Template::parse("${from_uid}", &none).unwrap_err().contains("messages from iLink"));
+        assert!(Template::parse("${device}", &none).unwrap_err().contains("(?<device>…)"));
+    }
+
+    #[test]
+    fn topics() {
+        let document = Document::default();
+        let values = |payload: &'static str| {
+            Values::new(payload.as_bytes(), &document, vec!["a/b+#%".into(), "".into()], None, None)
+        };
+        assert_eq!(parse("x/${1}-${payload}/y").topic(&values("p")).unwrap(), "x/a%2Fb%2B%23%25-p/y");
+        assert!(parse("x/${2}").topic(&values("p")).unwrap_err().contains("${2} is empty"));
+        let not_text = Values::new(b"\xff", &document, Vec::new(), None, None);
+        assert!(parse("x/${payload}").topic(&not_text).unwrap_err().contains("not text"));
+        assert_eq!(parse("x/${1}-${payload}/y").as_filter(), "x/+/y");
+        for (topic, says) in [
+            ("", "empty"),
+            ("${1}/x", "fixed text"),
+            ("$SYS/x", "broker's own"),
+            ("a/+/${1}", "wildcards"),
+            ("a\u{1}", "character"),
+        ] {
+            assert!(parse(topic).check_topic().unwrap_err().contains(says), "{topic}");
+        }
+        parse("zigbee2mqtt/${1}/set").check_topic().unwrap();
+    }
+}

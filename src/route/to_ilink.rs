@@ -1,0 +1,124 @@
+//! MQTT → iLink: which calls a device's publish makes.
+
+use std::borrow::Cow;
+
+use super::Outcome;
+use super::filters::{cover, wildcard_levels};
+use super::index::Index;
+use super::pattern::{Selection, check_name};
+use super::rule::ToRule;
+use super::template::Template;
+use super::values::{Document, Values};
+use crate::local::command::send_call;
+use crate::local::filter::is_valid_filter;
+use crate::protocol::Call;
+
+/// A device's publish, as routes see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Heard<'m> {
+    /// Its topic.
+    pub topic: &'m str,
+    /// Its payload.
+    pub payload: &'m [u8],
+    /// When it arrived, in seconds since the epoch.
+    pub time: i64,
+}
+
+/// A compiled rule of `[[route.to_ilink]]`.
+#[derive(Debug, Clone)]
+pub struct ToRoute {
+    rule: ToRule,
+    pub(super) selection: Selection,
+    to: Template,
+    payload: Template,
+}
+
+impl ToRoute {
+    pub(super) fn new(rule: ToRule) -> Result<Self, String> {
+        check_name(&rule.name)?;
+        check_subscribe(&rule.subscribe).map_err(|error| format!("subscribe: {error}"))?;
+        let selection = Selection::new(&rule.subscribe, rule.pattern.as_deref(), &rule.map, false)?;
+        let to = selection.template("to", &rule.to)?;
+        to.check_topic().map_err(|error| format!("to: {error}"))?;
+        // The receiver is there whatever the values are.
+        send_call(&to.as_filter().replace('+', "x"), b"x").map_err(|error| format!("to = \"{}\": {error}", rule.to))?;
+        let payload = selection.template("payload", &rule.payload)?;
+        if rule.payload.is_empty() {
+            return Err("payload: it is empty, and iLink takes no empty messages".to_owned());
+        }
+        Ok(Self { rule, selection, to, payload })
+    }
+
+    /// The rule's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.rule.name
+    }
+
+    /// The rule as it was written.
+    #[must_use]
+    pub fn rule(&self) -> &ToRule {
+        &self.rule
+    }
+
+    fn render(&self, heard: &Heard<'_>, text: Option<&str>, document: &Document) -> Outcome<Call> {
+        let Some(captures) = self.selection.captures(text) else { return Outcome::NoMatch };
+        let levels = wildcard_levels(&self.rule.subscribe, heard.topic).into_iter().map(Cow::Borrowed).collect();
+        let values = Values::new(heard.payload, document, levels, None, Some(heard.time))
+            .of_rule(captures, &self.selection.tables);
+        let rendered = || {
+            let (to, payload) = (self.to.topic(&values)?, self.payload.payload(&values)?);
+            if payload.is_empty() {
+                return Err("the message is empty".to_owned());
+            }
+            send_call(&to, &payload)
+        };
+        Outcome::of(rendered())
+    }
+}
+
+/// All rules of this direction.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ToRoutes {
+    pub(super) routes: Vec<ToRoute>,
+    /// What to subscribe to: no two of these overlap.
+    pub(super) subscriptions: Vec<String>,
+    index: Index,
+}
+
+impl ToRoutes {
+    pub(super) fn new(routes: Vec<ToRoute>) -> Self {
+        let index =
+            Index::new(routes.iter().map(|route| (route.rule.subscribe.as_str(), route.selection.pattern.as_ref())));
+        let subscriptions = cover(routes.iter().map(|route| route.rule.subscribe.as_str()));
+        Self { routes, subscriptions, index }
+    }
+
+    pub(super) fn apply(&self, heard: &Heard<'_>, mut each: impl FnMut(usize, Outcome<Call>)) {
+        let text = std::str::from_utf8(heard.payload).ok();
+        let found = self.index.candidates(heard.topic, text);
+        let document = Document::default();
+        for number in found.possible {
+            if let Some(route) = self.routes.get(number) {
+                each(number, route.render(heard, text, &document));
+            }
+        }
+        for number in found.no_match {
+            each(number, Outcome::NoMatch);
+        }
+    }
+}
+
+fn check_subscribe(filter: &str) -> Result<(), String> {
+    const MOST_SLASHES: usize = 200;
+    if filter.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    if !is_valid_filter(filter) || filter.matches('/').count() > MOST_SLASHES {
+        return Err(format!("\"{filter}\" is not an MQTT topic filter"));
+    }
+    if filter.starts_with('$') {
+        return Err(format!("\"{filter}\": topics that begin with $ are the broker's own"));
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! The values that a message offers to templates.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+
+use regex::Captures;
+use serde_json::Value as Json;
+
+use super::template::Source;
+
+/// Word tables, checked.
+pub(super) type Tables = BTreeMap<Source, BTreeMap<String, String>>;
+
+/// A message read as JSON, once for all routes and only if one asks.
+#[derive(Debug, Default)]
+pub(super) struct Document(OnceCell<Option<Json>>);
+
+/// What a message offers.
+pub(super) struct Values<'m> {
+    payload: &'m [u8],
+    document: &'m Document,
+    levels: Vec<Cow<'m, str>>,
+    from_uid: Option<&'m str>,
+    time: Option<i64>,
+    captures: Option<Captures<'m>>,
+    tables: Option<&'m Tables>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Value<'v> {
+    Bytes(&'v [u8]),
+    Text(Cow<'v, str>),
+    Json(&'v Json),
+}
+
+impl From<String> for Value<'_> {
+    fn from(text: String) -> Self {
+        Self::Text(Cow::Owned(text))
+    }
+}
+
+impl<'v> Value<'v> {
+    /// As text; the error names its source.
+    pub(super) fn text(&self, source: &Source) -> Result<Cow<'v, str>, String> {
+        match self {
+            Self::Bytes(bytes) => {
+                std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|_| format!("${{{source}}} is not text (UTF-8)"))
+            }
+            Self::Text(text) => Ok(text.clone()),
+            Self::Json(Json::String(text)) => Ok(Cow::Borrowed(text)),
+            Self::Json(Json::Null) => Err(format!("${{{source}}} is null")),
+            Self::Json(json) => Ok(Cow::Owned(json.to_string())),
+        }
+    }
+
+    /// As a JSON value: what is JSON stays what it is, text becomes a string.
+    pub(super) fn json(&self, source: &Source) -> Result<String, String> {
+        match self {
+            Self::Json(json) => Ok(json.to_string()),
+            text => Ok(Json::String(text.text(source)?.into_owned()).to_string()),
+        }
+    }
+}
+
+impl<'m> Values<'m> {
+    pub(super) fn new(
+        payload: &'m [u8],
+        document: &'m Document,
+        levels: Vec<Cow<'m, str>>,
+        from_uid: Option<&'m str>,
+        time: Option<i64>,
+    ) -> Self {
+        Self { payload, document, levels, from_uid, time, captures: None, tables: None }
+    }
+
+    /// With what a rule's pattern found and its word tables.
+    pub(super) fn of_rule(self, captures: Option<Captures<'m>>, tables: &'m Tables) -> Self {
+        Self { captures, tables: Some(tables), ..self }
+    }
+
+    /// The value of a source, through its word table if it has one; the error says what is missing.
+    pub(super) fn get(&self, source: &Source) -> Result<Value<'_>, String> {
+        let missing = || format!("there is no ${{{source}}}");
+        let value = match source {
+            Source::Payload => Value::Bytes(self.payload),
+            Source::Level(n) => {
+                let level = n.checked_sub(1).and_then(|n| self.levels.get(n)).ok_or_else(missing)?;
+                Value::Text(Cow::Borrowed(level))
+            }
+            Source::Capture(name) => {
+                let found = self.captures.as_ref().and_then(|captures| captures.name(name)).ok_or_else(missing)?;
+                Value::Text(Cow::Borrowed(found.as_str()))
+            }
+            Source::Json(pointer) => {
+                let read = || serde_json::from_slice(self.payload).ok();
+                let document = self.document.0.get_or_init(read).as_ref();
+                let document = document.ok_or_else(|| format!("${{{source}}}: the message is not JSON"))?;
+                Value::Json(document.pointer(pointer).ok_or_else(missing)?)
+            }
+            Source::FromUid => Value::Text(Cow::Borrowed(self.from_uid.ok_or_else(missing)?)),
+            Source::Time => Value::from(self.time.ok_or_else(missing)?.to_string()),
+        };
+        match self.tables.and_then(|tables| tables.get(source)) {
+            None => Ok(value),
+            Some(table) => {
+                let word = value.text(source)?;
+                let mapped = table.get(word.as_ref()).ok_or_else(|| format!("map.{source} does not have the word"))?;
+                Ok(Value::Text(Cow::Borrowed(mapped)))
+            }
+        }
+    }
+}
