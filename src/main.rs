@@ -73,7 +73,7 @@ async fn run(config: Config, mut source: Source, sockets: Sockets) -> u8 {
 
 fn check(config: &Config, acl: bool) -> u8 {
     if acl {
-        print(&config.mqtt.mosquitto_acl());
+        print(&config.mosquitto_acl());
     } else {
         print(&config.describe());
     }

@@ -1,8 +1,10 @@
 //! What the broker must let the bridge do, as lines of Mosquitto's ACL file (`check --acl`).
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::Mqtt;
+use super::{Config, Mqtt};
+use crate::route::FromRoute;
 
 /// What the bridge writes, under the base.
 const WRITES: [&str; 8] = [
@@ -20,22 +22,23 @@ const WRITES: [&str; 8] = [
 /// What it reads besides commands, under the base: whether another bridge is there already.
 const READS: [&str; 2] = ["bridge/state", "bridge/info"];
 
-impl Mqtt {
+impl Config {
     /// The lines of Mosquitto's ACL file that let this bridge work and nothing more, and an example for devices.
     #[must_use]
     pub fn mosquitto_acl(&self) -> String {
-        let base = self.base_topic.as_str();
+        let Mqtt { username, base_topic, response_topics, .. } = &self.mqtt;
+        let base = base_topic.as_str();
         let mut lines = String::new();
         let mut line = |text: &str| {
             let _ = writeln!(lines, "{text}");
         };
-        match &self.username {
+        match username {
             Some(username) => line(&format!("user {username}")),
             None => line(
                 "# mqtt.username is not set: these lines go before the first \"user\", and hold for everybody without a name.",
             ),
         }
-        for filter in self.base_topic.command_filters() {
+        for filter in base_topic.command_filters() {
             line(&format!("topic read {filter}"));
         }
         for read in READS {
@@ -45,8 +48,20 @@ impl Mqtt {
             line(&format!("topic write {base}/{write}"));
         }
         line("# Where MQTT 5 requesters may ask for their results (mqtt.response_topics).");
-        for filter in &self.response_topics {
+        for filter in response_topics {
             line(&format!("topic write {filter}"));
+        }
+        if self.routes.is_empty() {
+            line("# Routes to and from devices' own topics need lines of their own; this configuration has none.");
+        } else {
+            line("# What the routes hear and say.");
+        }
+        for filter in self.routes.subscriptions() {
+            line(&format!("topic read {filter}"));
+        }
+        let outputs: BTreeSet<String> = self.routes.from_routes().iter().map(FromRoute::output).collect();
+        for output in outputs {
+            line(&format!("topic write {output}"));
         }
         line("");
         line("# A device sends under its own user name and hears its own results; add the topics it may listen to.");

@@ -14,6 +14,7 @@ mod layers;
 mod mqtt;
 mod reader;
 mod report;
+mod route;
 mod small;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ mod urls;
 mod values;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -34,6 +36,7 @@ pub use urls::MaskedUrl;
 
 pub(crate) use callback::{check_path_secret, check_token};
 
+use crate::route::Routes;
 use reader::Reader;
 use report::Entry;
 
@@ -60,6 +63,8 @@ pub struct Config {
     pub homeassistant: HomeAssistant,
     /// What is logged.
     pub log: Log,
+    /// `[[route.…]]`, checked and compiled.
+    pub routes: Arc<Routes>,
     entries: Vec<Entry>,
 }
 
@@ -84,7 +89,7 @@ impl Config {
         let admin = Admin::read(&mut reader);
         let homeassistant = HomeAssistant::read(&mut reader);
         let log = Log::read(&mut reader);
-        reader.not_yet("route");
+        let routes = route::read(&mut reader, mqtt.as_ref().map(|mqtt| &mqtt.base_topic).map_err(|failed| *failed));
         let entries = reader.finish()?;
         let config = || {
             Ok::<_, reader::Failed>(Self {
@@ -98,6 +103,7 @@ impl Config {
                 admin: admin?,
                 homeassistant: homeassistant?,
                 log: log?,
+                routes: routes?,
                 entries,
             })
         };
@@ -140,7 +146,7 @@ impl Config {
     /// The effective configuration as TOML-like text, with where each value came from and secrets masked.
     #[must_use]
     pub fn describe(&self) -> String {
-        report::describe(&self.entries)
+        report::describe(&self.entries) + &route::describe(&self.routes)
     }
 
     /// The keys that are different in `new` and take effect only when the program starts again.

@@ -179,11 +179,9 @@ impl<'e> Reader<'e> {
         Err(self.fail(Problem::Invalid { key: key.to_owned(), place: place.to_owned(), found, wanted: cause }))
     }
 
-    /// A part of the configuration that this version does not have.
-    pub(super) fn not_yet(&mut self, key: &'static str) {
-        if let Some((_, place)) = self.take(key, Empty::IsAValue) {
-            self.conflict(format!("{}: {key} is not in this version yet", place.name()));
-        }
+    /// A section whose keys are not known beforehand, with the place where it is written.
+    pub(super) fn section(&mut self, key: &'static str) -> Option<(Value, String)> {
+        self.take(key, Empty::IsAValue).map(|(value, place)| (value, place.name().to_owned()))
     }
 
     /// Notes that values do not go together.
@@ -247,7 +245,8 @@ impl<'e> Reader<'e> {
         }
     }
 
-    fn fail(&mut self, problem: Problem) -> Failed {
+    /// Notes what is wrong.
+    pub(super) fn fail(&mut self, problem: Problem) -> Failed {
         self.problems.push(problem);
         Failed
     }

@@ -6,7 +6,7 @@ use super::*;
 fn they_name_the_user_the_base_and_the_response_topics() {
     let config =
         load("[mqtt]\nbase_topic = \"home/ilink\"\nusername = \"bridge\"\nresponse_topics = [\"answers/+\"]").unwrap();
-    let acl = config.mqtt.mosquitto_acl();
+    let acl = config.mosquitto_acl();
     assert!(acl.starts_with("user bridge\n"), "{acl}");
     for line in [
         "topic read home/ilink/send/#",
@@ -23,7 +23,7 @@ fn they_name_the_user_the_base_and_the_response_topics() {
 
 #[test]
 fn without_a_user_they_say_for_whom_they_hold() {
-    let acl = load("").unwrap().mqtt.mosquitto_acl();
+    let acl = load("").unwrap().mosquitto_acl();
     assert!(
         !acl.lines().any(|line| line.starts_with("user")) && acl.starts_with("# mqtt.username is not set"),
         "{acl}"
@@ -36,7 +36,7 @@ fn the_shipped_file_says_what_is_printed() {
     let granted = |acl: &str| -> Vec<String> {
         acl.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect()
     };
-    let printed = load("[mqtt]\nusername = \"ilink2mqtt\"").unwrap().mqtt.mosquitto_acl();
+    let printed = load("[mqtt]\nusername = \"ilink2mqtt\"").unwrap().mosquitto_acl();
     let shipped = granted(include_str!("../../../deploy/mosquitto/ilink2mqtt.acl"));
     let bridge = granted(&printed);
     let (own, others) = shipped.split_at(bridge.len());
@@ -47,4 +47,21 @@ fn the_shipped_file_says_what_is_printed() {
     for line in offered {
         assert!(others.iter().any(|other| other == line), "{line} in {others:?}");
     }
+}
+
+#[test]
+fn routes_have_lines_of_their_own() {
+    let acl = load(super::routes::EXAMPLES).unwrap().mosquitto_acl();
+    let lines: Vec<_> = acl.lines().skip_while(|line| !line.starts_with("# What the routes")).take(6).collect();
+    assert_eq!(
+        lines,
+        [
+            "# What the routes hear and say.",
+            "topic read stat/+/POWER",
+            "topic read tele/+/SENSOR",
+            "topic write cmnd/+/POWER",
+            "topic write cmnd/heater/POWER",
+            "topic write zigbee2mqtt/lamp/set",
+        ]
+    );
 }

@@ -149,7 +149,6 @@ fn values_that_do_not_go_together() {
         (format!("[mqtt]\ntls.ca = \"{file}\""), &["mqtt.tls", "mqtts://"]),
         ("[admin]\nlisten = \"0.0.0.0:8788\"".to_owned(), &["admin.token is not set", "0.0.0.0:8788", "not loopback"]),
         ("[homeassistant]\nenabled = true".to_owned(), &["homeassistant.enabled", "not in this version"]),
-        ("[[route.from_ilink]]\nname = \"a\"".to_owned(), &["route", "not in this version"]),
     ] {
         refused(&toml, says);
     }

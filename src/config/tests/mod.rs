@@ -4,6 +4,7 @@ mod acl;
 mod errors;
 mod example;
 mod loading;
+mod routes;
 mod secrets;
 mod values;
 

@@ -1,0 +1,238 @@
+//! `[[route.from_ilink]]` and `[[route.to_ilink]]`: rules as they are written, and what is wrong with them.
+//!
+//! What a rule means is [`route`](crate::route)'s.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use figment::value::{Dict, Value};
+
+use super::error::Problem;
+use super::reader::{Failed, Reader};
+use super::values::{Given, Setting, quoted};
+use crate::local::Base;
+use crate::route::{FROM, FromRule, Keep, Maps, PAYLOAD, Rate, Routes, TO, ToRule, rule_name};
+
+impl Setting for Keep {
+    fn read(given: &Given<'_>) -> Result<Self, String> {
+        given.text().unwrap_or_default().parse()
+    }
+
+    fn show(&self) -> String {
+        quoted(self.as_str())
+    }
+}
+
+impl Setting for Rate {
+    fn read(given: &Given<'_>) -> Result<Self, String> {
+        given.text_or_digits().unwrap_or_default().parse()
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+impl Setting for Maps {
+    fn read(given: &Given<'_>) -> Result<Self, String> {
+        let wanted = || "it must be tables of words, such as map.v = { \"open\" = \"ON\" }".to_owned();
+        let Given::Typed(value) = given else { return Err(wanted()) };
+        let word = |(word, becomes): (&String, &Value)| {
+            Given::Typed(becomes).text_or_digits().map(|becomes| (word.clone(), becomes)).ok_or_else(wanted)
+        };
+        let table = |(source, table): (&String, &Value)| {
+            let table = table.as_dict().ok_or_else(wanted)?;
+            Ok((source.clone(), table.iter().map(word).collect::<Result<_, _>>()?))
+        };
+        value.as_dict().ok_or_else(wanted)?.iter().map(table).collect()
+    }
+
+    fn show(&self) -> String {
+        let table = |table: &BTreeMap<String, String>| {
+            let words = table.iter().map(|(word, becomes)| format!("{} = {}", quoted(word), quoted(becomes)));
+            format!("{{ {} }}", words.collect::<Vec<_>>().join(", "))
+        };
+        let tables = self.iter().map(|(source, words)| format!("{} = {}", quoted(source), table(words)));
+        format!("{{ {} }}", tables.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Reads and compiles all rules.
+pub(super) fn read(reader: &mut Reader<'_>, base: Result<&Base, Failed>) -> Result<Arc<Routes>, Failed> {
+    let Some((value, place)) = reader.section("route") else { return Ok(Arc::default()) };
+    let wanted = || format!("it must be tables [[route.{FROM}]] and [[route.{TO}]]");
+    let invalid = |key: &str| Problem::Invalid {
+        key: key.to_owned(),
+        place: place.clone(),
+        found: None,
+        wanted: wanted(),
+    };
+    let Value::Dict(_, sections) = value else { return Err(reader.fail(invalid("route"))) };
+    let (mut from, mut to, mut failed) = (Vec::new(), Vec::new(), None);
+    for (section, rules) in &sections {
+        if section != FROM && section != TO {
+            let nearest = if section.contains("to") { TO } else { FROM };
+            let (key, nearest) = (format!("route.{section}"), Some(format!("route.{nearest}")));
+            failed = Some(reader.fail(Problem::Unknown { key, place: place.clone(), nearest }));
+            continue;
+        }
+        let Some(rules) = rules.as_array() else {
+            failed = Some(reader.fail(invalid(&format!("route.{section}"))));
+            continue;
+        };
+        for (n, rule) in rules.iter().enumerate() {
+            let Some(dict) = rule.as_dict() else {
+                failed = Some(reader.fail(invalid(&format!("route.{section} {}", n + 1))));
+                continue;
+            };
+            let name = dict.get("name").and_then(Value::as_str).unwrap_or_default();
+            let mut table =
+                Table { rule: rule_name(section, n + 1, name), dict, place: &place, asked: Vec::new(), problems: Vec::new() };
+            if section == FROM {
+                let rule = from_rule(&mut table);
+                from.push(rule);
+            } else {
+                let rule = to_rule(&mut table);
+                to.push(rule);
+            }
+            for problem in table.finish() {
+                failed = Some(reader.fail(problem));
+            }
+        }
+    }
+    if let Some(failed) = failed {
+        return Err(failed);
+    }
+    let compiled = Routes::compile(from, to, base?);
+    compiled.map(Arc::new).map_err(|errors| {
+        let problems = errors.into_iter().map(|error| Problem::Conflict { message: format!("{place}: {error}") });
+        problems.fold(Failed, |_, problem| reader.fail(problem))
+    })
+}
+
+fn from_rule(table: &mut Table<'_>) -> FromRule {
+    FromRule {
+        name: table.required("name"),
+        from: table.required("from"),
+        pattern: table.get("match"),
+        map: table.get("map").unwrap_or_default(),
+        topic: table.required("topic"),
+        payload: table.get("payload").unwrap_or_else(|| PAYLOAD.to_owned()),
+        max_age: table.get("max_age"),
+        any_sender: table.get("any_sender").unwrap_or_default(),
+        max_rate: table.get("max_rate").unwrap_or_default(),
+    }
+}
+
+fn to_rule(table: &mut Table<'_>) -> ToRule {
+    const LONGEST: Duration = Duration::from_hours(30 * 24);
+    let ttl = table.get("ttl");
+    if ttl.is_some_and(|ttl| ttl < Duration::from_secs(1) || ttl > LONGEST) {
+        table.invalid("ttl", "it must be between \"1s\" and \"30days\"".to_owned());
+    }
+    ToRule {
+        name: table.required("name"),
+        subscribe: table.required("subscribe"),
+        pattern: table.get("match"),
+        map: table.get("map").unwrap_or_default(),
+        to: table.required("to"),
+        payload: table.get("payload").unwrap_or_else(|| PAYLOAD.to_owned()),
+        on_change: table.get("on_change").unwrap_or_default(),
+        keep: table.get("keep").unwrap_or_default(),
+        ttl,
+        min_interval: table.get("min_interval").filter(|interval: &Duration| !interval.is_zero()),
+        retained: table.get("retained").unwrap_or_default(),
+        max_rate: table.get("max_rate").unwrap_or_default(),
+    }
+}
+
+/// One rule's keys.
+struct Table<'a> {
+    /// As errors name it.
+    rule: String,
+    dict: &'a Dict,
+    place: &'a str,
+    asked: Vec<&'static str>,
+    problems: Vec<Problem>,
+}
+
+impl Table<'_> {
+    fn get<T: Setting>(&mut self, key: &'static str) -> Option<T> {
+        self.asked.push(key);
+        match T::read(&Given::Typed(self.dict.get(key)?)) {
+            Ok(value) => Some(value),
+            Err(wanted) => {
+                self.invalid(key, wanted);
+                None
+            }
+        }
+    }
+
+    fn required(&mut self, key: &'static str) -> String {
+        if !self.dict.contains_key(key) {
+            let message = format!("{}: {}: {key} is not set", self.place, self.rule);
+            self.problems.push(Problem::Conflict { message });
+        }
+        self.get(key).unwrap_or_default()
+    }
+
+    fn invalid(&mut self, key: &str, wanted: String) {
+        let found = self.dict.get(key).map(|value| Given::Typed(value).show());
+        let key = format!("{}: {key}", self.rule);
+        self.problems.push(Problem::Invalid { key, place: self.place.to_owned(), found, wanted });
+    }
+
+    /// What is wrong, once every key has been asked for.
+    fn finish(mut self) -> Vec<Problem> {
+        for key in self.dict.keys().filter(|key| !self.asked.contains(&key.as_str())) {
+            let likeness = |known: &&str| strsim::normalized_damerau_levenshtein(known, key);
+            let nearest = self.asked.iter().copied().max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
+            let (key, nearest) = (format!("{}: {key}", self.rule), nearest.map(str::to_owned));
+            self.problems.push(Problem::Unknown { key, place: self.place.to_owned(), nearest });
+        }
+        self.problems
+    }
+}
+
+/// The routes as they would be written.
+pub(super) fn describe(routes: &Routes) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    for route in routes.from_routes() {
+        let rule = route.rule();
+        let _ = write!(text, "\n[[route.{FROM}]]\nname = {}\nfrom = {}\n", quoted(&rule.name), quoted(&rule.from));
+        selection(&mut text, rule.pattern.as_deref(), &rule.map);
+        let _ = write!(text, "topic = {}\npayload = {}\n", quoted(&rule.topic), quoted(&rule.payload));
+        optional(&mut text, "max_age", rule.max_age);
+        let _ = write!(text, "any_sender = {}\nmax_rate = {}\n", rule.any_sender, rule.max_rate.show());
+    }
+    for route in routes.to_routes() {
+        let rule = route.rule();
+        let (name, filter) = (quoted(&rule.name), quoted(&rule.subscribe));
+        let _ = write!(text, "\n[[route.{TO}]]\nname = {name}\nsubscribe = {filter}\n");
+        selection(&mut text, rule.pattern.as_deref(), &rule.map);
+        let _ = write!(text, "to = {}\npayload = {}\n", quoted(&rule.to), quoted(&rule.payload));
+        let _ = write!(text, "on_change = {}\nkeep = {}\n", rule.on_change, rule.keep.show());
+        optional(&mut text, "ttl", rule.ttl);
+        optional(&mut text, "min_interval", rule.min_interval);
+        let _ = write!(text, "retained = {}\nmax_rate = {}\n", rule.retained, rule.max_rate.show());
+    }
+    text
+}
+
+fn selection(text: &mut String, pattern: Option<&str>, map: &Maps) {
+    if let Some(pattern) = pattern {
+        let _ = writeln!(text, "match = {}", quoted(pattern));
+    }
+    if !map.is_empty() {
+        let _ = writeln!(text, "map = {}", map.show());
+    }
+}
+
+fn optional(text: &mut String, key: &str, value: Option<Duration>) {
+    if let Some(value) = value {
+        let _ = writeln!(text, "{key} = {}", value.show());
+    }
+}
