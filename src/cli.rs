@@ -2,6 +2,7 @@
 //!
 //! `main` parses with [`Cli::parse_or_exit`] and hands the command on.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -54,6 +55,8 @@ pub enum Command {
     Query,
     /// Print the callback URL with its secret
     CallbackUrl,
+    /// Try the routes on a message, or list them; nothing is sent
+    Route(Route),
     /// Serve a simulated iLink, for trying things out without an account
     Sim(Sim),
     /// Show the bridge at work: a simulated iLink, a broker and the bridge in one process
@@ -87,6 +90,36 @@ pub struct Register {
     /// Make a new secret for the callback URL first
     #[arg(long)]
     pub new_secret: bool,
+}
+
+/// Arguments of `route`.
+#[derive(Debug, Args)]
+pub struct Route {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: RouteCommand,
+}
+
+/// What to do with the routes.
+#[derive(Debug, Subcommand)]
+pub enum RouteCommand {
+    /// Show what the routes make of a message, or why they make nothing of it
+    Test(RouteTest),
+    /// List the routes
+    List,
+}
+
+/// Arguments of `route test`.
+#[derive(Debug, Args)]
+pub struct RouteTest {
+    /// The levels under recv/ of a message from iLink, such as user/413/text
+    #[arg(long, value_name = "LEVELS", required_unless_present = "topic", conflicts_with = "topic")]
+    pub from: Option<String>,
+    /// The topic of a device's message
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Option<String>,
+    /// The message
+    pub message: OsString,
 }
 
 /// Arguments of `sim`.
@@ -194,6 +227,22 @@ mod tests {
         parse(&["register", "--new-secret"]).unwrap();
         parse(&["demo", "--mqtt-listen", "0.0.0.0:1883"]).unwrap();
         parse(&["demo", "--broker", "mqtt://127.0.0.1:1883"]).unwrap();
+    }
+
+    #[test]
+    fn routes_are_tried_one_way_or_the_other() {
+        let test = |arguments: &[&str]| parse(&[&["route", "test"], arguments].concat()).map(Cli::into_command);
+        let Ok(Command::Route(Route { command: RouteCommand::Test(test_it) })) =
+            test(&["--from", "user/413/text", "lamp on"])
+        else {
+            panic!()
+        };
+        assert_eq!((test_it.from.as_deref(), test_it.message.as_os_str()), (Some("user/413/text"), "lamp on".as_ref()));
+        test(&["--topic", "stat/x/POWER", "ON"]).unwrap();
+        for wrong in [&["x"][..], &["--from", "a", "--topic", "b", "x"], &["--from", "a"]] {
+            assert_eq!(test(wrong).unwrap_err(), 64, "{wrong:?}");
+        }
+        parse(&["route", "list"]).unwrap();
     }
 
     #[test]

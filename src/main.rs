@@ -1,14 +1,15 @@
 //! Arguments, configuration, logging, then [`ilink2mqtt::app`] or a verb; and the exit code.
 
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use ilink2mqtt::app::{self, AppError, Source};
-use ilink2mqtt::cli::{Cli, Command, EXIT_INTERNAL, EXIT_USAGE};
+use ilink2mqtt::cli::{Cli, Command, EXIT_INTERNAL, EXIT_USAGE, Route, RouteCommand, RouteTest};
 use ilink2mqtt::config::{Config, Environment, Log, LogFormat};
 use ilink2mqtt::control::{self, Answer, Verb};
 use ilink2mqtt::systemd::Sockets;
-use ilink2mqtt::{demo, log, sim};
+use ilink2mqtt::{demo, dry_run, log, sim};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -37,13 +38,14 @@ async fn execute(cli: Cli, sockets: Sockets) -> u8 {
     let verb = match cli.into_command() {
         Command::Sim(arguments) => return run_sim(arguments).await,
         Command::Demo(arguments) => return demo::run(arguments).await,
-        command @ (Command::Run | Command::Check(_)) => {
+        command @ (Command::Run | Command::Check(_) | Command::Route(_)) => {
             let config = match load() {
                 Ok(config) => config,
                 Err(error) => return fail(EXIT_USAGE, &error.to_string()),
             };
             return match command {
                 Command::Check(arguments) => check(&config, arguments.acl),
+                Command::Route(Route { command }) => try_routes(&config, command),
                 _ => run(config, Source { path, environment, level: None }, sockets).await,
             };
         }
@@ -81,6 +83,24 @@ fn check(config: &Config, acl: bool) -> u8 {
         eprintln!("warning: {warning}");
     }
     0
+}
+
+/// Shows what the routes would do.
+fn try_routes(config: &Config, command: RouteCommand) -> u8 {
+    let text = match command {
+        RouteCommand::List => Ok(dry_run::list(&config.routes)),
+        RouteCommand::Test(RouteTest { from, topic, message }) => match (from, topic) {
+            (Some(from), _) => dry_run::from_ilink(&config.routes, &from, message.as_bytes()),
+            (None, topic) => Ok(dry_run::to_ilink(&config.routes, &topic.unwrap_or_default(), message.as_bytes())),
+        },
+    };
+    match text {
+        Ok(text) => {
+            print(&text);
+            0
+        }
+        Err(error) => fail(EXIT_USAGE, &error),
+    }
 }
 
 /// Has the running daemon carry out a verb, or does it here if there is none.

@@ -7,6 +7,7 @@ pub mod alone;
 mod listeners;
 mod parts;
 mod reload;
+mod routes;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use crate::spool::{Spool, SpoolError};
 use crate::systemd::{self, Notifier, Sockets};
 use parts::Core;
 pub use reload::Source;
+use routes::RouteParts;
 
 /// Why the daemon did not start, or stopped unasked.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +100,8 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         AppError::State(format!("the control socket {} cannot be opened: {error}", socket.display()))
     })?;
 
-    let link_config = parts::link_config(&config, &core).await?;
+    let routes = RouteParts::open(&config, &core.spool).await?;
+    let link_config = parts::link_config(&config, &core, routes.filters()).await?;
     let link = mqtt::start(link_config, shutdown.link.clone()).map_err(|error| AppError::Config(error.to_string()))?;
     let (session, session_task) = cloud::start(
         core.client(&config)?,
@@ -119,13 +122,14 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         handshakes: core.handshakes.clone(),
         seen: Arc::clone(&core.seen),
         counters: Arc::clone(&core.counters),
+        routes: Arc::clone(&routes.states),
         readiness: Readiness::default(),
     });
 
     let mut critical = Critical::new();
     let callback_at = callback.local_addr().unwrap_or(config.callback.listen);
     let tls = core.serve_callback(&config, callback, &shutdown, &mut critical)?;
-    let loops = start_loops(&config, &core, link, &session, settings_rx, &shutdown, &mut critical);
+    let loops = start_loops(&config, &core, link, &session, settings_rx, &routes, &shutdown, &mut critical);
 
     let observers = tokio_util::task::TaskTracker::new();
     observers.spawn(report::run(Arc::clone(&report), loops.publisher.clone(), shutdown.results.clone()));
@@ -134,6 +138,12 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         report.link.clone(),
         core.spool.clone(),
         parts::session_name(&config),
+        shutdown.results.clone(),
+    ));
+    observers.spawn(routes::remember_filters(
+        routes.filters(),
+        report.link.clone(),
+        core.spool.clone(),
         shutdown.results.clone(),
     ));
     let (current, current_rx) = watch::channel(config.clone());
@@ -161,7 +171,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
 
     let identity = Arc::clone(&core.identity);
     let mut reload =
-        reload::Reload { source, config, current, session: session.clone(), settings, info, identity, tls };
+        reload::Reload { source, config, current, session: session.clone(), settings, routes, info, identity, tls };
     let failure = until_stop(&mut signals, &mut reload, &notifier, &stop, &mut critical, &core.spool).await;
     notifier.stopping();
     signals.end_at_the_next();
@@ -214,12 +224,14 @@ struct Loops {
     progress: Vec<(&'static str, Progress)>,
 }
 
+#[expect(clippy::too_many_arguments, reason = "it joins every part once")]
 fn start_loops(
     config: &Config,
     core: &Core,
     link: mqtt::Link,
     session: &cloud::Session,
     settings: watch::Receiver<Arc<inbound::relay::RelaySettings>>,
+    routes: &RouteParts,
     shutdown: &Shutdown,
     critical: &mut Critical,
 ) -> Loops {
@@ -232,6 +244,7 @@ fn start_loops(
     let relay = Relay {
         config: parts::relay_config(config),
         settings,
+        routing: routes.routing(),
         spool: core.spool.clone(),
         publisher: publisher.clone(),
         link: state.clone(),
@@ -245,6 +258,8 @@ fn start_loops(
         publisher: publisher.clone(),
         set_aside: set_aside.clone(),
         link: state,
+        routing: routes.routing(),
+        book: routes.book.clone(),
         accepted,
         counters: Arc::clone(&core.counters),
         progress: accept_progress.clone(),
@@ -254,10 +269,14 @@ fn start_loops(
         spool: core.spool.clone(),
         session: session.clone(),
         ambiguous: parts::ambiguous(config),
+        base: config.mqtt.base_topic.clone(),
+        routing: routes.routing(),
+        book: routes.book.clone(),
         counters: Arc::clone(&core.counters),
         failed: Few::default(),
     });
-    let deliver = Deliver::new(parts::deliver_config(config), attempts, results, deliver_progress.clone());
+    let deliver =
+        Deliver::new(parts::deliver_config(config), attempts, results, routes.routing(), deliver_progress.clone());
     let results = Results {
         base: config.mqtt.base_topic.clone(),
         spool: core.spool.clone(),

@@ -27,7 +27,7 @@ use crate::inbound::server::{Access, Guarded};
 use crate::inbound::store::Store;
 use crate::listener::{self, Tls};
 use crate::local::{Globs, Rules};
-use crate::mqtt::{LinkConfig, LinkState, Protocol, Timing, TlsOptions};
+use crate::mqtt::{LinkConfig, LinkState, Protocol, RouteFilters, Timing, TlsOptions};
 use crate::open_files;
 use crate::outbound;
 use crate::outbound::accept::AcceptConfig;
@@ -214,7 +214,11 @@ async fn patiently(path: &Path) -> Result<StateDir, StateDirError> {
     }
 }
 
-pub(super) async fn link_config(config: &Config, core: &Core) -> Result<LinkConfig, AppError> {
+pub(super) async fn link_config(
+    config: &Config,
+    core: &Core,
+    routes: watch::Receiver<RouteFilters>,
+) -> Result<LinkConfig, AppError> {
     let mqtt = &config.mqtt;
     let notes = core.spool.notes(SESSION_NOTE).await.map_err(|error| AppError::State(error.to_string()))?;
     let session = session_name(config);
@@ -237,6 +241,7 @@ pub(super) async fn link_config(config: &Config, core: &Core) -> Result<LinkConf
         persistent_session: mqtt.persistent_session,
         expect_session: notes.iter().any(|(_, value)| *value == session),
         filters,
+        routes,
         base: mqtt.base_topic.clone(),
         own_uid: config.ilink.uid.clone(),
         will: state(config, "offline"),
@@ -265,6 +270,7 @@ pub(super) async fn remember_session(
 pub(super) fn relay_config(config: &Config) -> RelayConfig {
     RelayConfig {
         base: config.mqtt.base_topic.clone(),
+        uid: config.ilink.uid.clone(),
         output: config.mqtt.output,
         raw_max_age: config.inbound.raw_max_age,
     }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::parts;
+use super::routes::RouteParts;
 use crate::cloud::Session;
 use crate::config::{Config, Environment};
 use crate::inbound::relay::RelaySettings;
@@ -38,6 +39,7 @@ pub(super) struct Reload {
     pub(super) current: watch::Sender<Config>,
     pub(super) session: Session,
     pub(super) settings: watch::Sender<Arc<RelaySettings>>,
+    pub(super) routes: RouteParts,
     pub(super) info: watch::Sender<Info>,
     pub(super) identity: Arc<Identity>,
     pub(super) tls: Tls,
@@ -63,6 +65,7 @@ impl Reload {
             level.set(new.log.level);
         }
         self.settings.send_replace(Arc::new(parts::relay_settings(&new)));
+        self.routes.reload(&new);
         if let (Some(current), Some(tls)) = (&self.tls, certificates) {
             *current.write().unwrap_or_else(PoisonError::into_inner) = tls;
         }

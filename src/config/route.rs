@@ -63,12 +63,8 @@ impl Setting for Maps {
 pub(super) fn read(reader: &mut Reader<'_>, base: Result<&Base, Failed>) -> Result<Arc<Routes>, Failed> {
     let Some((value, place)) = reader.section("route") else { return Ok(Arc::default()) };
     let wanted = || format!("it must be tables [[route.{FROM}]] and [[route.{TO}]]");
-    let invalid = |key: &str| Problem::Invalid {
-        key: key.to_owned(),
-        place: place.clone(),
-        found: None,
-        wanted: wanted(),
-    };
+    let invalid =
+        |key: &str| Problem::Invalid { key: key.to_owned(), place: place.clone(), found: None, wanted: wanted() };
     let Value::Dict(_, sections) = value else { return Err(reader.fail(invalid("route"))) };
     let (mut from, mut to, mut failed) = (Vec::new(), Vec::new(), None);
     for (section, rules) in &sections {
@@ -88,8 +84,13 @@ pub(super) fn read(reader: &mut Reader<'_>, base: Result<&Base, Failed>) -> Resu
                 continue;
             };
             let name = dict.get("name").and_then(Value::as_str).unwrap_or_default();
-            let mut table =
-                Table { rule: rule_name(section, n + 1, name), dict, place: &place, asked: Vec::new(), problems: Vec::new() };
+            let mut table = Table {
+                rule: rule_name(section, n + 1, name),
+                dict,
+                place: &place,
+                asked: Vec::new(),
+                problems: Vec::new(),
+            };
             if section == FROM {
                 let rule = from_rule(&mut table);
                 from.push(rule);

@@ -5,7 +5,7 @@
 //! 1. **accept**: [`crate::listener`] takes the connection, [`server`] checks the address, [`callback`] path, size and shape;
 //! 2. **make durable**: [`store`] appends it to the spool, once, however often iLink tries ([`repeats`]);
 //! 3. **answer the sender**: `{"code":0}`; [`crate::listener::answered`] notes the moment the whole answer left;
-//! 4. **deliver**: [`relay`] publishes it in order;
+//! 4. **deliver**: [`relay`] publishes it in order, and with it what the routes make of it (`routed`);
 //! 5. **complete**: the relay removes it from the spool once the broker has acknowledged every publish of it.
 //!
 //! The broker being down changes nothing before step 4.
@@ -15,5 +15,6 @@ pub mod presence;
 pub mod record;
 pub mod relay;
 pub mod repeats;
+mod routed;
 pub mod server;
 pub mod store;

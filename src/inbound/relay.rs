@@ -25,12 +25,14 @@ use ulid::Ulid;
 
 use super::presence::PresenceBook;
 use super::record::Record;
+use super::routed::routed;
 use crate::clock::{self, Stamp};
 use crate::counters::Counters;
 use crate::local::{Base, Flags, Output, Publication, Received, publications};
 use crate::mqtt::{Completion, Delivery, LinkState, Publisher};
 use crate::progress::Progress;
 use crate::protocol::{Message, Push, Uid};
+use crate::routing::{RouteState, Routing};
 use crate::set_aside::SetAside;
 use crate::spool::{Queue, Spool, SpoolError};
 
@@ -48,6 +50,8 @@ const DRAIN: Duration = Duration::from_secs(3);
 pub struct RelayConfig {
     /// The base topic.
     pub base: Base,
+    /// Ours: what it says fires no route.
+    pub uid: Uid,
     /// Which forms are published.
     pub output: Output,
     /// A raw message older than this is late; none means no limit.
@@ -69,6 +73,8 @@ pub struct Relay {
     pub config: RelayConfig,
     /// What can change.
     pub settings: watch::Receiver<Arc<RelaySettings>>,
+    /// The routes in force.
+    pub routing: watch::Receiver<Arc<Routing>>,
     /// Where from.
     pub spool: Spool,
     /// Where to.
@@ -93,6 +99,8 @@ struct Accepted {
 /// A publish that the link has, and what it was.
 struct Sent {
     publication: Publication,
+    /// Whose it is, if it is a route's.
+    route: Option<Arc<RouteState>>,
     completion: Completion,
 }
 
@@ -169,7 +177,7 @@ impl Relay {
         book: &mut PresenceBook,
     ) -> impl Future<Output = ()> + Send + use<> {
         let (publications, accepted) = match read(row) {
-            Ok(Either::States(states)) => (self.render_states(&states, book), None),
+            Ok(Either::States(states)) => (plain(self.render_states(&states, book)), None),
             Ok(Either::Push(accepted)) => (self.render(&accepted, book), Some(accepted)),
             Err(error) => {
                 error!(seq, error, "a row of the inbound queue cannot be read by this version; it is left out");
@@ -180,11 +188,11 @@ impl Relay {
         Arc::clone(self).complete(seq, sent, accepted)
     }
 
-    async fn publish(&self, publications: Vec<Publication>) -> Vec<Sent> {
+    async fn publish(&self, publications: Vec<Rendered>) -> Vec<Sent> {
         let mut sent = Vec::with_capacity(publications.len());
-        for publication in publications {
+        for (publication, route) in publications {
             let completion = self.publisher.publish(publication.clone()).await;
-            sent.push(Sent { publication, completion });
+            sent.push(Sent { publication, route, completion });
         }
         sent
     }
@@ -196,7 +204,7 @@ impl Relay {
             // It became late while it waited for the broker: what is left to say is that it came too late.
             self.counters.pushes_late.add();
             let flags = Flags { late: true, not_allowed: false };
-            let sent = self.publish(self.publications(accepted, flags, false)).await;
+            let sent = self.publish(plain(self.publications(accepted, flags, false))).await;
             if self.settle(sent).await.is_none() {
                 return;
             }
@@ -209,21 +217,29 @@ impl Relay {
         self.spool.complete(Queue::Inbound, seq);
     }
 
-    /// Waits for the fate of publishes. None if the row must stay in the spool, else whether a deadline passed.
+    /// Waits for the fate of publishes. None if the row must stay in the spool, else whether the raw message's deadline passed.
     async fn settle(&self, sent: Vec<Sent>) -> Option<bool> {
         let (mut expired, mut kept) = (false, true);
-        for Sent { publication, completion } in sent {
+        for Sent { publication, route, completion } in sent {
             match completion.await {
                 Delivery::Acked { .. } => {}
-                Delivery::Expired => expired = true,
-                Delivery::Refused(refusal) => kept &= self.set_aside.keep(&publication, &refusal).await,
+                Delivery::Expired => match route {
+                    Some(route) => route.counters.late.add(),
+                    None => expired = true,
+                },
+                Delivery::Refused(refusal) => {
+                    if let Some(route) = route {
+                        route.counters.failed.add();
+                    }
+                    kept &= self.set_aside.keep(&publication, &refusal).await;
+                }
                 Delivery::Closed => return None,
             }
         }
         kept.then_some(expired)
     }
 
-    fn render(&self, accepted: &Accepted, book: &mut PresenceBook) -> Vec<Publication> {
+    fn render(&self, accepted: &Accepted, book: &mut PresenceBook) -> Vec<Rendered> {
         let message = &accepted.push.message;
         let mut stale = false;
         let mut flags = Flags::default();
@@ -248,7 +264,14 @@ impl Relay {
         if flags.not_allowed {
             self.counters.pushes_not_allowed.add();
         }
-        self.publications(accepted, flags, stale)
+        let mut rendered = plain(self.publications(accepted, flags, stale));
+        if !flags.not_allowed {
+            let (routing, config) = (Arc::clone(&self.routing.borrow()), &self.config);
+            let when = (&accepted.received, &accepted.at);
+            let routed = routed(&routing, message, when, &config.uid, config.raw_max_age);
+            rendered.extend(routed.into_iter().map(|(publication, route)| (publication, Some(route))));
+        }
+        rendered
     }
 
     fn publications(&self, accepted: &Accepted, flags: Flags, stale: bool) -> Vec<Publication> {
@@ -279,7 +302,7 @@ impl Relay {
     async fn clear_dropped(&self, book: &mut PresenceBook, configured: HashSet<Uid>, stop: &CancellationToken) {
         for uid in book.reconfigure(configured) {
             let empty = Publication { topic: self.config.base.presence(&uid), retain: true, ..Publication::default() };
-            if stop.run_until_cancelled(self.publish(vec![empty])).await.is_none() {
+            if stop.run_until_cancelled(self.publish(plain(vec![empty]))).await.is_none() {
                 return;
             }
             book.forget(&uid);
@@ -299,8 +322,15 @@ impl Relay {
         }
         *restored = link.generation;
         let all = book.all().map(|(uid, online)| self.presence(uid, online)).collect();
-        stop.run_until_cancelled(self.publish(all)).await;
+        stop.run_until_cancelled(self.publish(plain(all))).await;
     }
+}
+
+/// A publish, and the route that it is of.
+type Rendered = (Publication, Option<Arc<RouteState>>);
+
+fn plain(publications: Vec<Publication>) -> Vec<Rendered> {
+    publications.into_iter().map(|publication| (publication, None)).collect()
 }
 
 enum Either {

@@ -87,13 +87,7 @@ pub fn publications(
             let payload = if *online { "online" } else { "offline" };
             (!stale_presence).then(|| Publication::raw(base.presence(from), payload).retained())
         }
-        Message::Text { from, content, .. } => Some(command(base.recv_text(from), content, raw_deadline)),
-        Message::File { from, content, .. } => Some(command(base.recv_file(from), content, raw_deadline)),
-        Message::Group { from, group, content, .. } => {
-            Some(command(base.recv_group(group, from), content, raw_deadline))
-        }
-        Message::Topic { subject, content, .. } => Some(command(base.recv_topic(subject), content, raw_deadline)),
-        Message::Other { .. } => None,
+        _ => base.recv(message).zip(message.content()).map(|(topic, content)| command(topic, content, raw_deadline)),
     };
     let event_alone = flags.late || flags.not_allowed || stale_presence;
     // Presence is state rather than a command: the output does not choose its retained topic away.

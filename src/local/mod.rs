@@ -23,7 +23,7 @@ pub use escape::BadTopic;
 pub use publication::Publication;
 pub use response_topic::response_topic_allowed;
 pub use result::{CommandResult, Status};
-pub use topics::{BadBase, Base, ResultTopics};
+pub use topics::{BadBase, Base, ResultTopics, recv_levels};
 
 #[cfg(test)]
 mod properties;

@@ -10,7 +10,7 @@ use super::command::{decode, decode_call};
 use super::escape::is_unsendable;
 use super::filter::{MAX_SLASHES, MAX_STRING};
 use super::*;
-use crate::protocol::{Call, GroupId, Kind, Push, Subject, Uid, content};
+use crate::protocol::{Call, Content, GroupId, Kind, Message, Push, Subject, Uid, content};
 
 const NAMES: [&str; 16] = [
     "send_msg/text",
@@ -175,15 +175,20 @@ proptest! {
                 other => panic!("{topic}: {other:?}"),
             }
         };
-        let (to, content) = (uid.parse().unwrap(), b"x".to_vec());
-        prop_assert_eq!(answer(base().recv_text(&to)), Call::SendText { to: to.clone(), content: content.clone() });
-        prop_assert_eq!(answer(base().recv_file(&to)), Call::SendFile { to: to.clone(), content: content.clone() });
-        let group: GroupId = group.parse().unwrap();
-        let topic = base().recv_group(&group, &to);
-        let topic = topic.rsplit_once('/').unwrap().0.to_owned();
-        prop_assert_eq!(answer(topic), Call::SendGroup { group, content: content.clone() });
-        let subject: Subject = subject.parse().unwrap();
-        prop_assert_eq!(answer(base().recv_topic(&subject)), Call::Publish { subject, content });
+        let content = Content { bytes: b"x".to_vec(), not_base64: false };
+        let (from, time): (Uid, _) = (uid.parse().unwrap(), None);
+        let (group, subject): (GroupId, Subject) = (group.parse().unwrap(), subject.parse().unwrap());
+        let text = Message::Text { from: from.clone(), content: content.clone(), time };
+        let file = Message::File { from: from.clone(), content: content.clone(), time };
+        let said = Message::Group { from: from.clone(), group: group.clone(), content: content.clone(), time };
+        let topic = Message::Topic { from: None, subject: subject.clone(), content, time };
+        let recv = |message| base().recv(message).unwrap();
+        let (to, content) = (from, b"x".to_vec());
+        prop_assert_eq!(answer(recv(&text)), Call::SendText { to: to.clone(), content: content.clone() });
+        prop_assert_eq!(answer(recv(&file)), Call::SendFile { to, content: content.clone() });
+        let (in_group, _) = recv(&said).rsplit_once('/').map(|(topic, uid)| (topic.to_owned(), uid.to_owned())).unwrap();
+        prop_assert_eq!(answer(in_group), Call::SendGroup { group, content: content.clone() });
+        prop_assert_eq!(answer(recv(&topic)), Call::Publish { subject, content });
     }
 
     #[test]

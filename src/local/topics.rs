@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use super::escape::{escape_id, escape_subject, escape_unsendable, is_unsendable};
 use super::filter::{MAX_SLASHES, MAX_STRING};
-use crate::protocol::{GroupId, Kind, Subject, Uid};
+use crate::protocol::{Kind, Message, Uid};
 
 /// Generous for a name, and leaves most of a topic's 65,535 bytes and 200 levels to the ids.
 const MAX_BASE: usize = 256;
@@ -57,6 +57,20 @@ pub(super) enum Tree {
     Call,
 }
 
+/// The levels under `recv/` of a message; none if it is no order that a device could take.
+#[must_use]
+pub fn recv_levels(message: &Message) -> Option<String> {
+    Some(match message {
+        Message::Text { from, .. } => format!("user/{}/text", escape_id(from.as_str())),
+        Message::File { from, .. } => format!("user/{}/file", escape_id(from.as_str())),
+        Message::Group { from, group, .. } => {
+            format!("group/{}/{}", escape_id(group.as_str()), escape_id(from.as_str()))
+        }
+        Message::Topic { subject, .. } => format!("topic/{}", escape_subject(subject.as_str())),
+        Message::Presence { .. } | Message::Other { .. } => return None,
+    })
+}
+
 impl FromStr for Base {
     type Err = BadBase;
 
@@ -88,28 +102,10 @@ impl Base {
         format!("{}/{rest}", self.0)
     }
 
-    /// A text message from a user.
+    /// The raw topic of a message, if it has one: [`recv_levels`] under `recv/`.
     #[must_use]
-    pub fn recv_text(&self, from: &Uid) -> String {
-        self.under(&format!("recv/user/{}/text", escape_id(from.as_str())))
-    }
-
-    /// A file message from a user.
-    #[must_use]
-    pub fn recv_file(&self, from: &Uid) -> String {
-        self.under(&format!("recv/user/{}/file", escape_id(from.as_str())))
-    }
-
-    /// A group message from a user.
-    #[must_use]
-    pub fn recv_group(&self, group: &GroupId, from: &Uid) -> String {
-        self.under(&format!("recv/group/{}/{}", escape_id(group.as_str()), escape_id(from.as_str())))
-    }
-
-    /// A message published to an iLink topic.
-    #[must_use]
-    pub fn recv_topic(&self, subject: &Subject) -> String {
-        self.under(&format!("recv/topic/{}", escape_subject(subject.as_str())))
+    pub fn recv(&self, message: &Message) -> Option<String> {
+        recv_levels(message).map(|levels| self.under(&format!("recv/{levels}")))
     }
 
     /// Whether a user is online (retained).
@@ -161,6 +157,24 @@ impl Base {
         })
     }
 
+    /// What a command that a route made of a message on `topic` has for its own topic; nobody publishes there.
+    #[must_use]
+    pub fn route_origin(&self, route: &str, topic: &str) -> String {
+        self.under(&format!("route/{route}/{topic}"))
+    }
+
+    /// The route and the device's topic in what [`Base::route_origin`] made.
+    #[must_use]
+    pub fn origin_of_route<'a>(&self, origin: &'a str) -> Option<(&'a str, &'a str)> {
+        self.strip(origin)?.strip_prefix("route/")?.split_once('/')
+    }
+
+    /// Where the failures of a route go.
+    #[must_use]
+    pub fn route_result(&self, route: &str) -> String {
+        self.under(&format!("result/route/{route}"))
+    }
+
     /// `topic` without the base and the slash after it; none if it is not under the base.
     #[must_use]
     pub fn strip<'a>(&self, topic: &'a str) -> Option<&'a str> {
@@ -208,6 +222,7 @@ fn publishable(prefix: &str, rest: &str) -> String {
 mod tests {
     use super::*;
     use crate::local::filter::matches;
+    use crate::protocol::Push;
 
     fn base() -> Base {
         "ilink".parse().unwrap()
@@ -236,11 +251,18 @@ mod tests {
 
     #[test]
     fn publishing_topics() {
-        let (uid, group): (Uid, GroupId) = ("a/b".parse().unwrap(), "g+1".parse().unwrap());
-        assert_eq!(base().recv_text(&uid), "ilink/recv/user/a%2Fb/text");
-        assert_eq!(base().recv_file(&uid), "ilink/recv/user/a%2Fb/file");
-        assert_eq!(base().recv_group(&group, &uid), "ilink/recv/group/g%2B1/a%2Fb");
-        assert_eq!(base().recv_topic(&"/home//lamp".parse().unwrap()), "ilink/recv/topic/%2Fhome/%2Flamp");
+        let uid: Uid = "a/b".parse().unwrap();
+        let recv = |json: &str| base().recv(&Push::decode(json.as_bytes()).unwrap().message);
+        for (push, topic) in [
+            (r#"{"from_uid":"a/b","msg_type":1,"content":""}"#, Some("ilink/recv/user/a%2Fb/text")),
+            (r#"{"from_uid":"a/b","msg_type":2,"content":""}"#, Some("ilink/recv/user/a%2Fb/file")),
+            (r#"{"from_uid":"a/b","group_id":"g+1","msg_type":3,"content":""}"#, Some("ilink/recv/group/g%2B1/a%2Fb")),
+            (r#"{"group_id":"/home//lamp","msg_type":4,"content":""}"#, Some("ilink/recv/topic/%2Fhome/%2Flamp")),
+            (r#"{"from_uid":"a/b","msg_type":4,"type":1,"time":1}"#, None),
+            ("{}", None),
+        ] {
+            assert_eq!(recv(push).as_deref(), topic, "{push}");
+        }
         assert_eq!(base().presence(&uid), "ilink/presence/a%2Fb");
         assert_eq!(base().event(Kind::Other), "ilink/event/other");
         assert_eq!(base().bridge("state"), "ilink/bridge/state");
@@ -282,6 +304,15 @@ mod tests {
         let client = "c".repeat(65_520);
         assert_eq!(result(&format!("ilink/by/{client}/send")).result, "ilink/result/by");
         assert_eq!(result("ilink/send/user/a\u{1}b/text").result, "ilink/result/send/user/a%01b/text");
+    }
+
+    #[test]
+    fn a_routes_origin_is_no_command_topic() {
+        let origin = base().route_origin("power-state", "stat/lamp/POWER");
+        assert_eq!(base().origin_of_route(&origin), Some(("power-state", "stat/lamp/POWER")));
+        assert_eq!(base().result(&origin), None);
+        assert_eq!(base().origin_of_route("ilink/send/route/a/b"), None);
+        assert_eq!(base().route_result("power-state"), "ilink/result/route/power-state");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use tokio::sync::watch;
 use url::Url;
 
 use crate::local::{Base, Publication};
@@ -28,6 +29,15 @@ pub struct TlsOptions {
     pub cert: Option<PathBuf>,
     /// PEM file of the client's private key.
     pub key: Option<PathBuf>,
+}
+
+/// The routes' filters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RouteFilters {
+    /// To subscribe to.
+    pub wanted: Vec<String>,
+    /// To unsubscribe from: the broker's session may still have them.
+    pub gone: Vec<String>,
 }
 
 /// Everything the link is started with.
@@ -55,6 +65,8 @@ pub struct LinkConfig {
     pub expect_session: bool,
     /// What to subscribe to, at QoS 1.
     pub filters: Vec<String>,
+    /// What to subscribe to for the routes, at QoS 1 and, in MQTT 5, No Local; may change at any time.
+    pub routes: watch::Receiver<RouteFilters>,
     /// The base topic: the account check and the self-test are made under it.
     pub base: Base,
     /// Another uid in the retained `bridge/info` while `bridge/state` is `online` is a conflict.

@@ -5,7 +5,7 @@
 //! [`handshake`](super::handshake); what goes out in [`sending`](super::sending), what comes in in
 //! [`receiving`](super::receiving).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::time::Duration;
@@ -85,6 +85,10 @@ pub(super) struct Connection<'t, W: Wire> {
     /// A message found no room: from it on, all are left to the next connection.
     pub(super) overlooking: bool,
     pub(super) probe: Probe,
+    /// The filters of each SUBSCRIBE that is not answered yet.
+    pub(super) asked: VecDeque<Vec<String>>,
+    /// What is still to be unsubscribed from.
+    pub(super) unsubscribing: VecDeque<String>,
     /// Versions of standing publications that the broker has, and topics with one under way.
     pub(super) standing_held: HashMap<String, u64>,
     pub(super) standing_busy: HashSet<String>,
@@ -117,6 +121,8 @@ impl<'t, W: Wire> Connection<'t, W> {
             held: Held::default(),
             overlooking: false,
             probe,
+            asked: VecDeque::new(),
+            unsubscribing: VecDeque::new(),
             standing_held: HashMap::new(),
             standing_busy: HashSet::new(),
             standing_changed: true,
@@ -186,6 +192,8 @@ impl<'t, W: Wire> Connection<'t, W> {
                 }
                 Some(token) = self.task.ends.acks.recv() => self.acknowledge(&token),
                 Ok(()) = self.task.ends.standing.changed() => self.standing_changed = true,
+                // Marked as seen by this; what is to be done about it is known by the mark.
+                Ok(()) = self.task.routes.changed(), if matches!(self.phase, Phase::Up) => self.task.routes.mark_changed(),
                 () = self.task.shutdown.cancelled(), if !stopping => {}
                 () = wake => self.check_timers()?,
             }
@@ -233,6 +241,7 @@ impl<'t, W: Wire> Connection<'t, W> {
         self.fetch_overlooked()?;
         match self.phase {
             Phase::Up => {
+                self.follow_routes()?;
                 self.take_standing();
                 self.send_waiting()
             }

@@ -36,7 +36,7 @@ impl<W: Wire> Connection<'_, W> {
         self.accept(accepted);
         self.note_session(accepted);
         let check = AccountCheck::new(&self.task.dialer.config.base);
-        if !self.wire.subscribe(&check.topics(), Subscription::Look) {
+        if !self.wire.subscribe(&check.topics().map(|topic| (topic, Subscription::Look))) {
             return Err(request_lost());
         }
         self.enter(Phase::Looking { check, unsubacks_left: 0 }, Some(ANSWER_LIMIT));
@@ -116,20 +116,41 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     pub(super) fn send_subscribe(&mut self) -> Step {
-        let filters = &self.task.dialer.config.filters;
+        let commands = self.task.dialer.config.filters.iter();
+        let routes = self.task.routes.borrow_and_update().clone();
+        let filters: Vec<_> = commands
+            .map(|filter| (filter.clone(), Subscription::Commands))
+            .chain(routes.wanted.into_iter().map(|filter| (filter, Subscription::Routes)))
+            .collect();
+        self.unsubscribing = routes.gone.into();
+        self.asked.push_back(filters.iter().map(|(filter, _)| filter.clone()).collect());
         if filters.is_empty() {
             return self.on_subscribed(&[]);
         }
-        if self.wire.subscribe(filters, Subscription::Commands) { Ok(()) } else { Err(request_lost()) }
+        if self.wire.subscribe(&filters) { Ok(()) } else { Err(request_lost()) }
+    }
+
+    /// Brings the subscriptions to what the routes want now. Asking for one that we have changes nothing.
+    pub(super) fn follow_routes(&mut self) -> Step {
+        if self.task.routes.has_changed().unwrap_or(false) {
+            self.send_subscribe()?;
+        }
+        while let Some(gone) = self.unsubscribing.front() {
+            if !self.wire.unsubscribe(gone) {
+                break;
+            }
+            self.unsubscribing.pop_front();
+        }
+        Ok(())
     }
 
     fn on_granted(&mut self, granted: &[bool]) {
-        let filters = &self.task.dialer.config.filters;
+        let filters = self.asked.pop_front().unwrap_or_default();
         let refused: Vec<String> = filters
-            .iter()
+            .into_iter()
             .enumerate()
             .filter(|(i, _)| !granted.get(*i).copied().unwrap_or(false))
-            .map(|(_, filter)| filter.clone())
+            .map(|(_, filter)| filter)
             .collect();
         if refused.is_empty() {
             return self.start_probe();
@@ -137,7 +158,7 @@ impl<W: Wire> Connection<'_, W> {
         let news = self.task.state.borrow().subscriptions != Subscriptions::Refused(refused.clone());
         if news {
             let remedy = acl::read_lines(&refused);
-            warn!(?refused, remedy, "the broker refuses subscriptions: commands there do not arrive");
+            warn!(?refused, remedy, "the broker refuses subscriptions: what is published there does not arrive");
         }
         self.recheck_later(Subscriptions::Refused(refused));
     }

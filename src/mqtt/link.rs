@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::backoff::Backoff;
+use super::config::RouteFilters;
 use super::connection::{Connection, End, Ended};
 use super::denied::Denied;
 use super::explain::{Failure, History};
@@ -56,6 +57,8 @@ pub(super) struct Task {
     pub(super) dialer: Arc<Dialer>,
     pub(super) ends: PublisherEnds,
     pub(super) commands: CommandSender,
+    /// What the routes want to hear.
+    pub(super) routes: watch::Receiver<RouteFilters>,
     pub(super) state: watch::Sender<LinkState>,
     pub(super) counters: Arc<LinkCounters>,
     pub(super) shutdown: CancellationToken,

@@ -41,7 +41,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{LinkConfig, Protocol, StartError, Timing, TlsOptions};
+pub use config::{LinkConfig, Protocol, RouteFilters, StartError, Timing, TlsOptions};
 pub use incoming::{Commands, Incoming};
 pub use publisher::{AckToken, Completion, Delivery, Publisher, Refusal};
 pub use refused::Refused;
@@ -96,7 +96,9 @@ pub fn start(config: LinkConfig, shutdown: CancellationToken) -> Result<Link, St
     let explain = Explain::new(&config);
     let denied = Denied::new(config.timing.recheck_every);
     let refused = RefusedTopics::new(config.base.clone());
+    let routes = config.routes.clone();
     let task = Task {
+        routes,
         dialer: Arc::new(Dialer {
             config,
             tls,

@@ -41,12 +41,15 @@ impl Wire for V311 {
         self.0.try_ack(&publish).is_ok()
     }
 
-    fn subscribe(&self, filters: &[String], kind: Subscription) -> bool {
-        let qos = match kind {
-            Subscription::Look => QoS::AtMostOnce,
-            Subscription::Commands => QoS::AtLeastOnce,
-        };
-        self.0.try_subscribe_many(filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), qos))).is_ok()
+    fn subscribe(&self, filters: &[(String, Subscription)]) -> bool {
+        let filters = filters.iter().map(|(filter, kind)| {
+            let qos = match kind {
+                Subscription::Look => QoS::AtMostOnce,
+                Subscription::Commands | Subscription::Routes => QoS::AtLeastOnce,
+            };
+            SubscribeFilter::new(filter.clone(), qos)
+        });
+        self.0.try_subscribe_many(filters).is_ok()
     }
 
     fn unsubscribe(&self, filter: &str) -> bool {

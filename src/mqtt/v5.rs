@@ -41,10 +41,11 @@ impl Wire for V5 {
         self.0.try_ack(&publish).is_ok()
     }
 
-    fn subscribe(&self, filters: &[String], kind: Subscription) -> bool {
-        let filters = filters.iter().map(|filter| match kind {
+    fn subscribe(&self, filters: &[(String, Subscription)]) -> bool {
+        let filters = filters.iter().map(|(filter, kind)| match kind {
             Subscription::Look => Filter::new(filter, QoS::AtMostOnce),
-            Subscription::Commands => Filter {
+            Subscription::Commands | Subscription::Routes => Filter {
+                nolocal: *kind == Subscription::Routes,
                 preserve_retain: true,
                 retain_forward_rule: RetainForwardRule::OnNewSubscribe,
                 ..Filter::new(filter, QoS::AtLeastOnce)

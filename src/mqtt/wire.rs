@@ -100,7 +100,7 @@ pub(super) trait Wire: Sized + Send + Sync {
     fn open(dialer: &Dialer) -> (Self, Self::Poller);
     fn publish(&self, publication: &Publication, expiry: Option<u32>) -> bool;
     fn ack(&self, pkid: u16) -> bool;
-    fn subscribe(&self, filters: &[String], kind: Subscription) -> bool;
+    fn subscribe(&self, filters: &[(String, Subscription)]) -> bool;
     fn unsubscribe(&self, filter: &str) -> bool;
     fn disconnect(&self) -> bool;
 
@@ -119,6 +119,8 @@ pub(super) trait Wire: Sized + Send + Sync {
 pub(super) enum Subscription {
     /// QoS 1; in MQTT 5 retained messages come only if the subscription is new, and keep their flag.
     Commands,
+    /// As `Commands`, and in MQTT 5 without what we publish ourselves.
+    Routes,
     /// QoS 0, for the retained messages.
     Look,
 }

@@ -7,6 +7,8 @@
 //!                      PUBACK         result published, its PUBACK awaited ──► PUBACK
 //! ```
 //!
+//! What comes on topics outside the base is for the routes ([`routed`](super::routed)).
+//!
 //! Many are under way at once, in two lines that both keep the order of arrival: *storing*, which waits for the disk only, so
 //! that the deliver loop hears of commands in their order whatever the broker does; then *answering*, which may wait for a
 //! result's PUBACK.
@@ -26,7 +28,8 @@ use ulid::Ulid;
 
 use super::deliver::Accepted;
 use super::record::{Command, Mark, Record, ReplyTo};
-use super::redelivery::{Redelivery, digest};
+use super::redelivery::{Digest, Redelivery, digest};
+use super::route_book::{Remembered, RouteBook};
 use crate::clock::Stamp;
 use crate::counters::Counters;
 use crate::local::command::reference;
@@ -34,6 +37,7 @@ use crate::local::{Base, Command as Decoded, CommandResult, Parsed, Reason, Reje
 use crate::log::{SaidOnce, clipped};
 use crate::mqtt::{AckToken, Commands, Incoming, LinkState, Publisher};
 use crate::progress::Progress;
+use crate::routing::Routing;
 use crate::set_aside::{SetAside, Settled, hand_over, settle};
 use crate::spool::{Key, Queue, Spool, SpoolError};
 
@@ -70,6 +74,10 @@ pub struct Accept {
     pub set_aside: SetAside,
     /// Tells when the MQTT session was lost.
     pub link: watch::Receiver<LinkState>,
+    /// The routes in force.
+    pub routing: watch::Receiver<Arc<Routing>>,
+    /// What they sent last.
+    pub book: RouteBook,
     /// Told of every durable command.
     pub accepted: mpsc::UnboundedSender<Accepted>,
     /// What is counted.
@@ -81,14 +89,16 @@ pub struct Accept {
 }
 
 /// A message being stored or refused.
-type Storing = Pin<Box<dyn Future<Output = Fate> + Send>>;
+pub(super) type Storing = Pin<Box<dyn Future<Output = Fate> + Send>>;
 /// A message being answered; resolves to its acknowledgement, or none if it must not be acknowledged.
-type Answering = Pin<Box<dyn Future<Output = Option<AckToken>> + Send>>;
+pub(super) type Answering = Pin<Box<dyn Future<Output = Option<AckToken>> + Send>>;
 
 /// What is to become of a message.
-enum Fate {
+pub(super) enum Fate {
     /// It is durable.
     Stored(Accepted, Option<AckToken>),
+    /// It fired routes: what is durable of it, and what is left to do.
+    Routed { accepted: Vec<Accepted>, remembered: Vec<Remembered>, answering: Answering },
     /// There is nothing to do but to acknowledge it.
     Acknowledged(Option<AckToken>),
     /// Its result is to be published first.
@@ -170,6 +180,15 @@ impl Accept {
                 let _ = self.accepted.send(accepted);
                 Box::pin(ready(ack))
             }
+            Fate::Routed { accepted, remembered, answering } => {
+                for accepted in accepted {
+                    let _ = self.accepted.send(accepted);
+                }
+                for remembered in remembered {
+                    self.book.stored(&remembered);
+                }
+                answering
+            }
             Fate::Acknowledged(ack) => Box::pin(ready(ack)),
             Fate::Refused(answering) => answering,
             Fate::Failed(error) => return Err(error),
@@ -190,6 +209,9 @@ impl Accept {
             debug!(topic = message.topic, "the broker delivered a stored command again");
             return Box::pin(ready(Fate::Acknowledged(message.ack)));
         }
+        if self.config.base.strip(&message.topic).is_none() {
+            return self.take_routed(message, digest, redelivery);
+        }
         let new_id = Ulid::generate().to_bytes();
         let decoded = match self.decode(&message) {
             Ok(Parsed::Command(decoded)) => decoded,
@@ -202,12 +224,7 @@ impl Accept {
                 return Box::pin(ready(Fate::Refused(Box::pin(refusal))));
             }
         };
-        // One that waited here while its session was lost will not come again.
-        let comes_again = message.qos == 1 && message.connection >= self.link.borrow().session_began;
-        if message.qos == 1 {
-            redelivery.note(&message, digest);
-        }
-        let key = comes_again.then_some(Key::Redelivery { pkid: message.pkid, digest });
+        let key = self.key(&message, digest, redelivery);
         let command = Command {
             id: new_id,
             at: Stamp::now(),
@@ -219,6 +236,16 @@ impl Accept {
             mark: Mark::Unsent,
         };
         Box::pin(Arc::clone(self).store(command, key, message.ack))
+    }
+
+    /// By which the redelivery of a message that is being stored is known.
+    pub(super) fn key(&self, message: &Incoming, digest: Digest, redelivery: &mut Redelivery) -> Option<Key> {
+        // One that waited here while its session was lost will not come again.
+        let comes_again = message.qos == 1 && message.connection >= self.link.borrow().session_began;
+        if message.qos == 1 {
+            redelivery.note(message, digest);
+        }
+        comes_again.then_some(Key::Redelivery { pkid: message.pkid, digest })
     }
 
     fn decode(&self, message: &Incoming) -> Result<Parsed, Rejection> {
@@ -279,7 +306,7 @@ impl Accept {
             Ok(seq) => {
                 self.counters.commands_stored.add();
                 debug!(seq, topic = reply_to.topic, "stored a command");
-                Fate::Stored(Accepted { seq, lane, deadline }, ack)
+                Fate::Stored(Accepted { seq, lane, deadline, latest: None }, ack)
             }
             Err(failed @ SpoolError::Failed(_)) => Fate::Failed(failed),
             Err(error) => {
@@ -294,7 +321,7 @@ impl Accept {
     }
 
     /// Publishes the result of a refused command; the command may be acknowledged once the result is.
-    async fn refuse(
+    pub(super) async fn refuse(
         self: Arc<Self>,
         id: [u8; 16],
         reply_to: ReplyTo,

@@ -7,16 +7,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 use ulid::Ulid;
 
 use super::record::{Command, Mark, Record, StoredResult};
+use super::route_book::RouteBook;
 use crate::cloud::{Backoff, Outcome, Session};
 use crate::counters::Counters;
-use crate::local::{CommandResult, Status};
+use crate::local::{Base, CommandResult, Status};
 use crate::log::Few;
 use crate::protocol::{Class, ResultCode};
+use crate::routing::Routing;
 use crate::spool::{Queue, Row, Spool, SpoolError};
 
 /// Between two tries to store an outcome on a disk that does not take it.
@@ -70,6 +73,12 @@ pub struct Attempts {
     pub session: Session,
     /// `outbound.ambiguous`.
     pub ambiguous: Ambiguous,
+    /// The base topic, by which a route's command is known.
+    pub base: Base,
+    /// The routes in force.
+    pub routing: watch::Receiver<Arc<Routing>>,
+    /// What they sent last.
+    pub book: RouteBook,
     /// What is counted.
     pub counters: Arc<Counters>,
     /// For lines on commands that did not succeed.
@@ -216,6 +225,14 @@ impl Attempts {
         };
         counter.add();
         self.counters.series.command(command.call.name(), result, command.at.age());
+        if result.status != Status::Ok
+            && let Some((route, topic)) = self.base.origin_of_route(&command.reply_to.topic)
+        {
+            self.book.not_delivered(route, topic, &command.call);
+            if let Some((_, state)) = self.routing.borrow().named(route) {
+                state.counters.failed.add();
+            }
+        }
         if result.status != Status::Ok
             && let Some(more) = self.failed.line()
         {

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -20,10 +20,11 @@ use tracing::error;
 
 use super::attempt::{Attempts, Step, Tried};
 use super::lanes::Lanes;
-use super::record::{Mark, Record};
+use super::record::{Command, Mark, Record};
 use crate::clock;
 use crate::progress::Progress;
 use crate::protocol::Receiver;
+use crate::routing::Routing;
 use crate::spool::{Queue, SpoolError};
 
 /// Calls under way when the bridge stops get this long.
@@ -43,6 +44,8 @@ pub struct Accepted {
     pub lane: Option<Receiver>,
     /// The boot-time instant at which it expires.
     pub deadline: Duration,
+    /// What it is the newest of: an older one that still waits is not sent any more.
+    pub latest: Option<Arc<str>>,
 }
 
 /// What the configuration has to say.
@@ -52,6 +55,9 @@ pub struct DeliverConfig {
     /// `outbound.rate_per_s`: calls begun in a second; none means no limit.
     pub rate_per_s: Option<u32>,
 }
+
+/// Newest commands remembered; beyond that, those that are gone are forgotten.
+const LATEST_MOST: usize = 10_000;
 
 type Lane = Option<Receiver>;
 
@@ -66,8 +72,11 @@ pub struct Deliver {
     config: DeliverConfig,
     attempts: Arc<Attempts>,
     results: mpsc::UnboundedSender<u64>,
+    routing: watch::Receiver<Arc<Routing>>,
     progress: Progress,
     lanes: Lanes<Lane>,
+    /// Of routes that keep the latest, the newest command of each device, and its deadline.
+    latest: HashMap<Arc<str>, (u64, Duration)>,
     /// Of commands that were attempted and are not finished.
     tried: HashMap<u64, Tried>,
     tasks: JoinSet<Result<Ended, SpoolError>>,
@@ -84,14 +93,17 @@ impl Deliver {
         config: DeliverConfig,
         attempts: Arc<Attempts>,
         results: mpsc::UnboundedSender<u64>,
+        routing: watch::Receiver<Arc<Routing>>,
         progress: Progress,
     ) -> Self {
         Self {
             config,
             attempts,
             results,
+            routing,
             progress,
             lanes: Lanes::default(),
+            latest: HashMap::new(),
             tried: HashMap::new(),
             tasks: JoinSet::new(),
             calls: 0,
@@ -123,7 +135,7 @@ impl Deliver {
                 () = stop.cancelled() => break,
                 Some(new) = accepted.recv() => {
                     if new.seq > taken_up {
-                        self.lanes.push(new.lane, new.seq, new.deadline);
+                        self.push(new);
                     }
                 }
                 Some(ended) = self.tasks.join_next() => self.ended(ended)?,
@@ -156,12 +168,47 @@ impl Deliver {
                     }
                     Ok(Record::Command(command)) if command.mark == Mark::Sent => self.end_uncertain(row.seq),
                     Ok(Record::Command(command)) => {
-                        self.lanes.push(command.call.receiver(), row.seq, command.deadline());
+                        let (lane, deadline) = (command.call.receiver(), command.deadline());
+                        self.push(Accepted { seq: row.seq, lane, deadline, latest: self.latest_of(&command) });
                     }
                     Err(error) => {
                         error!(seq = row.seq, %error, "a row of the outbound queue cannot be read by this version; it is left alone");
                     }
                 }
+            }
+        }
+    }
+
+    fn push(&mut self, Accepted { seq, lane, deadline, latest }: Accepted) {
+        if let Some(latest) = latest {
+            self.supersede(latest, seq, deadline);
+        }
+        self.lanes.push(lane, seq, deadline);
+    }
+
+    /// What a command of an earlier run is the newest of.
+    fn latest_of(&self, command: &Command) -> Option<Arc<str>> {
+        let origin = &command.reply_to.topic;
+        let (route, _) = self.attempts.base.origin_of_route(origin)?;
+        self.routing.borrow().keeps_latest(route).then(|| origin.as_str().into())
+    }
+
+    /// Takes out the command that the new one replaces, unless it is under way.
+    fn supersede(&mut self, latest: Arc<str>, seq: u64, deadline: Duration) {
+        let origin = Arc::clone(&latest);
+        let Some((old, until)) = self.latest.insert(latest, (seq, deadline)) else {
+            if self.latest.len() > LATEST_MOST {
+                let lanes = &self.lanes;
+                self.latest.retain(|_, (one, until)| *one == seq || lanes.contains(*one, *until));
+            }
+            return;
+        };
+        if self.lanes.remove(old, until) {
+            self.tried.remove(&old);
+            self.attempts.spool.complete(Queue::Outbound, old);
+            let route = self.attempts.base.origin_of_route(&origin).map_or("", |(route, _)| route);
+            if let Some((_, state)) = self.routing.borrow().named(route) {
+                state.counters.superseded.add();
             }
         }
     }

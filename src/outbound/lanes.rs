@@ -121,17 +121,34 @@ impl<K: Eq + Hash> Lanes<K> {
         let now = millis(now);
         let due = self.deadlines.iter().take_while(|((deadline, _), _)| *deadline <= now);
         let (at, key) = due.map(|(at, key)| (*at, Arc::clone(key))).find(|(at, key)| !self.is_busy_with(key, at.1))?;
+        self.take_out(at, &key)
+    }
+
+    /// Takes out command number `seq`, unless it is gone already or being worked on. True if it did.
+    pub fn remove(&mut self, seq: u64, deadline: Duration) -> bool {
+        let at = (millis(deadline), seq);
+        let Some(key) = self.deadlines.get(&at).map(Arc::clone) else { return false };
+        !self.is_busy_with(&key, seq) && self.take_out(at, &key).is_some()
+    }
+
+    /// Is command number `seq` here?
+    #[must_use]
+    pub fn contains(&self, seq: u64, deadline: Duration) -> bool {
+        self.deadlines.contains_key(&(millis(deadline), seq))
+    }
+
+    fn take_out(&mut self, at: (Millis, u64), key: &Arc<K>) -> Option<u64> {
         self.deadlines.remove(&at);
-        let lane = self.queues.get_mut(&key)?;
+        let lane = self.queues.get_mut(key)?;
         let position = lane.numbers.binary_search_by_key(&at.1, |(seq, _)| *seq).ok()?;
         lane.numbers.remove(position);
         match lane.state {
             State::Waiting(until) if position == 0 => {
                 self.waiting.remove(&(until, at.1));
-                self.make_ready(&key);
+                self.make_ready(key);
             }
             State::Ready(turn) if lane.numbers.is_empty() => {
-                self.queues.remove(&key);
+                self.queues.remove(key);
                 self.ready.remove(&turn);
             }
             _ => {}
@@ -281,6 +298,21 @@ mod tests {
         assert_eq!(lanes.take_next().map(|(_, seq)| seq), Some(2));
         assert_eq!(lanes.take_next().map(|(_, seq)| seq), Some(3));
         assert!(lanes.take_next().is_none());
+    }
+
+    #[test]
+    fn a_superseded_command_is_taken_out_unless_it_is_being_worked_on() {
+        let mut lanes = Lanes::default();
+        lanes.push("a", 1, FAR);
+        assert!(lanes.contains(1, FAR) && lanes.remove(1, FAR) && !lanes.contains(1, FAR));
+        assert!(!lanes.remove(1, FAR) && !lanes.has_ready());
+        lanes.push("a", 2, FAR);
+        lanes.push("a", 3, FAR);
+        let (a, _) = lanes.take_next().unwrap();
+        assert!(!lanes.remove(2, FAR), "under way");
+        lanes.later(&a, at(5));
+        assert!(lanes.remove(2, FAR));
+        assert_eq!(lanes.take_next().unwrap().1, 3);
     }
 
     #[test]

@@ -9,6 +9,9 @@
 //!    command by its result;
 //! 5. **complete**: [`results`] publishes the result and removes the row once the broker has acknowledged it.
 //!
+//! What devices publish on topics of their own becomes commands by the routes ([`routed`], [`route_book`]), and goes the same
+//! way from step 2 on.
+//!
 //! On start a result row is published, a command with a durable "sent" mark becomes `uncertain`, anything else is delivered.
 
 pub mod accept;
@@ -18,3 +21,5 @@ pub mod lanes;
 pub mod record;
 pub mod redelivery;
 pub mod results;
+pub mod route_book;
+mod routed;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Stamp;
-use crate::local::{Base, CommandResult, Publication, Reference};
+use crate::local::{Base, CommandResult, Publication, Reference, Status};
 use crate::protocol::Call;
 use crate::row;
 
@@ -56,7 +56,8 @@ pub enum Mark {
 /// Where a result goes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplyTo {
-    /// The command's topic; the result topics follow from it.
+    /// The command's topic, or for a route's command the one that [`Base::route_origin`] makes; the result topics follow
+    /// from it.
     pub topic: String,
     /// MQTT 5 Response Topic, if it is an allowed one.
     pub response_topic: Option<String>,
@@ -117,6 +118,11 @@ impl ReplyTo {
     /// The publishes that carry `result` there.
     #[must_use]
     pub fn publications(&self, base: &Base, result: &CommandResult) -> Vec<Publication> {
+        if let Some((route, _)) = base.origin_of_route(&self.topic) {
+            // A device that knows nothing of iLink waits for no answer; people want to know what went wrong.
+            let failed = result.status != Status::Ok;
+            return failed.then(|| Publication::json(base.route_result(route), result.to_json())).into_iter().collect();
+        }
         let response = self.response_topic.clone().map(|topic| (topic, self.correlation_data.clone().map(Bytes::from)));
         base.result(&self.topic).map(|topics| result.publications(topics, response)).unwrap_or_default()
     }

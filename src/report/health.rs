@@ -57,6 +57,8 @@ pub struct Health {
     pub(super) spool: Part,
     pub(super) queues: Queues,
     pub(super) counters: BTreeMap<&'static str, u64>,
+    /// By the routes' names.
+    pub(super) routes: BTreeMap<String, BTreeMap<&'static str, u64>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,6 +157,7 @@ impl Health {
                 set_aside: depth(&report.spool, Queue::SetAside).await,
             },
             counters,
+            routes: report.routes.counts(),
         }
     }
 

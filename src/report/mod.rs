@@ -24,6 +24,7 @@ use crate::counters::Counters;
 use crate::inbound::callback::LastSeen;
 use crate::local::{Base, Publication};
 use crate::mqtt::{LinkCounters, LinkState, Publisher};
+use crate::routing::RouteStates;
 use crate::spool::Spool;
 
 /// `bridge/health` is published at least this often.
@@ -49,6 +50,8 @@ pub struct Report {
     pub seen: Arc<LastSeen>,
     /// What everybody counts.
     pub counters: Arc<Counters>,
+    /// What each route did.
+    pub routes: Arc<RouteStates>,
     /// Since when each part is ready or not.
     pub readiness: Readiness,
 }

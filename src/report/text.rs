@@ -59,6 +59,10 @@ impl Health {
         for (name, count) in counted {
             writeln!(text, "  {name} {count}")?;
         }
+        for (name, counts) in &self.routes {
+            let counts = counts.iter().filter(|(_, count)| **count > 0).map(|(what, count)| format!(" {what} {count}"));
+            writeln!(text, "  route {name}:{}", some_or(counts.collect::<Vec<_>>().join(","), " nothing yet"))?;
+        }
         Ok(())
     }
 }
@@ -75,6 +79,10 @@ pub(super) fn line(cloud: &str, why: &str, ready: &Ready) -> String {
         let _ = write!(line, "; ready: {}", well.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "));
     }
     line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LINE).collect()
+}
+
+fn some_or(text: String, otherwise: &str) -> String {
+    if text.is_empty() { otherwise.to_owned() } else { text }
 }
 
 fn cause(cause: Option<&str>) -> String {

@@ -94,7 +94,9 @@ mod tests {
         ] {
             assert!(overlap(one, other) && overlap(other, one), "{one} {other}");
         }
-        for (one, other) in [("a", "b"), ("a/b", "a"), ("a/+", "a"), ("a/b/#", "a/c"), ("a/+/c", "a/b/d"), ("a/b", "b/+")] {
+        for (one, other) in
+            [("a", "b"), ("a/b", "a"), ("a/+", "a"), ("a/b/#", "a/c"), ("a/+/c", "a/b/d"), ("a/b", "b/+")]
+        {
             assert!(!overlap(one, other) && !overlap(other, one), "{one} {other}");
         }
     }

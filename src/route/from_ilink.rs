@@ -113,8 +113,7 @@ pub(super) struct FromRoutes {
 
 impl FromRoutes {
     pub(super) fn new(routes: Vec<FromRoute>) -> Self {
-        let index =
-            Index::new(routes.iter().map(|route| (route.rule.from.as_str(), route.selection.pattern.as_ref())));
+        let index = Index::new(routes.iter().map(|route| (route.rule.from.as_str(), route.selection.pattern.as_ref())));
         Self { routes, index }
     }
 
@@ -168,16 +167,25 @@ mod tests {
 
     #[test]
     fn senders_are_named_or_anybody() {
-        for from in ["user/413/text", "user/413/+", "user/413/#", "group/g/413", "group/+/413", "topic/a/b", "topic/#"] {
+        for from in ["user/413/text", "user/413/+", "user/413/#", "group/g/413", "group/+/413", "topic/a/b", "topic/#"]
+        {
             assert_eq!(check_from(from, false), Ok(()), "{from}");
         }
         for from in ["user/+/text", "user/#", "group/g/+", "group/g/#", "group/#"] {
             assert!(check_from(from, false).unwrap_err().contains("any_sender"), "{from}");
             assert_eq!(check_from(from, true), Ok(()), "{from}");
         }
-        for from in
-            ["", "#", "+/413/text", "user/413", "user/413/txt", "user/413/text/x", "group/g", "topic", "recv/user/1/text"]
-        {
+        for from in [
+            "",
+            "#",
+            "+/413/text",
+            "user/413",
+            "user/413/txt",
+            "user/413/text/x",
+            "group/g",
+            "topic",
+            "recv/user/1/text",
+        ] {
             assert!(check_from(from, true).unwrap_err().contains("topic/<subject>"), "{from}");
         }
         for from in ["user//text", "topic/a//b"] {

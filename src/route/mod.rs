@@ -58,6 +58,15 @@ pub enum Outcome<T> {
 }
 
 impl<T> Outcome<T> {
+    /// The same, with `what` made of what it fires.
+    pub fn map<U>(self, what: impl FnOnce(T) -> U) -> Outcome<U> {
+        match self {
+            Self::Fires(fired) => Outcome::Fires(what(fired)),
+            Self::NoMatch => Outcome::NoMatch,
+            Self::Missing(why) => Outcome::Missing(why),
+        }
+    }
+
     fn of(rendered: Result<T, String>) -> Self {
         rendered.map_or_else(Self::Missing, Self::Fires)
     }
@@ -141,12 +150,7 @@ impl Routes {
     }
 }
 
-fn same_name(
-    names: &mut HashMap<String, String>,
-    name: &str,
-    rule: &str,
-    errors: &mut Vec<RouteError>,
-) {
+fn same_name(names: &mut HashMap<String, String>, name: &str, rule: &str, errors: &mut Vec<RouteError>) {
     if let Some(other) = names.insert(name.to_owned(), rule.to_owned()) {
         errors.push(RouteError { rule: rule.to_owned(), what: format!("name: {other} has the same name") });
     }

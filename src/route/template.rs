@@ -76,7 +76,9 @@ impl Source {
             "from_uid" => return Err("${from_uid} is known of messages from iLink only".to_owned()),
             _ => match (text.strip_prefix("json:"), text.parse::<usize>()) {
                 (Some(pointer), _) if pointer.is_empty() || pointer.starts_with('/') => Self::Json(pointer.to_owned()),
-                (Some(_), _) => return Err(format!("${{{text}}}: a JSON pointer begins with a slash, as in json:/a/b")),
+                (Some(_), _) => {
+                    return Err(format!("${{{text}}}: a JSON pointer begins with a slash, as in json:/a/b"));
+                }
                 (None, Ok(n)) if (1..=scope.levels).contains(&n) => Self::Level(n),
                 (None, Ok(_)) => {
                     return Err(format!("${{{text}}}: the filter has {} wildcards, counted from 1", scope.levels));

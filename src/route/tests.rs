@@ -81,7 +81,8 @@ fn examples() -> Routes {
 
 fn said(routes: &Routes, recv: &str, payload: &[u8]) -> Vec<(usize, Outcome<Publish>)> {
     let mut all = Vec::new();
-    routes.from_ilink(&Said { recv, payload, from_uid: Some("413"), time: Some(7) }, |n, outcome| all.push((n, outcome)));
+    routes
+        .from_ilink(&Said { recv, payload, from_uid: Some("413"), time: Some(7) }, |n, outcome| all.push((n, outcome)));
     all
 }
 
@@ -158,7 +159,10 @@ fn what_start_refuses() {
         (from("r", "user/413/text", "ilink"), &["topic", "touches the bridge's own topics"]),
         (from("r", "user/413/text", "cmnd/${dev}"), &["topic", "${dev}", "(?<dev>…)"]),
         (FromRule { pattern: Some("(".to_owned()), ..from("r", "user/413/text", "x") }, &["match", "unclosed group"]),
-        (FromRule { pattern: Some("(?<time>a)".to_owned()), ..from("r", "user/413/text", "x") }, &["match", "(?<time>…)"]),
+        (
+            FromRule { pattern: Some("(?<time>a)".to_owned()), ..from("r", "user/413/text", "x") },
+            &["match", "(?<time>…)"],
+        ),
         (FromRule { pattern: Some("\\w{1000}{1000}".to_owned()), ..from("r", "user/413/text", "x") }, &["too large"]),
         (FromRule { map: map("w", &[]), ..from("r", "user/413/text", "x") }, &["map.w", "${w}"]),
     ] {
@@ -209,7 +213,11 @@ fn a_thousand_routes_find_theirs() {
         .map(|n| FromRule {
             pattern: Some(format!("(?i)^lamp{n} (?<v>on|off)$")),
             payload: "${v|upper}".to_owned(),
-            ..from(&format!("r{n}"), if n % 2 == 0 { "user/413/text" } else { "topic/home/lamp" }, &format!("cmnd/lamp{n}"))
+            ..from(
+                &format!("r{n}"),
+                if n % 2 == 0 { "user/413/text" } else { "topic/home/lamp" },
+                &format!("cmnd/lamp{n}"),
+            )
         })
         .collect();
     let routes = Routes::compile(rules, vec![], &base()).unwrap();

@@ -42,6 +42,7 @@ pub(crate) fn config(port: u16) -> LinkConfig {
         persistent_session: false,
         expect_session: false,
         filters: base.command_filters().to_vec(),
+        routes: tokio::sync::watch::channel(mqtt::RouteFilters::default()).1,
         will: state("offline"),
         birth: vec![state("online")],
         own_uid: "414".parse().unwrap(),

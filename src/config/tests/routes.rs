@@ -51,10 +51,7 @@ fn the_contracts_examples_are_read() {
     let said = Said { recv: group, payload: "暖气关".as_bytes(), from_uid: Some("413"), time: None };
     let mut fired = Vec::new();
     config.routes.from_ilink(&said, |_, outcome| fired.push(outcome));
-    assert_eq!(
-        fired,
-        [Outcome::Fires(Publish { topic: "cmnd/heater/POWER".to_owned(), payload: b"OFF".to_vec() })]
-    );
+    assert_eq!(fired, [Outcome::Fires(Publish { topic: "cmnd/heater/POWER".to_owned(), payload: b"OFF".to_vec() })]);
     let mut calls = 0;
     config.routes.to_ilink(&Heard { topic: "stat/x/POWER", payload: b"ON", time: 0 }, |_, _| calls += 1);
     assert_eq!(calls, 1);

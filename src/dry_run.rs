@@ -1,0 +1,109 @@
+//! `route test` and `route list`: what the rules make of a message, without a daemon, a broker or iLink.
+
+use std::fmt::Write;
+
+use crate::clock;
+use crate::local::escape::unescape_id;
+use crate::protocol::{Call, Receiver};
+use crate::route::{Heard, Keep, Outcome, Publish, Routes, Said};
+
+/// What the routes make of a message from iLink: `recv` is its topic under `recv/`.
+///
+/// # Errors
+/// If no message has that topic.
+pub fn from_ilink(routes: &Routes, recv: &str, payload: &[u8]) -> Result<String, String> {
+    let levels: Vec<&str> = recv.split('/').collect();
+    let sender = match levels.as_slice() {
+        ["user", uid, "text" | "file"] => Some(unescape_id(uid).map_err(|error| error.to_string())?),
+        ["group", _, uid] => Some(unescape_id(uid).map_err(|error| error.to_string())?),
+        ["topic", _, ..] => None,
+        _ => {
+            return Err(format!(
+                "no message from iLink has the levels {recv}; they are user/<uid>/text, user/<uid>/file, \
+                 group/<group_id>/<uid> or topic/<subject>"
+            ));
+        }
+    };
+    let said = Said { recv, payload, from_uid: sender.as_deref(), time: Some(seconds()) };
+    let mut text = String::new();
+    routes.from_ilink(&said, |number, outcome| {
+        let name = routes.from_routes().get(number).map_or("", |route| route.name());
+        line(
+            &mut text,
+            name,
+            outcome.map(|Publish { topic, payload }| format!("publishes to {topic}: {}", shown(&payload))),
+        );
+    });
+    Ok(or_none(text, &format!("no route is for {recv}")))
+}
+
+/// What the routes make of a device's publish.
+#[must_use]
+pub fn to_ilink(routes: &Routes, topic: &str, payload: &[u8]) -> String {
+    let mut text = String::new();
+    routes.to_ilink(&Heard { topic, payload, time: seconds() }, |number, outcome| {
+        let name = routes.to_routes().get(number).map_or("", |route| route.name());
+        line(&mut text, name, outcome.map(|call| sends(&call)));
+    });
+    or_none(text, &format!("no route subscribes to {topic}"))
+}
+
+/// Every route in a line.
+#[must_use]
+pub fn list(routes: &Routes) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    for route in routes.from_routes() {
+        let rule = route.rule();
+        let pattern = rule.pattern.as_ref().map(|pattern| format!(" matching {pattern}")).unwrap_or_default();
+        let _ = writeln!(text, "{}: from iLink {}{pattern} to {}", rule.name, rule.from, rule.topic);
+    }
+    for route in routes.to_routes() {
+        let rule = route.rule();
+        let pattern = rule.pattern.as_ref().map(|pattern| format!(" matching {pattern}")).unwrap_or_default();
+        let _ = write!(text, "{}: to iLink {} from {}{pattern}", rule.name, rule.to, rule.subscribe);
+        let latest = (rule.keep == Keep::Latest).then(|| "newest only".to_owned());
+        let changes = rule.on_change.then(|| "changes only".to_owned());
+        let interval = rule.min_interval.map(|least| format!("at most every {}", humantime::format_duration(least)));
+        let how: Vec<String> = changes.into_iter().chain(latest).chain(interval).collect();
+        let _ = if how.is_empty() { writeln!(text) } else { writeln!(text, " ({})", how.join(", ")) };
+    }
+    or_none(text, "there are no routes")
+}
+
+fn seconds() -> i64 {
+    i64::try_from(clock::wall_now_ms() / 1000).unwrap_or(i64::MAX)
+}
+
+fn line(text: &mut String, name: &str, outcome: Outcome<String>) {
+    let _ = match outcome {
+        Outcome::Fires(does) => writeln!(text, "{name}: {does}"),
+        Outcome::NoMatch => writeln!(text, "{name}: does not fire: match does not match"),
+        Outcome::Missing(why) => writeln!(text, "{name}: does not fire: {why}"),
+    };
+}
+
+fn sends(call: &Call) -> String {
+    let (what, content) = match call {
+        Call::SendText { content, .. } => ("a text to user", content.as_slice()),
+        Call::SendFile { content, .. } => ("a file to user", content.as_slice()),
+        Call::SendGroup { content, .. } => ("to group", content.as_slice()),
+        Call::Publish { content, .. } => ("to topic", content.as_slice()),
+        _ => ("", &[][..]),
+    };
+    let receiver = match call.receiver() {
+        Some(Receiver::User(uid)) => uid.to_string(),
+        Some(Receiver::Group(group)) => group.to_string(),
+        Some(Receiver::Subject(subject)) => subject.to_string(),
+        None => String::new(),
+    };
+    format!("sends {what} {receiver}: {}", shown(content))
+}
+
+fn shown(payload: &[u8]) -> String {
+    String::from_utf8_lossy(payload).into_owned()
+}
+
+fn or_none(text: String, none: &str) -> String {
+    if text.is_empty() { format!("{none}\n") } else { text }
+}

@@ -1,0 +1,273 @@
+//! What each route sent last of each device: what `on_change` and `min_interval` go by.
+//!
+//! Kept in memory, and as notes in the spool for the next run. A note is written after its message is durable, so that after
+//! a crash a message may be sent once more, and none is left out that was never stored. What could not be delivered counts
+//! as not sent: the same state is sent again when the device next tells it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::clock::Stamp;
+use crate::protocol::Call;
+use crate::route::{Routes, ToRule};
+use crate::spool::{Spool, SpoolError};
+
+const PREFIX: &str = "route/";
+/// Devices remembered, of all routes together: topics are the devices' choice, memory and disk are not.
+const KNOWN_MOST: usize = 10_000;
+
+/// What was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    /// Of the call; none if it could not be delivered.
+    digest: Option<[u8; 16]>,
+    at: Stamp,
+}
+
+/// What is about to be sent: for [`RouteBook::stored`] once it is durable.
+#[derive(Debug, Clone)]
+pub struct Remembered {
+    key: String,
+    known: Known,
+}
+
+/// Why a message is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeftOut {
+    /// It says what was said last.
+    Unchanged,
+    /// The last one was a moment ago.
+    TooSoon,
+}
+
+/// The book; clones share it.
+#[derive(Debug, Clone)]
+pub struct RouteBook {
+    spool: Spool,
+    known: Arc<Mutex<HashMap<String, Known>>>,
+}
+
+impl RouteBook {
+    /// Opens the book that earlier runs kept in `spool`.
+    ///
+    /// # Errors
+    /// If the spool cannot be read.
+    pub async fn open(spool: Spool, routes: &Routes) -> Result<Self, SpoolError> {
+        let notes = spool.notes(PREFIX).await?;
+        let known = notes.into_iter().filter_map(|(key, value)| {
+            Some((key.strip_prefix(PREFIX)?.to_owned(), postcard::from_bytes(&value).ok()?))
+        });
+        let book = Self { spool, known: Arc::new(Mutex::new(known.collect())) };
+        book.reconfigure(routes);
+        Ok(book)
+    }
+
+    /// Forgets what no route goes by any more.
+    pub fn reconfigure(&self, routes: &Routes) {
+        let remember = |key: &str| {
+            let name = key.split('/').next();
+            routes.to_routes().iter().any(|route| Some(route.name()) == name && remembers(route.rule()))
+        };
+        self.forget_where(|key, _| !remember(key));
+    }
+
+    /// Is a message that `rule` makes of `topic` to be left out?
+    ///
+    /// # Errors
+    /// Why it is.
+    pub fn check(&self, rule: &ToRule, topic: &str, call: &Call) -> Result<(), LeftOut> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key(rule, topic)).copied();
+        let Some(Known { digest: last, at }) = known else { return Ok(()) };
+        if rule.on_change && last == Some(digest(call)) {
+            return Err(LeftOut::Unchanged);
+        }
+        if rule.min_interval.is_some_and(|least| at.age() < least) { Err(LeftOut::TooSoon) } else { Ok(()) }
+    }
+
+    /// Notes that a message is being sent; those that follow are measured by it. None for a rule that does not ask.
+    pub fn note(&self, rule: &ToRule, topic: &str, call: &Call, at: Stamp) -> Option<Remembered> {
+        if !remembers(rule) {
+            return None;
+        }
+        let (key, known) = (key(rule, topic), Known { digest: Some(digest(call)), at });
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(key.clone(), known);
+        let full = all.len() > KNOWN_MOST;
+        drop(all);
+        if full {
+            self.make_room();
+        }
+        Some(Remembered { key, known })
+    }
+
+    /// What was noted is durable.
+    pub fn stored(&self, remembered: &Remembered) {
+        self.write(&remembered.key, remembered.known);
+    }
+
+    /// What was noted could not be stored.
+    pub fn not_stored(&self, remembered: &Remembered) {
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.get(&remembered.key) == Some(&remembered.known) {
+            all.remove(&remembered.key);
+        }
+    }
+
+    /// A message of the route named `name` and of `topic` could not be delivered.
+    pub fn not_delivered(&self, name: &str, topic: &str, call: &Call) {
+        let (key, digest) = (format!("{name}/{topic}"), Some(digest(call)));
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get_mut(&key).filter(|known| known.digest == digest) {
+            known.digest = None;
+            let known = *known;
+            drop(all);
+            self.write(&key, known);
+        }
+    }
+
+    fn write(&self, key: &str, known: Known) {
+        if let Ok(value) = postcard::to_stdvec(&known) {
+            self.spool.put_note(&format!("{PREFIX}{key}"), value);
+        }
+    }
+
+    /// Forgets the tenth that was heard of least lately.
+    fn make_room(&self) {
+        let mut ages: Vec<_> = {
+            let all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            all.values().map(|known| known.at.age()).collect()
+        };
+        ages.sort_unstable();
+        if let Some(oldest) = ages.get(KNOWN_MOST / 10 * 9).copied() {
+            self.forget_where(|_, known| known.at.age() >= oldest);
+        }
+    }
+
+    fn forget_where(&self, forget: impl Fn(&str, &Known) -> bool) {
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|key, known| {
+            let forget = forget(key, known);
+            if forget {
+                self.spool.remove_note(&format!("{PREFIX}{key}"));
+            }
+            !forget
+        });
+    }
+}
+
+fn remembers(rule: &ToRule) -> bool {
+    rule.on_change || rule.min_interval.is_some()
+}
+
+/// A name has no slash.
+fn key(rule: &ToRule, topic: &str) -> String {
+    format!("{}/{topic}", rule.name)
+}
+
+fn digest(call: &Call) -> [u8; 16] {
+    let bytes: [u8; 32] = Sha256::digest(postcard::to_stdvec(call).unwrap_or_default()).into();
+    std::array::from_fn(|n| bytes.get(n).copied().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::route::{Keep, Maps, Rate};
+    use crate::spool::Limits;
+
+    fn rule() -> ToRule {
+        ToRule {
+            name: "r".to_owned(),
+            subscribe: "stat/+".to_owned(),
+            pattern: None,
+            map: Maps::new(),
+            to: "user/413/text".to_owned(),
+            payload: "${payload}".to_owned(),
+            on_change: true,
+            keep: Keep::All,
+            ttl: None,
+            min_interval: None,
+            retained: false,
+            max_rate: Rate::default(),
+        }
+    }
+
+    fn call(text: &str) -> Call {
+        Call::SendText { to: "413".parse().unwrap(), content: text.into() }
+    }
+
+    fn routes(rules: Vec<ToRule>) -> Routes {
+        Routes::compile(vec![], rules, &"ilink".parse().unwrap()).unwrap()
+    }
+
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        async fn open(&self, rules: Vec<ToRule>) -> (Spool, RouteBook) {
+            let limits = Limits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 1 << 20 };
+            let (spool, _) = Spool::open(self.0.path(), limits).unwrap();
+            let book = RouteBook::open(spool.clone(), &routes(rules)).await.unwrap();
+            (spool, book)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_also_after_a_restart() {
+        let place = Place(tempfile::tempdir().unwrap());
+        let (spool, book) = place.open(vec![rule()]).await;
+        assert_eq!(book.check(&rule(), "stat/a", &call("ON")), Ok(()));
+        let remembered = book.note(&rule(), "stat/a", &call("ON"), Stamp::now()).unwrap();
+        assert_eq!(book.check(&rule(), "stat/a", &call("ON")), Err(LeftOut::Unchanged));
+        assert_eq!(book.check(&rule(), "stat/a", &call("OFF")), Ok(()));
+        assert_eq!(book.check(&rule(), "stat/b", &call("ON")), Ok(()));
+        book.stored(&remembered);
+        spool.close().await;
+
+        let (spool, book) = place.open(vec![rule()]).await;
+        assert_eq!(book.check(&rule(), "stat/a", &call("ON")), Err(LeftOut::Unchanged));
+        // What iLink never got was not told.
+        book.not_delivered("r", "stat/a", &call("OFF"));
+        assert_eq!(book.check(&rule(), "stat/a", &call("ON")), Err(LeftOut::Unchanged));
+        book.not_delivered("r", "stat/a", &call("ON"));
+        assert_eq!(book.check(&rule(), "stat/a", &call("ON")), Ok(()));
+        spool.close().await;
+        let (spool, book) = place.open(vec![rule()]).await;
+        assert_eq!(book.check(&rule(), "stat/a", &call("ON")), Ok(()));
+        book.reconfigure(&routes(vec![]));
+        spool.close().await;
+        let (spool, _) = place.open(vec![]).await;
+        assert!(spool.notes(PREFIX).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_interval_is_kept_and_what_was_not_stored_does_not_count() {
+        let place = Place(tempfile::tempdir().unwrap());
+        let rule = ToRule { on_change: false, min_interval: Some(Duration::from_hours(1)), ..rule() };
+        let (spool, book) = place.open(vec![rule.clone()]).await;
+        let remembered = book.note(&rule, "stat/a", &call("1"), Stamp::now()).unwrap();
+        book.not_stored(&remembered);
+        assert_eq!(book.check(&rule, "stat/a", &call("2")), Ok(()));
+        let remembered = book.note(&rule, "stat/a", &call("2"), Stamp::now()).unwrap();
+        book.stored(&remembered);
+        spool.close().await;
+        let (_spool, book) = place.open(vec![rule.clone()]).await;
+        assert_eq!(book.check(&rule, "stat/a", &call("3")), Err(LeftOut::TooSoon));
+        assert_eq!(book.check(&rule, "stat/b", &call("3")), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn memory_is_bounded() {
+        let place = Place(tempfile::tempdir().unwrap());
+        let (_spool, book) = place.open(vec![rule()]).await;
+        for n in 0..=KNOWN_MOST {
+            book.note(&rule(), &format!("stat/{n}"), &call("ON"), Stamp::now());
+        }
+        let known = book.known.lock().unwrap().len();
+        assert!(known <= KNOWN_MOST, "{known}");
+    }
+}

@@ -1,0 +1,147 @@
+//! Routes at work: the compiled rules, and of each what it did and whether it may fire.
+//!
+//! What a route did outlives a reload of the rules, by its name. Both directions use this; what they do with a route that
+//! fires is theirs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::counters::Counter;
+use crate::route::{Breaker, FromRoute, Keep, OPEN_FOR, Rate, Routes, ToRoute, Verdict};
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// What one route did.
+        #[derive(Debug, Default)]
+        pub struct RouteCounters { $($(#[doc = $doc])+ pub $name: Counter,)+ }
+
+        impl RouteCounters {
+            /// Every counter's name and its count so far.
+            #[must_use]
+            pub fn all(&self) -> BTreeMap<&'static str, u64> {
+                BTreeMap::from([$((stringify!($name), self.$name.get()),)+])
+            }
+        }
+    };
+}
+
+counters! {
+    /// Messages that fired it.
+    fired,
+    /// Messages whose text its pattern does not match.
+    no_match,
+    /// Messages without a value that it needs, or with one that it cannot use.
+    missing,
+    /// Messages too old for it.
+    late,
+    /// Retained messages.
+    retained,
+    /// Messages left out by `on_change`.
+    unchanged,
+    /// Messages left out by `min_interval`.
+    too_soon,
+    /// Messages left out by `max_rate`.
+    over_rate,
+    /// Messages that a newer one replaced before they were sent (`keep = "latest"`).
+    superseded,
+    /// What fired and was refused in the end: by the broker, by the bridge or by iLink.
+    failed,
+}
+
+/// One route at work.
+#[derive(Debug, Default)]
+pub struct RouteState {
+    /// Its name.
+    pub name: String,
+    /// What it did.
+    pub counters: RouteCounters,
+    breaker: Mutex<Breaker>,
+}
+
+impl RouteState {
+    /// May it fire at `now`? Counts and warns if not.
+    #[must_use]
+    pub fn may_fire(&self, rate: Rate, now: Duration) -> bool {
+        let verdict = self.breaker.lock().unwrap_or_else(PoisonError::into_inner).fire(rate, now);
+        if verdict == Verdict::Opened {
+            let (route, max_rate) = (&self.name, rate.to_string());
+            warn!(
+                route,
+                max_rate,
+                closed_in_s = OPEN_FOR.as_secs(),
+                "a route fires more often than its max_rate, as in a loop; it is cut off for a while"
+            );
+        }
+        if verdict != Verdict::Pass {
+            self.counters.over_rate.add();
+        }
+        verdict == Verdict::Pass
+    }
+}
+
+/// Every route that there is, by name.
+#[derive(Debug, Default)]
+pub struct RouteStates(Mutex<BTreeMap<String, Arc<RouteState>>>);
+
+impl RouteStates {
+    /// Puts rules to work; those of the same name go on counting.
+    #[must_use]
+    pub fn routing(&self, routes: &Arc<Routes>) -> Arc<Routing> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut old = std::mem::take(&mut *all);
+        let mut state = |name: &str| {
+            let new = || Arc::new(RouteState { name: name.to_owned(), ..RouteState::default() });
+            let state = old.remove(name).unwrap_or_else(new);
+            all.insert(name.to_owned(), Arc::clone(&state));
+            state
+        };
+        let from = routes.from_routes().iter().map(|route| state(route.name())).collect();
+        let to = routes.to_routes().iter().map(|route| state(route.name())).collect();
+        Arc::new(Routing { routes: Arc::clone(routes), from, to })
+    }
+
+    /// What each route did.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<String, BTreeMap<&'static str, u64>> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(name, state)| (name.clone(), state.counters.all())).collect()
+    }
+}
+
+/// The routes in force.
+#[derive(Debug, Default)]
+pub struct Routing {
+    /// The rules.
+    pub routes: Arc<Routes>,
+    from: Vec<Arc<RouteState>>,
+    to: Vec<Arc<RouteState>>,
+}
+
+impl Routing {
+    /// The route from iLink of this number.
+    #[must_use]
+    pub fn from_ilink(&self, number: usize) -> Option<(&FromRoute, &Arc<RouteState>)> {
+        self.routes.from_routes().get(number).zip(self.from.get(number))
+    }
+
+    /// The route to iLink of this number.
+    #[must_use]
+    pub fn to_ilink(&self, number: usize) -> Option<(&ToRoute, &Arc<RouteState>)> {
+        self.routes.to_routes().get(number).zip(self.to.get(number))
+    }
+
+    /// The route to iLink of this name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<(&ToRoute, &Arc<RouteState>)> {
+        self.to_ilink(self.to.iter().position(|state| state.name == name)?)
+    }
+
+    /// Whether only the newest message of the route of this name is sent.
+    #[must_use]
+    pub fn keeps_latest(&self, name: &str) -> bool {
+        self.named(name).is_some_and(|(route, _)| route.rule().keep == Keep::Latest)
+    }
+}
