@@ -18,6 +18,7 @@ mod honest;
 mod hostile_devices;
 mod link;
 mod messages;
+mod routes;
 mod sim;
 mod spool;
 mod support;

@@ -26,6 +26,8 @@ pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 pub(crate) struct Bridge {
     dir: TempDir,
     settings: BTreeMap<String, String>,
+    /// TOML that follows the settings.
+    tables: String,
     env: Vec<(String, String)>,
     callback_port: u16,
     admin_port: u16,
@@ -46,6 +48,7 @@ impl Bridge {
         let dir = tempfile::Builder::new().prefix("bridge-").tempdir().expect("a temporary directory");
         let mut bridge = Self {
             settings: BTreeMap::new(),
+            tables: String::new(),
             env: Vec::new(),
             callback_port: free_port(),
             admin_port: free_port(),
@@ -87,6 +90,17 @@ impl Bridge {
     pub(crate) fn with_toml(mut self, key: &str, value: &str) -> Self {
         self.settings.insert(key.to_owned(), value.to_owned());
         self
+    }
+
+    /// Sets the tables that follow the settings, such as `[[route.from_ilink]]`.
+    pub(crate) fn with_tables(mut self, toml: &str) -> Self {
+        self.set_tables(toml);
+        self
+    }
+
+    /// Changes these tables for the next start (or reload).
+    pub(crate) fn set_tables(&mut self, toml: &str) {
+        toml.clone_into(&mut self.tables);
     }
 
     /// Leaves a key out of the configuration.
@@ -136,6 +150,7 @@ impl Bridge {
         for (key, value) in &self.settings {
             writeln!(text, "{key} = {value}").expect("a string takes all");
         }
+        text.push_str(&self.tables);
         let file = self.dir.path().join("config.toml");
         std::fs::write(&file, text).expect("a configuration file");
         file

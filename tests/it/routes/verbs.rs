@@ -1,0 +1,64 @@
+//! `route test`, `route list`, `check`: no daemon, no broker, no iLink.
+
+use super::*;
+use crate::support::mosquitto::free_port;
+
+async fn offline(routes: &str) -> World {
+    let nobody = format!("mqtt://127.0.0.1:{}", free_port());
+    World::prepared(&[], |bridge| bridge.with_tables(routes).with("mqtt.broker", &nobody)).await
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_what_would_happen() {
+    let world = offline(EXAMPLES).await;
+    for (args, says) in [
+        (&["--from", "user/413/text", "lamp on"][..], "power: publishes to cmnd/lamp/POWER: ON\n"),
+        (&["--from", "user/413/text", "hello"], "power: does not fire: match does not match\n"),
+        (&["--from", "user/9/text", "lamp on"], "no route is for user/9/text\n"),
+        (&["--from", "group/4cdad356-85b4-008627/413", "暖气关"], "heater: publishes to cmnd/heater/POWER: OFF\n"),
+        (
+            &["--from", "topic/home/lamp", r#"{"level":7}"#],
+            "dim: publishes to zigbee2mqtt/lamp/set: {\"brightness\":7}\n",
+        ),
+        (&["--from", "topic/home/lamp", "{}"], "dim: does not fire: there is no ${json:/level}\n"),
+        (&["--topic", "stat/x/POWER", "ON"], "power-state: sends a text to user 413: x: ON\n"),
+        (&["--topic", "tele/hall/SENSOR", &sensor(21.5)], "temp: sends to topic home/hall/temp: 21.5\n"),
+        (&["--topic", "stat/x", "ON"], "no route subscribes to stat/x\n"),
+    ] {
+        let ran = world.bridge.verb(&[&["route", "test"], args].concat()).await;
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), says), "{args:?}: {}", ran.text);
+    }
+    let wrong = world.bridge.verb(&["route", "test", "--from", "413", "x"]).await;
+    assert_eq!(wrong.code, Some(64), "{wrong:?}");
+    assert!(wrong.text.contains("user/<uid>/text"), "{wrong:?}");
+    assert!(world.sim.calls("set_config").await.is_empty() && !world.bridge.state_dir().exists());
+}
+
+#[tokio::test]
+async fn the_routes_are_listed_and_checked() {
+    let mut world = offline(EXAMPLES).await;
+    let list = world.bridge.verb(&["route", "list"]).await;
+    assert_eq!(list.code, Some(0), "{list:?}");
+    for line in [
+        "heater: from iLink group/4cdad356-85b4-008627/413 matching ^暖气(?<v>开|关)$ to cmnd/heater/POWER",
+        "power-state: to iLink user/413/text from stat/+/POWER (changes only)",
+        "temp: to iLink topic/home/${1}/temp from tele/+/SENSOR (newest only, at most every 5m)",
+    ] {
+        assert!(list.stdout.lines().any(|other| other == line), "{line} in\n{}", list.stdout);
+    }
+    let check = world.bridge.verb(&["check"]).await;
+    assert!(check.stdout.contains("[[route.to_ilink]]\nname = \"temp\""), "{check:?}");
+    let acl = world.bridge.verb(&["check", "--acl"]).await.stdout;
+    assert!(acl.contains("topic read stat/+/POWER\n") && acl.contains("topic write cmnd/+/POWER\n"), "{acl}");
+
+    world.bridge.set_tables(&EXAMPLES.replace("stat/+/POWER", "cmnd/+/+"));
+    for command in [&["check"][..], &["run"], &["route", "list"]] {
+        let refused = world.bridge.verb(command).await;
+        assert_eq!(refused.code, Some(64), "{command:?}: {refused:?}");
+        for says in ["route.from_ilink 1 (\"power\")", "route.to_ilink 1 (\"power-state\")", "loop", "config.toml"] {
+            assert!(refused.text.contains(says), "{says}: {}", refused.text);
+        }
+    }
+    world.bridge.set_tables("");
+    assert_eq!(world.bridge.verb(&["route", "list"]).await.stdout, "there are no routes\n");
+}
