@@ -77,6 +77,8 @@ pub struct Deliver {
     lanes: Lanes<Lane>,
     /// Of routes that keep the latest, the newest command of each device, and its deadline.
     latest: HashMap<Arc<str>, (u64, Duration)>,
+    /// Commands that were replaced while they were under way.
+    stale: HashMap<u64, (Duration, Arc<str>)>,
     /// Of commands that were attempted and are not finished.
     tried: HashMap<u64, Tried>,
     tasks: JoinSet<Result<Ended, SpoolError>>,
@@ -104,6 +106,7 @@ impl Deliver {
             progress,
             lanes: Lanes::default(),
             latest: HashMap::new(),
+            stale: HashMap::new(),
             tried: HashMap::new(),
             tasks: JoinSet::new(),
             calls: 0,
@@ -193,7 +196,7 @@ impl Deliver {
         self.routing.borrow().keeps_latest(route).then(|| origin.as_str().into())
     }
 
-    /// Takes out the command that the new one replaces, unless it is under way.
+    /// Notes the newest command, and drops the one that it replaces.
     fn supersede(&mut self, latest: Arc<str>, seq: u64, deadline: Duration) {
         let origin = Arc::clone(&latest);
         let Some((old, until)) = self.latest.insert(latest, (seq, deadline)) else {
@@ -203,14 +206,25 @@ impl Deliver {
             }
             return;
         };
-        if self.lanes.remove(old, until) {
-            self.tried.remove(&old);
-            self.attempts.spool.complete(Queue::Outbound, old);
-            let route = self.attempts.base.origin_of_route(&origin).map_or("", |(route, _)| route);
-            if let Some((_, state)) = self.routing.borrow().named(route) {
-                state.counters.superseded.add();
-            }
+        if self.lanes.contains(old, until) {
+            self.stale.insert(old, (until, origin));
+            self.drop_stale(old);
         }
+    }
+
+    /// Drops a command that a newer one has replaced; one that is under way when it comes back unfinished.
+    fn drop_stale(&mut self, seq: u64) {
+        let Some((deadline, origin)) = self.stale.get(&seq) else { return };
+        if !self.lanes.remove(seq, *deadline) {
+            return;
+        }
+        let route = self.attempts.base.origin_of_route(origin).map_or("", |(route, _)| route);
+        if let Some((_, state)) = self.routing.borrow().named(route) {
+            state.counters.superseded.add();
+        }
+        self.stale.remove(&seq);
+        self.tried.remove(&seq);
+        self.attempts.spool.complete(Queue::Outbound, seq);
     }
 
     /// A call was under way when an earlier run ended, and must not be repeated.
@@ -282,6 +296,7 @@ impl Deliver {
         };
         match (step, lane) {
             (step @ (Step::Finished | Step::Gone), lane) => {
+                self.stale.remove(&seq);
                 if matches!(step, Step::Finished) {
                     let _ = self.results.send(seq);
                 }
@@ -292,11 +307,13 @@ impl Deliver {
             (Step::Later(tried, after), Some(lane)) => {
                 self.tried.insert(seq, tried);
                 self.lanes.later(&lane, clock::boot_now() + after);
+                self.drop_stale(seq);
             }
             (Step::NotReady(tried), Some(lane)) => {
                 self.tried.insert(seq, tried);
                 self.ready = false;
                 self.lanes.later(&lane, clock::boot_now());
+                self.drop_stale(seq);
             }
             // An expiry always finishes its command.
             (Step::Later(..) | Step::NotReady(_), None) => {}

@@ -83,7 +83,7 @@ async fn a_session_is_unsubscribed_from_what_an_earlier_run_wanted() {
     let mut world = world(&route("first", "stat/+/POWER")).await;
     world.client.publish("stat/lamp/POWER", "ON").await;
     texts(&world, 1).await;
-    world.bridge.kill();
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
     world.bridge.set_tables(&route("second", "tele/+"));
     world.bridge.start().await;
     broker_saw(&world, "UNSUBSCRIBE", "stat/+/POWER", 1).await;
