@@ -42,14 +42,17 @@ fn what_it_has_commented_out_is_right_too() {
     let mut text = String::new();
     for line in EXAMPLE.lines() {
         let uncommented = line.strip_prefix("# ").filter(|line| {
-            line.split_once(" = ")
-                .is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b"_.".contains(&b)))
+            line.starts_with("[[")
+                || line
+                    .split_once(" = ")
+                    .is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b"_.".contains(&b)))
         });
         let line = match uncommented {
             // One of the two.
             Some(key) if key.contains("_file = ") => continue,
             Some(key) if key.starts_with("tls.") => key.replace("\"\"", &format!("\"{file}\"")),
             Some(key) if key.starts_with("proxy") => key.replace("\"\"", "\"http://proxy:3128\""),
+            Some(key) if key.starts_with("[[") => key.to_owned(),
             Some(key) => key.replace("\"\"", "\"abcdefghijklmnopqrstuvwxyz\""),
             None => line.replace("mqtt://", "mqtts://"),
         };
@@ -59,4 +62,10 @@ fn what_it_has_commented_out_is_right_too() {
     place.put("config.toml", &text);
     let config = place.load(&[]).unwrap();
     assert!(!config.describe().contains("is not set"), "{}", config.describe());
+    // Every key of a route is there.
+    let described = config.describe();
+    let (_, routes) = described.split_once("[[route.").unwrap();
+    for key in routes.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
+        assert!(EXAMPLE.contains(&format!("# {key} = ")) || key == "map", "{key} is not in the example");
+    }
 }
