@@ -140,12 +140,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         parts::session_name(&config),
         shutdown.results.clone(),
     ));
-    observers.spawn(routes::remember_filters(
-        routes.filters(),
-        report.link.clone(),
-        core.spool.clone(),
-        shutdown.results.clone(),
-    ));
+    observers.spawn(routes.remember(report.link.clone(), shutdown.results.clone()));
     let (current, current_rx) = watch::channel(config.clone());
     let verbs = Arc::new(core.verbs(&current_rx, session.clone(), Arc::clone(&report)));
     observers.spawn(control::serve(control_listener, verbs, shutdown.results.clone()));

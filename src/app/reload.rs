@@ -65,7 +65,12 @@ impl Reload {
             level.set(new.log.level);
         }
         self.settings.send_replace(Arc::new(parts::relay_settings(&new)));
-        self.routes.reload(&new);
+        // They were checked against the base topic that they were read with.
+        if new.mqtt.base_topic == self.config.mqtt.base_topic {
+            self.routes.reload(&new);
+        } else {
+            warn!(key = "route", "changed routes take effect with the changed mqtt.base_topic, at the next restart");
+        }
         if let (Some(current), Some(tls)) = (&self.tls, certificates) {
             *current.write().unwrap_or_else(PoisonError::into_inner) = tls;
         }

@@ -30,11 +30,11 @@ impl RouteParts {
         let failed = |error: crate::spool::SpoolError| AppError::State(error.to_string());
         let book = RouteBook::open(spool.clone(), &config.routes).await.map_err(failed)?;
         let notes = spool.notes(FILTERS_NOTE).await.map_err(failed)?;
-        let noted: Vec<String> =
+        let filters: Vec<String> =
             notes.first().and_then(|(_, note)| postcard::from_bytes(note).ok()).unwrap_or_default();
         let states = Arc::new(RouteStates::default());
         let routing = watch::Sender::new(states.routing(&config.routes));
-        let filters = watch::Sender::new(RouteFilters { wanted: noted, gone: Vec::new() });
+        let filters = watch::Sender::new(RouteFilters { wanted: filters, gone: Vec::new() });
         let parts = Self { states, book, routing, filters, spool: spool.clone() };
         parts.subscribe(config);
         Ok(parts)
@@ -53,6 +53,15 @@ impl RouteParts {
 
     pub(super) fn filters(&self) -> watch::Receiver<RouteFilters> {
         self.filters.subscribe()
+    }
+
+    /// Keeps the note of the filters in step with the broker, until `stop`.
+    pub(super) fn remember(
+        &self,
+        link: watch::Receiver<LinkState>,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
+        remember_filters(self.filters(), link, self.spool.clone(), stop)
     }
 
     /// Subscribes to what the rules want, and unsubscribes from what is, or may be, subscribed to beside.
@@ -74,7 +83,7 @@ impl RouteParts {
 }
 
 /// Notes what is left to unsubscribe from, once the broker has done what was asked.
-pub(super) async fn remember_filters(
+async fn remember_filters(
     mut filters: watch::Receiver<RouteFilters>,
     mut link: watch::Receiver<LinkState>,
     spool: Spool,

@@ -49,7 +49,7 @@ pub(super) fn routed(
                     state.counters.fired.add();
                     let user_properties = vec![("id", received.id.to_string()), ("route", state.name.clone())];
                     let deadline = max_age.map(|most| at.plus(most));
-                    let publication = Publication { deadline, user_properties, ..Publication::raw(topic, payload) };
+                    let publication = Publication { user_properties, deadline, ..Publication::raw(topic, payload) };
                     routed.push((publication, Arc::clone(state)));
                 }
             }

@@ -86,7 +86,7 @@ impl FromRoute {
     }
 
     fn render(&self, said: &Said<'_>, text: Option<&str>, document: &Document) -> Outcome<Publish> {
-        let Some(captures) = self.selection.captures(text) else { return Outcome::NoMatch };
+        let Ok(captures) = self.selection.captures(text) else { return Outcome::NoMatch };
         let levels = wildcard_levels(&self.rule.from, said.recv).into_iter().map(decoded).collect();
         let values = Values::new(said.payload, document, levels, said.from_uid, said.time)
             .of_rule(captures, &self.selection.tables);
@@ -142,10 +142,7 @@ fn check_from(from: &str, any_sender: bool) -> Result<(), String> {
     let levels: Vec<&str> = from.split('/').collect();
     let wild = |level: &&str| matches!(*level, "+" | "#");
     let sender = match levels.as_slice() {
-        ["user", "#"] => Some(&"#"),
-        ["user", uid, "text" | "file" | "+" | "#"] => Some(uid),
-        ["group", "#"] => Some(&"#"),
-        ["group", _, uid] => Some(uid),
+        ["user" | "group", uid @ "#"] | ["user", uid, "text" | "file" | "+" | "#"] | ["group", _, uid] => Some(uid),
         // A topic's publisher is not one of its levels.
         ["topic", _, ..] => None,
         _ => return Err(format!("\"{from}\" selects nothing; {SHAPES}")),

@@ -33,6 +33,10 @@ fn names(regex: &Regex) -> Vec<&str> {
     regex.capture_names().flatten().collect()
 }
 
+/// The pattern does not match a message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NoMatch;
+
 /// The part of a rule that says which messages fire it and what their values are.
 #[derive(Debug, Clone)]
 pub(super) struct Selection {
@@ -66,11 +70,11 @@ impl Selection {
         Template::parse(text, &self.scope()).map_err(|error| format!("{key}: {error}"))
     }
 
-    /// What the pattern finds in a message: nothing if it does not match.
-    pub(super) fn captures<'m>(&self, text: Option<&'m str>) -> Option<Option<Captures<'m>>> {
+    /// What the pattern finds in a message, if there is one.
+    pub(super) fn captures<'m>(&self, text: Option<&'m str>) -> Result<Option<Captures<'m>>, NoMatch> {
         match &self.pattern {
-            None => Some(None),
-            Some(pattern) => pattern.captures(text?).map(Some),
+            None => Ok(None),
+            Some(pattern) => text.and_then(|text| pattern.captures(text)).map(Some).ok_or(NoMatch),
         }
     }
 }

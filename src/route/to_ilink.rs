@@ -62,7 +62,7 @@ impl ToRoute {
     }
 
     fn render(&self, heard: &Heard<'_>, text: Option<&str>, document: &Document) -> Outcome<Call> {
-        let Some(captures) = self.selection.captures(text) else { return Outcome::NoMatch };
+        let Ok(captures) = self.selection.captures(text) else { return Outcome::NoMatch };
         let levels = wildcard_levels(&self.rule.subscribe, heard.topic).into_iter().map(Cow::Borrowed).collect();
         let values = Values::new(heard.payload, document, levels, None, Some(heard.time))
             .of_rule(captures, &self.selection.tables);

@@ -1,6 +1,8 @@
 //! Routes are as durable as the rest: `kill -9` at any moment may repeat, and leaves out nothing.
 
-use super::*;
+use serde_json::json;
+
+use super::{EXAMPLES, counted, eventually, receiver_and_text, sensor, texts, told, world};
 use crate::support::bridge::text_push;
 use crate::support::client::Out;
 use crate::support::sim::Call;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::*;
+use super::{EXAMPLES, World, counted, group_push, receiver_and_text, sensor, texts, told, topic_push, world};
 use crate::support::bridge::text_push;
 use crate::support::client::Out;
 

@@ -1,8 +1,10 @@
 //! What does not fire a route, and how often one may.
 
-use super::*;
+use serde_json::json;
+
+use super::{Bridge, UID, World, counted, eventually, texts, world, world_with};
 use crate::support::bridge::text_push;
-use crate::support::client::{Client, Out};
+use crate::support::client::{Client, Message, Out};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::sim::Sim;
 
@@ -83,7 +85,7 @@ max_rate = "2/h"
         .await;
     world.client.settle().await;
     let out = world.client.all(|message| message.topic == "out/x");
-    assert_eq!(out.iter().map(|message| message.text()).collect::<Vec<_>>(), ["0", "1", "2"]);
+    assert_eq!(out.iter().map(Message::text).collect::<Vec<_>>(), ["0", "1", "2"]);
     assert_eq!(texts(&world, 2).await, ["0", "1"]);
 }
 

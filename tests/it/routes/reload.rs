@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use super::*;
+use super::{World, eventually, texts, told, world};
 use crate::support::bridge::text_push;
 
 fn route(name: &str, subscribe: &str) -> String {

@@ -1,6 +1,6 @@
 //! `route test`, `route list`, `check`: no daemon, no broker, no iLink.
 
-use super::*;
+use super::{EXAMPLES, World, sensor};
 use crate::support::mosquitto::free_port;
 
 async fn offline(routes: &str) -> World {
