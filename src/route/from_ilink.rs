@@ -142,6 +142,8 @@ fn check_from(from: &str, any_sender: bool) -> Result<(), String> {
     let levels: Vec<&str> = from.split('/').collect();
     let wild = |level: &&str| matches!(*level, "+" | "#");
     let sender = match levels.as_slice() {
+        // Of all kinds.
+        [all @ "#"] | [all @ "+", _, ..] => Some(all),
         ["user" | "group", uid @ "#"] | ["user", uid, "text" | "file" | "+" | "#"] | ["group", _, uid] => Some(uid),
         // A topic's publisher is not one of its levels.
         ["topic", _, ..] => None,
@@ -168,21 +170,11 @@ mod tests {
         {
             assert_eq!(check_from(from, false), Ok(()), "{from}");
         }
-        for from in ["user/+/text", "user/#", "group/g/+", "group/g/#", "group/#"] {
+        for from in ["user/+/text", "user/#", "group/g/+", "group/g/#", "group/#", "#", "+/#", "+/413/text"] {
             assert!(check_from(from, false).unwrap_err().contains("any_sender"), "{from}");
             assert_eq!(check_from(from, true), Ok(()), "{from}");
         }
-        for from in [
-            "",
-            "#",
-            "+/413/text",
-            "user/413",
-            "user/413/txt",
-            "user/413/text/x",
-            "group/g",
-            "topic",
-            "recv/user/1/text",
-        ] {
+        for from in ["", "+", "user/413", "user/413/txt", "user/413/text/x", "group/g", "topic", "recv/user/1/text"] {
             assert!(check_from(from, true).unwrap_err().contains("topic/<subject>"), "{from}");
         }
         for from in ["user//text", "topic/a//b"] {
