@@ -71,7 +71,8 @@ async fn a_disk_that_refuses_writes_is_said_and_tried_again() {
         world.broker.restart();
         world.bridge.push(&text_push("413", "after")).await;
         world.client.expect_text(PUSHED, "after").await;
-        let pushed = world.client.all(|message| message.topic == PUSHED);
+        // What was refused while the writer had it may have been stored all the same: 503 promises nothing.
+        let pushed = world.client.all(|message| message.topic == PUSHED && message.text() != "refused");
         assert_eq!(pushed.iter().map(Message::text).collect::<Vec<_>>(), ["before", "after"]);
     }
 }
