@@ -68,7 +68,7 @@ impl Reload {
         // They were checked against the base topic that they were read with.
         if new.mqtt.base_topic == self.config.mqtt.base_topic {
             self.routes.reload(&new);
-        } else {
+        } else if !(new.routes.is_empty() && self.config.routes.is_empty()) {
             warn!(key = "route", "changed routes take effect with the changed mqtt.base_topic, at the next restart");
         }
         if let (Some(current), Some(tls)) = (&self.tls, certificates) {
