@@ -7,7 +7,7 @@
 //!                      PUBACK         result published, its PUBACK awaited ──► PUBACK
 //! ```
 //!
-//! What comes on topics outside the base is for the routes ([`routed`](super::routed)).
+//! What comes on topics outside the base is for the routes (`routed`).
 //!
 //! Many are under way at once, in two lines that both keep the order of arrival: *storing*, which waits for the disk only, so
 //! that the deliver loop hears of commands in their order whatever the broker does; then *answering*, which may wait for a

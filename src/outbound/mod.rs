@@ -9,7 +9,7 @@
 //!    command by its result;
 //! 5. **complete**: [`results`] publishes the result and removes the row once the broker has acknowledged it.
 //!
-//! What devices publish on topics of their own becomes commands by the routes ([`routed`], [`route_book`]), and goes the same
+//! What devices publish on topics of their own becomes commands by the routes (`routed`, [`route_book`]), and goes the same
 //! way from step 2 on.
 //!
 //! On start a result row is published, a command with a durable "sent" mark becomes `uncertain`, anything else is delivered.
