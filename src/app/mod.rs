@@ -4,6 +4,7 @@
 //! registration, so the callback is served first); the loops. Stop: see `stop` below.
 
 pub mod alone;
+mod homeassistant;
 mod listeners;
 mod parts;
 mod reload;
@@ -141,6 +142,13 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         shutdown.results.clone(),
     ));
     observers.spawn(routes.remember(report.link.clone(), shutdown.results.clone()));
+    observers.spawn(homeassistant::run(
+        config.discovery(),
+        homeassistant::Heard { births: loops.births, settings: settings.subscribe() },
+        loops.publisher.clone(),
+        core.spool.clone(),
+        shutdown.results.clone(),
+    ));
     let (current, current_rx) = watch::channel(config.clone());
     let verbs = Arc::new(core.verbs(&current_rx, session.clone(), Arc::clone(&report)));
     observers.spawn(control::serve(control_listener, verbs, shutdown.results.clone()));
@@ -217,6 +225,7 @@ struct Loops {
     publisher: mqtt::Publisher,
     link_task: tokio::task::JoinHandle<()>,
     progress: Vec<(&'static str, Progress)>,
+    births: watch::Receiver<u64>,
 }
 
 #[expect(clippy::too_many_arguments, reason = "it joins every part once")]
@@ -236,6 +245,7 @@ fn start_loops(
         (Progress::default(), Progress::default(), Progress::default());
     let (accepted, accepted_rx) = mpsc::unbounded_channel();
     let (results, results_rx) = mpsc::unbounded_channel();
+    let (births, births_rx) = watch::channel(0);
     let relay = Relay {
         config: parts::relay_config(config),
         settings,
@@ -255,6 +265,7 @@ fn start_loops(
         link: state,
         routing: routes.routing(),
         book: routes.book.clone(),
+        births,
         accepted,
         counters: Arc::clone(&core.counters),
         progress: accept_progress.clone(),
@@ -283,7 +294,7 @@ fn start_loops(
     spawn(critical, "the deliver loop", deliver.run(accepted_rx, shutdown.loops.clone()));
     spawn(critical, "the results loop", results.run(results_rx, shutdown.results.clone()));
     let progress = vec![("relay", relay_progress), ("commands", accept_progress), ("deliver", deliver_progress)];
-    Loops { publisher, link_task: task, progress }
+    Loops { publisher, link_task: task, progress, births: births_rx }
 }
 
 fn spawn(

@@ -290,7 +290,8 @@ pub(super) fn accept_config(config: &Config) -> AcceptConfig {
         max_packet: usize::try_from(config.mqtt.max_packet).unwrap_or(usize::MAX),
         ttl: config.outbound.ttl,
         response_topics: config.mqtt.response_topics.clone(),
-        discovery_prefix: config.homeassistant.discovery_prefix.clone(),
+        discovery_prefix: config.homeassistant.discovery_prefix.as_str().to_owned(),
+        birth_topic: config.discovery().map(|discovery| discovery.birth_topic()),
     }
 }
 

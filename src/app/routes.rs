@@ -22,6 +22,8 @@ pub(super) struct RouteParts {
     pub(super) book: RouteBook,
     routing: watch::Sender<Arc<Routing>>,
     filters: watch::Sender<RouteFilters>,
+    /// Home Assistant's, which is heard the same way.
+    birth: Option<String>,
     spool: Spool,
 }
 
@@ -35,7 +37,8 @@ impl RouteParts {
         let states = Arc::new(RouteStates::default());
         let routing = watch::Sender::new(states.routing(&config.routes));
         let filters = watch::Sender::new(RouteFilters { wanted: filters, gone: Vec::new() });
-        let parts = Self { states, book, routing, filters, spool: spool.clone() };
+        let birth = config.discovery().map(|discovery| discovery.birth_topic());
+        let parts = Self { states, book, routing, filters, birth, spool: spool.clone() };
         parts.subscribe(config);
         Ok(parts)
     }
@@ -66,7 +69,7 @@ impl RouteParts {
 
     /// Subscribes to what the rules want, and unsubscribes from what is, or may be, subscribed to beside.
     fn subscribe(&self, config: &Config) {
-        let wanted = config.routes.subscriptions();
+        let wanted = config.routes.subscriptions_and(self.birth.as_deref());
         self.filters.send_if_modified(|filters| {
             if filters.wanted == wanted && filters.gone.is_empty() {
                 return false;

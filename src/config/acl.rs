@@ -51,6 +51,11 @@ impl Config {
         for filter in response_topics {
             line(&format!("topic write {filter}"));
         }
+        if let Some(discovery) = self.discovery() {
+            line("# Home Assistant: when it has started, and the entities that it is told of.");
+            line(&format!("topic read {}", discovery.birth_topic()));
+            line(&format!("topic write {}", discovery.filter()));
+        }
         if self.routes.is_empty() {
             line("# Routes to and from devices' own topics need lines of their own; this configuration has none.");
         } else {

@@ -5,7 +5,7 @@ use figment::value::{Dict, Value};
 use ipnet::IpNet;
 
 use super::values::{Given, Setting, quoted};
-use crate::local::{Base, Output};
+use crate::local::{Base, Contact, Output};
 use crate::protocol::{Qos, Subject, Uid};
 
 impl Setting for Uid {
@@ -112,18 +112,12 @@ impl Setting for (Subject, Qos) {
     }
 }
 
-/// One of `homeassistant.contacts`.
-pub(super) struct Contact {
-    uid: Uid,
-    name: String,
-}
-
 impl Setting for Contact {
     fn read(given: &Given<'_>) -> Result<Self, String> {
         let wanted = || "it must be { uid = \"…\", name = \"…\" }".to_owned();
         let table = table(given, &["uid", "name"]).ok_or_else(wanted)?;
         let uid = table.get("uid").and_then(|uid| Uid::read(&Given::Typed(uid)).ok());
-        let name = table.get("name").and_then(Value::as_str).map(str::to_owned);
+        let name = table.get("name").and_then(Value::as_str).map(str::to_owned).filter(|name| !name.trim().is_empty());
         uid.zip(name).map(|(uid, name)| Self { uid, name }).ok_or_else(wanted)
     }
 

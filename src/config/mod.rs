@@ -36,6 +36,7 @@ pub use urls::MaskedUrl;
 
 pub(crate) use callback::{check_path_secret, check_token};
 
+use crate::local::{Discovery, Output};
 use crate::route::Routes;
 use reader::Reader;
 use report::Entry;
@@ -87,9 +88,10 @@ impl Config {
             Mqtt::read(&mut reader, uid, outbound.as_ref().map(|outbound| outbound.ttl).map_err(|failed| *failed));
         let spool = SpoolLimits::read(&mut reader);
         let admin = Admin::read(&mut reader);
-        let homeassistant = HomeAssistant::read(&mut reader);
+        let base = mqtt.as_ref().map(|mqtt| &mqtt.base_topic).map_err(|failed| *failed);
+        let homeassistant = HomeAssistant::read(&mut reader, base);
         let log = Log::read(&mut reader);
-        let routes = route::read(&mut reader, mqtt.as_ref().map(|mqtt| &mqtt.base_topic).map_err(|failed| *failed));
+        let routes = route::read(&mut reader, base);
         let entries = reader.finish()?;
         let config = || {
             Ok::<_, reader::Failed>(Self {
@@ -117,11 +119,26 @@ impl Config {
         self.callback.public_url.with_secret(path_secret.expose_secret())
     }
 
+    /// What Home Assistant is told, if it is.
+    #[must_use]
+    pub fn discovery(&self) -> Option<Discovery> {
+        self.homeassistant.enabled.then(|| Discovery {
+            prefix: self.homeassistant.discovery_prefix.clone(),
+            base: self.mqtt.base_topic.clone(),
+            uid: self.ilink.uid.clone(),
+            contacts: self.homeassistant.contacts.clone(),
+            output: self.mqtt.output,
+        })
+    }
+
     /// What is allowed but unwise: one line each, to be logged as WARN at start.
     #[must_use]
     pub fn warnings(&self) -> Vec<&'static str> {
         let plain_callback = self.callback.public_url.expose().scheme() == "http";
         let all = [
+            (self.homeassistant.enabled && self.mqtt.output == Output::Raw).then_some(
+                "mqtt.output = \"raw\" leaves out the envelopes that Home Assistant's event entity is made of: there will be none",
+            ),
             (plain_callback && self.callback.allow.is_empty()).then_some(
                 "callback.public_url is http:// and callback.allow is empty: whoever reads the traffic learns the secret path \
                  and can send messages; use https://, or name iLink's networks in callback.allow",

@@ -1,5 +1,6 @@
 //! The sections of a few keys each: `[inbound]`, `[outbound]`, `[spool]`, `[admin]`, `[homeassistant]`, `[log]`.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -7,10 +8,9 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 
-use super::domain::Contact;
 use super::reader::{Failed, Reader};
 use super::values::{Size, any, within, words};
-use crate::local::Base;
+use crate::local::{Base, Contact};
 use crate::protocol::Uid;
 
 /// What is done with pushes.
@@ -66,11 +66,15 @@ pub struct Admin {
     pub show_content: bool,
 }
 
-/// Home Assistant discovery: not in this version, except for where its topics are.
+/// Home Assistant discovery.
 #[derive(Debug, Clone)]
 pub struct HomeAssistant {
+    /// Whether Home Assistant is told of us.
+    pub enabled: bool,
     /// First levels of Home Assistant's discovery topics, which are never a response topic.
-    pub discovery_prefix: String,
+    pub discovery_prefix: Base,
+    /// To whom it can send.
+    pub contacts: Vec<Contact>,
 }
 
 /// What is logged.
@@ -147,15 +151,25 @@ impl Admin {
 }
 
 impl HomeAssistant {
-    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Failed> {
+    pub(super) fn read(reader: &mut Reader<'_>, base: Result<&Base, Failed>) -> Result<Self, Failed> {
         let enabled = reader.or("homeassistant.enabled", "false", any);
         let prefix = reader.or("homeassistant.discovery_prefix", "homeassistant", any::<Base>);
         let contacts = reader.or("homeassistant.contacts", "[]", any::<Vec<Contact>>);
-        if enabled? {
-            return Err(reader.conflict("homeassistant.enabled = true is not in this version yet".to_owned()));
+        let (enabled, discovery_prefix, contacts) = (enabled?, prefix?, contacts?);
+        let mut seen = HashSet::new();
+        if let Some(twice) = contacts.iter().find(|contact| !seen.insert(&contact.uid)) {
+            let message = format!("homeassistant.contacts: uid \"{}\" is there twice", twice.uid);
+            return Err(reader.conflict(message));
         }
-        contacts?;
-        Ok(Self { discovery_prefix: prefix?.as_str().to_owned() })
+        let base = base?;
+        if enabled && (discovery_prefix == *base || base.strip(discovery_prefix.as_str()).is_some()) {
+            let message = format!(
+                "homeassistant.discovery_prefix = \"{}\" is the bridge's own base topic, or under it",
+                discovery_prefix.as_str()
+            );
+            return Err(reader.conflict(message));
+        }
+        Ok(Self { enabled, discovery_prefix, contacts })
     }
 }
 

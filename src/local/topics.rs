@@ -120,6 +120,18 @@ impl Base {
         self.under(&format!("event/{}", kind.as_str()))
     }
 
+    /// The envelopes of every kind, as a filter.
+    #[must_use]
+    pub fn events(&self) -> String {
+        self.under("event/+")
+    }
+
+    /// Where a text for a user is sent.
+    #[must_use]
+    pub fn send_text(&self, uid: &Uid) -> String {
+        self.under(&format!("send/user/{}/text", escape_id(uid.as_str())))
+    }
+
     /// A topic about the bridge itself: `state`, `cloud`, `info`, `health`.
     #[must_use]
     pub fn bridge(&self, name: &str) -> String {

@@ -60,6 +60,8 @@ pub struct AcceptConfig {
     pub response_topics: Vec<String>,
     /// `homeassistant.discovery_prefix`.
     pub discovery_prefix: String,
+    /// Where Home Assistant says that it has started, if we are to hear it.
+    pub birth_topic: Option<String>,
 }
 
 /// The loop's surroundings.
@@ -78,6 +80,8 @@ pub struct Accept {
     pub routing: watch::Receiver<Arc<Routing>>,
     /// What they sent last.
     pub book: RouteBook,
+    /// Counts the starts of Home Assistant.
+    pub births: watch::Sender<u64>,
     /// Told of every durable command.
     pub accepted: mpsc::UnboundedSender<Accepted>,
     /// What is counted.
@@ -210,6 +214,9 @@ impl Accept {
             return Box::pin(ready(Fate::Acknowledged(message.ack)));
         }
         if self.config.base.strip(&message.topic).is_none() {
+            if self.config.birth_topic.as_ref() == Some(&message.topic) && message.payload == "online" {
+                self.births.send_modify(|births| *births += 1);
+            }
             return self.take_routed(message, digest, redelivery);
         }
         let new_id = Ulid::generate().to_bytes();

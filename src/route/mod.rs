@@ -29,6 +29,7 @@ pub use rule::{FromRule, Keep, Maps, PAYLOAD, Rate, RouteError, ToRule, rule_nam
 pub use to_ilink::{Heard, ToRoute};
 
 use crate::local::Base;
+use crate::local::filter::matches;
 use crate::protocol::Call;
 use filters::overlap;
 use from_ilink::FromRoutes;
@@ -141,6 +142,15 @@ impl Routes {
     #[must_use]
     pub fn subscriptions(&self) -> &[String] {
         &self.to.subscriptions
+    }
+
+    /// The same with one more topic, which may be selected already.
+    #[must_use]
+    pub fn subscriptions_and(&self, also: Option<&str>) -> Vec<String> {
+        let mut filters = self.to.subscriptions.clone();
+        let new = also.filter(|topic| !filters.iter().any(|filter| matches(filter, topic)));
+        filters.extend(new.map(str::to_owned));
+        filters
     }
 
     /// Whether there is no rule at all.

@@ -14,6 +14,7 @@ mod cloud;
 mod demo;
 mod disk;
 mod fuzz;
+mod homeassistant;
 mod honest;
 mod hostile_devices;
 mod link;

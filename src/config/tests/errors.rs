@@ -148,7 +148,14 @@ fn values_that_do_not_go_together() {
         (format!("[mqtt]\nbroker = \"mqtts://b\"\ntls.key = \"{file}\""), &["mqtt.tls.cert", "mqtt.tls.key"]),
         (format!("[mqtt]\ntls.ca = \"{file}\""), &["mqtt.tls", "mqtts://"]),
         ("[admin]\nlisten = \"0.0.0.0:8788\"".to_owned(), &["admin.token is not set", "0.0.0.0:8788", "not loopback"]),
-        ("[homeassistant]\nenabled = true".to_owned(), &["homeassistant.enabled", "not in this version"]),
+        (
+            "[homeassistant]\ncontacts = [{ uid = \"1\", name = \"a\" }, { uid = \"1\", name = \"b\" }]".to_owned(),
+            &["homeassistant.contacts", "\"1\" is there twice"],
+        ),
+        (
+            "[homeassistant]\nenabled = true\ndiscovery_prefix = \"ilink/ha\"".to_owned(),
+            &["homeassistant.discovery_prefix", "under it"],
+        ),
     ] {
         refused(&toml, says);
     }

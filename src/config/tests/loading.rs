@@ -32,7 +32,7 @@ fn the_defaults() {
     assert_eq!((config.outbound.concurrency, config.outbound.rate_per_s), (8, None));
     assert_eq!((config.outbound.max_content, config.spool.max_bytes), (256 << 10, 512 << 20));
     assert_eq!(config.admin.listen, Some("127.0.0.1:8788".parse().unwrap()));
-    assert_eq!(config.homeassistant.discovery_prefix, "homeassistant");
+    assert_eq!(config.homeassistant.discovery_prefix.as_str(), "homeassistant");
     assert_eq!((config.log.level, config.log.format), (LevelFilter::INFO, LogFormat::Text));
     assert!(config.callback.tls.is_none() && config.mqtt.username.is_none() && config.ilink.proxy.is_none());
     assert!(config.warnings().is_empty());

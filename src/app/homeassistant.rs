@@ -1,0 +1,112 @@
+//! Keeps what Home Assistant finds us by at the broker, and takes back what is configured no longer.
+//!
+//! The configurations of the entities are retained, sent again on each connection like everything about the bridge itself, and
+//! once more when Home Assistant says that it has started. Which topics the broker may have one at is noted in the spool
+//! before they are published, so that the next run knows what to take back, also when it is switched off.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::inbound::relay::RelaySettings;
+use crate::local::{Discovery, Publication};
+use crate::mqtt::{Delivery, Publisher};
+use crate::spool::Spool;
+
+/// The note of the topics that may have a configuration of ours.
+const NOTE: &str = "homeassistant/topics";
+
+/// What makes us publish again.
+pub(super) struct Heard {
+    /// Home Assistant started.
+    pub(super) births: watch::Receiver<u64>,
+    /// Whose presence we are told may have changed.
+    pub(super) settings: watch::Receiver<Arc<RelaySettings>>,
+}
+
+/// Runs until `stop`. Without a `discovery`, it takes back what earlier runs published.
+pub(super) async fn run(
+    discovery: Option<Discovery>,
+    mut heard: Heard,
+    publisher: Publisher,
+    spool: Spool,
+    stop: CancellationToken,
+) {
+    let mut known = noted(&spool).await;
+    let (mut clearing, mut being_cleared) = (FuturesUnordered::new(), BTreeSet::new());
+    loop {
+        let presence = Arc::clone(&heard.settings.borrow_and_update());
+        let entities = discovery.iter().flat_map(|discovery| discovery.entities(&presence.presence));
+        let wanted: BTreeMap<String, Publication> = entities.map(|entity| (entity.topic.clone(), entity)).collect();
+        let stale: Vec<&String> = known.iter().filter(|topic| !wanted.contains_key(*topic)).collect();
+        let new = wanted.keys().filter(|topic| !known.contains(*topic)).count();
+        let mut taken_back = 0;
+        for topic in stale {
+            publisher.set_state(nothing(topic.clone()));
+            if being_cleared.insert(topic.clone()) {
+                clearing.push(clear(publisher.clone(), topic.clone()));
+                taken_back += 1;
+            }
+        }
+        if new + taken_back > 0 {
+            info!(new, taken_back, "what Home Assistant is told of us has changed");
+        }
+        if new > 0 {
+            known.extend(wanted.keys().cloned());
+            note(&spool, &known);
+        }
+        for entity in wanted.values() {
+            publisher.set_state(entity.clone());
+        }
+        // What is published stands until one of these says otherwise. All arms only observe, or take one finished clearing out.
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Ok(()) = heard.births.changed() => {
+                    debug!("Home Assistant has started: publishing its entities again");
+                    break;
+                }
+                Ok(()) = heard.settings.changed() => break,
+                Some((topic, cleared)) = clearing.next() => {
+                    being_cleared.remove(&topic);
+                    // Wanted again meanwhile: the empty one may have come last.
+                    if wanted.contains_key(&topic) {
+                        break;
+                    }
+                    if cleared && known.remove(&topic) {
+                        note(&spool, &known);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Takes a configuration back; whether the broker has heard it.
+async fn clear(publisher: Publisher, topic: String) -> (String, bool) {
+    let delivery = publisher.publish(nothing(topic.clone())).await.await;
+    (topic, matches!(delivery, Delivery::Acked { .. }))
+}
+
+/// What removes a retained message.
+fn nothing(topic: String) -> Publication {
+    Publication { topic, retain: true, ..Publication::default() }
+}
+
+async fn noted(spool: &Spool) -> BTreeSet<String> {
+    // A spool that cannot be read has ended the bridge already.
+    let notes = spool.notes(NOTE).await.unwrap_or_default();
+    notes.first().and_then(|(_, note)| postcard::from_bytes(note).ok()).unwrap_or_default()
+}
+
+fn note(spool: &Spool, topics: &BTreeSet<String>) {
+    if topics.is_empty() {
+        spool.remove_note(NOTE);
+    } else if let Ok(note) = postcard::to_stdvec(topics) {
+        spool.put_note(NOTE, note);
+    }
+}

@@ -1,0 +1,210 @@
+//! What Home Assistant finds us by: MQTT discovery, one retained configuration per entity.
+//!
+//! One topic for each, `<prefix>/<component>/<node>/<object>/config`: every version of Home Assistant reads it, and each entity
+//! can be taken back alone, by an empty payload. All of them belong to one device and are unavailable while the bridge is. What
+//! they show are topics that there are anyway; nothing is published for Home Assistant alone but these configurations.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::{Map, Value, json};
+
+use super::envelope::Output;
+use super::publication::Publication;
+use super::topics::Base;
+use crate::protocol::{Kind, Uid};
+
+/// What messages may fire the event entity: those that can be orders. Presence has sensors.
+const EVENTS: [Kind; 4] = [Kind::Text, Kind::File, Kind::Group, Kind::Topic];
+
+/// The states of `bridge/cloud`.
+const CLOUD: [&str; 5] = ["online", "degraded", "auth_error", "unregistered", "offline"];
+
+/// Somebody to whom Home Assistant can send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contact {
+    /// Who.
+    pub uid: Uid,
+    /// What people call them.
+    pub name: String,
+}
+
+/// What Home Assistant is told.
+#[derive(Debug, Clone)]
+pub struct Discovery {
+    /// `homeassistant.discovery_prefix`.
+    pub prefix: Base,
+    /// `mqtt.base_topic`.
+    pub base: Base,
+    /// Ours.
+    pub uid: Uid,
+    /// `homeassistant.contacts`.
+    pub contacts: Vec<Contact>,
+    /// Which forms of a message are published.
+    pub output: Output,
+}
+
+impl Discovery {
+    /// Where Home Assistant says `online` when it has started.
+    #[must_use]
+    pub fn birth_topic(&self) -> String {
+        format!("{}/status", self.prefix.as_str())
+    }
+
+    /// All topics that are published to.
+    #[must_use]
+    pub fn filter(&self) -> String {
+        format!("{}/+/{}/+/config", self.prefix.as_str(), self.node())
+    }
+
+    /// The configuration of every entity; `presence` are the users whose presence iLink tells us.
+    #[must_use]
+    pub fn entities<'a>(&self, presence: impl IntoIterator<Item = &'a Uid>) -> Vec<Publication> {
+        let mut entities = vec![self.connectivity(), self.cloud()];
+        for (queue, what) in [("inbound", "Inbound"), ("outbound", "Outbound"), ("set_aside", "Set aside")] {
+            entities.extend([self.depth(queue, what), self.age(queue, what)]);
+        }
+        let presence: BTreeMap<&str, &Uid> = presence.into_iter().map(|uid| (uid.as_str(), uid)).collect();
+        entities.extend(presence.into_values().map(|uid| self.presence(uid)));
+        entities.extend(self.contacts.iter().map(|contact| self.notify(contact)));
+        if self.output != Output::Raw {
+            entities.push(self.message());
+        }
+        entities
+    }
+
+    fn connectivity(&self) -> Publication {
+        let keys = json!({
+            "state_topic": self.base.bridge("cloud"),
+            "value_template": "{{ 'ON' if value == 'online' else 'OFF' }}",
+            "device_class": "connectivity",
+            "entity_category": "diagnostic",
+        });
+        self.entity("binary_sensor", "cloud", "iLink", keys)
+    }
+
+    fn cloud(&self) -> Publication {
+        let keys = json!({
+            "state_topic": self.base.bridge("cloud"),
+            "device_class": "enum",
+            "options": CLOUD,
+            "json_attributes_topic": self.base.bridge("health"),
+            "json_attributes_template": "{{ {'cause': value_json.cloud.cause, 'since': value_json.cloud.since} | tojson }}",
+            "entity_category": "diagnostic",
+        });
+        self.entity("sensor", "cloud_state", "iLink state", keys)
+    }
+
+    fn depth(&self, queue: &str, what: &str) -> Publication {
+        let keys = json!({
+            "state_topic": self.base.bridge("health"),
+            "value_template": format!("{{{{ value_json.queues.{queue}.depth }}}}"),
+            "unit_of_measurement": "messages",
+            "state_class": "measurement",
+            "entity_category": "diagnostic",
+        });
+        self.entity("sensor", &format!("{queue}_depth"), &format!("{what} waiting"), keys)
+    }
+
+    fn age(&self, queue: &str, what: &str) -> Publication {
+        let keys = json!({
+            "state_topic": self.base.bridge("health"),
+            // An empty queue has no oldest message.
+            "value_template": format!("{{{{ value_json.queues.{queue}.oldest_s | default(0, true) }}}}"),
+            "device_class": "duration",
+            "unit_of_measurement": "s",
+            "state_class": "measurement",
+            "entity_category": "diagnostic",
+        });
+        self.entity("sensor", &format!("{queue}_age"), &format!("{what} oldest"), keys)
+    }
+
+    fn presence(&self, uid: &Uid) -> Publication {
+        let keys = json!({
+            "state_topic": self.base.presence(uid),
+            "payload_on": "online",
+            "payload_off": "offline",
+            "device_class": "connectivity",
+        });
+        let name = self.contacts.iter().find(|contact| contact.uid == *uid).map_or(uid.as_str(), |known| &known.name);
+        self.entity("binary_sensor", &format!("presence_{}", word(uid)), &format!("{name} online"), keys)
+    }
+
+    fn notify(&self, contact: &Contact) -> Publication {
+        let keys = json!({
+            "command_topic": self.base.send_text(&contact.uid),
+            "qos": 1,
+            // A retained command is never executed.
+            "retain": false,
+        });
+        self.entity("notify", &format!("notify_{}", word(&contact.uid)), &contact.name, keys)
+    }
+
+    /// An automation takes an event for an order, as a device takes a raw message: one that came too late, or from somebody who
+    /// may not, is none.
+    fn message(&self) -> Publication {
+        let kinds = EVENTS.map(Kind::as_str);
+        let template = format!(
+            "{{% if value_json.kind in {kinds:?} and not value_json.late | default(false) and not value_json.not_allowed | \
+             default(false) %}}{{{{ dict(value_json, event_type=value_json.kind) | tojson }}}}{{% endif %}}"
+        );
+        let keys = json!({
+            "state_topic": self.base.events(),
+            "event_types": kinds,
+            "value_template": template,
+            "qos": 1,
+        });
+        self.entity("event", "message", "Message", keys)
+    }
+
+    /// What all have, and the keys of this one.
+    fn entity(&self, component: &str, object: &str, name: &str, keys: Value) -> Publication {
+        let node = self.node();
+        let mut config = Map::new();
+        if let Value::Object(keys) = keys {
+            config.extend(keys);
+        }
+        let common = json!({
+            "name": name,
+            "unique_id": format!("{node}_{object}"),
+            "availability_topic": self.base.bridge("state"),
+            "payload_available": "online",
+            "payload_not_available": "offline",
+            "device": {
+                "identifiers": [node],
+                "name": format!("iLink {}", self.uid),
+                "manufacturer": "iLink",
+                "model": env!("CARGO_PKG_NAME"),
+                "sw_version": env!("CARGO_PKG_VERSION"),
+            },
+            "origin": { "name": env!("CARGO_PKG_NAME"), "sw_version": env!("CARGO_PKG_VERSION") },
+        });
+        if let Value::Object(common) = common {
+            config.extend(common);
+        }
+        let topic = format!("{}/{component}/{node}/{object}/config", self.prefix.as_str());
+        Publication::json(topic, Value::Object(config).to_string().into_bytes()).retained()
+    }
+
+    /// Tells our device and its entities from those of other accounts, for as long as the uid is ours.
+    fn node(&self) -> String {
+        format!("{}_{}", env!("CARGO_PKG_NAME"), word(&self.uid))
+    }
+}
+
+/// A uid of the characters that Home Assistant takes in a discovery topic, no two of which become the same.
+fn word(uid: &Uid) -> String {
+    let mut word = String::new();
+    for byte in uid.as_str().bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'-' {
+            word.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(word, "_{byte:02X}");
+        }
+    }
+    word
+}
+
+#[cfg(test)]
+mod tests;
