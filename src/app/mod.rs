@@ -35,7 +35,7 @@ use crate::outbound::attempt::Attempts;
 use crate::outbound::deliver::Deliver;
 use crate::outbound::results::Results;
 use crate::progress::Progress;
-use crate::report::{self, Readiness, Report};
+use crate::report;
 use crate::set_aside::SetAside;
 use crate::shutdown::{Asked, Shutdown, Signals};
 use crate::spool::{Spool, SpoolError};
@@ -113,19 +113,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     );
     let (settings, settings_rx) = watch::channel(Arc::new(parts::relay_settings(&config)));
     let (info, info_rx) = watch::channel(parts::info(&config));
-    let report = Arc::new(Report {
-        info: info_rx,
-        base: config.mqtt.base_topic.clone(),
-        spool: core.spool.clone(),
-        cloud: session.status(),
-        link: link.state.clone(),
-        link_counters: Arc::clone(&link.counters),
-        handshakes: core.handshakes.clone(),
-        seen: Arc::clone(&core.seen),
-        counters: Arc::clone(&core.counters),
-        routes: Arc::clone(&routes.states),
-        readiness: Readiness::default(),
-    });
+    let report = Arc::new(core.report(&config, info_rx, &session, &link, &routes));
 
     let mut critical = Critical::new();
     let callback_at = callback.local_addr().unwrap_or(config.callback.listen);

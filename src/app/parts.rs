@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use super::routes::RouteParts;
 use super::{AppError, Critical, open_spool, state};
 use crate::clock;
 use crate::cloud::{Client, ClientConfig, HandshakeLog, RegisterPolicy, Session, SessionConfig};
@@ -27,13 +28,13 @@ use crate::inbound::server::{Access, Guarded};
 use crate::inbound::store::Store;
 use crate::listener::{self, Tls};
 use crate::local::{Globs, Rules};
-use crate::mqtt::{LinkConfig, LinkState, Protocol, RouteFilters, Timing, TlsOptions};
+use crate::mqtt::{Link, LinkConfig, LinkState, Protocol, RouteFilters, Timing, TlsOptions};
 use crate::open_files;
 use crate::outbound;
 use crate::outbound::accept::AcceptConfig;
 use crate::outbound::deliver::DeliverConfig;
 use crate::protocol::{Account, Uid};
-use crate::report::{Info, Report};
+use crate::report::{Info, Readiness, Report};
 use crate::shutdown::Shutdown;
 use crate::spool::{Queue, Spool, SpoolError};
 use crate::state_dir::{Identity, IdentityRegistry, Overrides, StateDir, StateDirError};
@@ -182,6 +183,30 @@ impl Core {
     pub(super) fn registry(&self, config: &Config) -> IdentityRegistry {
         let ilink = &config.ilink;
         IdentityRegistry::new(Arc::clone(&self.identity), ilink.api.as_str(), &ilink.appkey, ilink.uid.as_str())
+    }
+
+    /// Everything that is looked at.
+    pub(super) fn report(
+        &self,
+        config: &Config,
+        info: watch::Receiver<Info>,
+        session: &Session,
+        link: &Link,
+        routes: &RouteParts,
+    ) -> Report {
+        Report {
+            info,
+            base: config.mqtt.base_topic.clone(),
+            spool: self.spool.clone(),
+            cloud: session.status(),
+            link: link.state.clone(),
+            link_counters: Arc::clone(&link.counters),
+            handshakes: self.handshakes.clone(),
+            seen: Arc::clone(&self.seen),
+            counters: Arc::clone(&self.counters),
+            routes: Arc::clone(&routes.states),
+            readiness: Readiness::default(),
+        }
     }
 
     /// The verbs follow a reloaded configuration.
