@@ -127,6 +127,13 @@ impl Report {
         let counters = &self.counters;
         let rejected = health.callback.rejected.iter().map(|(reason, count)| (vec![("reason", *reason)], *count));
         page.counters("callback_rejected_total", "What the callback turned away", rejected);
+        let routes = health.routes.iter().flat_map(|(route, counts)| {
+            let labelled = move |(outcome, count): (&&'static str, &u64)| {
+                (vec![("route", route.as_str()), ("outcome", *outcome)], *count)
+            };
+            counts.iter().map(labelled)
+        });
+        page.counters("route_messages_total", "Messages that a route's filter selects, by what became of them", routes);
         for (name, help, count) in [
             ("callback_handshakes_total", "Verifications by iLink that were answered", &counters.handshakes_answered),
             ("pushes_for_other_uid_total", "Pushes for another uid than ours", &counters.pushes_for_other_uid),

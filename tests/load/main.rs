@@ -45,6 +45,7 @@ mod pushes;
 mod recorder;
 mod resting;
 mod roles;
+mod routes;
 mod sample;
 #[path = "../it/support/mod.rs"]
 mod support;
@@ -100,6 +101,7 @@ async fn run(options: &Options) -> Table {
             Section::Commands => commands::measure(&mut world, options, &mut table).await,
             Section::Backlog => backlog::measure(&mut world, options, &mut table).await,
             Section::Growth => growth::measure(&mut world, options, &mut table).await,
+            Section::Routes => routes::measure(&mut world, options, &mut table).await,
         }
     }
     table

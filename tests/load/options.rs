@@ -46,6 +46,8 @@ pub(crate) enum Section {
     Backlog,
     /// Many senders, many receivers, large contents
     Growth,
+    /// 1,000 routes that a push does not fire
+    Routes,
 }
 
 /// What this program does as a process of its own, for itself.

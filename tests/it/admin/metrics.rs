@@ -132,3 +132,38 @@ async fn a_try_again_and_a_repeated_push_are_counted_as_such() {
     let answer: Answer = world.bridge.request(reqwest::Method::POST, "/metrics").await;
     assert_eq!(answer.status, 404, "the callback listener serves no metrics");
 }
+
+#[tokio::test]
+async fn what_each_route_did_is_counted() {
+    let routes = r#"
+[[route.from_ilink]]
+name = "lamp"
+from = "user/413/text"
+match = "^lamp (?<v>on|off)$"
+topic = "cmnd/lamp/POWER"
+payload = "${v|upper}"
+
+[[route.to_ilink]]
+name = "lamp-state"
+subscribe = "stat/lamp/POWER"
+to = "user/413/text"
+on_change = true
+"#;
+    let world = World::ready_with(|bridge| bridge.with_tables(routes)).await;
+    world.client.subscribe("cmnd/#").await;
+    for text in ["lamp on", "lamp off", "fan on"] {
+        world.bridge.push(&text_push("413", text)).await;
+    }
+    for state in ["ON", "ON", "OFF"] {
+        world.client.publish("stat/lamp/POWER", state).await;
+    }
+    let of = |route, outcome| [("route", route), ("outcome", outcome)];
+    let name = "route_messages_total";
+    metrics_with(&world.bridge, name, &of("lamp", "no_match"), 1.0).await;
+    let after = metrics_with(&world.bridge, name, &of("lamp-state", "fired"), 2.0).await;
+    for (route, outcome, count) in
+        [("lamp", "fired", 2.0), ("lamp", "failed", 0.0), ("lamp-state", "unchanged", 1.0), ("lamp-state", "late", 0.0)]
+    {
+        assert_eq!(after.get(name, &of(route, outcome)), count, "{route} {outcome}");
+    }
+}
