@@ -38,7 +38,7 @@ pub(super) fn routed(
             Outcome::NoMatch => state.counters.no_match.add(),
             Outcome::Missing(why) => {
                 state.counters.missing.add();
-                debug!(route = state.name, why, "a push does not fire a route");
+                debug!(route = state.name, %why, "a push does not fire a route");
             }
             Outcome::Fires(Publish { topic, payload }) => {
                 let max_age = route.max_age(raw_max_age);

@@ -76,7 +76,7 @@ impl Accept {
                 Outcome::NoMatch => counters.no_match.add(),
                 Outcome::Missing(why) => {
                     counters.missing.add();
-                    debug!(route = state.name, why, "a message does not fire a route");
+                    debug!(route = state.name, %why, "a message does not fire a route");
                 }
                 Outcome::Fires(call) => match self.book.check(route.rule(), &message.topic, &call) {
                     Err(LeftOut::Unchanged) => counters.unchanged.add(),

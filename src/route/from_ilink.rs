@@ -42,6 +42,7 @@ pub struct FromRoute {
     pub(super) selection: Selection,
     topic: Template,
     payload: Template,
+    reads_json: bool,
 }
 
 impl FromRoute {
@@ -52,7 +53,8 @@ impl FromRoute {
         let topic = selection.template("topic", &rule.topic)?;
         topic.check_topic().map_err(|error| format!("topic: {error}"))?;
         let payload = selection.template("payload", &rule.payload)?;
-        Ok(Self { rule, selection, topic, payload })
+        let reads_json = topic.reads_json() || payload.reads_json();
+        Ok(Self { rule, selection, topic, payload, reads_json })
     }
 
     /// The rule's name.
@@ -87,10 +89,13 @@ impl FromRoute {
 
     fn render(&self, said: &Said<'_>, text: Option<&str>, document: &Document) -> Outcome<Publish> {
         let Ok(captures) = self.selection.captures(text) else { return Outcome::NoMatch };
+        if self.reads_json && document.of(said.payload).is_none() {
+            return Outcome::NOT_JSON;
+        }
         let levels = wildcard_levels(&self.rule.from, said.recv).into_iter().map(decoded).collect();
         let values = Values::new(said.payload, document, levels, said.from_uid, said.time)
             .of_rule(captures, &self.selection.tables);
-        let rendered = || Ok(Publish { topic: self.topic.topic(&values)?, payload: self.payload.payload(&values)? });
+        let rendered = || Ok(Publish { payload: self.payload.payload(&values)?, topic: self.topic.topic(&values)? });
         Outcome::of(rendered())
     }
 }

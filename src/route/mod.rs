@@ -21,6 +21,7 @@ mod template;
 mod to_ilink;
 mod values;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 pub use from_ilink::{FromRoute, Publish, Said};
@@ -55,7 +56,7 @@ pub enum Outcome<T> {
     /// The pattern does not match.
     NoMatch,
     /// A value that a template needs is not there, or cannot be used there: which, and why.
-    Missing(String),
+    Missing(Cow<'static, str>),
 }
 
 impl<T> Outcome<T> {
@@ -68,8 +69,11 @@ impl<T> Outcome<T> {
         }
     }
 
+    /// Told at once, whatever else a template needs: one message may meet a thousand rules that want JSON.
+    const NOT_JSON: Self = Self::Missing(Cow::Borrowed("the message is not JSON"));
+
     fn of(rendered: Result<T, String>) -> Self {
-        rendered.map_or_else(Self::Missing, Self::Fires)
+        rendered.map_or_else(|why| Self::Missing(why.into()), Self::Fires)
     }
 }
 

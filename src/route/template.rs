@@ -141,6 +141,11 @@ impl Template {
         Ok(Self(parts))
     }
 
+    /// Whether it needs a message that is JSON.
+    pub(super) fn reads_json(&self) -> bool {
+        self.0.iter().any(|part| matches!(part, Part::Value { source: Source::Json(_), .. }))
+    }
+
     /// The topic filter of all that this can become as a topic: `+` for each level with a value in it.
     pub(super) fn as_filter(&self) -> String {
         let mut marked = String::new();

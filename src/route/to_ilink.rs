@@ -31,6 +31,7 @@ pub struct ToRoute {
     pub(super) selection: Selection,
     to: Template,
     payload: Template,
+    reads_json: bool,
 }
 
 impl ToRoute {
@@ -46,7 +47,8 @@ impl ToRoute {
         if rule.payload.is_empty() {
             return Err("payload: it is empty, and iLink takes no empty messages".to_owned());
         }
-        Ok(Self { rule, selection, to, payload })
+        let reads_json = to.reads_json() || payload.reads_json();
+        Ok(Self { rule, selection, to, payload, reads_json })
     }
 
     /// The rule's name.
@@ -63,6 +65,9 @@ impl ToRoute {
 
     fn render(&self, heard: &Heard<'_>, text: Option<&str>, document: &Document) -> Outcome<Call> {
         let Ok(captures) = self.selection.captures(text) else { return Outcome::NoMatch };
+        if self.reads_json && document.of(heard.payload).is_none() {
+            return Outcome::NOT_JSON;
+        }
         let levels = wildcard_levels(&self.rule.subscribe, heard.topic).into_iter().map(Cow::Borrowed).collect();
         let values = Values::new(heard.payload, document, levels, None, Some(heard.time))
             .of_rule(captures, &self.selection.tables);

@@ -16,6 +16,13 @@ pub(super) type Tables = BTreeMap<Source, BTreeMap<String, String>>;
 #[derive(Debug, Default)]
 pub(super) struct Document(OnceCell<Option<Json>>);
 
+impl Document {
+    /// That of this message, which is always the same one; none if it is not JSON.
+    pub(super) fn of(&self, payload: &[u8]) -> Option<&Json> {
+        self.0.get_or_init(|| serde_json::from_slice(payload).ok()).as_ref()
+    }
+}
+
 /// What a message offers.
 pub(super) struct Values<'m> {
     payload: &'m [u8],
@@ -94,8 +101,7 @@ impl<'m> Values<'m> {
                 Value::Text(Cow::Borrowed(found.as_str()))
             }
             Source::Json(pointer) => {
-                let read = || serde_json::from_slice(self.payload).ok();
-                let document = self.document.0.get_or_init(read).as_ref();
+                let document = self.document.of(self.payload);
                 let document = document.ok_or_else(|| format!("${{{source}}}: the message is not JSON"))?;
                 Value::Json(document.pointer(pointer).ok_or_else(missing)?)
             }
