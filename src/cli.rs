@@ -67,8 +67,11 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Check {
     /// Print the lines that this configuration needs in Mosquitto's ACL file
-    #[arg(long)]
+    #[arg(long, conflicts_with = "connect")]
     pub acl: bool,
+    /// Try out the broker, iLink and the callback, step by step; nothing is changed
+    #[arg(long)]
+    pub connect: bool,
 }
 
 const FIELDS_HELP: &str = r#"Its fields, such as {"accept_uid":"414","content":"hello"}; only ham_group/list has none"#;

@@ -44,6 +44,7 @@ async fn execute(cli: Cli, sockets: Sockets) -> u8 {
                 Err(error) => return fail(EXIT_USAGE, &error.to_string()),
             };
             return match command {
+                Command::Check(arguments) if arguments.connect => connect(&config).await,
                 Command::Check(arguments) => check(&config, arguments.acl),
                 Command::Route(Route { command }) => try_routes(&config, command),
                 _ => run(config, Source { path, environment, level: None }, sockets).await,
@@ -100,6 +101,21 @@ fn try_routes(config: &Config, command: RouteCommand) -> u8 {
             0
         }
         Err(error) => fail(EXIT_USAGE, &error),
+    }
+}
+
+/// Prints every step, also those that failed: they are what was asked for.
+async fn connect(config: &Config) -> u8 {
+    let _ = log::start(Log { level: tracing::level_filters::LevelFilter::ERROR, ..config.log });
+    for warning in config.warnings() {
+        print(&format!("{:<6}{:<13}{warning}\n", "warn", "config"));
+    }
+    match app::checkup::run(config).await {
+        Ok(Answer { exit, text }) => {
+            print(&format!("{text}\n"));
+            exit
+        }
+        Err(error) => fail_with(&error),
     }
 }
 

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::AppError;
 use super::listeners;
-use super::parts::Core;
+use super::parts::{self, Core};
 use crate::cli::EXIT_UNAVAILABLE;
-use crate::cloud::{self, RegisterPolicy, Registry, SessionConfig};
+use crate::cloud::{self, ConfigQuota, RegisterPolicy, Registry, SessionConfig};
 use crate::config::{Config, Register};
 use crate::control::verbs::{answer, internal, outcome, parse_call, url};
 use crate::control::{Answer, Verb};
@@ -108,8 +109,17 @@ async fn register(config: &Config, core: &Core, new_secret: bool) -> Result<Answ
 }
 
 async fn post(config: &Config, core: &Core, request: &SetConfig<'_>) -> Result<Result<Reply, String>, AppError> {
-    let client = core.client(config)?;
-    let reply = client.post(&request.request(&core.account(config)), None).await;
+    let (client, account) = (core.client(config)?, parts::account(config));
+    let quota = ConfigQuota::new(core.state_dir.path(), &config.ilink.api, &account);
+    if let Some(held) = quota.held() {
+        return Ok(Err(held));
+    }
+    let reply = client.post(&request.request(&account), None).await;
+    if let Ok(reply) = &reply
+        && let Err(error) = quota.heard(reply.code)
+    {
+        warn!(%error, "that iLink was asked too often could not be recorded: a restart asks it again at once");
+    }
     Ok(reply.map_err(|error| error.cause().to_owned()))
 }
 

@@ -4,6 +4,7 @@
 //! registration, so the callback is served first); the loops. Stop: see `stop` below.
 
 pub mod alone;
+pub mod checkup;
 mod homeassistant;
 mod listeners;
 mod parts;

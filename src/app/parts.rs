@@ -141,29 +141,12 @@ impl Core {
     }
 
     pub(super) fn client(&self, config: &Config) -> Result<Client, AppError> {
-        let client = ClientConfig {
-            api: config.ilink.api.clone(),
-            timeout: config.ilink.timeout,
-            proxy: config.ilink.proxy.as_ref().map(|proxy| proxy.expose().clone()),
-            extra_ca: config.ilink.ca.clone(),
-        };
-        let client = Client::new(&client).map_err(|error| AppError::Config(error.to_string()))?;
-        Ok(client.counting(Arc::clone(&self.counters)))
-    }
-
-    pub(super) fn account(&self, config: &Config) -> Account {
-        let _ = self;
-        Account {
-            appkey: config.ilink.appkey.clone(),
-            secretkey: config.ilink.secretkey.clone(),
-            uid: config.ilink.uid.clone(),
-            presence_action: config.ilink.presence_action,
-        }
+        Ok(client(config)?.counting(Arc::clone(&self.counters)))
     }
 
     pub(super) fn session_config(&self, config: &Config) -> SessionConfig {
         SessionConfig {
-            account: self.account(config),
+            account: account(config),
             api: config.ilink.api.clone(),
             state_dir: self.state_dir.path().to_owned(),
             register: match config.callback.register {
@@ -239,17 +222,42 @@ async fn patiently(path: &Path) -> Result<StateDir, StateDirError> {
     }
 }
 
+pub(super) fn client(config: &Config) -> Result<Client, AppError> {
+    let client = ClientConfig {
+        api: config.ilink.api.clone(),
+        timeout: config.ilink.timeout,
+        proxy: config.ilink.proxy.as_ref().map(|proxy| proxy.expose().clone()),
+        extra_ca: config.ilink.ca.clone(),
+    };
+    Client::new(&client).map_err(|error| AppError::Config(error.to_string()))
+}
+
+pub(super) fn account(config: &Config) -> Account {
+    Account {
+        appkey: config.ilink.appkey.clone(),
+        secretkey: config.ilink.secretkey.clone(),
+        uid: config.ilink.uid.clone(),
+        presence_action: config.ilink.presence_action,
+    }
+}
+
+/// The link's configuration, with whether an earlier run left a session at the broker.
 pub(super) async fn link_config(
     config: &Config,
     core: &Core,
     routes: watch::Receiver<RouteFilters>,
 ) -> Result<LinkConfig, AppError> {
-    let mqtt = &config.mqtt;
     let notes = core.spool.notes(SESSION_NOTE).await.map_err(|error| AppError::State(error.to_string()))?;
     let session = session_name(config);
+    Ok(LinkConfig { expect_session: notes.iter().any(|(_, value)| *value == session), ..link(config, routes) })
+}
+
+/// The link's configuration as far as the file says it.
+pub(super) fn link(config: &Config, routes: watch::Receiver<RouteFilters>) -> LinkConfig {
+    let mqtt = &config.mqtt;
     let mut filters: Vec<String> = mqtt.base_topic.command_filters().into();
     filters.dedup();
-    Ok(LinkConfig {
+    LinkConfig {
         broker: mqtt.broker.clone(),
         protocol: match mqtt.protocol {
             MqttProtocol::V5 => Protocol::V5,
@@ -264,7 +272,7 @@ pub(super) async fn link_config(
         max_packet: mqtt.max_packet,
         session_expiry: u32::try_from(mqtt.session_expiry.as_secs()).unwrap_or(u32::MAX),
         persistent_session: mqtt.persistent_session,
-        expect_session: notes.iter().any(|(_, value)| *value == session),
+        expect_session: false,
         filters,
         routes,
         base: mqtt.base_topic.clone(),
@@ -272,7 +280,7 @@ pub(super) async fn link_config(
         will: state(config, "offline"),
         birth: vec![state(config, "online")],
         timing: Timing::default(),
-    })
+    }
 }
 
 /// Names the session that a broker may hold for us.

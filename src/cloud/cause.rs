@@ -166,11 +166,13 @@ fn links<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (d
     })
 }
 
-fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+/// The first cause of a type.
+pub(crate) fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     links(error).find_map(|link| link.downcast_ref())
 }
 
-fn innermost(error: &(dyn StdError + 'static)) -> String {
+/// The text of the cause of all.
+pub(crate) fn innermost(error: &(dyn StdError + 'static)) -> String {
     links(error).last().map(ToString::to_string).unwrap_or_default()
 }
 

@@ -9,9 +9,9 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_TYPE, DATE};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -32,6 +32,8 @@ const MAX_CONNECT: Duration = Duration::from_secs(5);
 /// Idle connections are closed before the service does: a request on a connection that is just being closed fails without
 /// an answer.
 const POOL_IDLE: Duration = Duration::from_secs(20);
+
+const USER_AGENT: &str = concat!("ilink2mqtt/", env!("CARGO_PKG_VERSION"));
 
 /// How the API is reached.
 #[derive(Clone)]
@@ -157,7 +159,7 @@ impl Client {
             .connect_timeout(connect)
             .timeout(config.timeout)
             .pool_idle_timeout(POOL_IDLE)
-            .user_agent(concat!("ilink2mqtt/", env!("CARGO_PKG_VERSION")));
+            .user_agent(USER_AGENT);
         if let Some(proxy) = &config.proxy {
             let proxy =
                 reqwest::Proxy::all(proxy.clone()).map_err(|e| ClientError::Proxy(e.without_url().to_string()))?;
@@ -186,6 +188,17 @@ impl Client {
         let outcome = reply.as_ref().map_err(TransportError::is_ambiguous);
         self.counters.series.request(request.path, outcome, began.elapsed());
         reply
+    }
+
+    /// Asks for nothing, only to hear what time it is there; none if the service does not say.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError`] if there is no answer. Any status is one.
+    pub async fn time(&self) -> Result<Option<SystemTime>, TransportError> {
+        let response = self.http.get(self.api.clone()).send().await.map_err(|e| self.peer.explain(e))?;
+        let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+        Ok(date.and_then(|date| httpdate::parse_http_date(date).ok()))
     }
 
     async fn exchange(&self, request: &Request, token: Option<&SecretString>) -> Result<Reply, TransportError> {
@@ -230,11 +243,32 @@ impl Post for Client {
     }
 }
 
-/// TLS by ring, trusting the system's roots and those of `ilink.tls.ca`.
-fn tls(config: &ClientConfig) -> Result<rustls::ClientConfig, ClientError> {
+/// A client for other servers than iLink, with the same habits: it follows nothing and believes the system's roots alone.
+///
+/// # Errors
+///
+/// If it cannot be built.
+pub fn web_client(timeout: Duration) -> Result<reqwest::Client, ClientError> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(trusting(system_roots())?)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(timeout)
+        .user_agent(USER_AGENT)
+        .build()
+        .map_err(|e| ClientError::Build(e.without_url().to_string()))
+}
+
+fn system_roots() -> rustls::RootCertStore {
     let mut roots = rustls::RootCertStore::empty();
     // Certificates of the system that cannot be read are no reason to fail while others can.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+}
+
+/// TLS by ring, trusting the system's roots and those of `ilink.tls.ca`.
+fn tls(config: &ClientConfig) -> Result<rustls::ClientConfig, ClientError> {
+    let mut roots = system_roots();
     if let Some(path) = &config.extra_ca {
         for certificate in extra_roots(path)? {
             roots.add(certificate).map_err(|e| ClientError::ExtraCa { path: path.clone(), cause: e.to_string() })?;
@@ -243,6 +277,10 @@ fn tls(config: &ClientConfig) -> Result<rustls::ClientConfig, ClientError> {
     if roots.is_empty() && config.api.scheme() == "https" {
         return Err(ClientError::NoRoots);
     }
+    trusting(roots)
+}
+
+fn trusting(roots: rustls::RootCertStore) -> Result<rustls::ClientConfig, ClientError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let versions = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -15,8 +15,10 @@ mod handshakes;
 mod registry;
 pub mod session;
 
+pub(crate) use cause::{find as find_cause, innermost as innermost_cause};
+
 pub use backoff::{Backoff, Timing};
-pub use client::{Client, ClientConfig, ClientError, Post, TransportError};
+pub use client::{Client, ClientConfig, ClientError, Post, TransportError, web_client};
 pub use handshakes::{Handshake, HandshakeLog};
 pub use registry::Registry;
-pub use session::{CloudState, Outcome, RegisterPolicy, Session, SessionConfig, Status, start};
+pub use session::{CloudState, ConfigQuota, Outcome, RegisterPolicy, Session, SessionConfig, Status, start};

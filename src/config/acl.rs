@@ -23,6 +23,24 @@ const WRITES: [&str; 8] = [
 const READS: [&str; 2] = ["bridge/state", "bridge/info"];
 
 impl Config {
+    /// Filters of what the bridge publishes to, but for what routes say to devices.
+    #[must_use]
+    pub fn writes(&self) -> Vec<String> {
+        let base = self.mqtt.base_topic.as_str();
+        let own = WRITES.iter().map(|write| format!("{base}/{write}"));
+        own.chain(self.mqtt.response_topics.iter().cloned()).collect()
+    }
+
+    /// Filters of what the bridge subscribes to.
+    #[must_use]
+    pub fn reads(&self) -> Vec<String> {
+        let base = self.mqtt.base_topic.as_str();
+        let mut filters: Vec<String> = self.mqtt.base_topic.command_filters().into();
+        filters.dedup();
+        let looks = READS.iter().map(|read| format!("{base}/{read}"));
+        filters.into_iter().chain(looks).chain(self.routes.subscriptions().iter().cloned()).collect()
+    }
+
     /// The lines of Mosquitto's ACL file that let this bridge work and nothing more, and an example for devices.
     #[must_use]
     pub fn mosquitto_acl(&self) -> String {

@@ -26,6 +26,7 @@ mod probe;
 mod publisher;
 mod receiving;
 mod refused;
+mod rights;
 mod sending;
 mod state;
 mod tls;
@@ -35,7 +36,6 @@ mod validate;
 mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -45,10 +45,10 @@ pub use config::{LinkConfig, Protocol, RouteFilters, StartError, Timing, TlsOpti
 pub use incoming::{Commands, Incoming};
 pub use publisher::{AckToken, Completion, Delivery, Publisher, Refusal};
 pub use refused::Refused;
+pub use rights::{Rights, RightsError, Verdict, Wanted, try_out};
 pub use state::{LinkCounters, LinkState, Subscriptions};
 
 use denied::Denied;
-use explain::Explain;
 use link::Task;
 use outbox::Outbox;
 use refused::RefusedTopics;
@@ -79,33 +79,18 @@ pub struct Link {
 /// If the configuration can never work: a bad URL, TLS files that cannot be read. A broker that cannot be reached is no
 /// such error; see [`LinkState::cause`].
 pub fn start(config: LinkConfig, shutdown: CancellationToken) -> Result<Link, StartError> {
-    let tls = match (config.broker.scheme(), config.broker.host_str()) {
-        ("mqtt", Some(_)) => None,
-        ("mqtts", Some(_)) => Some(tls::client_config(&config.tls)?),
-        // Without the rest of the URL, which may hold a password.
-        (scheme, host) => return Err(StartError::Broker(format!("{scheme}://{}", host.unwrap_or_default()))),
-    };
-    if config.client_id.is_empty() {
-        return Err(StartError::ClientId);
-    }
     let counters = Arc::new(LinkCounters::default());
     let (publisher, ends) = Publisher::new(Arc::clone(&counters));
     let (command_sender, commands) = incoming::channel();
     let (state_sender, state) = watch::channel(LinkState::default());
     let (protocol, expects_session) = (config.protocol, config.expect_session);
-    let explain = Explain::new(&config);
     let denied = Denied::new(config.timing.recheck_every);
     let refused = RefusedTopics::new(config.base.clone());
     let routes = config.routes.clone();
+    let dialer = Arc::new(Dialer::new(config)?);
     let task = Task {
         routes,
-        dialer: Arc::new(Dialer {
-            config,
-            tls,
-            explain,
-            takes_any_size: AtomicBool::new(false),
-            leaves_session: AtomicBool::new(false),
-        }),
+        dialer,
         ends,
         commands: command_sender,
         state: state_sender,

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use url::{Host, Url};
 
-use super::config::LinkConfig;
+use super::config::{LinkConfig, StartError};
 use super::explain::{Explain, Failure};
 use super::incoming::{Incoming, RECEIVE_MAXIMUM};
+use super::tls;
 use crate::local::Publication;
 
 /// Publishes in flight at most: 20 to 100 reach Mosquitto's full rate, more only add latency.
@@ -38,6 +39,24 @@ pub(super) struct Dialer {
     pub(super) takes_any_size: AtomicBool,
     /// The session at the broker holds what cannot be decoded: the next connection begins another.
     pub(super) leaves_session: AtomicBool,
+}
+
+impl Dialer {
+    /// Reads what the configuration names.
+    pub(super) fn new(config: LinkConfig) -> Result<Self, StartError> {
+        let tls = match (config.broker.scheme(), config.broker.host_str()) {
+            ("mqtt", Some(_)) => None,
+            ("mqtts", Some(_)) => Some(tls::client_config(&config.tls)?),
+            // Without the rest of the URL, which may hold a password.
+            (scheme, host) => return Err(StartError::Broker(format!("{scheme}://{}", host.unwrap_or_default()))),
+        };
+        if config.client_id.is_empty() {
+            return Err(StartError::ClientId);
+        }
+        let explain = Explain::new(&config);
+        let (takes_any_size, leaves_session) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { config, tls, explain, takes_any_size, leaves_session })
+    }
 }
 
 /// What happened on the connection.

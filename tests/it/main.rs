@@ -10,6 +10,7 @@
 
 mod admin;
 mod blackbox;
+mod checkup;
 mod cloud;
 mod demo;
 mod disk;

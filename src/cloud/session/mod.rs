@@ -48,4 +48,5 @@ mod words;
 mod tests;
 
 pub use handle::{Session, start};
+pub use quotas::ConfigQuota;
 pub use types::{CloudState, Outcome, RegisterPolicy, SessionConfig, Status};

@@ -1,11 +1,16 @@
 //! Quotas that iLink says are used up outlive the process: a bridge that is restarted again and again must not go on asking.
 
-use tokio::time::Instant;
+use std::io;
+use std::path::Path;
 
-use super::store::{Quota, Quotas};
+use tokio::time::Instant;
+use url::Url;
+
+use super::store::{Quota, Quotas, Store};
 use super::task::{Task, on_disk};
 use super::words;
-use crate::protocol::ResultCode;
+use crate::cloud::Timing;
+use crate::protocol::{Account, ResultCode};
 
 /// What there is to keep: for `set_config` and `get_access_token`, how often in a row and until when.
 pub(super) type QuotaMarks = [Option<(u32, Instant)>; 2];
@@ -56,5 +61,42 @@ impl Task {
         if let Err(error) = on_disk(move || store.put_quotas(&quotas)).await {
             tracing::warn!(%error, "that iLink was asked too often could not be recorded: a restart asks it again at once");
         }
+    }
+}
+
+/// The quota of `set_config`, for who calls it without a session. Reads and writes a small file.
+pub struct ConfigQuota {
+    store: Store,
+    timing: Timing,
+}
+
+impl ConfigQuota {
+    /// That of this account, as it is kept in the state directory.
+    #[must_use]
+    pub fn new(state_dir: &Path, api: &Url, account: &Account) -> Self {
+        Self { store: Store::new(state_dir, api, account), timing: Timing::default() }
+    }
+
+    /// Why not to call now, if iLink has said so.
+    #[must_use]
+    pub fn held(&self) -> Option<String> {
+        let left = self.store.quotas().set_config?.left(self.timing.quota.most);
+        (!left.is_zero()).then(|| words::config_quota(ResultCode::new(1004), left))
+    }
+
+    /// Notes what iLink answered.
+    ///
+    /// # Errors
+    /// If it cannot be written down.
+    pub fn heard(&self, code: ResultCode) -> io::Result<()> {
+        let mut quotas = self.store.quotas();
+        let before = quotas.set_config.take();
+        if code.value() == 1004 {
+            let times = before.map_or(0, |quota| quota.times).saturating_add(1);
+            quotas.set_config = Some(Quota::new(self.timing.quota.jittered(times), times));
+        } else if before.is_none() || !code.is_ok() {
+            return Ok(());
+        }
+        self.store.put_quotas(&quotas)
     }
 }

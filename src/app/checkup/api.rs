@@ -1,0 +1,150 @@
+//! iLink itself: can it be reached, is our clock near its clock, are the credentials right?
+//!
+//! The credentials are tried by a query of the registration: that needs no access token and changes nothing.
+
+use std::time::{Duration, SystemTime};
+
+use secrecy::ExposeSecret as _;
+
+use super::{Findings, Us, callback_url};
+use crate::app::parts;
+use crate::clock;
+use crate::cloud::{Client, ConfigQuota};
+use crate::config::Config;
+use crate::control::{self, Answer, Verb};
+use crate::protocol::{ResultCode, SetConfig};
+
+const CLOCK: &str = "clock";
+const API: &str = "api";
+const CREDENTIALS: &str = "credentials";
+
+/// A clock that is further off than this will be noticed in times and expiries.
+const NEAR: Duration = Duration::from_secs(60);
+/// Further off than this, tokens and certificates are judged wrongly.
+const FAR: Duration = Duration::from_secs(15 * 60);
+/// 2025-01-01: before it this program did not exist.
+const EARLIEST_MS: u64 = 1_735_689_600_000;
+
+pub(super) async fn check(config: &Config, client: &Client, us: &Us, findings: &mut Findings) {
+    let now = SystemTime::now();
+    let time = client.time().await;
+    judge_clock(now, time.as_ref().ok().copied().flatten(), findings);
+    if let Err(error) = time {
+        findings.fail(API, error.cause());
+        return;
+    }
+    let host = config.ilink.api.host_str().unwrap_or_default();
+    findings.ok(API, format!("{host} answers"));
+    match us {
+        Us::Running { .. } => match control::ask(&config.state_dir, &Verb::Query).await {
+            Ok(Some(Answer { exit: 0 | 1, text })) => match code(&text) {
+                Some(code) => judge(code, true, findings),
+                None => {
+                    findings.warn(CREDENTIALS, "the running bridge's answer cannot be read: is it another version?")
+                }
+            },
+            Ok(Some(Answer { text, .. })) => {
+                findings.warn(CREDENTIALS, format!("the running bridge does not ask now: {text}"))
+            }
+            Ok(None) => findings.warn(CREDENTIALS, "the bridge has just stopped: try again"),
+            Err(error) => findings.warn(CREDENTIALS, format!("the running bridge did not answer: {error}")),
+        },
+        Us::Stopped { .. } | Us::Unknown => ask(config, client, us, findings).await,
+    }
+}
+
+async fn ask(config: &Config, client: &Client, us: &Us, findings: &mut Findings) {
+    let account = parts::account(config);
+    let quota = ConfigQuota::new(&config.state_dir, &config.ilink.api, &account);
+    if let Some(held) = quota.held() {
+        findings.warn(CREDENTIALS, format!("not asked now: {held}"));
+        return;
+    }
+    let url = callback_url(config, us);
+    match client.post(&SetConfig::Query { url: url.expose_secret() }.request(&account), None).await {
+        Ok(reply) => {
+            if config.state_dir.is_dir() {
+                let _ = quota.heard(reply.code);
+            }
+            judge(reply.code, false, findings);
+        }
+        Err(error) => findings.fail(API, error.cause()),
+    }
+}
+
+/// The code in a verb's answer.
+fn code(text: &str) -> Option<ResultCode> {
+    let answer: serde_json::Value = serde_json::from_str(text).ok()?;
+    answer.get("code")?.as_i64().map(ResultCode::new)
+}
+
+fn judge(code: ResultCode, running: bool, findings: &mut Findings) {
+    let meaning = code.meaning();
+    match code.value() {
+        0 => findings.ok(CREDENTIALS, "iLink accepts them, and a callback is registered"),
+        1007 if running => {
+            findings.warn(CREDENTIALS, "iLink accepts them, but has no callback of ours: `ilink2mqtt status` says why");
+        }
+        1007 => findings.ok(CREDENTIALS, "iLink accepts them; the bridge will register its callback when it starts"),
+        1000 => findings.fail(CREDENTIALS, "iLink does not accept them (1000): correct ilink.appkey and ilink.secretkey"),
+        1001 => findings.fail(CREDENTIALS, "iLink does not know our uid (1001): correct ilink.uid"),
+        1003 => findings.fail(CREDENTIALS, "iLink refuses our address (1003): a uid belongs to one address; stop the other program, or fix your outgoing address"),
+        1004 => findings.warn(CREDENTIALS, "iLink was asked too often (1004): try again in ten minutes, not before"),
+        code => findings.warn(CREDENTIALS, format!("iLink answers {code}: {meaning}")),
+    }
+}
+
+fn judge_clock(now: SystemTime, there: Option<SystemTime>, findings: &mut Findings) {
+    let shown = clock::rfc3339(clock::wall_now_ms());
+    if clock::wall_now_ms() < EARLIEST_MS {
+        findings.fail(
+            CLOCK,
+            format!("it says {shown}, which is past: set it, and have it kept (timedatectl set-ntp true)"),
+        );
+        return;
+    }
+    let Some(there) = there else {
+        findings.warn(CLOCK, format!("it says {shown}; there is no answer of iLink's with a time to compare it with"));
+        return;
+    };
+    let (off, way) = match there.duration_since(now) {
+        Ok(off) => (off, "behind"),
+        Err(ahead) => (ahead.duration(), "ahead of"),
+    };
+    let text = format!("it is {} {way} iLink's", humantime::format_duration(Duration::from_secs(off.as_secs())));
+    let remedy = "set it, and have it kept (timedatectl set-ntp true): certificates, tokens and the age of messages depend on it";
+    match off {
+        off if off <= NEAR => findings.ok(CLOCK, "it agrees with iLink's"),
+        off if off <= FAR => findings.warn(CLOCK, format!("{text}: {remedy}")),
+        _ => findings.fail(CLOCK, format!("{text}: {remedy}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::checkup::Level;
+
+    #[test]
+    fn clocks_may_differ_a_little() {
+        let now = SystemTime::now();
+        for (off, level, says) in [
+            (0, Level::Ok, "agrees"),
+            (-50, Level::Ok, "agrees"),
+            (120, Level::Warn, "2m behind"),
+            (-120, Level::Warn, "2m ahead of"),
+            (-90_000, Level::Fail, "1day 1h ahead of"),
+        ] {
+            let span = Duration::from_secs(i64::unsigned_abs(off));
+            let there = if off < 0 { now - span } else { now + span };
+            let mut findings = Findings::default();
+            judge_clock(now, Some(there), &mut findings);
+            let finding = &findings.0[0];
+            assert_eq!(finding.level, level, "{finding:?}");
+            assert!(finding.text.contains(says), "{finding:?}");
+        }
+        let mut findings = Findings::default();
+        judge_clock(now, None, &mut findings);
+        assert_eq!(findings.0[0].level, Level::Warn);
+    }
+}

@@ -1,0 +1,165 @@
+//! `check --connect`: whether everything the bridge needs can be reached and lets it work, step by step, each with its cause
+//! and its remedy.
+//!
+//! It looks and changes nothing: no token is asked for (a new one would end the one that a running bridge uses), nothing is
+//! registered, nothing is retained, the broker sees another client than the bridge. Beside a running bridge, iLink is asked
+//! through it.
+
+mod api;
+mod broker;
+mod callback;
+mod certificate;
+mod names;
+
+use std::path::Path;
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::{AppError, parts};
+use crate::cli::EXIT_UNAVAILABLE;
+use crate::config::Config;
+use crate::control::{self, Answer, Verb};
+use crate::state_dir::{Identity, Overrides, StateDir};
+
+/// How well a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Ok,
+    /// It may be all right, or be one day's trouble.
+    Warn,
+    /// The bridge cannot work like this.
+    Fail,
+}
+
+/// What came of one step.
+#[derive(Debug)]
+struct Finding {
+    level: Level,
+    step: &'static str,
+    text: String,
+}
+
+/// All of them, in order.
+#[derive(Debug, Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, level: Level, step: &'static str, text: impl Into<String>) {
+        self.0.push(Finding { level, step, text: text.into() });
+    }
+
+    fn ok(&mut self, step: &'static str, text: impl Into<String>) {
+        self.add(Level::Ok, step, text);
+    }
+
+    fn warn(&mut self, step: &'static str, text: impl Into<String>) {
+        self.add(Level::Warn, step, text);
+    }
+
+    fn fail(&mut self, step: &'static str, text: impl Into<String>) {
+        self.add(Level::Fail, step, text);
+    }
+
+    fn answer(&self) -> Answer {
+        let line = |Finding { level, step, text }: &Finding| {
+            let level = match level {
+                Level::Ok => "ok",
+                Level::Warn => "warn",
+                Level::Fail => "fail",
+            };
+            // Some of it is the words of others.
+            let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            format!("{level:<6}{step:<13}{text}")
+        };
+        let failed = self.0.iter().any(|finding| finding.level == Level::Fail);
+        let lines: Vec<_> = self.0.iter().map(line).collect();
+        Answer { exit: if failed { EXIT_UNAVAILABLE } else { 0 }, text: lines.join("\n") }
+    }
+}
+
+/// Who we are at the callback.
+enum Us {
+    /// A bridge runs on this state directory.
+    Running {
+        /// Its callback URL with the secret.
+        url: SecretString,
+    },
+    /// None does; the callback URL that the next will register, if the state directory has its secret already.
+    Stopped { url: Option<SecretString> },
+    /// The state directory is not ours to look into.
+    Unknown,
+}
+
+/// Carries out all steps.
+///
+/// # Errors
+/// If the configuration names files that cannot be used.
+pub async fn run(config: &Config) -> Result<Answer, AppError> {
+    let client = parts::client(config)?;
+    let mut findings = Findings::default();
+    let us = us(config, &mut findings).await;
+    names::check(config, &mut findings).await;
+    api::check(config, &client, &us, &mut findings).await;
+    broker::check(config, &mut findings).await?;
+    callback::check(config, &us, &mut findings).await?;
+    certificate::check(config, &mut findings).await;
+    Ok(findings.answer())
+}
+
+async fn us(config: &Config, findings: &mut Findings) -> Us {
+    let dir = &config.state_dir;
+    match control::ask(dir, &Verb::CallbackUrl).await {
+        Ok(Some(Answer { exit: 0, text })) => {
+            findings.ok("bridge", format!("it runs on {}: `ilink2mqtt status` has its own view", dir.display()));
+            Us::Running { url: text.trim().to_owned().into() }
+        }
+        Ok(Some(Answer { text, .. })) => {
+            findings.warn("bridge", format!("it runs, and does not say its callback URL: {text}"));
+            Us::Unknown
+        }
+        Err(error) => {
+            findings.warn("bridge", format!("it runs, and does not answer: {error}; see its log"));
+            Us::Unknown
+        }
+        Ok(None) => match stored_secret(config, dir) {
+            Ok(secret) => {
+                findings.ok("bridge", format!("it does not run on {}", dir.display()));
+                Us::Stopped { url: secret.map(|secret| config.callback_url(&secret)) }
+            }
+            Err(error) => {
+                findings.warn("bridge", format!("{error}; run this as root or as the bridge's user"));
+                Us::Unknown
+            }
+        },
+    }
+}
+
+/// The path secret of the next run, if it is decided already. Holds the state directory's lock no longer than it takes to read.
+fn stored_secret(config: &Config, dir: &Path) -> Result<Option<SecretString>, String> {
+    if let Some(secret) = &config.callback.path_secret {
+        return Ok(Some(secret.clone()));
+    }
+    match dir.join("identity.json").try_exists() {
+        Ok(false) => return Ok(None),
+        Ok(true) => {}
+        Err(error) => return Err(format!("the state directory {} cannot be read: {error}", dir.display())),
+    }
+    let state = StateDir::open(dir).map_err(|error| error.to_string())?;
+    let overrides = Overrides { handshake_token: config.callback.token.clone(), path_secret: None };
+    let identity = Identity::open(&state, overrides).map_err(|error| error.to_string())?;
+    Ok(Some(identity.path_secret()))
+}
+
+/// What nobody else uses by chance.
+fn random() -> String {
+    let random = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
+    format!("self_test-{random:016x}")
+}
+
+/// The callback URL to ask iLink about.
+fn callback_url(config: &Config, us: &Us) -> SecretString {
+    match us {
+        Us::Running { url } | Us::Stopped { url: Some(url) } => url.expose_secret().to_owned().into(),
+        Us::Stopped { url: None } | Us::Unknown => config.callback_url(&random().into()),
+    }
+}

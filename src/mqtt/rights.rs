@@ -1,0 +1,311 @@
+//! What the broker lets us do, tried out on a connection of its own: `check --connect`.
+//!
+//! Its client id and its session are its own, nothing it publishes is retained, and it takes nothing away from a bridge that
+//! runs: that one knows our probe for what it is and ignores it.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::account::AccountCheck;
+use super::acl;
+use super::config::{LinkConfig, Protocol, StartError};
+use super::explain::{ConnectRefusal, Failure, History};
+use super::publisher::Refusal;
+use super::v5::V5;
+use super::v311::V311;
+use super::wire::{Accepted, Ack, Dialer, Event, Subscription, Wire};
+use crate::local::{Publication, filter};
+
+/// For TCP, TLS and CONNACK, and then for all answers.
+const LIMIT: Duration = Duration::from_secs(15);
+/// For our own probe to come back, once it was taken.
+const HEARD_LIMIT: Duration = Duration::from_secs(5);
+/// For the broker to close the connection after our DISCONNECT.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// What is published is of no use to anybody later.
+const EXPIRY_S: u32 = 2;
+
+/// What is tried out.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Filters of the topics the bridge publishes to.
+    pub writes: Vec<String>,
+    /// Filters the bridge subscribes to.
+    pub reads: Vec<String>,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Rights {
+    /// For each filter of `writes`.
+    pub writes: Vec<(String, Verdict)>,
+    /// For each filter of `reads`.
+    pub reads: Vec<(String, Verdict)>,
+    /// Whether a message on a command topic reached us; none if it could not be published.
+    pub heard: Option<bool>,
+    /// Another account's uid, if a bridge of it is online under our base topic.
+    pub other: Option<String>,
+}
+
+/// The broker's answer to one try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may be done.
+    Granted,
+    /// It may not; with the remedy.
+    Refused(String),
+    /// The broker did not say; with the reason.
+    Unknown(String),
+}
+
+/// It could not be tried out.
+#[derive(Debug, thiserror::Error)]
+pub enum RightsError {
+    /// The configuration can never work.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// There was no connection; in plain words with the remedy.
+    #[error("{0}")]
+    NoConnection(String),
+}
+
+/// Tries out what a bridge of this configuration needs, as `client_id`; `random` names the topics.
+///
+/// # Errors
+/// If the configuration can never work, or there is no connection.
+pub async fn try_out(
+    config: LinkConfig,
+    client_id: String,
+    random: &str,
+    wanted: Wanted,
+) -> Result<Rights, RightsError> {
+    let base = config.base.clone();
+    let config = LinkConfig {
+        client_id,
+        session_expiry: 0,
+        persistent_session: false,
+        expect_session: false,
+        // Never the bridge's own: it may be online.
+        will: Publication::raw(base.bridge(random), ""),
+        birth: Vec::new(),
+        ..config
+    };
+    let protocol = config.protocol;
+    let dialer = Dialer::new(config)?;
+    dialer.leaves_session.store(true, std::sync::atomic::Ordering::Relaxed);
+    let trial = Trial::new(&dialer, random, wanted);
+    let tried = match protocol {
+        Protocol::V5 => trial.run::<V5>(&dialer).await,
+        Protocol::V311 => trial.run::<V311>(&dialer).await,
+    };
+    tried.map_err(RightsError::NoConnection)
+}
+
+struct Trial {
+    wanted: Wanted,
+    /// The topic tried for each of `writes`.
+    topics: Vec<String>,
+    self_test: String,
+    account: AccountCheck,
+    own_uid: crate::protocol::Uid,
+    rights: Rights,
+    /// Handed over, and not numbered yet.
+    numbering: VecDeque<usize>,
+    under_way: HashMap<u16, usize>,
+    verdicts: Vec<Option<Verdict>>,
+    granted: Option<Vec<bool>>,
+    stood: bool,
+    after_refusal: bool,
+}
+
+impl Trial {
+    fn new(dialer: &Dialer, random: &str, wanted: Wanted) -> Self {
+        let base = &dialer.config.base;
+        let topics: Vec<String> = wanted.writes.iter().map(|filter| example(filter, random)).collect();
+        Self {
+            verdicts: vec![None; topics.len()],
+            topics,
+            self_test: base.self_test(random),
+            account: AccountCheck::new(base),
+            own_uid: dialer.config.own_uid.clone(),
+            wanted,
+            rights: Rights::default(),
+            numbering: VecDeque::new(),
+            under_way: HashMap::new(),
+            granted: None,
+            stood: false,
+            after_refusal: false,
+        }
+    }
+
+    async fn run<W: Wire>(mut self, dialer: &Dialer) -> Result<Rights, String> {
+        let (wire, mut poller) = W::open(dialer);
+        let until = Instant::now() + LIMIT;
+        let mut heard_until = None;
+        let why = loop {
+            if self.all_answered() {
+                let hears = self.rights.heard == Some(false) && self.hears_itself();
+                let limit = *heard_until.get_or_insert_with(|| Instant::now() + HEARD_LIMIT);
+                if !hears || limit <= Instant::now() {
+                    break None;
+                }
+            }
+            let event = match timeout_at(heard_until.unwrap_or(until), W::poll(&mut poller, dialer)).await {
+                Ok(Ok(event)) => event,
+                Ok(Err(failure)) => break Some(self.explain(dialer, &failure)),
+                Err(_) if heard_until.is_some() => break None,
+                Err(_) => break Some(self.explain(dialer, &dialer.explain.no_answer())),
+            };
+            if let Err(failure) = self.handle(event, &wire, dialer) {
+                break Some(self.explain(dialer, &failure));
+            }
+        };
+        match why {
+            Some(cause) if !self.stood => return Err(cause),
+            _ => {}
+        }
+        if why.is_none() && wire.disconnect() {
+            // Until it is written, and the broker closes.
+            let _ = timeout(FAREWELL, async { while W::poll(&mut poller, dialer).await.is_ok() {} }).await;
+        }
+        Ok(self.rights(dialer.config.protocol, why))
+    }
+
+    fn handle<W: Wire>(&mut self, event: Event, wire: &W, dialer: &Dialer) -> Result<(), Failure> {
+        match event {
+            Event::Connected(accepted) => {
+                usable(&accepted, dialer)?;
+                self.stood = true;
+                let reads: Vec<_> =
+                    self.wanted.reads.iter().map(|filter| (filter.clone(), Subscription::Look)).collect();
+                wire.subscribe(&reads);
+            }
+            Event::Subscribed(granted) => {
+                self.granted = Some(granted);
+                for (at, topic) in self.topics.iter().enumerate() {
+                    let probe = Publication { topic: topic.clone(), payload: Bytes::new(), ..Publication::default() };
+                    if wire.publish(&probe, Some(EXPIRY_S)) {
+                        self.numbering.push_back(at);
+                    }
+                }
+            }
+            Event::Sent(pkid) => {
+                if let Some(at) = self.numbering.pop_front() {
+                    self.under_way.insert(pkid, at);
+                }
+            }
+            Event::Acked(pkid, ack) => self.acked(pkid, ack, dialer),
+            Event::Message(message) if message.topic == self.self_test => self.rights.heard = Some(true),
+            Event::Message(message) => self.account.note(&message.topic, &message.payload),
+            Event::Broken(what) => return Err(Failure::Protocol(what)),
+            Event::AckSent | Event::Unreadable(_) | Event::Unsubscribed | Event::Other => {}
+        }
+        Ok(())
+    }
+
+    fn acked(&mut self, pkid: u16, ack: Ack, dialer: &Dialer) {
+        let Some(at) = self.under_way.remove(&pkid) else { return };
+        let topic = self.topics.get(at).map(String::as_str).unwrap_or_default();
+        let verdict = match ack {
+            Ack::Done { .. } => {
+                if topic == self.self_test {
+                    self.rights.heard = self.rights.heard.or(Some(false));
+                }
+                Verdict::Granted
+            }
+            Ack::QuotaExceeded => Verdict::Unknown("its quota is exceeded".to_owned()),
+            Ack::Failed(why) => Verdict::Unknown(why.to_owned()),
+            ack => {
+                let Refusal { remedy, .. } = acl::refusal(&dialer.config.base, topic, ack);
+                self.after_refusal = true;
+                Verdict::Refused(remedy)
+            }
+        };
+        if let Some(slot) = self.verdicts.get_mut(at) {
+            *slot = Some(verdict);
+        }
+    }
+
+    fn all_answered(&self) -> bool {
+        self.granted.is_some() && self.verdicts.iter().all(Option::is_some)
+    }
+
+    /// Whether a subscription covers our own probe.
+    fn hears_itself(&self) -> bool {
+        self.wanted.reads.iter().any(|filter| filter::matches(filter, &self.self_test))
+    }
+
+    fn explain(&self, dialer: &Dialer, failure: &Failure) -> String {
+        let history = History { stood: self.stood, quick_losses: 0, after_refusal: self.after_refusal };
+        dialer.explain.failure(failure, &history)
+    }
+
+    fn rights(mut self, protocol: Protocol, why: Option<String>) -> Rights {
+        let unknown = why.unwrap_or_else(|| "no answer".to_owned());
+        let granted = self.granted.unwrap_or_default();
+        let mut granted = granted.into_iter();
+        self.rights.reads = self
+            .wanted
+            .reads
+            .into_iter()
+            .map(|filter| {
+                let verdict = match granted.next() {
+                    Some(true) => Verdict::Granted,
+                    Some(false) => Verdict::Refused(acl::read_lines(std::slice::from_ref(&filter))),
+                    None => Verdict::Unknown(unknown.clone()),
+                };
+                (filter, verdict)
+            })
+            .collect();
+        let silent = || Verdict::Unknown("MQTT 3.1.1 does not tell".to_owned());
+        self.rights.writes = self
+            .wanted
+            .writes
+            .into_iter()
+            .zip(self.verdicts)
+            .map(|(filter, verdict)| {
+                let verdict = match verdict {
+                    // A publish that the ACL drops is acknowledged all the same.
+                    Some(Verdict::Granted) if protocol == Protocol::V311 => silent(),
+                    Some(verdict) => verdict,
+                    None => Verdict::Unknown(unknown.clone()),
+                };
+                (filter, verdict)
+            })
+            .collect();
+        self.rights.other = self.account.other(&self.own_uid);
+        self.rights
+    }
+}
+
+/// What the link itself would not go on with.
+fn usable(accepted: &Accepted, dialer: &Dialer) -> Result<(), Failure> {
+    let refusal = match accepted {
+        Accepted { qos_1: false, .. } => ConnectRefusal::Other("it takes QoS 0 only; QoS 1 is needed".to_owned()),
+        Accepted { retain: false, .. } => ConnectRefusal::RetainUnsupported,
+        _ => return Ok(()),
+    };
+    Err(dialer.explain.refused(refusal))
+}
+
+/// A topic that a filter matches: `random` stands for what varies.
+fn example(filter: &str, random: &str) -> String {
+    let levels = filter.split('/').map(|level| if matches!(level, "+" | "#") { random } else { level });
+    levels.collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_example_is_one_of_the_filters_topics() {
+        for filter in ["ilink/recv/#", "ilink/by/+/result/#", "ilink/call/self_test/+", "a/b", "#"] {
+            let topic = example(filter, "r");
+            assert!(filter::matches(filter, &topic) && !topic.contains(['+', '#']), "{topic}");
+        }
+    }
+}
