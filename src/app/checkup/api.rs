@@ -19,9 +19,9 @@ const API: &str = "api";
 const CREDENTIALS: &str = "credentials";
 
 /// A clock that is further off than this will be noticed in times and expiries.
-const NEAR: Duration = Duration::from_secs(60);
+const NEAR: Duration = Duration::from_mins(1);
 /// Further off than this, tokens and certificates are judged wrongly.
-const FAR: Duration = Duration::from_secs(15 * 60);
+const FAR: Duration = Duration::from_mins(15);
 /// 2025-01-01: before it this program did not exist.
 const EARLIEST_MS: u64 = 1_735_689_600_000;
 
@@ -40,11 +40,11 @@ pub(super) async fn check(config: &Config, client: &Client, us: &Us, findings: &
             Ok(Some(Answer { exit: 0 | 1, text })) => match code(&text) {
                 Some(code) => judge(code, true, findings),
                 None => {
-                    findings.warn(CREDENTIALS, "the running bridge's answer cannot be read: is it another version?")
+                    findings.warn(CREDENTIALS, "the running bridge's answer cannot be read: is it another version?");
                 }
             },
             Ok(Some(Answer { text, .. })) => {
-                findings.warn(CREDENTIALS, format!("the running bridge does not ask now: {text}"))
+                findings.warn(CREDENTIALS, format!("the running bridge does not ask now: {text}"));
             }
             Ok(None) => findings.warn(CREDENTIALS, "the bridge has just stopped: try again"),
             Err(error) => findings.warn(CREDENTIALS, format!("the running bridge did not answer: {error}")),
