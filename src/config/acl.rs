@@ -23,7 +23,8 @@ const WRITES: [&str; 8] = [
 const READS: [&str; 2] = ["bridge/state", "bridge/info"];
 
 impl Config {
-    /// Filters of what the bridge publishes to, but for what routes say to devices.
+    /// Filters of what the bridge publishes to, but for what others act upon: what routes say to devices, and Home Assistant's
+    /// discovery, where an empty payload removes a device.
     #[must_use]
     pub fn writes(&self) -> Vec<String> {
         let base = self.mqtt.base_topic.as_str();
@@ -38,7 +39,8 @@ impl Config {
         let mut filters: Vec<String> = self.mqtt.base_topic.command_filters().into();
         filters.dedup();
         let looks = READS.iter().map(|read| format!("{base}/{read}"));
-        filters.into_iter().chain(looks).chain(self.routes.subscriptions().iter().cloned()).collect()
+        let births = self.discovery().map(|discovery| discovery.birth_topic());
+        filters.into_iter().chain(looks).chain(births).chain(self.routes.subscriptions().iter().cloned()).collect()
     }
 
     /// The lines of Mosquitto's ACL file that let this bridge work and nothing more, and an example for devices.
