@@ -44,7 +44,7 @@ pub enum Command {
     /// Check the configuration and print what it amounts to
     Check(Check),
     /// Show the state of the bridge
-    Status,
+    Status(Status),
     /// Make one call to iLink and print its result
     Call(Call),
     /// Register the callback URL at iLink
@@ -72,6 +72,14 @@ pub struct Check {
     /// Try out the broker, iLink and the callback, step by step; nothing is changed
     #[arg(long)]
     pub connect: bool,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Only say whether the bridge runs and makes progress, by the exit code too: for the health checks of containers
+    #[arg(long)]
+    pub healthy: bool,
 }
 
 const FIELDS_HELP: &str = r#"Its fields, such as {"accept_uid":"414","content":"hello"}; only ham_group/list has none"#;
@@ -228,6 +236,8 @@ mod tests {
         let Command::Call(call) = parse(&["call", "ham_group/list"]).unwrap().into_command() else { panic!() };
         assert_eq!((call.name.as_str(), call.json.as_str()), ("ham_group/list", ""));
         parse(&["register", "--new-secret"]).unwrap();
+        let Command::Status(status) = parse(&["status", "--healthy"]).unwrap().into_command() else { panic!() };
+        assert!(status.healthy);
         parse(&["demo", "--mqtt-listen", "0.0.0.0:1883"]).unwrap();
         parse(&["demo", "--broker", "mqtt://127.0.0.1:1883"]).unwrap();
     }

@@ -55,7 +55,7 @@ async fn execute(cli: Cli, sockets: Sockets) -> u8 {
         Command::Unregister => Verb::Unregister,
         Command::Query => Verb::Query,
         Command::CallbackUrl => Verb::CallbackUrl,
-        Command::Status => Verb::Status,
+        Command::Status(status) => Verb::Status { healthy: status.healthy },
     };
     match load() {
         Ok(config) => ask(&config, verb).await,

@@ -44,6 +44,12 @@ impl Progress {
     }
 }
 
+/// The names of the loops that are stuck.
+#[must_use]
+pub fn stuck(loops: &[(&'static str, Progress)]) -> Vec<&'static str> {
+    loops.iter().filter(|(_, progress)| progress.is_stuck()).map(|(name, _)| *name).collect()
+}
+
 fn now_ms() -> u64 {
     u64::try_from(clock::boot_now().as_millis()).unwrap_or(u64::MAX).max(1)
 }
@@ -60,6 +66,8 @@ mod tests {
         assert!(!progress.is_stuck());
         progress.pretend_stuck();
         assert!(progress.is_stuck() || clock::boot_now() < STUCK_AFTER);
+        let loops = [("relay", Progress::default()), ("deliver", progress.clone())];
+        assert!(stuck(&loops) == ["deliver"] || clock::boot_now() < STUCK_AFTER);
         progress.rest();
         assert!(!progress.is_stuck());
     }

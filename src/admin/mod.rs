@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::listener::{self, Serve, Visit};
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::report::{self, Report};
 use crate::secret;
 
@@ -69,7 +69,7 @@ impl Serve for Pages {
 }
 
 async fn healthz(State(admin): State<Arc<Admin>>) -> Response {
-    let stuck: Vec<_> = admin.loops.iter().filter(|(_, progress)| progress.is_stuck()).map(|(name, _)| *name).collect();
+    let stuck = progress::stuck(&admin.loops);
     if stuck.is_empty() {
         text(StatusCode::OK, "ok\n".to_owned())
     } else {

@@ -26,11 +26,16 @@ const READY_TIMEOUT: Duration = Duration::from_secs(15);
 /// # Errors
 /// If the state directory cannot be had, or the configuration's files cannot be used.
 pub async fn execute(config: &Config, verb: Verb) -> Result<Answer, AppError> {
+    if let Verb::Status { healthy: true } = verb {
+        // Without the lock, for which a daemon that is just starting would have to wait.
+        let text = format!("no bridge of this user's runs on {}", config.state_dir.display());
+        return Ok(Answer { exit: EXIT_UNAVAILABLE, text });
+    }
     let core = Core::open(config)?;
     let result = match verb {
         Verb::Call { name, json } => call(config, &core, &name, &json).await,
         Verb::CallbackUrl => Ok(url(&config.callback_url(&core.identity.path_secret()))),
-        Verb::Status => Ok(status(config, &core)),
+        Verb::Status { .. } => Ok(status(config, &core)),
         Verb::Register { .. } | Verb::Unregister | Verb::Query if config.callback.register == Register::Never => {
             let text = "callback.register is \"never\": somebody else registers the callback".to_owned();
             Ok(Answer { exit: crate::cli::EXIT_USAGE, text })

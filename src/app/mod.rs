@@ -139,7 +139,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         shutdown.results.clone(),
     ));
     let (current, current_rx) = watch::channel(config.clone());
-    let verbs = Arc::new(core.verbs(&current_rx, session.clone(), Arc::clone(&report)));
+    let verbs = Arc::new(core.verbs(&current_rx, session.clone(), Arc::clone(&report), loops.progress.clone()));
     observers.spawn(control::serve(control_listener, verbs, shutdown.results.clone()));
     observers.spawn(systemd::watch(
         notifier.clone(),

@@ -33,6 +33,7 @@ use crate::open_files;
 use crate::outbound;
 use crate::outbound::accept::AcceptConfig;
 use crate::outbound::deliver::DeliverConfig;
+use crate::progress::Progress;
 use crate::protocol::{Account, Uid};
 use crate::report::{Info, Readiness, Report};
 use crate::shutdown::Shutdown;
@@ -193,7 +194,13 @@ impl Core {
     }
 
     /// The verbs follow a reloaded configuration.
-    pub(super) fn verbs(&self, config: &watch::Receiver<Config>, session: Session, report: Arc<Report>) -> Verbs {
+    pub(super) fn verbs(
+        &self,
+        config: &watch::Receiver<Config>,
+        session: Session,
+        report: Arc<Report>,
+        loops: Vec<(&'static str, Progress)>,
+    ) -> Verbs {
         let (for_url, for_change, changing) = (config.clone(), config.clone(), session.clone());
         Verbs {
             session,
@@ -208,6 +215,7 @@ impl Core {
             }),
             max_content: config.borrow().outbound.max_content,
             report,
+            loops,
         }
     }
 }

@@ -49,7 +49,10 @@ pub enum Verb {
     /// The callback URL with its secret.
     CallbackUrl,
     /// The state of every part.
-    Status,
+    Status {
+        /// Only whether the loops make progress.
+        healthy: bool,
+    },
 }
 
 /// What came of it.

@@ -13,6 +13,7 @@ use crate::cli::{EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE};
 use crate::cloud::{Outcome, Session};
 use crate::local::command::decode_call;
 use crate::local::{Globs, Rules, Status};
+use crate::progress::{self, Progress};
 use crate::protocol::{Call, Reply};
 use crate::report::{Health, Report};
 use crate::state_dir::Identity;
@@ -39,6 +40,8 @@ pub struct Verbs {
     pub max_content: usize,
     /// The state of every part.
     pub report: Arc<Report>,
+    /// The loops that must make progress, by name.
+    pub loops: Vec<(&'static str, Progress)>,
 }
 
 impl Verbs {
@@ -53,7 +56,8 @@ impl Verbs {
             Verb::Unregister => answer(self.session.unregister().await),
             Verb::Query => answer(self.session.query().await),
             Verb::CallbackUrl => url(&(self.callback_url)(&self.identity.path_secret())),
-            Verb::Status => self.status().await,
+            Verb::Status { healthy: true } => self.healthy(),
+            Verb::Status { healthy: false } => self.status().await,
         }
     }
 
@@ -75,6 +79,15 @@ impl Verbs {
     async fn status(&self) -> Answer {
         let health = Health::of(&self.report).await;
         Answer { exit: 0, text: health.text(&self.report.info.borrow(), &self.report.ready()) }
+    }
+
+    /// For container engines: nobody else's reachability counts, because a restart would not mend it.
+    fn healthy(&self) -> Answer {
+        let stuck = progress::stuck(&self.loops);
+        if stuck.is_empty() {
+            return Answer { exit: 0, text: "all loops make progress".to_owned() };
+        }
+        Answer { exit: EXIT_INTERNAL, text: format!("no progress for 30 s: {}", stuck.join(", ")) }
     }
 }
 

@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::config::Environment;
 use crate::log::Seldom;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::report::Report;
 
 /// Says how we are to the service manager, if there is one; all clones are one.
@@ -163,7 +163,7 @@ async fn feed(notifier: &Notifier, loops: &[(&'static str, Progress)]) {
     let mut was_stuck = false;
     loop {
         tick.tick().await;
-        let stuck: Vec<_> = loops.iter().filter(|(_, loop_)| loop_.is_stuck()).map(|(name, _)| *name).collect();
+        let stuck = progress::stuck(loops);
         if stuck.is_empty() {
             notifier.alive();
         } else if !was_stuck {

@@ -151,6 +151,31 @@ async fn status() {
     assert!(done.stdout.contains("not running"), "{done:?}");
 }
 
+/// What a container engine asks: a restart helps only against what is wrong with the process itself.
+#[tokio::test]
+async fn health_is_the_process_s_own() {
+    let mut world = World::ready().await;
+    let healthy = ["status", "--healthy"];
+    let done = world.bridge.verb(&healthy).await;
+    assert_eq!((done.code, done.stdout.trim()), (Some(0), "all loops make progress"), "{done:?}");
+    world.sim.kill();
+    world.broker.kill();
+    crate::support::eventually("readiness to be over", async || {
+        (world.bridge.admin("readyz").await.status == 503).then_some(())
+    })
+    .await;
+    assert_eq!(world.bridge.verb(&healthy).await.code, Some(0));
+    // One that cannot be asked is not healthy; its lock is not waited for.
+    let socket = world.bridge.state_dir().join("control.sock");
+    std::fs::rename(&socket, world.bridge.dir().join("away")).unwrap();
+    let done = world.bridge.verb(&healthy).await;
+    assert!(done.code == Some(69) && done.text.contains("no bridge"), "{done:?}");
+    std::fs::rename(world.bridge.dir().join("away"), &socket).unwrap();
+    assert_eq!(world.bridge.verb(&healthy).await.code, Some(0));
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    assert_eq!(world.bridge.verb(&healthy).await.code, Some(69));
+}
+
 #[tokio::test]
 async fn without_a_daemon_the_verbs_take_the_lock() {
     let world = World::ready().await;
