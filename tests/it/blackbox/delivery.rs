@@ -101,7 +101,7 @@ async fn ambiguous_can_be_reported_instead() {
     assert_eq!(named(&result(&world, "send/user/413/text").await), ("ok", "ok"));
     world.sim.kill();
     world.client.publish("ilink/send/user/413/text", "x").await;
-    world.client.expect_text("ilink/bridge/cloud", "offline").await;
+    world.bridge.logged("iLink: offline").await;
     world.sim.restart().await;
     assert_eq!(named(&result(&world, "send/user/413/text").await), ("ok", "ok"));
 }

@@ -242,7 +242,7 @@ async fn no_secret_is_ever_logged() {
     world.client.expect("ilink/recv/user/413/text").await;
     world.sim.kill();
     world.client.publish("ilink/send/user/413/text", "a-private-message").await;
-    world.client.expect_text("ilink/bridge/cloud", "offline").await;
+    world.bridge.logged("iLink: offline").await;
     let token = std::fs::read_to_string(world.bridge.state_dir().join("token.json")).unwrap();
     let identity = std::fs::read_to_string(world.bridge.state_dir().join("identity.json")).unwrap();
     assert_eq!(world.bridge.stop().await.code(), Some(0));

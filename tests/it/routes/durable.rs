@@ -101,7 +101,7 @@ ttl = "1h"
     world.sim.kill();
     // Tells the bridge that iLink is away: from here on nothing is attempted.
     world.client.publish("ilink/send/user/413/text", "is anybody there?").await;
-    world.client.expect_text("ilink/bridge/cloud", "offline").await;
+    world.bridge.logged("iLink: offline").await;
     for n in 0..4 {
         world.client.publish("tele/hall/SENSOR", sensor(20.5 + f64::from(n))).await;
     }
@@ -141,7 +141,7 @@ ttl = "1s"
     let mut world = world(brief).await;
     world.sim.kill();
     world.client.publish("ilink/send/user/413/text", "is anybody there?").await;
-    world.client.expect_text("ilink/bridge/cloud", "offline").await;
+    world.bridge.logged("iLink: offline").await;
     world.client.send(Out::new("stat/lamp/POWER", "ON").qos0()).await;
     let result = world.client.expect("ilink/result/route/brief").await.json();
     assert_eq!(result["status"], json!("expired"), "{result}");
