@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use secrecy::SecretString;
 use url::Url;
 
@@ -61,6 +62,20 @@ pub enum Command {
     Sim(Sim),
     /// Show the bridge at work: a simulated iLink, a broker and the bridge in one process
     Demo(Demo),
+    /// Print completions for a shell
+    #[command(hide = true)]
+    Completions(Completions),
+    /// Print the manual page
+    #[command(hide = true)]
+    Man,
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// Which shell
+    #[arg(value_enum)]
+    pub shell: Shell,
 }
 
 /// Arguments of `check`.
@@ -238,6 +253,8 @@ mod tests {
         parse(&["register", "--new-secret"]).unwrap();
         let Command::Status(status) = parse(&["status", "--healthy"]).unwrap().into_command() else { panic!() };
         assert!(status.healthy);
+        parse(&["completions", "bash"]).unwrap();
+        parse(&["man"]).unwrap();
         parse(&["demo", "--mqtt-listen", "0.0.0.0:1883"]).unwrap();
         parse(&["demo", "--broker", "mqtt://127.0.0.1:1883"]).unwrap();
     }

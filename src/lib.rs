@@ -44,6 +44,7 @@ pub mod inbound;
 pub mod listener;
 pub mod local;
 pub mod log;
+pub mod manual;
 pub mod mqtt;
 pub mod open_files;
 pub mod outbound;

@@ -9,7 +9,7 @@ use ilink2mqtt::cli::{Cli, Command, EXIT_INTERNAL, EXIT_USAGE, Route, RouteComma
 use ilink2mqtt::config::{Config, Environment, Log, LogFormat};
 use ilink2mqtt::control::{self, Answer, Verb};
 use ilink2mqtt::systemd::Sockets;
-use ilink2mqtt::{demo, dry_run, log, sim};
+use ilink2mqtt::{demo, dry_run, log, manual, sim};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -36,6 +36,13 @@ async fn execute(cli: Cli, sockets: Sockets) -> u8 {
     let environment = Environment::of_process();
     let load = || Config::load(path.as_deref(), &environment);
     let verb = match cli.into_command() {
+        Command::Completions(arguments) => return print_bytes(&manual::completions(arguments.shell)),
+        Command::Man => {
+            return match manual::page() {
+                Ok(page) => print_bytes(page.as_bytes()),
+                Err(error) => fail(EXIT_INTERNAL, &error.to_string()),
+            };
+        }
         Command::Sim(arguments) => return run_sim(arguments).await,
         Command::Demo(arguments) => return demo::run(arguments).await,
         command @ (Command::Run | Command::Check(_) | Command::Route(_)) => {
@@ -169,6 +176,12 @@ async fn run_sim(arguments: ilink2mqtt::cli::Sim) -> u8 {
             &error.to_string(),
         ),
     }
+}
+
+/// As [`print`], for what ends there.
+fn print_bytes(bytes: &[u8]) -> u8 {
+    let _ = std::io::stdout().write_all(bytes);
+    0
 }
 
 /// To standard output; a reader that has gone (`… | head`) is no error.
