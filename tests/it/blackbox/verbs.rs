@@ -19,6 +19,8 @@ async fn registered(world: &World) -> bool {
 #[tokio::test]
 async fn call() {
     let mut world = World::ready().await;
+    // Ready is whoever is registered; the access token comes a moment later.
+    world.client.expect_text("ilink/bridge/cloud", "online").await;
     for running in [true, false] {
         if !running {
             assert_eq!(world.bridge.stop().await.code(), Some(0));
