@@ -95,6 +95,9 @@ pub struct Status {
     /// Only say whether the bridge runs and makes progress, by the exit code too: for the health checks of containers
     #[arg(long)]
     pub healthy: bool,
+    /// Print it as JSON
+    #[arg(long, conflicts_with = "healthy")]
+    pub json: bool,
 }
 
 const FIELDS_HELP: &str = r#"Its fields, such as {"accept_uid":"414","content":"hello"}; only ham_group/list has none"#;
@@ -255,6 +258,7 @@ mod tests {
         assert!(status.healthy);
         parse(&["completions", "bash"]).unwrap();
         parse(&["man"]).unwrap();
+        parse(&["status", "--json"]).unwrap();
         parse(&["demo", "--mqtt-listen", "0.0.0.0:1883"]).unwrap();
         parse(&["demo", "--broker", "mqtt://127.0.0.1:1883"]).unwrap();
     }

@@ -1,8 +1,10 @@
-//! What the bridge counts, for `bridge/health` and the admin pages. Each number only grows while the process lives.
+//! What the bridge counts and what has passed, for `bridge/health` and the admin pages. Each number only grows while the
+//! process lives.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::series::Series;
+use crate::trail::Trail;
 
 /// One number that only grows.
 #[derive(Debug, Default)]
@@ -28,6 +30,8 @@ macro_rules! counters {
             $($(#[doc = $doc])+ pub $name: Counter,)+
             /// What is counted by label, and what is timed.
             pub series: Series,
+            /// What has passed lately.
+            pub trail: Trail,
         }
 
         impl Counters {

@@ -63,3 +63,4 @@ pub mod spool;
 pub mod state_dir;
 pub mod systemd;
 pub mod tls;
+pub mod trail;

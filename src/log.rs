@@ -4,20 +4,28 @@
 //! a URL that holds a token. The MQTT library's are never shown: it logs whole packets that it does not expect, and the link
 //! explains by itself what went wrong.
 //!
+//! Where the journal reads, each line begins with its priority, as `systemd` wants it (`sd-daemon(3)`), and a text line has
+//! neither time nor colour: the journal has its own.
+//!
 //! A panic is a line of the log like any other, without the text that was made for it: that may quote anything.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::HashSet;
+use std::fmt as std_fmt;
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, JsonFields, Writer};
+use tracing_subscriber::fmt::{self, FmtContext};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, fmt, reload};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{Log, LogFormat};
 
@@ -44,10 +52,15 @@ pub struct AlreadySetUp;
 /// If something else in this process did so before.
 pub fn start(log: Log) -> Result<LogLevel, AlreadySetUp> {
     let (filter, handle) = reload::Layer::new(filter(log.level));
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let journal = is_journal(std::env::var("JOURNAL_STREAM").ok().as_deref());
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal() && !journal);
     let lines = match log.format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Text if journal => lines.event_format(Lines::new(fmt::format().without_time(), journal)).boxed(),
+        LogFormat::Text => lines.event_format(Lines::new(fmt::format(), journal)).boxed(),
+        LogFormat::Json => {
+            let json = Lines { own: fmt::format().json().flatten_event(true), foreign: None, journal };
+            lines.fmt_fields(JsonFields::new()).event_format(json).boxed()
+        }
     };
     tracing_subscriber::registry().with(lines.with_filter(filter)).try_init().map_err(|_| AlreadySetUp)?;
     Ok(LogLevel(handle))
@@ -58,6 +71,65 @@ fn filter(level: LevelFilter) -> Targets {
         .with_default(level.min(LevelFilter::WARN))
         .with_target("rumqttc", LevelFilter::OFF)
         .with_target(env!("CARGO_CRATE_NAME"), level)
+}
+
+/// How a line is written.
+struct Lines<F> {
+    /// The program's own.
+    own: F,
+    /// A library's, if they are written otherwise.
+    foreign: Option<F>,
+    journal: bool,
+}
+
+impl<F, T> Lines<fmt::format::Format<F, T>>
+where
+    fmt::format::Format<F, T>: Clone,
+{
+    /// The program's own lines say by themselves what they are about; a library's need its name.
+    fn new(format: fmt::format::Format<F, T>, journal: bool) -> Self {
+        Self { own: format.clone().with_target(false), foreign: Some(format), journal }
+    }
+}
+
+impl<S, N, F> FormatEvent<S, N> for Lines<F>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std_fmt::Result {
+        let metadata = event.metadata();
+        if self.journal {
+            write!(writer, "<{}>", priority(*metadata.level()))?;
+        }
+        let is_own = metadata.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
+        let format = self.foreign.as_ref().filter(|_| !is_own).unwrap_or(&self.own);
+        format.format_event(context, writer, event)
+    }
+}
+
+/// The journal's number for a level (`syslog(3)`).
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+/// Whether standard error is the journal: `systemd` names the stream it has set up (`systemd.exec(5)`), which a child whose
+/// output goes elsewhere inherits too.
+fn is_journal(stream: Option<&str>) -> bool {
+    let Some((device, inode)) = stream.and_then(|stream| stream.split_once(':')) else { return false };
+    let (Ok(device), Ok(inode)) = (device.parse::<u64>(), inode.parse::<u64>()) else { return false };
+    rustix::fs::fstat(std::io::stderr()).is_ok_and(|file| (file.st_dev, file.st_ino) == (device, inode))
 }
 
 /// From now on, a panic anywhere in this process is one ERROR that says where, with the backtrace after it if

@@ -62,7 +62,7 @@ async fn execute(cli: Cli, sockets: Sockets) -> u8 {
         Command::Unregister => Verb::Unregister,
         Command::Query => Verb::Query,
         Command::CallbackUrl => Verb::CallbackUrl,
-        Command::Status(status) => Verb::Status { healthy: status.healthy },
+        Command::Status(status) => Verb::Status { healthy: status.healthy, json: status.json },
     };
     match load() {
         Ok(config) => ask(&config, verb).await,

@@ -1,15 +1,23 @@
-//! The admin listener: `/healthz`, `/readyz` and `/metrics`.
+//! The admin listener: `/healthz`, `/readyz`, `/metrics`, and the status page `/` with its `/events`.
 //!
 //! It must be safe to have on by default: it answers only to names it was told (a web page in the operator's browser cannot
-//! reach it under another), and off loopback only to who has the token. It shows states, never content or secrets.
+//! reach it under another), and off loopback only to who has the token. It shows states, never secrets, and contents of
+//! messages only if the operator asked for them. Streams of events are few: the listener always has room for a `/healthz`.
+
+mod live;
+mod page;
+mod plot;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
+use axum::extract::{Extension, Request, State};
+use axum::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderName, REFERRER_POLICY,
+    RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -21,12 +29,16 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::listener::{self, Serve, Visit};
 use crate::progress::{self, Progress};
-use crate::report::{self, Report};
+use crate::report::{self, Overview, Report};
 use crate::secret;
+
+/// So many streams of events at once; fewer where the listener has little room.
+const STREAMS_AT_MOST: usize = 8;
 
 /// What the listener shows and to whom.
 pub struct Admin {
@@ -42,15 +54,31 @@ pub struct Admin {
     pub loops: Vec<(&'static str, Progress)>,
 }
 
+/// What the handlers share.
+struct Shared {
+    admin: Admin,
+    streams: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+/// By which a handler can have its connection cut.
+#[derive(Clone)]
+struct Cut(CancellationToken);
+
 /// Serves on `listener`, at most `room` connections at once, until `stop`.
 pub async fn serve(listener: TcpListener, admin: Admin, room: usize, stop: CancellationToken) {
-    let admin = Arc::new(admin);
+    let streams = Arc::new(Semaphore::new((room / 4).clamp(1, STREAMS_AT_MOST)));
+    let shared = Arc::new(Shared { admin, streams, stop: stop.clone() });
     let router = Router::new()
+        .route("/", get(status_page))
+        .route("/events", get(events))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .layer(middleware::from_fn_with_state(Arc::clone(&admin), guard))
-        .with_state(admin);
+        .fallback(async || text(StatusCode::NOT_FOUND, "there is no such page\n".to_owned()))
+        .method_not_allowed_fallback(async || text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
+        .with_state(shared);
     listener::serve(listener, "admin.listen", room, None, Pages(TowerToHyperService::new(router)), stop).await;
 }
 
@@ -60,7 +88,8 @@ struct Pages(TowerToHyperService<Router>);
 impl Serve for Pages {
     type Body = Body;
 
-    async fn serve(&self, request: axum::http::Request<Incoming>, _: &Visit) -> Response {
+    async fn serve(&self, mut request: axum::http::Request<Incoming>, visit: &Visit) -> Response {
+        request.extensions_mut().insert(Cut(visit.cut()));
         match self.0.call(request).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -68,8 +97,26 @@ impl Serve for Pages {
     }
 }
 
-async fn healthz(State(admin): State<Arc<Admin>>) -> Response {
-    let stuck = progress::stuck(&admin.loops);
+async fn status_page(State(shared): State<Arc<Shared>>) -> Response {
+    let overview = Overview::of(&shared.admin.report).await;
+    let mut response = respond(StatusCode::OK, "text/html; charset=utf-8", page::page(&overview));
+    if let Ok(policy) = HeaderValue::from_str(&page::POLICY) {
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+async fn events(State(shared): State<Arc<Shared>>, Extension(Cut(cut)): Extension<Cut>) -> Response {
+    let Ok(permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
+        let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "too many status pages are open\n".to_owned());
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("15"));
+        return response;
+    };
+    live::events(Arc::clone(&shared.admin.report), permit, shared.stop.clone(), cut)
+}
+
+async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
+    let stuck = progress::stuck(&shared.admin.loops);
     if stuck.is_empty() {
         text(StatusCode::OK, "ok\n".to_owned())
     } else {
@@ -77,34 +124,59 @@ async fn healthz(State(admin): State<Arc<Admin>>) -> Response {
     }
 }
 
-async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
-    let ready = admin.report.ready();
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let ready = shared.admin.report.ready();
     let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = serde_json::to_string_pretty(&ready).unwrap_or_default() + "\n";
     respond(status, "application/json", body)
 }
 
-async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
-    respond(StatusCode::OK, report::metrics::CONTENT_TYPE, admin.report.metrics().await)
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    respond(StatusCode::OK, report::metrics::CONTENT_TYPE, shared.admin.report.metrics().await)
 }
 
-async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if !admin.answers_to(host) {
-        let body = "this name is not one of admin.hosts\n".to_owned();
-        return text(StatusCode::FORBIDDEN, body);
-    }
-    let open = admin.listen.ip().is_loopback() || request.uri().path() == "/healthz";
-    if !open && !admin.knows(request.headers()) {
-        let mut response =
-            text(StatusCode::UNAUTHORIZED, "admin.token is needed, as Bearer or as password\n".to_owned());
-        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"ilink2mqtt\""));
-        return response;
-    }
-    next.run(request).await
+/// Who may ask, and what every answer says to browsers.
+async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let mut response = match shared.admin.refuse(&request) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
+    };
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    let resource_policy = HeaderName::from_static("cross-origin-resource-policy");
+    headers.insert(resource_policy, HeaderValue::from_static("same-origin"));
+    let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(nothing);
+    response
 }
 
 impl Admin {
+    fn refuse(&self, request: &Request) -> Option<Response> {
+        let headers = request.headers();
+        let text_of = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if !self.answers_to(text_of(HOST)) {
+            return Some(text(StatusCode::FORBIDDEN, "this name is not one of admin.hosts\n".to_owned()));
+        }
+        let path = request.uri().path();
+        // Another page in the operator's browser cannot read a stream, but it could take all there are.
+        let site = text_of(HeaderName::from_static("sec-fetch-site"));
+        if path == "/events" && !["", "same-origin", "none"].contains(&site) {
+            return Some(text(StatusCode::FORBIDDEN, "only for the status page\n".to_owned()));
+        }
+        let open = self.listen.ip().is_loopback() || path == "/healthz";
+        if open || self.knows(headers) {
+            return None;
+        }
+        let body = "admin.token is needed, as Bearer or as password\n".to_owned();
+        let mut response = text(StatusCode::UNAUTHORIZED, body);
+        let basic = HeaderValue::from_static("Basic realm=\"ilink2mqtt\", charset=\"UTF-8\"");
+        response.headers_mut().insert(WWW_AUTHENTICATE, basic);
+        Some(response)
+    }
+
     fn answers_to(&self, host: &str) -> bool {
         let name = match host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => name,
@@ -142,6 +214,5 @@ fn respond(status: StatusCode, content_type: &'static str, body: String) -> Resp
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

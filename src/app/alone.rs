@@ -26,7 +26,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(15);
 /// # Errors
 /// If the state directory cannot be had, or the configuration's files cannot be used.
 pub async fn execute(config: &Config, verb: Verb) -> Result<Answer, AppError> {
-    if let Verb::Status { healthy: true } = verb {
+    if let Verb::Status { healthy: true, .. } = verb {
         // Without the lock, for which a daemon that is just starting would have to wait.
         let text = format!("no bridge of this user's runs on {}", config.state_dir.display());
         return Ok(Answer { exit: EXIT_UNAVAILABLE, text });
@@ -35,7 +35,7 @@ pub async fn execute(config: &Config, verb: Verb) -> Result<Answer, AppError> {
     let result = match verb {
         Verb::Call { name, json } => call(config, &core, &name, &json).await,
         Verb::CallbackUrl => Ok(url(&config.callback_url(&core.identity.path_secret()))),
-        Verb::Status { .. } => Ok(status(config, &core)),
+        Verb::Status { json, .. } => Ok(status(config, &core, json)),
         Verb::Register { .. } | Verb::Unregister | Verb::Query if config.callback.register == Register::Never => {
             let text = "callback.register is \"never\": somebody else registers the callback".to_owned();
             Ok(Answer { exit: crate::cli::EXIT_USAGE, text })
@@ -128,7 +128,17 @@ async fn post(config: &Config, core: &Core, request: &SetConfig<'_>) -> Result<R
     Ok(reply.map_err(|error| error.cause().to_owned()))
 }
 
-fn status(config: &Config, core: &Core) -> Answer {
+fn status(config: &Config, core: &Core, json: bool) -> Answer {
+    if json {
+        let queue = |queue: Queue| {
+            let stats = core.spool.stats(queue);
+            (queue.as_str().to_owned(), serde_json::json!({"depth": stats.depth, "bytes": stats.bytes}))
+        };
+        let queues: serde_json::Map<_, _> =
+            [Queue::Inbound, Queue::Outbound, Queue::SetAside].map(queue).into_iter().collect();
+        let text = serde_json::json!({"running": false, "state_dir": config.state_dir, "queues": queues});
+        return Answer { exit: 0, text: serde_json::to_string_pretty(&text).unwrap_or_default() };
+    }
     let queue = |queue: Queue| {
         let stats = core.spool.stats(queue);
         let what = if queue == Queue::SetAside { "kept" } else { "waiting" };

@@ -40,6 +40,7 @@ use crate::shutdown::Shutdown;
 use crate::spool::{Queue, Spool, SpoolError};
 use crate::state_dir::{Identity, IdentityRegistry, Overrides, StateDir, StateDirError};
 use crate::tls;
+use crate::trail::Trail;
 
 /// The set-aside store's cap, in bytes.
 pub(super) const SET_ASIDE_BYTES: u64 = 16 * 1024 * 1024;
@@ -85,7 +86,7 @@ impl Core {
             state_dir,
             identity,
             spool,
-            counters: Arc::default(),
+            counters: Arc::new(Counters { trail: Trail::new(config.admin.show_content), ..Counters::default() }),
             seen: Arc::default(),
             handshakes: HandshakeLog::default(),
             path_secrets,
@@ -366,6 +367,7 @@ pub(super) fn info(config: &Config) -> Info {
         callback_host: callback_host(config),
         base_topic: config.mqtt.base_topic.as_str().to_owned(),
         started_at: clock::rfc3339(clock::wall_now_ms()),
+        warnings: config.warnings(),
     }
 }
 

@@ -76,10 +76,10 @@ impl Reload {
         }
         let url = new.callback_url(&self.identity.path_secret());
         self.session.reconfigure(new.ilink.topics.clone(), new.ilink.presence.clone(), url).await;
-        let callback_host = parts::callback_host(&new);
+        let (callback_host, warnings) = (parts::callback_host(&new), new.warnings());
         self.info.send_if_modified(|info| {
             let changed = info.callback_host != callback_host;
-            info.callback_host = callback_host;
+            (info.callback_host, info.warnings) = (callback_host, warnings);
             changed
         });
         self.current.send_replace(new);

@@ -52,6 +52,8 @@ pub enum Verb {
     Status {
         /// Only whether the loops make progress.
         healthy: bool,
+        /// As JSON.
+        json: bool,
     },
 }
 

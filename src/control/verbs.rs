@@ -15,7 +15,7 @@ use crate::local::command::decode_call;
 use crate::local::{Globs, Rules, Status};
 use crate::progress::{self, Progress};
 use crate::protocol::{Call, Reply};
-use crate::report::{Health, Report};
+use crate::report::{Overview, Report};
 use crate::state_dir::Identity;
 
 /// Exit code when iLink answered with an error code.
@@ -56,8 +56,8 @@ impl Verbs {
             Verb::Unregister => answer(self.session.unregister().await),
             Verb::Query => answer(self.session.query().await),
             Verb::CallbackUrl => url(&(self.callback_url)(&self.identity.path_secret())),
-            Verb::Status { healthy: true } => self.healthy(),
-            Verb::Status { healthy: false } => self.status().await,
+            Verb::Status { healthy: true, .. } => self.healthy(),
+            Verb::Status { json, .. } => self.status(json).await,
         }
     }
 
@@ -76,9 +76,9 @@ impl Verbs {
         answer(reply)
     }
 
-    async fn status(&self) -> Answer {
-        let health = Health::of(&self.report).await;
-        Answer { exit: 0, text: health.text(&self.report.info.borrow(), &self.report.ready()) }
+    async fn status(&self, json: bool) -> Answer {
+        let overview = Overview::of(&self.report).await;
+        Answer { exit: 0, text: if json { overview.json() } else { overview.text() } }
     }
 
     /// For container engines: nobody else's reachability counts, because a restart would not mend it.

@@ -35,6 +35,7 @@ use crate::protocol::{Message, Push, Uid};
 use crate::routing::{RouteState, Routing};
 use crate::set_aside::SetAside;
 use crate::spool::{Queue, Spool, SpoolError};
+use crate::trail::{Passed, Verdict, Way, shown};
 
 /// Rows read from the spool at once, and their bytes: what the loop holds in memory before the link takes it.
 const READ_ROWS: usize = 128;
@@ -94,6 +95,27 @@ struct Accepted {
     push: Push,
     received: Received,
     at: Stamp,
+    fate: Fate,
+}
+
+/// What was published of a push, for those who watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Delivered,
+    Late,
+    NotAllowed,
+    Stale,
+}
+
+impl Fate {
+    const fn describe(self) -> (Verdict, &'static str) {
+        match self {
+            Self::Delivered => (Verdict::Good, "delivered"),
+            Self::Late => (Verdict::Odd, "too late: only as an event"),
+            Self::NotAllowed => (Verdict::Odd, "not in inbound.allow_from: only as an event"),
+            Self::Stale => (Verdict::Odd, "older than the last one: only as an event"),
+        }
+    }
 }
 
 /// A publish that the link has, and what it was.
@@ -178,7 +200,7 @@ impl Relay {
     ) -> impl Future<Output = ()> + Send + use<> {
         let (publications, accepted) = match read(row) {
             Ok(Either::States(states)) => (plain(self.render_states(&states, book)), None),
-            Ok(Either::Push(accepted)) => (self.render(&accepted, book), Some(accepted)),
+            Ok(Either::Push(mut accepted)) => (self.render(&mut accepted, book), Some(accepted)),
             Err(error) => {
                 error!(seq, error, "a row of the inbound queue cannot be read by this version; it is left out");
                 (Vec::new(), None)
@@ -198,9 +220,10 @@ impl Relay {
     }
 
     /// Completes a row once the fate of all its publishes is known.
-    async fn complete(self: Arc<Self>, seq: u64, sent: Vec<Sent>, accepted: Option<Accepted>) {
+    async fn complete(self: Arc<Self>, seq: u64, sent: Vec<Sent>, mut accepted: Option<Accepted>) {
         let Some(expired) = self.settle(sent).await else { return };
-        if let Some(accepted) = accepted.as_ref().filter(|_| expired) {
+        if let Some(accepted) = accepted.as_mut().filter(|_| expired) {
+            accepted.fate = Fate::Late;
             // It became late while it waited for the broker: what is left to say is that it came too late.
             self.counters.pushes_late.add();
             let flags = Flags { late: true, not_allowed: false };
@@ -211,6 +234,7 @@ impl Relay {
         }
         if let Some(accepted) = accepted {
             self.counters.series.push_delivered(accepted.push.message.kind(), accepted.at.age());
+            self.note(&accepted);
         }
         self.counters.pushes_delivered.add();
         debug!(seq, "delivered a push");
@@ -239,7 +263,31 @@ impl Relay {
         kept.then_some(expired)
     }
 
-    fn render(&self, accepted: &Accepted, book: &mut PresenceBook) -> Vec<Rendered> {
+    /// For those who watch.
+    fn note(&self, accepted: &Accepted) {
+        let message = &accepted.push.message;
+        let (verdict, outcome) = accepted.fate.describe();
+        let to = match message {
+            Message::Group { group, .. } => Some(group.as_str()),
+            Message::Topic { subject, .. } => Some(subject.as_str()),
+            _ => None,
+        };
+        self.counters.trail.note(Passed {
+            at: clock::rfc3339(clock::wall_now_ms()),
+            way: Way::FromIlink,
+            kind: message.kind().as_str().to_owned(),
+            id: accepted.received.id.to_string(),
+            from: message.from_uid().map(|from| shown(from.as_str())),
+            to: to.map(shown),
+            bytes: message.content().map(|content| content.bytes.len()),
+            verdict,
+            outcome: outcome.to_owned(),
+            took_ms: u64::try_from(accepted.at.age().as_millis()).unwrap_or(u64::MAX),
+            content: message.content().and_then(|content| self.counters.trail.content(&content.bytes)),
+        });
+    }
+
+    fn render(&self, accepted: &mut Accepted, book: &mut PresenceBook) -> Vec<Rendered> {
         let message = &accepted.push.message;
         let mut stale = false;
         let mut flags = Flags::default();
@@ -260,9 +308,14 @@ impl Relay {
         }
         if flags.late {
             self.counters.pushes_late.add();
+            accepted.fate = Fate::Late;
         }
         if flags.not_allowed {
             self.counters.pushes_not_allowed.add();
+            accepted.fate = Fate::NotAllowed;
+        }
+        if stale {
+            accepted.fate = Fate::Stale;
         }
         let mut rendered = plain(self.publications(accepted, flags, stale));
         if !flags.not_allowed {
@@ -344,7 +397,7 @@ fn read(row: &[u8]) -> Result<Either, String> {
         Record::Push { id, at, body } => {
             let push = Push::decode(&body).map_err(|error| error.to_string())?;
             let received = Received { id: Ulid::from_bytes(id), received_at: clock::rfc3339(at.wall_ms()) };
-            Ok(Either::Push(Accepted { push, received, at }))
+            Ok(Either::Push(Accepted { push, received, at, fate: Fate::Delivered }))
         }
     }
 }

@@ -121,6 +121,12 @@ impl Visit {
         Some(Self { peer, armed: Armed::default(), guest, crowd })
     }
 
+    /// By which this connection can be cut, whatever it waits for: a peer that does not read, say.
+    #[must_use]
+    pub fn cut(&self) -> CancellationToken {
+        self.guest.cut.clone()
+    }
+
     /// The request has shown the secret: while the returned value lives, its connection is not cut for others.
     #[must_use]
     pub fn vouch(&self) -> Vouched<'_> {
@@ -224,7 +230,7 @@ impl<S: Serve> Listener<S> {
         let _ = stream.set_nodelay(true);
         // Dropped at once when it is cut, whatever it waits for.
         match guest.cut.run_until_cancelled(self.talk(stream, peer, &guest)).await {
-            None => debug!(%peer, "cut a connection to make room for others"),
+            None => debug!(%peer, "cut a connection: to make room for others, or because its peer does not read"),
             Some(Ok(())) => {}
             Some(Err(End::TurnedAway(why))) => {
                 self.service.turned_away(why);

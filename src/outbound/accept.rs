@@ -27,6 +27,7 @@ use tracing::{debug, warn};
 use ulid::Ulid;
 
 use super::deliver::Accepted;
+use super::passed::passed;
 use super::record::{Command, Mark, Record, ReplyTo};
 use super::redelivery::{Digest, Redelivery, digest};
 use super::route_book::{Remembered, RouteBook};
@@ -339,6 +340,7 @@ impl Accept {
         self.counters.series.command_rejected(rejection.reason);
         debug!(topic = reply_to.topic, reason = rejection.reason.as_str(), "refused a command");
         let result = CommandResult::rejected(Ulid::from_bytes(id), rejection, 0);
+        self.counters.trail.note(passed("command", Some(&reply_to.topic), None, &result, &self.counters.trail));
         let publications = reply_to.publications(&self.config.base, &result);
         match settle(&self.set_aside, hand_over(&self.publisher, publications).await).await {
             // Also if its result was refused and the disk is full: one message must not hold up the PUBACKs of all others.

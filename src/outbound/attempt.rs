@@ -12,13 +12,14 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 use ulid::Ulid;
 
+use super::passed::passed;
 use super::record::{Command, Mark, Record, StoredResult};
 use super::route_book::RouteBook;
 use crate::cloud::{Backoff, Outcome, Session};
 use crate::counters::Counters;
 use crate::local::{Base, CommandResult, Status};
 use crate::log::Few;
-use crate::protocol::{Class, ResultCode};
+use crate::protocol::{Class, Receiver, ResultCode};
 use crate::routing::Routing;
 use crate::spool::{Queue, Row, Spool, SpoolError};
 
@@ -225,6 +226,9 @@ impl Attempts {
         };
         counter.add();
         self.counters.series.command(command.call.name(), result, command.at.age());
+        let (trail, to) = (&self.counters.trail, command.call.receiver());
+        let to = to.as_ref().map(Receiver::as_str);
+        trail.note(passed(command.call.name(), to, command.call.content(), result, trail));
         if result.status != Status::Ok
             && let Some((route, topic)) = self.base.origin_of_route(&command.reply_to.topic)
         {

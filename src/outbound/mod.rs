@@ -18,6 +18,7 @@ pub mod accept;
 pub mod attempt;
 pub mod deliver;
 pub mod lanes;
+mod passed;
 pub mod record;
 pub mod redelivery;
 pub mod results;

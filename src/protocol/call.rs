@@ -164,6 +164,18 @@ pub enum Receiver {
     Subject(Subject),
 }
 
+impl Receiver {
+    /// Its id.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::User(uid) => uid.as_str(),
+            Self::Group(group) => group.as_str(),
+            Self::Subject(subject) => subject.as_str(),
+        }
+    }
+}
+
 impl Call {
     /// The public name: the vendor's path and, where the path has several calls, which of them.
     #[must_use]

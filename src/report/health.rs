@@ -30,6 +30,9 @@ pub struct Info {
     pub base_topic: String,
     /// RFC 3339.
     pub started_at: String,
+    /// What the operator should know of the configuration, for `status` and the status page only.
+    #[serde(skip)]
+    pub warnings: Vec<&'static str>,
 }
 
 impl Info {
@@ -49,40 +52,40 @@ impl Info {
 /// The state of every part, as `bridge/health` and `status` show it.
 #[derive(Debug, Serialize)]
 pub struct Health {
-    pub(super) time: String,
-    pub(super) cloud: Cloud,
-    pub(super) broker: Broker,
-    pub(super) token_expires_in_s: Option<u64>,
-    pub(super) callback: Callback,
-    pub(super) spool: Part,
-    pub(super) queues: Queues,
-    pub(super) counters: BTreeMap<&'static str, u64>,
+    pub(crate) time: String,
+    pub(crate) cloud: Cloud,
+    pub(crate) broker: Broker,
+    pub(crate) token_expires_in_s: Option<u64>,
+    pub(crate) callback: Callback,
+    pub(crate) spool: Part,
+    pub(crate) queues: Queues,
+    pub(crate) counters: BTreeMap<&'static str, u64>,
     /// By the routes' names.
-    pub(super) routes: BTreeMap<String, BTreeMap<&'static str, u64>>,
+    pub(crate) routes: BTreeMap<String, BTreeMap<&'static str, u64>>,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Cloud {
-    pub(super) state: &'static str,
-    pub(super) cause: String,
-    pub(super) since: String,
+pub(crate) struct Cloud {
+    pub(crate) state: &'static str,
+    pub(crate) cause: String,
+    pub(crate) since: String,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Broker {
-    pub(super) connected: bool,
-    pub(super) cause: String,
-    pub(super) since: String,
-    pub(super) subscriptions: String,
+pub(crate) struct Broker {
+    pub(crate) connected: bool,
+    pub(crate) cause: String,
+    pub(crate) since: String,
+    pub(crate) subscriptions: String,
     /// What the broker does not take from us.
-    pub(super) refused: Vec<RefusedHealth>,
+    pub(crate) refused: Vec<RefusedHealth>,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct RefusedHealth {
-    pub(super) topic: String,
-    pub(super) cause: String,
-    pub(super) since: String,
+pub(crate) struct RefusedHealth {
+    pub(crate) topic: String,
+    pub(crate) cause: String,
+    pub(crate) since: String,
 }
 
 impl From<Refused> for RefusedHealth {
@@ -92,24 +95,24 @@ impl From<Refused> for RefusedHealth {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Callback {
-    pub(super) last_get_at: Option<String>,
-    pub(super) last_push_at: Option<String>,
-    pub(super) rejected: BTreeMap<&'static str, u64>,
+pub(crate) struct Callback {
+    pub(crate) last_get_at: Option<String>,
+    pub(crate) last_push_at: Option<String>,
+    pub(crate) rejected: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Queues {
-    pub(super) inbound: QueueHealth,
-    pub(super) outbound: QueueHealth,
-    pub(super) set_aside: QueueHealth,
+pub(crate) struct Queues {
+    pub(crate) inbound: QueueHealth,
+    pub(crate) outbound: QueueHealth,
+    pub(crate) set_aside: QueueHealth,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct QueueHealth {
-    pub(super) depth: u64,
-    pub(super) oldest_s: Option<u64>,
-    pub(super) bytes: u64,
+pub(crate) struct QueueHealth {
+    pub(crate) depth: u64,
+    pub(crate) oldest_s: Option<u64>,
+    pub(crate) bytes: u64,
 }
 
 impl Health {

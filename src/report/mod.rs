@@ -5,6 +5,7 @@
 
 mod health;
 pub mod metrics;
+mod overview;
 mod readiness;
 mod text;
 
@@ -16,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 pub use health::{Health, Info};
+pub use overview::{Overview, Problem};
 pub use readiness::{Part, Readiness, Ready};
 
 use crate::clock;

@@ -3,39 +3,48 @@
 use std::fmt::Write;
 
 use super::health::{QueueHealth, RefusedHealth};
-use super::{Health, Info, Part, Ready, describe_parts};
+use super::{Overview, Part, Problem, Ready, describe_parts};
+use crate::trail::{Passed, Way, harmless};
 
-/// The longest line, in characters.
+/// So many messages are printed; the page shows more.
+const MESSAGES: usize = 10;
+
+/// The longest line for a service manager, in characters.
 const LINE: usize = 1_000;
 
-impl Health {
-    /// A few lines: each part with its state, cause and time; the queues; what was counted.
+impl Overview {
+    /// What is wrong and what to do; each part with its state, cause and time; the queues; what was counted; the last messages.
     #[must_use]
-    pub fn text(&self, info: &Info, ready: &Ready) -> String {
+    pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = self.write(&mut text, info, ready);
+        let _ = self.write(&mut text);
         text.trim_end().to_owned()
     }
 
-    fn write(&self, text: &mut String, info: &Info, ready: &Ready) -> std::fmt::Result {
+    fn write(&self, text: &mut String) -> std::fmt::Result {
+        let (info, health) = (&self.info, &self.health);
         writeln!(text, "ilink2mqtt {} for uid {} is running since {}", info.version, info.uid, info.started_at)?;
-        let cloud = &self.cloud;
+        for Problem { grave, part, cause, .. } in &self.problems {
+            let what = if *grave { "WRONG" } else { "advice" };
+            writeln!(text, "{what:<16}{part}: {}", plain(cause))?;
+        }
+        let cloud = &health.cloud;
         writeln!(text, "{:<16}{} since {}{}", "iLink", cloud.state, cloud.since, cause(Some(&cloud.cause)))?;
-        for (name, Part { ready, cause: why, since }) in describe_parts(ready) {
+        for (name, Part { ready, cause: why, since }) in describe_parts(&self.ready) {
             let state = if *ready { "ready" } else { "not ready" };
             writeln!(text, "{name:<16}{state} since {since}{}", cause(why.as_deref()))?;
         }
-        for RefusedHealth { topic, cause, since } in &self.broker.refused {
-            writeln!(text, "{:<16}{topic} since {since}: {cause}", "refused")?;
+        for RefusedHealth { topic, cause, since } in &health.broker.refused {
+            writeln!(text, "{:<16}{} since {since}: {}", "refused", plain(topic), plain(cause))?;
         }
-        if let Some(left) = self.token_expires_in_s {
+        if let Some(left) = health.token_expires_in_s {
             writeln!(text, "{:<16}for another {left} s", "access token")?;
         }
         let never = || "never in this run".to_owned();
-        writeln!(text, "{:<16}{}", "last handshake", self.callback.last_get_at.clone().unwrap_or_else(never))?;
-        writeln!(text, "{:<16}{}", "last push", self.callback.last_push_at.clone().unwrap_or_else(never))?;
-        let queues = &self.queues;
+        writeln!(text, "{:<16}{}", "last handshake", health.callback.last_get_at.clone().unwrap_or_else(never))?;
+        writeln!(text, "{:<16}{}", "last push", health.callback.last_push_at.clone().unwrap_or_else(never))?;
+        let queues = &health.queues;
         let all = [
             ("inbound", &queues.inbound, "waiting"),
             ("outbound", &queues.outbound, "waiting"),
@@ -45,7 +54,10 @@ impl Health {
             let oldest = oldest_s.map(|age| format!(", the oldest for {age} s")).unwrap_or_default();
             writeln!(text, "{name:<16}{depth} {what}, {bytes} bytes{oldest}")?;
         }
-        let rejected: Vec<_> = self
+        let (from, to) =
+            self.minutes.iter().fold((0, 0), |(from, to), minute| (from + minute.from_ilink, to + minute.to_ilink));
+        writeln!(text, "{:<16}{from} from iLink, {to} to iLink", "last hour")?;
+        let rejected: Vec<_> = health
             .callback
             .rejected
             .iter()
@@ -55,13 +67,19 @@ impl Health {
         if !rejected.is_empty() {
             writeln!(text, "{:<16}{}", "turned away", rejected.join(", "))?;
         }
-        let counted = self.counters.iter().filter(|(_, count)| **count > 0);
+        let counted = health.counters.iter().filter(|(_, count)| **count > 0);
         for (name, count) in counted {
             writeln!(text, "  {name} {count}")?;
         }
-        for (name, counts) in &self.routes {
+        for (name, counts) in &health.routes {
             let counts = counts.iter().filter(|(_, count)| **count > 0).map(|(what, count)| format!(" {what} {count}"));
             writeln!(text, "  route {name}:{}", some_or(counts.collect::<Vec<_>>().join(","), " nothing yet"))?;
+        }
+        if !self.messages.is_empty() {
+            writeln!(text, "last messages")?;
+        }
+        for passed in self.messages.iter().take(MESSAGES) {
+            writeln!(text, "  {}", message(passed))?;
         }
         Ok(())
     }
@@ -85,6 +103,22 @@ fn some_or(text: String, otherwise: &str) -> String {
     if text.is_empty() { otherwise.to_owned() } else { text }
 }
 
+/// One line for a message.
+fn message(passed: &Passed) -> String {
+    let Passed { at, way, kind, from, to, bytes, outcome, took_ms, content, .. } = passed;
+    let way = if *way == Way::FromIlink { "from iLink" } else { "to iLink" };
+    let from = from.as_ref().map(|from| format!(" from {}", plain(from))).unwrap_or_default();
+    let to = to.as_ref().map(|to| format!(" to {}", plain(to))).unwrap_or_default();
+    let bytes = bytes.map(|bytes| format!(", {bytes} bytes")).unwrap_or_default();
+    let content = content.as_ref().map(|content| format!(": {}", plain(content))).unwrap_or_default();
+    format!("{at}  {way:<10}  {kind}{from}{to}{bytes}, {outcome} after {took_ms} ms{content}")
+}
+
 fn cause(cause: Option<&str>) -> String {
-    cause.filter(|cause| !cause.is_empty()).map(|cause| format!(": {cause}")).unwrap_or_default()
+    cause.filter(|cause| !cause.is_empty()).map(|cause| format!(": {}", plain(cause))).unwrap_or_default()
+}
+
+/// On one line.
+fn plain(text: &str) -> String {
+    harmless(text).replace('\n', "\u{fffd}")
 }

@@ -2,5 +2,8 @@
 
 #![expect(clippy::float_cmp, reason = "counts, which floats hold exactly")]
 
+mod logs;
 mod metrics;
+mod page;
 mod prometheus;
+mod sse;

@@ -33,6 +33,7 @@ pub(crate) struct Bridge {
     admin_port: u16,
     open_files: Option<u32>,
     socket: Option<(String, TcpListener)>,
+    journal: bool,
     process: Option<Process>,
     http: reqwest::Client,
 }
@@ -54,6 +55,7 @@ impl Bridge {
             admin_port: free_port(),
             open_files: None,
             socket: None,
+            journal: false,
             process: None,
             http: http(),
             dir,
@@ -134,6 +136,12 @@ impl Bridge {
         self
     }
 
+    /// Lets it believe that its standard error is the journal.
+    pub(crate) fn in_the_journal(mut self) -> Self {
+        self.journal = true;
+        self
+    }
+
     /// Changes one setting for the next start (or reload).
     pub(crate) fn set(&mut self, key: &str, value: &str) {
         self.settings.insert(key.to_owned(), json!(value).to_string());
@@ -173,6 +181,7 @@ impl Bridge {
         self.process = None;
         let args = ["--config", config, "run"];
         self.process = Some(match (self.open_files, &self.socket) {
+            (None, None) if self.journal => Process::start_in_journal("bridge", &args, &env),
             (None, None) => Process::start("bridge", args, &env),
             (Some(limit), _) => Process::start_with_open_files("bridge", limit, &args, &env),
             (None, Some((name, socket))) => Process::start_with_socket("bridge", (name, socket), &args, &env),

@@ -13,10 +13,11 @@ use super::{DEADLINE, within};
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ilink2mqtt");
 
 /// What a service manager sets for the services it starts.
-const SERVICE_MANAGERS: [&str; 8] = [
+const SERVICE_MANAGERS: [&str; 9] = [
     "STATE_DIRECTORY",
     "CREDENTIALS_DIRECTORY",
     "NOTIFY_SOCKET",
+    "JOURNAL_STREAM",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
     "LISTEN_PID",
@@ -47,6 +48,12 @@ impl Process {
     pub(crate) fn start_with_open_files(name: &'static str, limit: u32, args: &[&str], env: &[(&str, &str)]) -> Self {
         let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
         Self::spawn(name, command("sh", ["-c", &script, PROGRAM].iter().chain(args), env))
+    }
+
+    /// As [`Self::start`], as if its standard error were the journal.
+    pub(crate) fn start_in_journal(name: &'static str, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let script = "JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2) exec \"$0\" \"$@\"";
+        Self::spawn(name, command("sh", ["-c", script, PROGRAM].iter().chain(args), env))
     }
 
     /// As [`Self::start`], with a listening socket called `socket_name` handed over as a service manager does.
