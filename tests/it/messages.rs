@@ -173,9 +173,9 @@ fn the_table_has_every_message_and_no_other() {
 
 #[test]
 fn lines_of_a_log_are_told_apart() {
-    let known = "2026-01-02T03:04:05.678Z  WARN ilink2mqtt::mqtt::link: cannot connect to the broker; messages wait cause=\"x\"";
-    let other = "2026-01-02T03:04:05.678Z ERROR ilink2mqtt::mqtt::link: cannot connect to the broker; messages wait";
-    let info = "2026-01-02T03:04:05.678Z  INFO ilink2mqtt::app: WARN ilink2mqtt: said by somebody";
+    let known = "2026-01-02T03:04:05.678Z  WARN cannot connect to the broker; messages wait cause=\"x\"";
+    let other = "2026-01-02T03:04:05.678Z ERROR cannot connect to the broker; messages wait";
+    let info = "2026-01-02T03:04:05.678Z  INFO WARN said by somebody";
     assert_eq!(unknown(&[known, other, info].join("\n")), [other]);
     assert_eq!(logged(info), None);
 }

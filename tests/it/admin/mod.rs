@@ -2,6 +2,8 @@
 
 #![expect(clippy::float_cmp, reason = "counts, which floats hold exactly")]
 
+mod browser;
+mod chromium;
 mod logs;
 mod metrics;
 mod page;

@@ -44,10 +44,13 @@ pub(crate) fn unknown(log: &str) -> Vec<&str> {
 pub(crate) fn logged(line: &str) -> Option<(&'static str, &str)> {
     ["WARN", "ERROR"].into_iter().find_map(|level| {
         let (before, after) = line.split_once(level)?;
-        let (target, message) = after.strip_prefix(' ')?.split_once(": ")?;
-        // A time stamp before it, and a path of ours behind it: not the word in some other line.
-        let is_ours = target.starts_with("ilink2mqtt") && before.len() < 40 && !before.contains('"');
-        is_ours.then_some((level, message))
+        let message = after.strip_prefix(' ')?;
+        // A time stamp before it, or a journal's priority: not the word in some other line.
+        let before = before.trim();
+        let begins = humantime::parse_rfc3339(before).is_ok() || ["<3>", "<4>"].contains(&before);
+        // A library's lines begin with the path of the part they come from.
+        let is_librarys = message.split_once(": ").is_some_and(|(path, _)| path.contains("::") && !path.contains(' '));
+        (begins && !is_librarys).then_some((level, message))
     })
 }
 
