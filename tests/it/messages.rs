@@ -33,7 +33,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
         match (entry.is_dir(), name) {
             (_, "tests" | "tests.rs") => {}
             (true, _) => sources(&entry, found),
-            (false, name) if !name.ends_with(".rs") => {}
+            (false, _) if entry.extension() != Some("rs".as_ref()) => {}
             (false, _) => found.push(entry),
         }
     }

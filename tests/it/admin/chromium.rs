@@ -1,4 +1,4 @@
-//! A real Chromium, headless, driven by its own driver (W3C WebDriver over HTTP).
+//! A real Chromium, headless, driven by its own driver over HTTP, as the W3C specifies it.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -28,7 +28,7 @@ pub(super) struct Chromium {
     port: u16,
     session: String,
     http: reqwest::Client,
-    _profile: TempDir,
+    profile: TempDir,
 }
 
 impl Chromium {
@@ -42,7 +42,7 @@ impl Chromium {
             .spawn()
             .expect("chromedriver (`apt-get install chromium-driver`; .ci/page does so by itself)");
         let profile = tempfile::Builder::new().prefix("chromium-").tempdir().expect("a temporary directory");
-        let mut this = Self { driver, port, session: String::new(), http: http(), _profile: profile };
+        let mut this = Self { driver, port, session: String::new(), http: http(), profile };
         within(4 * DEADLINE, "the driver to answer", async || {
             let status = this.http.get(this.url("/status")).send().await.ok()?.json::<Value>().await.ok()?;
             (status["value"]["ready"] == true).then_some(())
@@ -63,7 +63,7 @@ impl Chromium {
         ]
         .map(|flag| format!("--{flag}"))
         .into();
-        args.push(format!("--user-data-dir={}", this._profile.path().display()));
+        args.push(format!("--user-data-dir={}", this.profile.path().display()));
         if look.dark {
             args.push("--blink-settings=preferredColorScheme=0".to_owned());
         }
