@@ -159,7 +159,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         observers.spawn(admin::serve(listener, admin, room, shutdown.results.clone()));
     }
     info!(version = env!("CARGO_PKG_VERSION"), uid = %config.ilink.uid, callback = %callback_at, broker = %config.mqtt.broker, "started");
-    notifier.ready();
+    notifier.ready().await;
 
     let identity = Arc::clone(&core.identity);
     let mut reload =
@@ -199,7 +199,7 @@ async fn until_stop(
                 Asked::Reload => {
                     notifier.reloading();
                     reload.reload().await;
-                    notifier.ready();
+                    notifier.ready().await;
                 }
             },
             () = stop.cancelled() => break None,
