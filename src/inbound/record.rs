@@ -2,6 +2,7 @@
 //!
 //! How it becomes bytes is [`row`]'s.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -19,7 +20,8 @@ pub enum Record {
         /// When it was accepted.
         at: Stamp,
         /// The request body.
-        body: Vec<u8>,
+        #[serde(with = "row::whole")]
+        body: Bytes,
     },
     /// Who is online, as `ham_user/states` told (manual §5.10). Queued between the pushes, so that neither overtakes the other.
     States {
@@ -31,7 +33,7 @@ pub enum Record {
 impl Record {
     /// A push accepted now.
     #[must_use]
-    pub fn push(body: Vec<u8>) -> Self {
+    pub fn push(body: Bytes) -> Self {
         Self::Push { id: Ulid::generate().to_bytes(), at: Stamp::now(), body }
     }
 
@@ -58,9 +60,24 @@ mod tests {
 
     #[test]
     fn rows_read_back_as_they_were_written() {
-        let push = Record::push(b"{}".to_vec());
+        let push = Record::push(Bytes::from_static(b"{}"));
         assert_eq!(Record::decode(&push.encode().unwrap()).unwrap(), push);
         let states = Record::States { states: vec![("413".parse().unwrap(), true)] };
         assert_eq!(Record::decode(&states.encode().unwrap()).unwrap(), states);
+    }
+
+    #[test]
+    fn a_body_lies_in_its_row_as_earlier_versions_wrote_it() {
+        #[derive(Serialize)]
+        enum Earlier {
+            Push { id: [u8; 16], at: Stamp, body: Vec<u8> },
+        }
+        // Variant, id, stamp; then the length and the bytes, as of any sequence of bytes.
+        let mut row = Record::push(Bytes::from_static(b"{}")).encode().unwrap();
+        assert_eq!(row.split_off(row.len() - 3), b"\x02{}");
+        let (id, at) = ([7; 16], Stamp::now());
+        let body = vec![0, 128, 255];
+        let earlier = row::encode(&Earlier::Push { id, at, body: body.clone() }).unwrap();
+        assert_eq!(Record::decode(&earlier).unwrap(), Record::Push { id, at, body: body.into() });
     }
 }

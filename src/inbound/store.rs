@@ -119,7 +119,7 @@ impl Store {
 
     /// Appends the push, again and again until it is stored or nobody waits for it any more.
     async fn keep(self: Arc<Self>, body: Bytes, ticket: Option<Ticket>, tell: watch::Sender<Progress>) {
-        let Ok(row) = Record::push(body.to_vec()).encode() else { return };
+        let Ok(row) = Record::push(body).encode() else { return };
         let key = ticket.map(|ticket| Key::Repeat { digest: ticket.digest, at: Stamp::now() });
         loop {
             let append = self.spool.append(Queue::Inbound, row.clone(), key);
