@@ -53,6 +53,23 @@ impl Publication {
         Self { topic, payload, content_type, utf8, ..Self::default() }
     }
 
+    /// No fewer bytes than its packet has, in either version of MQTT; cheap to say.
+    #[must_use]
+    pub fn packet_size_at_most(&self) -> usize {
+        // Fixed header, length of the topic, packet id, length of the properties, payload format, expiry.
+        const FIXED: usize = 5 + 2 + 2 + 4 + 2 + 5;
+        // A property's number and the lengths of its one or two strings.
+        const STRING: usize = 3;
+        const PAIR: usize = 5;
+        let pairs = self.user_properties.iter().map(|(key, value)| PAIR + key.len() + value.len());
+        FIXED
+            + self.topic.len()
+            + self.payload.len()
+            + self.content_type.map_or(0, |content_type| STRING + content_type.len())
+            + self.correlation_data.as_ref().map_or(0, |data| STRING + data.len())
+            + pairs.sum::<usize>()
+    }
+
     /// The same, retained.
     #[must_use]
     pub fn retained(self) -> Self {

@@ -175,6 +175,10 @@ fn fit<W: Wire>(job: &Job, maximum_packet: usize) -> Fit {
     }
     // 0 would mean "expired already".
     let expiry = left.map(|left| u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1));
+    // The exact size takes building the packet, and matters only near the broker's limit.
+    if publication.packet_size_at_most() <= maximum_packet {
+        return Fit::Now(expiry);
+    }
     let size = W::packet_size(publication, expiry);
     if size > maximum_packet {
         let reason = format!("the packet has {size} bytes, the broker takes {maximum_packet}");

@@ -162,6 +162,8 @@ pub(super) fn keep_alive_of(config: &LinkConfig) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use super::super::v5::V5;
+    use super::super::v311::V311;
     use super::*;
 
     #[test]
@@ -174,6 +176,23 @@ mod tests {
         ] {
             let (host, port) = address(&url.parse().unwrap());
             assert_eq!((host.as_str(), port), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn no_packet_is_larger_than_it_could_be() {
+        let plain = Publication::raw("t".to_owned(), "x");
+        let rich = Publication {
+            user_properties: vec![("id", "x".repeat(26)), ("kind", String::new()), ("time", "y".repeat(300))],
+            correlation_data: Some(vec![0; 20_000].into()),
+            ..Publication::json("a/b/c".repeat(50), vec![b'x'; 3_000_000])
+        };
+        for publication in [plain, rich] {
+            for expiry in [None, Some(1)] {
+                let most = publication.packet_size_at_most();
+                assert!(V5::packet_size(&publication, expiry) <= most);
+                assert!(V311::packet_size(&publication, expiry) <= most);
+            }
         }
     }
 }
