@@ -12,6 +12,9 @@ use ilink2mqtt::systemd::Sockets;
 use ilink2mqtt::{demo, dry_run, log, manual, sim};
 use tokio_util::sync::CancellationToken;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     log::panics();
     // Whatever is written is ours alone, from the first moment on.
