@@ -85,6 +85,16 @@ impl Stamp {
         before + boot.saturating_sub(run.boot)
     }
 
+    /// The moment, as bytes that no other moment has: of which run, and when in it.
+    #[must_use]
+    pub fn moment(&self) -> [u8; 16] {
+        let mut moment = [0; 16];
+        let (run, boot) = moment.split_at_mut(8);
+        run.copy_from_slice(&self.run.to_le_bytes());
+        boot.copy_from_slice(&self.boot_ms.to_le_bytes());
+        moment
+    }
+
     /// Milliseconds since the Unix epoch by the wall clock of that moment.
     #[must_use]
     pub fn wall_ms(&self) -> u64 {

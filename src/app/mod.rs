@@ -350,7 +350,7 @@ fn open_spool(config: &Config, dir: &std::path::Path) -> Result<Spool, AppError>
         set_aside: parts::SET_ASIDE_BYTES,
     };
     let (spool, recovered) = Spool::open(dir, limits).map_err(|error| AppError::State(error.to_string()))?;
-    for file in ["spool.db", "spool.db-wal", "spool.db-shm"] {
+    for file in ["spool.db", "spool.db-wal", "spool.db-shm", "spool.answered"] {
         files::give_to_owner_of_directory(&dir.join(file));
     }
     for alarm in &recovered.alarms {

@@ -45,6 +45,8 @@ pub enum Claim {
 pub struct Ticket {
     /// The body's digest.
     pub digest: Digest,
+    /// When it was taken: the moment of its key in the spool.
+    pub at: Stamp,
     number: u64,
 }
 
@@ -101,14 +103,16 @@ impl Repeats {
         if let Some(entry) = memory.entries.get(&digest)
             && entry.makes_repeats()
         {
-            return Claim::Repeat(Ticket { digest, number: entry.number }, entry.progress.clone());
+            let ticket = Ticket { digest, at: entry.at, number: entry.number };
+            return Claim::Repeat(ticket, entry.progress.clone());
         }
         memory.sweep();
         let number = memory.next;
         memory.next += 1;
         let (tell, progress) = watch::channel(Progress::Storing);
-        memory.entries.insert(digest, Entry { number, at: Stamp::now(), progress, leaving: 0 });
-        Claim::First(Ticket { digest, number }, tell)
+        let at = Stamp::now();
+        memory.entries.insert(digest, Entry { number, at, progress, leaving: 0 });
+        Claim::First(Ticket { digest, at, number }, tell)
     }
 
     /// Gives a push up that could not be stored, unless a try of it still waits: what was never stored makes no repeats.
@@ -139,12 +143,12 @@ impl Repeats {
         entry.map(|entry| entry.leaving += 1).is_some()
     }
 
-    /// The answer did not leave, or too late. If a further try is a repeat as before: of what was taken when.
-    pub fn not_answered(&self, ticket: Ticket) -> Option<Stamp> {
+    /// The answer did not leave, or too late. Whether a further try is a repeat as before.
+    pub fn not_answered(&self, ticket: Ticket) -> bool {
         let mut memory = self.lock();
-        let entry = memory.entry(ticket)?;
+        let Some(entry) = memory.entry(ticket) else { return false };
         entry.leaving = entry.leaving.saturating_sub(1);
-        entry.makes_repeats().then_some(entry.at)
+        entry.makes_repeats()
     }
 
     fn lock(&self) -> MutexGuard<'_, Memory> {
@@ -213,13 +217,13 @@ mod tests {
         let (ticket, tell) = first(&repeats, A);
         tell.send(Progress::Stored).unwrap();
         assert!(repeats.leaving(ticket));
-        assert!(repeats.not_answered(ticket).is_some());
+        assert!(repeats.not_answered(ticket));
         assert!(is_repeat(&repeats, A));
         assert!(repeats.leaving(ticket));
         let (_new, tell) = first(&repeats, A);
         tell.send(Progress::Stored).unwrap();
         // What becomes of the old answer is nothing to the new push.
-        assert!(repeats.not_answered(ticket).is_none());
+        assert!(!repeats.not_answered(ticket));
         repeats.answered(ticket);
         assert!(!repeats.leaving(ticket));
         assert!(is_repeat(&repeats, A));

@@ -1,14 +1,15 @@
 //! Makes a push durable, once, however often iLink tries it.
 //!
 //! Only *no answer* makes iLink try again (manual §2.2), so a push that cannot be stored now (spool full, disk slow) is held
-//! unanswered and tried on until every try of it has left. Storing runs in a task of its own: a peer that leaves must not
-//! undo what is already on its way to the disk.
+//! unanswered and tried on until every try of it has left. Storing depends on no connection: a peer that leaves must not undo
+//! what is already on its way to the disk.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -16,7 +17,6 @@ use tracing::warn;
 
 use super::record::Record;
 use super::repeats::{Claim, Progress, Repeats, Ticket};
-use crate::clock::Stamp;
 use crate::counters::Counters;
 use crate::protocol::Kind;
 use crate::series::PushOutcome;
@@ -43,13 +43,14 @@ pub struct Store {
     counters: Arc<Counters>,
     held: Semaphore,
     tasks: TaskTracker,
+    runtime: Handle,
 }
 
 impl Store {
-    /// A store into `spool`. Without `repeats` every push is new (`callback.repeats = "off"`).
+    /// A store into `spool`. Without `repeats` every push is new (`callback.repeats = "off"`). Of use only within a runtime.
     #[must_use]
     pub fn new(spool: Spool, repeats: Option<Repeats>, counters: Arc<Counters>, tasks: TaskTracker) -> Self {
-        Self { spool, repeats, counters, held: Semaphore::new(HELD_AT_MOST), tasks }
+        Self { spool, repeats, counters, held: Semaphore::new(HELD_AT_MOST), tasks, runtime: Handle::current() }
     }
 
     /// Returns once the push, which is of this kind, is durable, with what [`Store::leaving`] wants to hear back.
@@ -81,7 +82,7 @@ impl Store {
         let leaving = Leaving { store: Arc::clone(self), ticket: Some(ticket) };
         if let Some(repeats) = &self.repeats
             && repeats.leaving(ticket)
-            && let Err(error) = self.spool.forget_repeat(ticket.digest).await
+            && let Err(error) = self.spool.forget_repeat(ticket.digest, ticket.at).await
         {
             // The push itself is stored, and that is what the answer promises.
             warn!(%error, "that a push was answered could not be recorded; killed now, the bridge would take the same bytes for its repeat");
@@ -101,13 +102,18 @@ impl Store {
             },
         };
         let progress = tell.subscribe();
-        self.tasks.spawn(Arc::clone(self).keep(body, ticket, tell));
+        // No value of the type fails to encode; were it so, its `tell` would be dropped, and nobody answered 0.
+        if let Ok(row) = Record::push(body).encode() {
+            self.hand_over(Push { row: row.into(), ticket, tell });
+        }
         Taken { ticket, progress, repeat: false }
     }
 
+    /// A try that was not stored within a second counts as held, like one that the disk refused.
     async fn wait(&self, mut progress: watch::Receiver<Progress>, until: Instant) -> Result<(), NotStored> {
-        let now = *progress.wait_for(|now| *now != Progress::Storing).await.map_err(|_| NotStored)?;
-        if now == Progress::Stored {
+        if let Ok(now) = timeout(SLOW, progress.wait_for(|now| *now != Progress::Storing)).await
+            && *now.map_err(|_| NotStored)? == Progress::Stored
+        {
             return Ok(());
         }
         let _held = self.held.try_acquire().map_err(|_| NotStored)?;
@@ -117,43 +123,59 @@ impl Store {
         }
     }
 
-    /// Appends the push, again and again until it is stored or nobody waits for it any more.
-    async fn keep(self: Arc<Self>, body: Bytes, ticket: Option<Ticket>, tell: watch::Sender<Progress>) {
-        let Ok(row) = Record::push(body).encode() else { return };
-        let key = ticket.map(|ticket| Key::Repeat { digest: ticket.digest, at: Stamp::now() });
-        loop {
-            let append = self.spool.append(Queue::Inbound, row.clone(), key);
-            tokio::pin!(append);
-            let appended = if let Ok(appended) = timeout(SLOW, &mut append).await {
-                appended
-            } else {
-                let _ = tell.send(Progress::Held);
-                // Not given up: the row is in the writer's hands and may still be stored.
-                append.await
-            };
-            match appended {
-                Ok(_) => {
-                    self.counters.pushes_stored.add();
-                    let _ = tell.send(Progress::Stored);
-                    return;
-                }
-                Err(SpoolError::Full | SpoolError::Unwritable(_)) => {
-                    let _ = tell.send(Progress::Held);
-                }
-                // The process is about to stop; nothing may be answered any more.
-                Err(_) => return,
+    /// Gives the push to the spool. From then on it is in the writer's hands, whoever waits or leaves.
+    fn hand_over(self: &Arc<Self>, push: Push) {
+        let (row, key) = (push.row.clone(), push.key());
+        let store = Arc::clone(self);
+        let done = move |appended| {
+            if let Some(push) = store.stored(push, &appended) {
+                store.runtime.clone().spawn(store.tasks.clone().track_future(Arc::clone(&store).keep(push)));
             }
+        };
+        if let Err(done) = self.spool.hand_over(Queue::Inbound, row.clone(), key, done) {
+            // Many others wait: so does this one.
+            let spool = self.spool.clone();
+            self.tasks.spawn(async move { done(spool.append(Queue::Inbound, row, key).await) });
+        }
+    }
+
+    /// Tells what became of an attempt to store the push, and gives it back if it is to be tried again.
+    fn stored(&self, push: Push, appended: &Result<u64, SpoolError>) -> Option<Push> {
+        match appended {
+            Ok(_) => {
+                self.counters.pushes_stored.add();
+                let _ = push.tell.send(Progress::Stored);
+                None
+            }
+            Err(SpoolError::Full | SpoolError::Unwritable(_)) => {
+                let _ = push.tell.send(Progress::Held);
+                Some(push)
+            }
+            // The process is about to stop; nothing may be answered any more.
+            Err(SpoolError::Failed(_)) => None,
+        }
+    }
+
+    /// Appends a push that was refused, again and again until it is stored or nobody waits for it any more.
+    async fn keep(self: Arc<Self>, mut push: Push) {
+        loop {
             sleep(RETRY).await;
-            if self.nobody_waits(ticket, &tell) {
+            if self.nobody_waits(&push) {
                 return;
+            }
+            // Not given up while it lasts: the row is in the writer's hands and may still be stored.
+            let appended = self.spool.append(Queue::Inbound, push.row.clone(), push.key()).await;
+            match self.stored(push, &appended) {
+                None => return,
+                Some(again) => push = again,
             }
         }
     }
 
-    fn nobody_waits(&self, ticket: Option<Ticket>, tell: &watch::Sender<Progress>) -> bool {
-        match (&self.repeats, ticket) {
-            (Some(repeats), Some(ticket)) => repeats.give_up(ticket, tell),
-            _ => tell.is_closed(),
+    fn nobody_waits(&self, push: &Push) -> bool {
+        match (&self.repeats, push.ticket) {
+            (Some(repeats), Some(ticket)) => repeats.give_up(ticket, &push.tell),
+            _ => push.tell.is_closed(),
         }
     }
 }
@@ -163,6 +185,19 @@ struct Taken {
     ticket: Option<Ticket>,
     progress: watch::Receiver<Progress>,
     repeat: bool,
+}
+
+/// A push on its way to the disk, and who is to be told.
+struct Push {
+    row: Bytes,
+    ticket: Option<Ticket>,
+    tell: watch::Sender<Progress>,
+}
+
+impl Push {
+    fn key(&self) -> Option<Key> {
+        self.ticket.map(|Ticket { digest, at, .. }| Key::Repeat { digest, at })
+    }
 }
 
 /// An answer on its way out. Dropped, it did not leave.
@@ -183,9 +218,9 @@ impl Leaving {
 impl Drop for Leaving {
     fn drop(&mut self) {
         if let (Some(ticket), Some(repeats)) = (self.ticket, &self.store.repeats)
-            && let Some(at) = repeats.not_answered(ticket)
+            && repeats.not_answered(ticket)
         {
-            self.store.spool.remember_repeat(ticket.digest, at);
+            self.store.spool.remember_repeat(ticket.digest, ticket.at);
         }
     }
 }

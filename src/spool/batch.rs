@@ -19,6 +19,8 @@ pub(super) struct Committed {
     pub(super) seqs: Vec<u64>,
     /// Rows the set-aside store dropped to make room.
     pub(super) dropped: u64,
+    /// Whether the keys that are void went.
+    pub(super) void_went: bool,
 }
 
 impl Db {
@@ -64,6 +66,12 @@ impl Db {
         for (queue, seq) in pending.completed() {
             if let Some(size) = rows::delete(&tx, queue, seq)? {
                 counts.get_mut(queue).removed(size);
+            }
+        }
+        committed.void_went = pending.removes_void(self.sync == Sync::Now);
+        if committed.void_went {
+            for (digest, at) in &pending.void {
+                repeats.forget_of(&tx, digest, *at)?;
             }
         }
         for (digest, at) in &pending.remembered {

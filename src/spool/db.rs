@@ -144,7 +144,7 @@ pub(super) struct Db {
     pub(super) conn: Connection,
     pub(super) counts: PerQueue<Count>,
     pub(super) repeats: Repeats,
-    sync: Sync,
+    pub(super) sync: Sync,
     #[cfg(test)]
     pub(super) fail_commit: Option<i32>,
 }

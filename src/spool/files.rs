@@ -35,6 +35,8 @@ pub(super) struct Files {
     rebuilt: PathBuf,
     /// Room on the disk that is ours to give up.
     ballast: PathBuf,
+    /// Which pushes were answered.
+    pub(super) answered: PathBuf,
 }
 
 impl Files {
@@ -45,6 +47,7 @@ impl Files {
             fresh: dir.join("spool.db.new"),
             rebuilt: dir.join("spool.db.rebuilt"),
             ballast: dir.join("spool.ballast"),
+            answered: dir.join("spool.answered"),
         }
     }
 

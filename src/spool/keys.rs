@@ -56,6 +56,16 @@ impl Repeats {
         Ok(())
     }
 
+    /// As [`Self::forget`], if it is the key of that moment.
+    pub(super) fn forget_of(&mut self, conn: &Connection, digest: &[u8; 32], at: Stamp) -> Result<()> {
+        let id = self.ids.get(digest);
+        if id.and_then(|id| self.by_id.get(id)).is_some_and(|(_, of)| *of == at) {
+            self.forget(conn, digest)
+        } else {
+            Ok(())
+        }
+    }
+
     pub(super) fn put(&mut self, conn: &Connection, digest: [u8; 32], at: Stamp) -> Result<()> {
         self.forget(conn, &digest)?;
         let id = self.by_id.last_key_value().map_or(1, |(id, _)| id.saturating_add(1));

@@ -21,8 +21,8 @@
 //! # Operation
 //!
 //! - **Durable** operations ([`Spool::append`], [`Spool::replace`], [`Spool::forget_session`]) return after a commit with a
-//!   sync ([`Spool::forget_repeat`] without one: it is for the case of a killed process). A future dropped before it
-//!   returned may or may not have been carried out.
+//!   sync. A future dropped before it returned may or may not have been carried out. [`Spool::forget_repeat`] is for the case
+//!   of a killed process, and needs neither: it leaves a mark in `spool.answered`.
 //! - **Lazy** ones ([`Spool::complete`], [`Spool::replace_lazily`], notes, …) return at once and ride with the next durable
 //!   commit; with none in 25 ms they get one without a sync, which a killed process survives and the loss of power may
 //!   not: then a delivery is repeated. What another supersedes in time is never written. Readers see them at once.
@@ -37,6 +37,7 @@
 //! - **A failed sync** ends it: [`Spool::failed`] resolves and nothing is answered any more, because what the disk holds is
 //!   unknown until the process starts anew.
 
+mod answered;
 mod batch;
 mod db;
 mod disk;
@@ -60,6 +61,7 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use answered::Answered;
 use pending::{Change, Lazy};
 use request::{Closing, Op, Read, Reply, Request, Task};
 use shared::Shared;
@@ -98,7 +100,7 @@ impl Spool {
     /// If the files cannot be used (or the disk has no room to rebuild them), or the thread not be started.
     pub fn open(dir: &Path, limits: Limits) -> Result<(Self, Recovered), OpenError> {
         let (db, files, recovered) = recovery::open(dir)?;
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(Answered::open(&files.answered)));
         shared::add(&shared.damaged_rows, recovered.damaged_rows);
         let (requests, inbox) = mpsc::channel();
         let path = files.main.clone();
@@ -122,8 +124,25 @@ impl Spool {
     /// # Errors
     ///
     /// [`SpoolError`]; but for `Failed`, nothing was stored.
-    pub async fn append(&self, queue: Queue, data: Vec<u8>, key: Option<Key>) -> Result<u64, SpoolError> {
-        self.store(Task::Append { queue, data, key }).await
+    pub async fn append(&self, queue: Queue, data: impl Into<Bytes>, key: Option<Key>) -> Result<u64, SpoolError> {
+        self.store(Task::Append { queue, data: data.into(), key }).await
+    }
+
+    /// As [`Self::append`], for who must not wait: `then` is called with the outcome by the spool's thread, and must be quick; it
+    /// is dropped instead if the spool has failed. What has no place among those who wait already is given back.
+    ///
+    /// # Errors
+    ///
+    /// `then`, uncalled: [`Self::append`] waits for a place.
+    pub fn hand_over<F>(&self, queue: Queue, data: Bytes, key: Option<Key>, then: F) -> Result<(), F>
+    where
+        F: FnOnce(Result<u64, SpoolError>) + Send + 'static,
+    {
+        let Ok(permit) = Arc::clone(&self.inner.waiting).try_acquire_owned() else { return Err(then) };
+        let reply = Reply::then(Box::new(then), permit);
+        // If the thread has gone, `then` goes with the request.
+        let _ = self.inner.requests.send(Request::Durable(Op { task: Task::Append { queue, data, key }, reply }));
+        Ok(())
     }
 
     /// Stores what was refused for good: [`Self::append`] to [`Queue::SetAside`].
@@ -189,19 +208,23 @@ impl Spool {
         self.ask(|reply| Request::Read(Read::Keys { reply })).await
     }
 
-    /// Forgets a [`Key::Repeat`]. When it returns, a killed process has forgotten it too: its commit comes at once, but
-    /// without a sync of its own.
+    /// Forgets the [`Key::Repeat`] of that moment. When it returns, a killed process has forgotten it too; the loss of power may
+    /// bring it back.
     ///
     /// # Errors
     ///
     /// As [`Self::replace`].
-    pub async fn forget_repeat(&self, digest: [u8; 32]) -> Result<(), SpoolError> {
+    pub async fn forget_repeat(&self, digest: [u8; 32], at: Stamp) -> Result<(), SpoolError> {
+        if self.inner.shared.answered.note(&digest, at, || self.lazily(Lazy::ForgetRepeat(digest, at))) {
+            return Ok(());
+        }
         self.store(Task::ForgetRepeat(digest)).await.map(|_| ())
     }
 
     /// Remembers a [`Key::Repeat`] that was forgotten, lazily.
     pub fn remember_repeat(&self, digest: [u8; 32], at: Stamp) {
-        self.lazily(Lazy::RememberRepeat(digest, at));
+        let remember = || self.lazily(Lazy::RememberRepeat(digest, at));
+        self.inner.shared.answered.take_back(&digest, at, remember);
     }
 
     /// Forgets every [`Key::Redelivery`]. Durable when it returns.
@@ -307,7 +330,8 @@ impl Inner {
     /// Waits for the thread's very end. It has nothing left to do but return.
     fn join(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
+        // `then` of a last request may have held the last handle: nothing is left then that could be waited for.
+        if let Some(thread) = thread.filter(|spool| spool.thread().id() != thread::current().id()) {
             // Its panic was told to all already.
             let _ = thread.join();
         }

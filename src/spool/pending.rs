@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::answered::WAITING_MOST;
 use super::types::Queue;
 use crate::clock::Stamp;
 
@@ -20,6 +21,8 @@ pub(super) enum Change {
 pub(super) enum Lazy {
     Row(Queue, u64, Change),
     RememberRepeat([u8; 32], Stamp),
+    /// The key with this digest and of this moment goes; `answered` has a mark of it.
+    ForgetRepeat([u8; 32], Stamp),
     Note(String, Option<Vec<u8>>),
 }
 
@@ -29,6 +32,11 @@ pub(super) struct Pending {
     pub(super) rows: BTreeMap<(Queue, u64), Change>,
     pub(super) remembered: HashMap<[u8; 32], Stamp>,
     pub(super) notes: BTreeMap<String, Option<Vec<u8>>>,
+    /// Keys that are void already, by their marks: their removal can wait for the next commit with a sync,
+    /// which mostly writes keys anyway.
+    pub(super) void: HashMap<[u8; 32], Stamp>,
+    /// Marks of this run whose keys' removal is pending.
+    marks: u64,
     since: Option<Instant>,
 }
 
@@ -42,7 +50,16 @@ impl Pending {
                 }
             }
             Lazy::RememberRepeat(digest, at) => {
+                self.void.remove(&digest);
                 self.remembered.insert(digest, at);
+            }
+            Lazy::ForgetRepeat(digest, at) => {
+                if self.remembered.get(&digest) == Some(&at) {
+                    self.remembered.remove(&digest);
+                }
+                self.void.insert(digest, at);
+                self.marks += 1;
+                return;
             }
             Lazy::Note(key, value) => {
                 self.notes.insert(key, value);
@@ -62,17 +79,23 @@ impl Pending {
         self.rows.get(&(queue, seq))
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many want a commit.
+    pub(super) fn wanting(&self) -> usize {
         self.rows.len() + self.remembered.len() + self.notes.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.wanting() == 0 && self.void.is_empty()
     }
 
-    /// Since when the oldest has been waiting.
+    /// Since when the oldest that wants a commit has been waiting.
     pub(super) fn since(&self) -> Option<Instant> {
-        if self.is_empty() { None } else { self.since }
+        if self.wanting() == 0 { None } else { self.since }
+    }
+
+    /// Whether what is void goes with a commit: that is synced, or there is too much of it, or there is nothing else.
+    pub(super) fn removes_void(&self, synced: bool) -> bool {
+        synced || self.void.len() >= WAITING_MOST || (self.wanting() == 0 && !self.void.is_empty())
     }
 
     pub(super) fn completed(&self) -> impl Iterator<Item = (Queue, u64)> {
@@ -86,7 +109,13 @@ impl Pending {
         })
     }
 
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
+    /// All was stored; what is void only if it `went`. Gives the number of marks that are of no use any more.
+    pub(super) fn clear(&mut self, went: bool) -> u64 {
+        let Self { void, marks, .. } = std::mem::take(self);
+        if went {
+            return marks;
+        }
+        (self.void, self.marks) = (void, marks);
+        0
     }
 }

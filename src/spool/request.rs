@@ -1,34 +1,57 @@
 //! What the handles ask of the writer.
 
+use std::fmt;
+
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::pending::Lazy;
 use super::rows::size;
 use super::types::{Key, Keys, Queue, Row, SpoolError};
 
+/// What a caller of [`Spool::hand_over`](super::Spool::hand_over) wants done with the answer.
+pub(super) type Then<T> = Box<dyn FnOnce(Result<T, SpoolError>) + Send>;
+
 /// Somebody waiting for an answer. Dropped unanswered, it tells them that the spool has failed.
-#[derive(Debug)]
 pub(super) struct Reply<T> {
-    sender: oneshot::Sender<Result<T, SpoolError>>,
+    to: To<T>,
     /// Frees a place among those who wait.
     _permit: OwnedSemaphorePermit,
 }
 
+enum To<T> {
+    Waiting(oneshot::Sender<Result<T, SpoolError>>),
+    Then(Then<T>),
+}
+
 impl<T> Reply<T> {
     pub(super) fn new(sender: oneshot::Sender<Result<T, SpoolError>>, permit: OwnedSemaphorePermit) -> Self {
-        Self { sender, _permit: permit }
+        Self { to: To::Waiting(sender), _permit: permit }
+    }
+
+    pub(super) fn then(then: Then<T>, permit: OwnedSemaphorePermit) -> Self {
+        Self { to: To::Then(then), _permit: permit }
     }
 
     pub(super) fn send(self, answer: Result<T, SpoolError>) {
-        // Who no longer waits has gone their own way.
-        let _ = self.sender.send(answer);
+        match self.to {
+            // Who no longer waits has gone their own way.
+            To::Waiting(sender) => drop(sender.send(answer)),
+            To::Then(then) => then(answer),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reply")
     }
 }
 
 /// Something to make durable.
 #[derive(Debug)]
 pub(super) enum Task {
-    Append { queue: Queue, data: Vec<u8>, key: Option<Key> },
+    Append { queue: Queue, data: Bytes, key: Option<Key> },
     Replace { queue: Queue, seq: u64, data: Vec<u8> },
     ForgetSession,
     ForgetRepeat([u8; 32]),
@@ -58,7 +81,8 @@ impl Op {
     /// About how many bytes it brings into a batch.
     pub(super) fn weight(&self) -> usize {
         match &self.task {
-            Task::Append { data, .. } | Task::Replace { data, .. } => data.len(),
+            Task::Append { data, .. } => data.len(),
+            Task::Replace { data, .. } => data.len(),
             Task::ForgetSession | Task::ForgetRepeat(_) => 0,
         }
     }

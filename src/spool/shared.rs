@@ -4,12 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
+use super::answered::Answered;
 use super::db::Count;
 use super::types::{Counters, PerQueue, Queue, QueueStats, SpoolError};
 
-/// Written by the writer only.
+/// Written by the writer only, but for `answered`.
 #[derive(Debug)]
 pub(super) struct Shared {
+    pub(super) answered: Answered,
     depth: PerQueue<AtomicU64>,
     bytes: PerQueue<AtomicU64>,
     pub(super) appended: PerQueue<watch::Sender<u64>>,
@@ -23,8 +25,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(answered: Answered) -> Self {
         Self {
+            answered,
             depth: PerQueue::default(),
             bytes: PerQueue::default(),
             appended: PerQueue::default(),

@@ -32,7 +32,7 @@ async fn contents(spool: &Spool, queue: Queue) -> BTreeMap<u64, Vec<u8>> {
 fn crashed(dir: &Path) -> TempDir {
     let copy = TempDir::new().unwrap();
     // The log first: a checkpoint between the two then does no harm.
-    for name in ["spool.db-wal", "spool.db"] {
+    for name in ["spool.answered", "spool.db-wal", "spool.db"] {
         if dir.join(name).exists() {
             fs::copy(dir.join(name), copy.path().join(name)).unwrap();
         }
@@ -182,8 +182,8 @@ async fn keys_and_notes_live_as_long_as_they_should() {
         spool.append(Queue::Outbound, vec![n], Some(key)).await.unwrap();
     }
     spool.append(Queue::Outbound, vec![9], Some(Key::Redelivery { pkid: 1, digest: [9; 32] })).await.unwrap();
-    spool.forget_repeat([2; 32]).await.unwrap();
-    spool.forget_repeat([3; 32]).await.unwrap();
+    spool.forget_repeat([2; 32], at).await.unwrap();
+    spool.forget_repeat([3; 32], at).await.unwrap();
     // It is there for a killed process, not only for one that closes.
     let killed = open(crashed(dir.path()).path()).load_keys().await.unwrap();
     assert_eq!(killed.repeats, [([1; 32], at)]);

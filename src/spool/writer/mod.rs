@@ -90,6 +90,8 @@ impl Writer {
         let disk = Disk::new(&files.dir);
         let grown = (files.log_size() > 0).then(Instant::now);
         shared.show(&db.counts);
+        let mut pending = Pending::default();
+        pending.void.extend(shared.answered.among(db.repeats.alive()));
         let ballast = files.ballast_size() > 0;
         Self {
             db,
@@ -98,7 +100,7 @@ impl Writer {
             disk,
             inbox,
             shared,
-            pending: Pending::default(),
+            pending,
             refused: None,
             told: Vec::new(),
             ballast,
@@ -207,6 +209,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::spool::answered::Answered;
     use crate::spool::pending::{Change, Lazy};
     use crate::spool::recovery;
     use crate::spool::types::Queue;
@@ -217,7 +220,7 @@ mod tests {
         let (db, files, _) = recovery::open(dir.path()).unwrap();
         let limits = Limits { inbound: 1000, outbound: 1000, set_aside: 1000 };
         let (_requests, inbox) = mpsc::channel();
-        let mut writer = Writer::new(db, files, limits, inbox, Arc::new(Shared::new()));
+        let mut writer = Writer::new(db, files, limits, inbox, Arc::new(Shared::new(Answered::default())));
         assert_eq!(writer.due(), None, "a new one is in order");
         let pass = |writer: &mut Writer, time| {
             writer.grown = writer.grown.and_then(|grown| grown.checked_sub(time));

@@ -30,6 +30,7 @@ impl Writer {
             Read::Keys { reply } => {
                 let keys = self.look(|db, pending| {
                     let mut keys = db.repeats.keys(&db.conn)?;
+                    keys.repeats.retain(|(digest, at)| pending.void.get(digest) != Some(at));
                     keys.repeats.extend(pending.remembered.iter().map(|(digest, at)| (*digest, *at)));
                     Ok(keys)
                 })?;

@@ -112,7 +112,8 @@ impl Writer {
             let sync = if ops.iter().any(Op::is_synced) { Sync::Now } else { Sync::Later };
             match self.db.commit(&ops, &self.pending, &self.limits, sync) {
                 Ok(committed) => {
-                    self.pending.clear();
+                    let marks = self.pending.clear(committed.void_went);
+                    self.shared.answered.removed(marks);
                     self.grown = Some(Instant::now());
                     add(&self.shared.set_aside_dropped, committed.dropped);
                     let synced =

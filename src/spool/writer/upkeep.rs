@@ -8,6 +8,7 @@ use std::time::Instant;
 use rusqlite::Connection;
 use tracing::{error, warn};
 
+use super::super::answered::WAITING_MOST;
 use super::super::db;
 use super::super::fault::Fault;
 use super::super::recovery;
@@ -25,10 +26,11 @@ impl Writer {
             self.retry()?;
         }
         let waited = self.pending.since().is_some_and(|since| now >= since + LAZY_WAIT);
-        if !self.is_stuck() && (waited || self.pending.len() >= LAZY_MOST) {
+        let many = self.pending.wanting() >= LAZY_MOST || self.pending.void.len() >= WAITING_MOST;
+        if !self.is_stuck() && (waited || many) {
             self.store(Vec::new())?;
         }
-        if !self.is_stuck() && self.pending.is_empty() && self.grown.is_some_and(|at| now >= at + IDLE_AFTER) {
+        if !self.is_stuck() && self.pending.since().is_none() && self.grown.is_some_and(|at| now >= at + IDLE_AFTER) {
             self.rest()?;
         }
         Ok(())
@@ -52,6 +54,8 @@ impl Writer {
 
     /// Nothing has come for a while: leave everything in order, so that no timer is needed.
     fn rest(&mut self) -> Result<(), Stop> {
+        // What waits for a commit to ride with need not wait for ever.
+        self.store(Vec::new())?;
         self.grown = None;
         let rested = self.db.reconcile().and_then(|lost| {
             if lost > 0 {
@@ -133,7 +137,7 @@ impl Writer {
             return;
         }
         if !self.pending.is_empty() {
-            error!("{} completions or notes could not be stored: deliveries may be repeated", self.pending.len());
+            error!("{} completions or notes could not be stored: deliveries may be repeated", self.pending.wanting());
         }
         let checkpointed = self.db.checkpoint();
         if checkpointed.is_err() {

@@ -2,6 +2,7 @@
 //!
 //! What it says are lines of `marks`, a file in the recorded directory, so that each stands in the history where it belongs.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -73,6 +74,8 @@ struct Load {
     n: u64,
     /// Rows that are there: queue, number, tag.
     rows: Vec<(Queue, u64, u64)>,
+    /// When the pushes with these tags were taken.
+    taken: HashMap<u64, Stamp>,
     next_tag: u64,
     version: u32,
 }
@@ -83,7 +86,8 @@ impl Load {
         // Numbers go on where an earlier part may have ended.
         let first = if part == "second" { 1_000_000 } else { 1 };
         let dice = Dice(first);
-        let mut load = Self { dir, spool: None, marks, dice, n: first, rows: Vec::new(), next_tag: first, version: 0 };
+        let (rows, taken) = (Vec::new(), HashMap::new());
+        let mut load = Self { dir, spool: None, marks, dice, n: first, rows, taken, next_tag: first, version: 0 };
         load.phase(&format!("{part}: opening"));
         load.reopen();
         load
@@ -177,7 +181,8 @@ impl Load {
                 (_, 0) => None,
                 (Queue::Inbound, _) => {
                     sets.push((format!("repeat/{tag}"), Some(String::new())));
-                    Some(Key::Repeat { digest, at: Stamp::now() })
+                    let at = *self.taken.entry(tag).or_insert_with(Stamp::now);
+                    Some(Key::Repeat { digest, at })
                 }
                 _ => {
                     let pkid = u16::try_from(self.dice.below(40)).unwrap();
@@ -246,8 +251,9 @@ impl Load {
                     let tag = self.next_tag.saturating_sub(1 + self.dice.roll() % 10);
                     let mut digest = [0; 32];
                     digest[..8].copy_from_slice(&tag.to_le_bytes());
+                    let at = self.taken.get(&tag).copied().unwrap_or_else(Stamp::now);
                     self.begin(vec![(format!("repeat/{tag}"), None)]);
-                    self.spool().forget_repeat(digest).await.expect("it is forgotten");
+                    self.spool().forget_repeat(digest, at).await.expect("it is forgotten");
                 }
             }
         }

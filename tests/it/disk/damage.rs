@@ -67,6 +67,8 @@ async fn the_bridge_starts_over_what_it_can_replace_and_says_so() {
         ("spool.db-wal", Text, &[]),
         ("spool.db-shm", Image, &[]),
         ("spool.ballast", Text, &[]),
+        ("spool.answered", Text, &[]),
+        ("spool.answered", Directory, &[]),
         // A new token is fetched.
         ("token.json", Image, &[]),
         ("token.json", Empty, &[]),
