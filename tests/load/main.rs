@@ -4,7 +4,7 @@
 //! cargo bench --bench load                      # the full run, about an hour
 //! cargo bench --bench load -- --quick           # the same with small numbers, about two minutes
 //! cargo bench --bench load -- --only pushes,latency --rounds 9
-//! cargo bench --bench load -- --write           # also writes the table to tests/load/RESULTS.md
+//! cargo bench --bench load -- --write           # also puts the table into tests/load/RESULTS.md, in place of the last
 //! ```
 //!
 //! Everything runs on loopback as processes of its own: a real Mosquitto, the bridge (three of them, with `output` raw and
@@ -61,6 +61,9 @@ use options::{Options, Role, Section};
 use table::Table;
 use world::World;
 
+/// Above this line in the results is what people say, below it what was measured.
+const MEASURED: &str = "## Measured";
+
 fn main() -> ExitCode {
     let options = Options::parse();
     match options.role {
@@ -80,7 +83,10 @@ fn measure(options: &Options) -> ExitCode {
     println!("\n{text}");
     if options.write {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/load/RESULTS.md");
-        std::fs::write(file, &text).expect("the results can be written");
+        let written = std::fs::read_to_string(file).unwrap_or_default();
+        // What people say about the figures stays.
+        let said = written.split(MEASURED).next().unwrap_or_default();
+        std::fs::write(file, format!("{said}{MEASURED}\n\n{text}")).expect("the results can be written");
     }
     if table.lost() > 0 {
         eprintln!("load: {} messages were answered and did not arrive", table.lost());

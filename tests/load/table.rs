@@ -114,9 +114,10 @@ impl Table {
     }
 
     pub(crate) fn markdown(&self, options: &Options) -> String {
+        let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
         let mut text = format!(
-            "# What the promises cost\n\nMade by `cargo bench --bench load{}`; how to read it is said in `main.rs`. Medians of {} rounds.\n\n{}\n",
-            if options.quick { " -- --quick" } else { "" },
+            "Made by `cargo bench --bench load -- {}`; how to read it is said in `main.rs`. Medians of {} rounds.\n\n{}\n",
+            arguments.join(" "),
             options.rounds(),
             self.machine,
         );
