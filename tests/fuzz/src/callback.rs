@@ -70,6 +70,8 @@ impl Bench {
     fn new() -> Self {
         let dir = TempDir::new().unwrap();
         let (spool, _) = Spool::open(dir.path(), Limits { inbound: 0, outbound: 0, set_aside: 0 }).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let within = runtime.enter();
         let store = Arc::new(Store::new(spool, None, Arc::default(), TaskTracker::new()));
         let config = CallbackConfig {
             path_secrets: watch::channel(vec![SECRET.into()]).1,
@@ -80,7 +82,7 @@ impl Bench {
             strict_to_uid: false,
         };
         let callback = Callback::new(config, store, HandshakeLog::default(), Arc::default(), Arc::default());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        drop(within);
         Self { callback: Arc::new(callback), runtime, _dir: dir }
     }
 
