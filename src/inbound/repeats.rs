@@ -143,12 +143,15 @@ impl Repeats {
         entry.map(|entry| entry.leaving += 1).is_some()
     }
 
-    /// The answer did not leave, or too late. Whether a further try is a repeat as before.
-    pub fn not_answered(&self, ticket: Ticket) -> bool {
+    /// The answer did not leave, or too late. If a further try is a repeat as before, `remember` is called, before any such try
+    /// can be claimed: its own answer's note must not be taken for the one that is taken back.
+    pub fn not_answered(&self, ticket: Ticket, remember: impl FnOnce()) {
         let mut memory = self.lock();
-        let Some(entry) = memory.entry(ticket) else { return false };
+        let Some(entry) = memory.entry(ticket) else { return };
         entry.leaving = entry.leaving.saturating_sub(1);
-        entry.makes_repeats()
+        if entry.makes_repeats() {
+            remember();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Memory> {
@@ -217,13 +220,15 @@ mod tests {
         let (ticket, tell) = first(&repeats, A);
         tell.send(Progress::Stored).unwrap();
         assert!(repeats.leaving(ticket));
-        assert!(repeats.not_answered(ticket));
+        let mut remembered = 0;
+        repeats.not_answered(ticket, || remembered += 1);
         assert!(is_repeat(&repeats, A));
         assert!(repeats.leaving(ticket));
         let (_new, tell) = first(&repeats, A);
         tell.send(Progress::Stored).unwrap();
         // What becomes of the old answer is nothing to the new push.
-        assert!(!repeats.not_answered(ticket));
+        repeats.not_answered(ticket, || remembered += 1);
+        assert_eq!(remembered, 1);
         repeats.answered(ticket);
         assert!(!repeats.leaving(ticket));
         assert!(is_repeat(&repeats, A));

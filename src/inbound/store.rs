@@ -217,10 +217,8 @@ impl Leaving {
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        if let (Some(ticket), Some(repeats)) = (self.ticket, &self.store.repeats)
-            && repeats.not_answered(ticket)
-        {
-            self.store.spool.remember_repeat(ticket.digest, ticket.at);
+        if let (Some(ticket), Some(repeats)) = (self.ticket, &self.store.repeats) {
+            repeats.not_answered(ticket, || self.store.spool.remember_repeat(ticket.digest, ticket.at));
         }
     }
 }

@@ -186,11 +186,12 @@ impl Accept {
                 Box::pin(ready(ack))
             }
             Fate::Routed { accepted, remembered, answering } => {
-                for accepted in accepted {
-                    let _ = self.accepted.send(accepted);
-                }
+                // First the note: a command that fails at once corrects it.
                 for remembered in remembered {
                     self.book.stored(&remembered);
+                }
+                for accepted in accepted {
+                    let _ = self.accepted.send(accepted);
                 }
                 answering
             }

@@ -1,6 +1,7 @@
 //! `check --connect`: every step names its cause and its remedy, and a bridge that runs does not notice.
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::blackbox::world::World;
 use crate::support::bridge::{Bridge, SECRET, text_push};
@@ -218,6 +219,27 @@ async fn the_callback_is_not_where_it_should_be() {
     let _taken = std::net::TcpListener::bind(("127.0.0.1", world.bridge.callback_port())).unwrap();
     let done = check(&world.bridge).await;
     says(&done, "warn", "callback", &["is in use"]);
+}
+
+/// iLink repeats what gets no answer, and gives up what was answered.
+#[tokio::test]
+async fn what_is_posted_while_the_way_is_tried_gets_no_answer() {
+    let mut world = World::prepared(&[], |bridge| bridge).await;
+    let way = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    world.bridge.set("callback.public_url", &format!("http://{}", way.local_addr().unwrap()));
+    let callback = world.bridge.callback_port();
+    let posting = tokio::spawn(async move {
+        // The check asks its way, so it listens.
+        let _asking = way.accept().await.unwrap();
+        let mut peer = tokio::net::TcpStream::connect(("127.0.0.1", callback)).await.unwrap();
+        peer.write_all(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}").await.unwrap();
+        let mut answer = Vec::new();
+        // A reset is no answer either.
+        let _ = peer.read_to_end(&mut answer).await;
+        answer
+    });
+    check(&world.bridge).await;
+    assert_eq!(posting.await.unwrap(), b"");
 }
 
 /// Writes a certificate for localhost and its key: valid for so many days from now.

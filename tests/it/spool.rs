@@ -172,6 +172,23 @@ async fn a_queue_that_one_batch_fills_counts_as_full() {
 }
 
 #[tokio::test]
+async fn what_was_answered_stays_so_through_two_kills() {
+    let dir = TempDir::new().unwrap();
+    let (spool, at) = (open(dir.path()), Stamp::now());
+    for n in 1..=2_u8 {
+        spool.append(Queue::Inbound, vec![n], Some(Key::Repeat { digest: [n; 32], at })).await.unwrap();
+    }
+    spool.forget_repeat([1; 32], at).await.unwrap();
+    let killed = crashed(dir.path());
+    let second = open(killed.path());
+    assert_eq!(second.load_keys().await.unwrap().repeats, [([2; 32], at)]);
+    // Its mark takes the place of the first run's.
+    second.forget_repeat([2; 32], at).await.unwrap();
+    let third = open(crashed(killed.path()).path());
+    assert_eq!(third.load_keys().await.unwrap().repeats, []);
+}
+
+#[tokio::test]
 async fn keys_and_notes_live_as_long_as_they_should() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());

@@ -8,7 +8,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
@@ -143,13 +143,17 @@ fn innermost(error: &reqwest::Error) -> String {
 /// The answer to a request without our word.
 const NO_WORD: &str = "no word";
 
-/// Repeats our own word to whoever says it.
+/// Repeats our own word to whoever says it. What is posted is iLink's, which repeats it only if it gets no answer at all.
 struct Echo(String);
 
 impl Serve for Echo {
     type Body = Answer;
 
-    async fn serve(&self, request: Request<Incoming>, _: &Visit) -> Response<Answer> {
+    async fn serve(&self, request: Request<Incoming>, visit: &Visit) -> Response<Answer> {
+        if request.method() != Method::GET {
+            visit.cut().cancel();
+            return std::future::pending().await;
+        }
         let query = request.uri().query().unwrap_or_default();
         let said = url::form_urlencoded::parse(query.as_bytes()).any(|(name, value)| name == "word" && value == self.0);
         Response::new(Answer::new(if said { self.0.clone() } else { NO_WORD.to_owned() }))

@@ -116,6 +116,11 @@ impl Writer {
         if let Err(cause) = self.room() {
             self.refuse_rows(cause);
         }
+        // The ring of marks begins anew with this run: before the first of its marks is made, the keys that the last run's
+        // marks stand for have to be gone.
+        if !self.pending.is_empty() && self.store(Vec::new()).is_err() {
+            return;
+        }
         loop {
             let first = match self.due() {
                 None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),

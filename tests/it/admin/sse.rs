@@ -12,7 +12,7 @@ use crate::support::{DEADLINE, eventually};
 /// An open stream.
 pub(super) struct Stream {
     response: Response,
-    read: String,
+    read: Vec<u8>,
     /// The page as it would be now.
     sections: HashMap<String, String>,
 }
@@ -26,7 +26,7 @@ pub(super) async fn try_open(bridge: &Bridge) -> Result<Stream, StatusCode> {
     }
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     assert_eq!(response.headers()["cache-control"], "no-store");
-    Ok(Stream { response, read: String::new(), sections: HashMap::new() })
+    Ok(Stream { response, read: Vec::new(), sections: HashMap::new() })
 }
 
 /// Opens a stream, once the bridge lets us.
@@ -38,9 +38,9 @@ impl Stream {
     /// The next section: its id and its HTML. None at a clean end; panics if it was cut.
     async fn next(&mut self) -> Option<(String, String)> {
         loop {
-            if let Some((event, rest)) = self.read.split_once("\n\n") {
-                let (event, rest) = (event.to_owned(), rest.to_owned());
-                self.read = rest;
+            if let Some(end) = self.read.windows(2).position(|two| two == b"\n\n") {
+                let rest = self.read.split_off(end + 2);
+                let event = String::from_utf8(std::mem::replace(&mut self.read, rest)).expect("UTF-8");
                 let data = event.lines().find_map(|line| line.strip_prefix("data: "));
                 if event.lines().any(|line| line == "event: section") {
                     let section: Value = serde_json::from_str(data.expect("a section has data")).expect("JSON");
@@ -50,7 +50,7 @@ impl Stream {
                 continue;
             }
             let chunk = self.response.chunk().await.expect("a stream that is not cut")?;
-            self.read.push_str(std::str::from_utf8(&chunk).expect("chunks are whole events"));
+            self.read.extend_from_slice(&chunk);
         }
     }
 
