@@ -2,7 +2,6 @@
 
 use super::commands;
 use super::generator::{Load, Until};
-use super::message::FIRST_SENDER;
 use super::options::Options;
 use super::sample::Sample;
 use super::table::{Line, Table};
@@ -42,24 +41,6 @@ pub(crate) async fn measure(world: &mut World, options: &Options, table: &mut Ta
         }
         table.rounds(&format!("commands to {receivers} receivers"), &COMMANDS, &rounds);
     }
-    for routes in [0, 1000] {
-        world.raw.set_tables(&unmatched(routes));
-        let load = Load::fast(64, Until::Time(options.step()));
-        pushes(world, options, table, &format!("pushes with {routes} routes"), load).await;
-    }
-    world.raw.set_tables("");
-    fresh(world).await;
-}
-
-/// So many routes, all for the one sender, whose patterns must all be tried and do not match.
-fn unmatched(routes: u32) -> String {
-    let route = |n| {
-        format!(
-            "[[route.from_ilink]]\nname = \"route-{n}\"\nfrom = \"user/{FIRST_SENDER}/text\"\n\
-             match = '(?i)^lamp {n} (?<v>on|off)$'\ntopic = \"cmnd/lamp-{n}/POWER\"\npayload = \"${{v|upper}}\"\n"
-        )
-    };
-    (0..routes).map(route).collect()
 }
 
 async fn pushes(world: &mut World, options: &Options, table: &mut Table, about: &str, load: Load) {

@@ -36,6 +36,7 @@
 mod backlog;
 mod commands;
 mod generator;
+mod goals;
 mod growth;
 mod helper;
 mod message;

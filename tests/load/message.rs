@@ -8,9 +8,6 @@ pub(crate) const HEAD: usize = 36;
 /// The same in base64.
 pub(crate) const HEAD_BASE64: usize = HEAD / 3 * 4;
 
-/// The senders' uids count from here.
-pub(crate) const FIRST_SENDER: u64 = 100_000;
-
 /// What a message says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Head {
@@ -87,7 +84,7 @@ impl Request {
 
     /// The request for this message.
     pub(crate) fn bytes(&mut self, head: Head, sender: u64) -> &[u8] {
-        let sender = format!("{:06}", FIRST_SENDER + sender % 900_000);
+        let sender = format!("{:06}", 100_000 + sender % 900_000);
         self.bytes[self.sender_at..self.sender_at + 6].copy_from_slice(sender.as_bytes());
         let content = &mut self.bytes[self.content_at..self.content_at + HEAD_BASE64];
         STANDARD.encode_slice(head.bytes(), content).expect("heads are of one size");

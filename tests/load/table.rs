@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::goals;
 use super::options::Options;
 use super::sample::Sample;
 use super::usage;
@@ -19,6 +20,13 @@ struct Row {
     cells: [String; 3],
     ratios: [String; 2],
     arrived: String,
+}
+
+impl Row {
+    fn figures(&self) -> goals::Cells<'_> {
+        let ([_, raw, both], [to_raw, to_both]) = (&self.cells, &self.ratios);
+        (&self.says, [raw, both, to_raw, to_both].map(String::as_str))
+    }
 }
 
 /// Rows as they were measured.
@@ -116,11 +124,13 @@ impl Table {
     pub(crate) fn markdown(&self, options: &Options) -> String {
         let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
         let mut text = format!(
-            "Made by `cargo bench --bench load -- {}`; how to read it is said in `main.rs`. Medians of {} rounds.\n\n{}\n",
-            arguments.join(" "),
+            "Made by `cargo bench --bench load{}`; how to read it is said in `main.rs`. Medians of {} rounds.\n\n{}\n",
+            if arguments.is_empty() { String::new() } else { format!(" -- {}", arguments.join(" ")) },
             options.rounds(),
             self.machine,
         );
+        let rows: Vec<_> = self.rows.iter().map(Row::figures).collect();
+        let _ = writeln!(text, "{}", goals::markdown(&rows));
         text.push_str("| measured | naive | raw | both | raw ÷ naive | both ÷ naive | answered and arrived |\n");
         text.push_str("|---|--:|--:|--:|--:|--:|---|\n");
         for Row { says, cells, ratios, arrived } in &self.rows {
