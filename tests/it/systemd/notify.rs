@@ -1,5 +1,7 @@
 //! What the daemon tells the service manager, read at a real `NOTIFY_SOCKET`.
 
+use std::cell::RefCell;
+
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::net::UnixDatagram;
@@ -13,13 +15,15 @@ use crate::support::sim::Sim;
 struct Manager {
     dir: TempDir,
     socket: UnixDatagram,
+    /// The last `STATUS=` heard: it comes once for each change, and may come before `READY=1`.
+    status: RefCell<String>,
 }
 
 impl Manager {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
-        Self { dir, socket }
+        Self { dir, socket, status: RefCell::default() }
     }
 
     fn of(&self, bridge: Bridge) -> Bridge {
@@ -29,7 +33,24 @@ impl Manager {
     async fn heard(&self) -> String {
         let mut buffer = [0; 8192];
         let length = tokio::time::timeout(DEADLINE, self.socket.recv(&mut buffer)).await.expect("news").unwrap();
-        String::from_utf8_lossy(&buffer[..length]).into_owned()
+        let news = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if let Some(status) = news.lines().find_map(|line| line.strip_prefix("STATUS=")) {
+            self.status.replace(status.to_owned());
+        }
+        news
+    }
+
+    /// Reads on until `is` holds for the state as last told, which may have been told already.
+    async fn until_status(&self, what: &str, is: impl Fn(&str) -> bool) -> String {
+        let reading = async {
+            while !is(&self.status.borrow()) {
+                self.heard().await;
+            }
+        };
+        let found = tokio::time::timeout(DEADLINE, reading).await;
+        let status = self.status.borrow().clone();
+        assert!(found.is_ok(), "waited for {what}; the last status: {status}");
+        status
     }
 
     /// Reads on until `is` holds for a piece of news; all that came, that one last.
@@ -62,12 +83,12 @@ async fn a_life_as_the_service_manager_hears_it() {
     world.bridge.spawn();
     let first = manager.until("READY=1", says("READY=1")).await;
     assert!(!first.iter().any(|news| news.contains("WATCHDOG=1")), "no watchdog was asked for: {first:?}");
-    manager.until("a status that all is well", says("STATUS=iLink online; ready: broker, subscriptions, spool")).await;
+    manager.until_status("all is well", |status| status == "iLink online; ready: broker, subscriptions, spool").await;
 
     world.sim.kill();
     world.client.publish("ilink/send/user/413/text", "x").await;
-    let bad = manager.until("the cause", |news| news.starts_with("STATUS=iLink offline: ")).await;
-    assert!(bad.last().unwrap().contains("refuses connections"), "{bad:?}");
+    let bad = manager.until_status("the cause", |status| status.starts_with("iLink offline: ")).await;
+    assert!(bad.contains("refuses connections"), "{bad}");
 
     world.bridge.process().signal(Signal::HUP);
     let reload = manager.until("RELOADING=1", says("RELOADING=1")).await;
@@ -87,7 +108,8 @@ async fn ready_and_alive_though_nobody_can_be_reached() {
     let mut bridge = manager.of(bridge).with_env("WATCHDOG_USEC", "200000");
     bridge.spawn();
     manager.until("READY=1", says("READY=1")).await;
-    manager.until("the broker's cause", |news| news.contains("broker not ready: ") && news.contains("refuses")).await;
+    let cause = |status: &str| status.contains("broker not ready: ") && status.contains("refuses");
+    manager.until_status("the broker's cause", cause).await;
     for _ in 0..5 {
         manager.until("WATCHDOG=1", says("WATCHDOG=1")).await;
     }
