@@ -23,13 +23,15 @@ const WRITES: [&str; 8] = [
 const READS: [&str; 2] = ["bridge/state", "bridge/info"];
 
 impl Config {
-    /// Filters of what the bridge publishes to, but for what others act upon: what routes say to devices, and Home Assistant's
-    /// discovery, where an empty payload removes a device.
+    /// Filters of what the bridge publishes to and may be tried with an empty payload. What others act upon is not among them:
+    /// what routes say to devices, Home Assistant's discovery (where it removes a device), and a response topic without a
+    /// wildcard, which is where somebody waits.
     #[must_use]
-    pub fn writes(&self) -> Vec<String> {
+    pub fn writes_to_try(&self) -> Vec<String> {
         let base = self.mqtt.base_topic.as_str();
         let own = WRITES.iter().map(|write| format!("{base}/{write}"));
-        own.chain(self.mqtt.response_topics.iter().cloned()).collect()
+        let responses = self.mqtt.response_topics.iter().filter(|filter| filter.contains(['+', '#']));
+        own.chain(responses.cloned()).collect()
     }
 
     /// Filters of what the bridge subscribes to.

@@ -291,9 +291,15 @@ fn usable(accepted: &Accepted, dialer: &Dialer) -> Result<(), Failure> {
     Err(dialer.explain.refused(refusal))
 }
 
-/// A topic that a filter matches: `random` stands for what varies.
+/// A topic that a filter matches: `random` stands for what varies. Many levels are two, so that nobody hears it who
+/// subscribes to one, like `event/+`.
 fn example(filter: &str, random: &str) -> String {
-    let levels = filter.split('/').map(|level| if matches!(level, "+" | "#") { random } else { level });
+    let many = format!("{random}/{random}");
+    let levels = filter.split('/').map(|level| match level {
+        "+" => random,
+        "#" => &many,
+        level => level,
+    });
     levels.collect::<Vec<_>>().join("/")
 }
 
@@ -307,5 +313,6 @@ mod tests {
             let topic = example(filter, "r");
             assert!(filter::matches(filter, &topic) && !topic.contains(['+', '#']), "{topic}");
         }
+        assert!(!filter::matches("ilink/event/+", &example("ilink/event/#", "r")));
     }
 }

@@ -15,7 +15,7 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) -> Result<()
     let random = random();
     // Another one than the bridge's: that may be connected.
     let client_id = format!("{}-{random}", config.mqtt.client_id);
-    let wanted = Wanted { writes: config.writes(), reads: config.reads() };
+    let wanted = Wanted { writes: config.writes_to_try(), reads: config.reads() };
     let (_routes, none) = watch::channel(RouteFilters::default());
     match mqtt::try_out(parts::link(config, none), client_id, &random, wanted).await {
         Ok(rights) => {

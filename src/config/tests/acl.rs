@@ -65,3 +65,12 @@ fn routes_have_lines_of_their_own() {
         ]
     );
 }
+
+#[test]
+fn nobody_who_waits_for_a_response_gets_a_trial() {
+    let config = load("[mqtt]\nresponse_topics = [\"answers/+\", \"panel/answer\"]").unwrap();
+    let tried = config.writes_to_try();
+    assert!(tried.iter().any(|filter| filter == "answers/+"), "{tried:?}");
+    assert!(!tried.iter().any(|filter| filter == "panel/answer"), "{tried:?}");
+    assert!(config.mosquitto_acl().contains("topic write panel/answer\n"));
+}
