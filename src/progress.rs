@@ -1,10 +1,11 @@
 //! Whether a loop is stuck: for the watchdog and `/healthz`.
 //!
 //! A loop that waits for work, for the broker or for iLink rests, however long: nobody's reachability is our health. A loop
-//! that is at work on one thing for half a minute is stuck.
+//! that is at work on one thing for half a minute is stuck, unless it is excused: rebuilding a large damaged spool takes as
+//! long as the disk needs, and to be killed meanwhile would only begin it anew.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock;
@@ -17,9 +18,16 @@ const STUCK_AFTER: Duration = Duration::from_secs(30);
 pub struct Progress {
     /// Boot-time milliseconds since which the loop is at its present work; 0 while it rests.
     working_since_ms: Arc<AtomicU64>,
+    excused: Arc<AtomicBool>,
 }
 
 impl Progress {
+    /// Of a loop that is not stuck while `excused` is set.
+    #[must_use]
+    pub fn unless(excused: Arc<AtomicBool>) -> Self {
+        Self { working_since_ms: Arc::default(), excused }
+    }
+
     /// The loop begins a piece of work.
     pub fn beat(&self) {
         self.working_since_ms.store(now_ms(), Ordering::Relaxed);
@@ -34,7 +42,8 @@ impl Progress {
     #[must_use]
     pub fn is_stuck(&self) -> bool {
         let since = self.working_since_ms.load(Ordering::Relaxed);
-        since != 0 && Duration::from_millis(now_ms().saturating_sub(since)) > STUCK_AFTER
+        let excused = self.excused.load(Ordering::Relaxed);
+        since != 0 && !excused && Duration::from_millis(now_ms().saturating_sub(since)) > STUCK_AFTER
     }
 
     /// The loop has been at one piece of work since the machine booted.
@@ -70,5 +79,15 @@ mod tests {
         assert!(stuck(&loops) == ["deliver"] || clock::boot_now() < STUCK_AFTER);
         progress.rest();
         assert!(!progress.is_stuck());
+    }
+
+    #[test]
+    fn long_work_that_is_excused_is_healthy() {
+        let excused = Arc::new(AtomicBool::new(true));
+        let progress = Progress::unless(Arc::clone(&excused));
+        progress.pretend_stuck();
+        assert!(!progress.is_stuck());
+        excused.store(false, Ordering::Relaxed);
+        assert!(progress.is_stuck() || clock::boot_now() < STUCK_AFTER);
     }
 }

@@ -102,11 +102,15 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         AppError::State(format!("the control socket {} cannot be opened: {error}", socket.display()))
     })?;
 
+    let client = core.client(&config)?;
+    let mut critical = Critical::new();
+    let callback_at = callback.local_addr().unwrap_or(config.callback.listen);
+    let tls = core.serve_callback(&config, callback, &shutdown, &mut critical)?;
     let routes = RouteParts::open(&config, &core.spool).await?;
     let link_config = parts::link_config(&config, &core, routes.filters()).await?;
     let link = mqtt::start(link_config, shutdown.link.clone()).map_err(|error| AppError::Config(error.to_string()))?;
     let (session, session_task) = cloud::start(
-        core.client(&config)?,
+        client,
         core.session_config(&config),
         Arc::new(core.registry(&config)),
         core.handshakes.clone(),
@@ -116,9 +120,6 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     let (info, info_rx) = watch::channel(parts::info(&config));
     let report = Arc::new(core.report(&config, info_rx, &session, &link, &routes));
 
-    let mut critical = Critical::new();
-    let callback_at = callback.local_addr().unwrap_or(config.callback.listen);
-    let tls = core.serve_callback(&config, callback, &shutdown, &mut critical)?;
     let loops = start_loops(&config, &core, link, &session, settings_rx, &routes, &shutdown, &mut critical);
 
     let observers = tokio_util::task::TaskTracker::new();
@@ -230,8 +231,8 @@ fn start_loops(
 ) -> Loops {
     let mqtt::Link { publisher, commands, state, task, .. } = link;
     let set_aside = SetAside::new(core.spool.clone(), Arc::clone(&core.counters));
-    let (relay_progress, accept_progress, deliver_progress) =
-        (Progress::default(), Progress::default(), Progress::default());
+    let [relay_progress, accept_progress, deliver_progress] =
+        std::array::from_fn(|_| Progress::unless(core.spool.rebuilding()));
     let (accepted, accepted_rx) = mpsc::unbounded_channel();
     let (results, results_rx) = mpsc::unbounded_channel();
     let (births, births_rx) = watch::channel(0);

@@ -80,7 +80,7 @@ impl Setting for MqttProtocol {
     }
 }
 
-/// The calls of the contract, for telling a glob that means none of them.
+/// The calls there are, for telling a glob that means none of them.
 const CALLS: [&str; 16] = [
     "send_msg/text",
     "send_msg/file",

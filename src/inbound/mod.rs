@@ -15,6 +15,7 @@ pub mod presence;
 pub mod record;
 pub mod relay;
 pub mod repeats;
+mod retained;
 mod routed;
 pub mod server;
 pub mod store;

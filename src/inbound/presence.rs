@@ -72,10 +72,12 @@ impl PresenceBook {
         self.known.iter().filter_map(dropped).collect()
     }
 
-    /// The retained topic of `uid` has been cleared.
-    pub fn forget(&mut self, uid: &Uid) {
-        self.known.remove(uid);
-        self.spool.remove_note(&format!("{PREFIX}{uid}"));
+    /// The retained topic of `uid` has been cleared, because it was dropped; nothing, if it is published again since.
+    pub fn forget_dropped(&mut self, uid: &Uid) {
+        if self.known.get(uid).is_some_and(|known| known.configured) && !self.configured.contains(uid) {
+            self.known.remove(uid);
+            self.spool.remove_note(&format!("{PREFIX}{uid}"));
+        }
     }
 
     /// Everything published and not cleared, to publish it again to a broker that lost it.

@@ -25,6 +25,7 @@ use ulid::Ulid;
 
 use super::presence::PresenceBook;
 use super::record::Record;
+use super::retained::Retained;
 use super::routed::routed;
 use crate::clock::{self, Stamp};
 use crate::counters::Counters;
@@ -135,11 +136,12 @@ impl Relay {
         let relay = Arc::new(self);
         let (mut settings, mut link) = (relay.settings.clone(), relay.link.clone());
         let configured = settings.borrow_and_update().presence.clone();
-        let mut book = PresenceBook::open(relay.spool.clone(), configured.clone()).await?;
+        let book = PresenceBook::open(relay.spool.clone(), configured.clone()).await?;
+        let mut retained = Retained::new(book, relay.config.base.clone(), relay.publisher.clone());
         let mut appended = relay.spool.appended(Queue::Inbound);
         let mut under_way = FuturesUnordered::new();
-        let (mut bytes, mut cursor, mut restored) = (0, 0, 0);
-        relay.clear_dropped(&mut book, configured, &stop).await;
+        let (mut bytes, mut cursor) = (0, 0);
+        retained.configure(configured, &stop).await;
         while !stop.is_cancelled() {
             relay.progress.beat();
             appended.mark_unchanged();
@@ -158,19 +160,30 @@ impl Relay {
                     Ok(()) = appended.changed(), if room > 0 => {}
                     Ok(()) = settings.changed() => {
                         let configured = settings.borrow_and_update().presence.clone();
-                        relay.clear_dropped(&mut book, configured, &stop).await;
+                        retained.configure(configured, &stop).await;
                     }
                     Ok(()) = link.changed() => {
                         let state = link.borrow_and_update().clone();
-                        relay.restore_presence(&book, &state, &mut restored, &stop).await;
+                        retained.restore(&state, &stop).await;
                     }
+                    () = retained.cleared() => {}
                     () = stop.cancelled() => {}
                 }
             }
             'handing_over: for row in rows {
                 cursor = row.seq;
                 let size = row.data.len();
-                let mut handing = pin!(relay.deliver(row.seq, &row.data, &mut book));
+                let decoded = match decode(&row.data) {
+                    Ok(decoded) => decoded,
+                    Err(error) => {
+                        error!(
+                            seq = row.seq,
+                            error, "a row of the inbound queue cannot be read by this version; it is left alone"
+                        );
+                        continue;
+                    }
+                };
+                let mut handing = pin!(relay.deliver(row.seq, decoded, &mut retained.book));
                 // Rows are completed also while this one waits for the link to take it. Cancel-safe: `handing` is borrowed, and
                 // dropped by `stop` at most between two publishes; what was not handed over stays in the spool.
                 let delivery = loop {
@@ -195,16 +208,12 @@ impl Relay {
     async fn deliver(
         self: &Arc<Self>,
         seq: u64,
-        row: &[u8],
+        row: Row,
         book: &mut PresenceBook,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let (publications, accepted) = match read(row) {
-            Ok(Either::States(states)) => (plain(self.render_states(&states, book)), None),
-            Ok(Either::Push(mut accepted)) => (self.render(&mut accepted, book), Some(accepted)),
-            Err(error) => {
-                error!(seq, error, "a row of the inbound queue cannot be read by this version; it is left out");
-                (Vec::new(), None)
-            }
+        let (publications, accepted) = match row {
+            Row::States(states) => (plain(self.render_states(&states, book)), None),
+            Row::Push(mut accepted) => (self.render(&mut accepted, book), Some(accepted)),
         };
         let sent = self.publish(publications).await;
         Arc::clone(self).complete(seq, sent, accepted)
@@ -342,40 +351,9 @@ impl Relay {
     fn render_states(&self, states: &[(Uid, bool)], book: &mut PresenceBook) -> Vec<Publication> {
         let publish = |(uid, online): &(Uid, bool)| {
             book.note(uid, *online, None);
-            self.presence(uid, *online)
+            Retained::publication(&self.config.base, uid, *online)
         };
         states.iter().map(publish).collect()
-    }
-
-    fn presence(&self, uid: &Uid, online: bool) -> Publication {
-        Publication::raw(self.config.base.presence(uid), if online { "online" } else { "offline" }).retained()
-    }
-
-    /// Clears the retained topics of uids that are no longer configured.
-    async fn clear_dropped(&self, book: &mut PresenceBook, configured: HashSet<Uid>, stop: &CancellationToken) {
-        for uid in book.reconfigure(configured) {
-            let empty = Publication { topic: self.config.base.presence(&uid), retain: true, ..Publication::default() };
-            if stop.run_until_cancelled(self.publish(plain(vec![empty]))).await.is_none() {
-                return;
-            }
-            book.forget(&uid);
-        }
-    }
-
-    /// A broker that does not know our session may have lost its retained messages with it.
-    async fn restore_presence(
-        &self,
-        book: &PresenceBook,
-        link: &LinkState,
-        restored: &mut u64,
-        stop: &CancellationToken,
-    ) {
-        if !link.connected || link.session_present || *restored == link.generation {
-            return;
-        }
-        *restored = link.generation;
-        let all = book.all().map(|(uid, online)| self.presence(uid, online)).collect();
-        stop.run_until_cancelled(self.publish(plain(all))).await;
     }
 }
 
@@ -386,18 +364,19 @@ fn plain(publications: Vec<Publication>) -> Vec<Rendered> {
     publications.into_iter().map(|publication| (publication, None)).collect()
 }
 
-enum Either {
+/// What a row of the queue says.
+enum Row {
     Push(Accepted),
     States(Vec<(Uid, bool)>),
 }
 
-fn read(row: &[u8]) -> Result<Either, String> {
+fn decode(row: &[u8]) -> Result<Row, String> {
     match Record::decode(row).map_err(|error| error.to_string())? {
-        Record::States { states } => Ok(Either::States(states)),
+        Record::States { states } => Ok(Row::States(states)),
         Record::Push { id, at, body } => {
             let push = Push::decode(&body).map_err(|error| error.to_string())?;
             let received = Received { id: Ulid::from_bytes(id), received_at: clock::rfc3339(at.wall_ms()) };
-            Ok(Either::Push(Accepted { push, received, at, fate: Fate::Delivered }))
+            Ok(Row::Push(Accepted { push, received, at, fate: Fate::Delivered }))
         }
     }
 }

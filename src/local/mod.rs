@@ -1,4 +1,4 @@
-//! Our own MQTT contract: topics, envelopes, commands and results, and nothing else.
+//! What we say and hear by MQTT: topics, envelopes, commands and results, and nothing else.
 //!
 //! Place in the flow: between [`protocol`](crate::protocol), whose types it takes and gives, and the adapters. Inbound, a
 //! decoded push becomes [`Publication`]s ([`publications`]). Outbound, an MQTT message becomes a [`Command`] or a

@@ -1,4 +1,4 @@
-//! `bridge/info` and `bridge/health`, as `contract.md` names their fields.
+//! `bridge/info` and `bridge/health`, for programs: a field that is there stays.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;

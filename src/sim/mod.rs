@@ -1,4 +1,4 @@
-//! The simulated iLink service: what `protocol.md` says the vendor runs, for people without an account and for the tests.
+//! The simulated iLink service: what the vendor's manual and its service do, for people without an account and for the tests.
 //!
 //! Place in the flow: beside the bridge, at the other end of its HTTP. [`serve`] answers the seven calls of §5 on one
 //! listener, makes the handshake of §3.1 and the pushes of §4 to the callbacks that were registered there, and offers control

@@ -1,5 +1,6 @@
 //! The spool's files: made for our eyes only, moved aside together, exchanged so that a crash at any point loses nothing.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -9,6 +10,10 @@ use super::types::OpenError;
 
 /// What SQLite keeps beside a database: its log, and the log's index.
 const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
+
+/// What a damaged database is called, before its number, and how many of them are kept.
+const ASIDE: &str = "spool.db.damaged-";
+const KEPT_ASIDE: u32 = 3;
 
 /// What was found where the database belongs.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,22 +85,35 @@ impl Files {
         fs::metadata(companion(&self.main, "-wal")).map_or(0, |file| file.len())
     }
 
-    /// Moves the database and its companions out of the way, under a name not used yet.
+    /// Moves the database and its companions out of the way, under the next number. Only the last few are kept: a failing disk
+    /// would fill itself with them.
     pub(super) fn move_aside(&self) -> io::Result<PathBuf> {
-        let mut n = 1_u32;
-        let aside = loop {
-            let aside = self.dir.join(format!("spool.db.damaged-{n}"));
-            if fs::symlink_metadata(&aside).is_err() && COMPANIONS.iter().all(|c| !companion(&aside, c).exists()) {
-                break aside;
-            }
-            n = n.saturating_add(1);
-        };
+        let aside_at = |n: u32| self.dir.join(format!("{ASIDE}{n}"));
+        let numbers = self.aside_numbers()?;
+        let next = numbers.iter().max().map_or(1, |last| last.saturating_add(1));
+        let aside = aside_at(next);
         for suffix in COMPANIONS {
             rename_if_there(&companion(&self.main, suffix), &companion(&aside, suffix))?;
         }
         rename_if_there(&self.main, &aside)?;
         self.sync_dir()?;
+        for old in numbers.into_iter().filter(|n| n.saturating_add(KEPT_ASIDE) <= next) {
+            // One that stays is in nobody's way.
+            let _ = remove_all(&aside_at(old));
+        }
         Ok(aside)
+    }
+
+    /// The numbers that damaged databases, or what is left of them, have.
+    fn aside_numbers(&self) -> io::Result<BTreeSet<u32>> {
+        let mut numbers = BTreeSet::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let name = entry?.file_name();
+            let number =
+                name.to_str().and_then(|name| name.strip_prefix(ASIDE)?.split('-').next()?.parse::<u32>().ok());
+            numbers.extend(number);
+        }
+        Ok(numbers)
     }
 
     /// An empty file to rebuild the database in.
@@ -105,13 +123,7 @@ impl Files {
     }
 
     pub(super) fn remove_fresh(&self) -> io::Result<()> {
-        for path in COMPANIONS.map(|suffix| companion(&self.fresh, suffix)).iter().chain([&self.fresh]) {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        remove_all(&self.fresh)
     }
 
     /// Gives the complete, closed, fresh database the name of the main one, of which there is none.
@@ -182,6 +194,17 @@ fn companion(path: &Path, suffix: &str) -> PathBuf {
 /// SQLite gives its log and index the database's permissions.
 fn create_private(path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.sync_all()
+}
+
+/// Removes a database and its companions, as far as they are there.
+fn remove_all(database: &Path) -> io::Result<()> {
+    for path in COMPANIONS.map(|suffix| companion(database, suffix)).iter().map(PathBuf::as_path).chain([database]) {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {

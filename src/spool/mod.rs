@@ -33,7 +33,7 @@
 //!   kept for this, is given up: what waits is still completed, and the next start finds the room it needs. All of it clears
 //!   by itself.
 //! - **Damage** met at opening or later: a bad row is left out; a bad page has the database rebuilt from what is readable,
-//!   with the old one kept as `spool.db.damaged-N`. So is a file that is no spool.
+//!   with the old one kept as `spool.db.damaged-N`, the last three of them. So is a file that is no spool.
 //! - **A failed sync** ends it: [`Spool::failed`] resolves and nothing is answered any more, because what the disk holds is
 //!   unknown until the process starts anew.
 
@@ -55,6 +55,7 @@ mod types;
 mod writer;
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -283,6 +284,12 @@ impl Spool {
     #[must_use]
     pub fn writable(&self) -> watch::Receiver<Result<(), String>> {
         self.inner.shared.writable.subscribe()
+    }
+
+    /// Whether a damaged database is being rebuilt, which everybody who asks for something waits for.
+    #[must_use]
+    pub fn rebuilding(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.inner.shared.rebuilding)
     }
 
     /// Resolves, with the cause, once the spool has failed; never after a clean close.

@@ -1,6 +1,7 @@
 //! What the handles may look at without asking the writer.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -19,6 +20,8 @@ pub(super) struct Shared {
     pub(super) failed: watch::Sender<Option<String>>,
     pub(super) damaged_rows: AtomicU64,
     pub(super) rebuilds: AtomicU64,
+    /// A rebuild is under way.
+    pub(super) rebuilding: Arc<AtomicBool>,
     pub(super) set_aside_dropped: AtomicU64,
     pub(super) commits_synced: AtomicU64,
     pub(super) commits_lazy: AtomicU64,
@@ -35,6 +38,7 @@ impl Shared {
             failed: watch::Sender::new(None),
             damaged_rows: AtomicU64::new(0),
             rebuilds: AtomicU64::new(0),
+            rebuilding: Arc::default(),
             set_aside_dropped: AtomicU64::new(0),
             commits_synced: AtomicU64::new(0),
             commits_lazy: AtomicU64::new(0),

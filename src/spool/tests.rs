@@ -302,6 +302,13 @@ fn files_are_moved_aside_under_names_not_used_yet() {
     fs::write(dir.path().join("spool.db.damaged-1-wal"), "older").unwrap();
     fs::write(&files.main, "damaged").unwrap();
     assert_eq!(files.move_aside().unwrap(), dir.path().join("spool.db.damaged-2"));
+    for n in 3..=5 {
+        fs::write(&files.main, "damaged").unwrap();
+        assert_eq!(files.move_aside().unwrap(), dir.path().join(format!("spool.db.damaged-{n}")));
+    }
+    for (n, kept) in [("1-wal", false), ("2", false), ("3", true), ("4", true), ("5", true)] {
+        assert_eq!(dir.path().join(format!("spool.db.damaged-{n}")).exists(), kept, "{n}");
+    }
     let (db, ..) = recovery::open(dir.path()).unwrap();
     assert_eq!(db.counts.inbound.next, 1);
 }

@@ -20,7 +20,7 @@ use crate::files::write_atomically;
 
 const FILE: &str = "identity.json";
 const TOKEN_LENGTH: usize = 32;
-/// 192 bits: more than the contract's 128, and still one short segment.
+/// 192 bits, where 128 would do: still one short segment.
 const SECRET_BYTES: usize = 24;
 
 /// Who we are to iLink, beside the account.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::route::{Heard, Outcome, Publish, Said};
 
-/// The contract's.
+/// The README's.
 pub(super) const EXAMPLES: &str = r#"
 [[route.from_ilink]]
 name = "power"

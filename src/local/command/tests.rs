@@ -1,4 +1,4 @@
-//! Unseen input is what devices send: every rule of the contract on commands, by example.
+//! Unseen input is what devices send: every rule for commands, by example.
 
 use super::*;
 use crate::protocol::{Qos, Receiver};

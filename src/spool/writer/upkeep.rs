@@ -97,10 +97,12 @@ impl Writer {
             return Err(self.fail(format!("the database is damaged again and again, last: {cause}")));
         }
         error!(cause, "the spool's database is damaged: rebuilding it from what can be read");
+        self.shared.rebuilding.store(true, Ordering::Relaxed);
         let rebuilt = self
             .close_damaged()
             .map_err(|error| error.to_string())
             .and_then(|()| recovery::rebuild(&self.files, Some(&self.db.counts)).map_err(|error| error.to_string()));
+        self.shared.rebuilding.store(false, Ordering::Relaxed);
         match rebuilt {
             Ok(rebuilt) => {
                 let moved_to = rebuilt.moved_to.display();

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ilink2mqtt::spool::{Limits, Queue, Spool};
 use serde_json::json;
 
 use rumqttc::v5::mqttbytes::v5::{Packet, PingResp, PubAckReason};
@@ -307,4 +308,31 @@ fn effort(id: u32) -> (u64, u64) {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).expect("Linux");
     let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     (written, fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap())
+}
+
+/// What a newer version stored, say, before it was replaced by this one.
+#[tokio::test]
+async fn a_row_that_this_version_cannot_read_stays_where_it_is() {
+    const ROW: &[u8] = &[255, 1, 2, 3];
+    let limits = Limits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 1 << 20 };
+    let mut world = World::prepared(&[], |bridge| bridge).await;
+    let dir = world.bridge.state_dir();
+    std::fs::create_dir_all(&dir).unwrap();
+    for queue in [Queue::Inbound, Queue::Outbound] {
+        let (spool, _) = Spool::open(&dir, limits).unwrap();
+        spool.append(queue, ROW.to_vec(), None).await.unwrap();
+        spool.close().await;
+    }
+    world.bridge.start().await;
+    world.bridge.push(&text_push("413", "after it")).await;
+    world.client.expect_text(PUSHED, "after it").await;
+    world.client.publish("ilink/send/user/413/text", "after it").await;
+    world.client.expect_json("ilink/result/send/user/413/text", |result| result["status"] == "ok").await;
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    assert!(world.bridge.log().contains("a row of the inbound queue cannot be read by this version"));
+    let (spool, _) = Spool::open(&dir, limits).unwrap();
+    for queue in [Queue::Inbound, Queue::Outbound] {
+        let rows = spool.read_after(queue, 0, 10, 1 << 20).await.unwrap();
+        assert!(rows.iter().any(|row| row.data == ROW), "{queue:?}: {rows:?}");
+    }
 }

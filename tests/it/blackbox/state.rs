@@ -115,6 +115,24 @@ async fn configured_presence_is_read_and_follows() {
     .await;
 }
 
+#[tokio::test]
+async fn presence_that_is_dropped_while_the_broker_is_away_is_cleared_by_a_later_run() {
+    let configure = |bridge: Bridge| bridge.with_toml("ilink.subscribe.presence", r#"["413","412"]"#);
+    let mut world = World::ready_with(configure).await;
+    for uid in ["413", "412"] {
+        world.client.expect(&format!("ilink/presence/{uid}")).await;
+    }
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    world.bridge.set_toml("ilink.subscribe.presence", r#"["412"]"#);
+    world.broker.pause();
+    world.bridge.spawn();
+    world.bridge.wait_listening().await;
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    world.broker.resume();
+    world.bridge.start().await;
+    world.client.expect_text("ilink/presence/413", "").await;
+}
+
 /// Another client of the service, with a callback of its own.
 async fn register_other(world: &World, uid: &str) -> Bridge {
     let mut other = Bridge::new(&world.broker, &world.sim).with("ilink.uid", uid).with("mqtt.base_topic", "other");

@@ -1,4 +1,4 @@
-//! The contract's five examples, and what else the three projects' devices say.
+//! The README's five examples, and what else the three projects' devices say.
 
 use serde_json::json;
 

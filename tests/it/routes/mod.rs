@@ -15,7 +15,7 @@ use crate::blackbox::world::World;
 use crate::support::bridge::{Bridge, TIME, UID, base64};
 use crate::support::eventually;
 
-/// The contract's examples.
+/// The README's examples.
 const EXAMPLES: &str = r#"
 [[route.from_ilink]]                  # "lamp on" → Tasmota
 name = "power"
