@@ -41,7 +41,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest request head, in bytes.
 const HEAD_MAX: usize = 16 * 1024;
-/// After the stop, what a connection has that is not busy.
+/// After the stop, what a connection has whose first request is still to come: a peer that has just connected has one on
+/// the way, and one whose packet was lost sends it again after a second.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
+/// After the stop, what any other connection has that is not busy.
 const PARTING: Duration = Duration::from_millis(500);
 /// So many connections that were told to go may still be going.
 pub const LEAVING_AT_MOST: usize = 32;
@@ -249,7 +252,7 @@ impl<S: Serve> Listener<S> {
         let shaken = tokio::select! {
             shaken = shaking.as_mut() => shaken,
             // Whoever has just come has a push, perhaps. The handshake is pinned, and goes on.
-            () = self.stop.cancelled() => match timeout(PARTING, shaking).await {
+            () = self.stop.cancelled() => match timeout(FIRST_REQUEST, shaking).await {
                 Ok(shaken) => shaken,
                 Err(_) => return Ok(()),
             },
@@ -291,7 +294,7 @@ impl<S: Serve> Listener<S> {
                 // Who has just come has a request on the way. hyper would close the connection before it is here.
                 let first = tokio::select! {
                     ended = http.as_mut() => Some(ended),
-                    _ = timeout(PARTING, had_request.wait()) => None,
+                    _ = timeout(FIRST_REQUEST, had_request.wait()) => None,
                 };
                 http.as_mut().graceful_shutdown();
                 match first {
