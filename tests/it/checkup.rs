@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::blackbox::world::World;
 use crate::support::bridge::{Bridge, SECRET, text_push};
 use crate::support::client::Client;
+use crate::support::deserted::Deserted;
 use crate::support::mosquitto::{Mosquitto, free_port};
 use crate::support::process::Finished;
 use crate::support::scripted_cloud::{Behaviour, ScriptedCloud};
@@ -99,7 +100,8 @@ async fn before_the_first_start() {
 #[tokio::test]
 async fn the_broker_is_down_or_refuses() {
     let sim = Sim::start(&[]).await;
-    let nobody = Bridge::at(&format!("mqtt://127.0.0.1:{}", free_port()), &sim);
+    let deserted = Deserted::new();
+    let nobody = Bridge::at(&deserted.url("mqtt"), &sim);
     let done = check(&nobody).await;
     says(&done, "fail", "broker", &["refuses the connection", "mqtt.broker"]);
     only_fails(&done, "broker");
@@ -204,8 +206,8 @@ async fn a_clock_that_is_far_off() {
 #[tokio::test]
 async fn the_callback_is_not_where_it_should_be() {
     let mut world = World::prepared(&[], |bridge| bridge).await;
-    let elsewhere = free_port();
-    world.bridge.set("callback.public_url", &format!("http://127.0.0.1:{elsewhere}"));
+    let elsewhere = Deserted::new();
+    world.bridge.set("callback.public_url", &elsewhere.url("http"));
     // Nobody there: perhaps only this machine does not get there.
     let done = check(&world.bridge).await;
     says(&done, "warn", "callback", &["cannot be reached from this machine", "from outside"]);

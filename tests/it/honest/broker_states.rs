@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::shown::Shown;
 use crate::blackbox::world::World;
 use crate::support::bridge::{Bridge, text_push};
+use crate::support::deserted::Deserted;
 use crate::support::eventually;
-use crate::support::mosquitto::{Mosquitto, free_port};
+use crate::support::mosquitto::Mosquitto;
 use crate::support::proxy::Proxy;
 use crate::support::scripted_broker::{ScriptedBroker, limits};
 use crate::support::sim::Sim;
@@ -33,11 +34,9 @@ async fn told(bridge: &Bridge, says: &[&str]) {
 async fn what_keeps_a_connection_from_standing() {
     let plain = Mosquitto::start("");
     let locked = Mosquitto::start("allow_anonymous false\n");
+    let nobody = Deserted::new();
     for (url, says) in [
-        (
-            format!("mqtt://127.0.0.1:{}", free_port()),
-            &["refuses the connection", "is the broker running", "mqtt.broker"][..],
-        ),
+        (nobody.url("mqtt"), &["refuses the connection", "is the broker running", "mqtt.broker"][..]),
         ("mqtt://does-not-exist.invalid".to_owned(), &["cannot be resolved", "check mqtt.broker and the DNS"]),
         (locked.url(), &["does not authorise", "it wants mqtt.username and mqtt.password"]),
         (plain.url().replace("mqtt:", "mqtts:"), &["TLS", "is it a TLS port"]),

@@ -10,8 +10,9 @@ use futures_util::stream::{self, StreamExt as _};
 use super::shown::Shown;
 use crate::support::bridge::Bridge;
 use crate::support::client::Client;
+use crate::support::deserted::Deserted;
 use crate::support::eventually;
-use crate::support::mosquitto::{Mosquitto, free_port};
+use crate::support::mosquitto::Mosquitto;
 use crate::support::scripted_cloud::{Behaviour, ScriptedCloud, Seen};
 use crate::support::sim::Sim;
 
@@ -188,7 +189,8 @@ async fn what_stands_between_us_and_the_service() {
     let stranger = super::pki::Authority::new();
     let broker = Mosquitto::start("");
     let (ours, theirs) = (authority.file(), stranger.file());
-    let refused = format!("http://127.0.0.1:{}", free_port());
+    let nobody = Deserted::new();
+    let refused = nobody.url("http");
     for (n, (api, ca, says)) in [
         (refused.as_str(), None, &["refuses connections", "is ilink.api right"][..]),
         ("http://does-not-exist.invalid", None, &["cannot be resolved (DNS)", "check ilink.api"]),

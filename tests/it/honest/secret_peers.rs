@@ -6,7 +6,8 @@ use rumqttc::v5::mqttbytes::v5::{
 
 use super::canary::{self, PASSWORD, PATH, PROXY_PASSWORD, SECRETKEY};
 use crate::support::bridge::{Bridge, base64};
-use crate::support::mosquitto::{Mosquitto, free_port};
+use crate::support::deserted::Deserted;
+use crate::support::mosquitto::Mosquitto;
 use crate::support::scripted_broker::{ScriptedBroker, limits};
 use crate::support::scripted_cloud::{Behaviour, ScriptedCloud};
 use crate::support::sim::Sim;
@@ -24,14 +25,11 @@ fn bridge(broker: &str, api: &str) -> Bridge {
         .with("log.level", "trace")
 }
 
-fn nowhere(scheme: &str) -> String {
-    format!("{scheme}://127.0.0.1:{}", free_port())
-}
-
 #[tokio::test]
 async fn a_broker_that_repeats_the_password() {
     let broker = ScriptedBroker::bind().await;
-    let mut bridge = bridge(&format!("mqtt://127.0.0.1:{}", broker.port()), &nowhere("http"));
+    let nobody = Deserted::new();
+    let mut bridge = bridge(&format!("mqtt://127.0.0.1:{}", broker.port()), &nobody.url("http"));
     bridge.spawn();
     let said = || Some(format!("the password {PASSWORD} is wrong, {}", base64(PASSWORD.as_bytes())));
     let refusal = |code| {
@@ -93,17 +91,18 @@ async fn services_and_proxies_that_cannot_be_reached() {
     .await;
     let with_user = |url: &str| url.replace("://", &format!("://canary:{PROXY_PASSWORD}@"));
     let proxy = with_user(refusing.api.as_str());
-    let gone = with_user(&nowhere("http"));
+    let nobody = Deserted::new();
+    let gone = with_user(&nobody.url("http"));
     let unknown = format!("http://canary:{PROXY_PASSWORD}@does-not-exist.invalid:3128");
     for (api, proxy, says) in [
-        (nowhere("http"), None, "refuses connections: is ilink.api right"),
+        (nobody.url("http"), None, "refuses connections: is ilink.api right"),
         ("http://does-not-exist.invalid".to_owned(), None, "cannot be resolved (DNS): check ilink.api"),
         ("http://api.example".to_owned(), Some(&proxy), "ilink.proxy wants a user and a password"),
         ("https://api.example".to_owned(), Some(&proxy), "does not connect to api.example:443"),
         ("http://api.example".to_owned(), Some(&gone), "refuses connections: is ilink.proxy right"),
         ("http://api.example".to_owned(), Some(&unknown), "cannot be resolved (DNS): check ilink.proxy"),
     ] {
-        let mut bridge = bridge(&nowhere("mqtt"), &api);
+        let mut bridge = bridge(&nobody.url("mqtt"), &api);
         if let Some(proxy) = proxy {
             bridge = bridge.with("ilink.proxy", proxy);
         }

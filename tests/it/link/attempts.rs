@@ -8,7 +8,8 @@ use secrecy::SecretString;
 use tokio::time::timeout;
 
 use super::{Tested, config};
-use crate::support::mosquitto::{Mosquitto, free_port};
+use crate::support::deserted::Deserted;
+use crate::support::mosquitto::Mosquitto;
 use crate::support::scripted_broker::{ScriptedBroker, limits};
 
 /// Why the link does not get connected, with the host and port left out.
@@ -27,7 +28,8 @@ async fn causes_are_told_in_plain_words() {
         change(&mut settings);
         settings
     };
-    let nobody = cause(config(free_port())).await;
+    let deserted = Deserted::new();
+    let nobody = cause(config(deserted.port())).await;
     assert_eq!(nobody, "BROKER refuses the connection: is the broker running, is mqtt.broker its address?");
 
     let name = with(1, |c| c.broker = "mqtt://no-such-host.invalid".parse().unwrap());
@@ -109,7 +111,8 @@ async fn two_clients_with_one_client_id_do_not_storm_the_broker() {
 
 #[tokio::test]
 async fn a_stop_does_not_wait_for_a_broker_that_is_away() {
-    let mut settings = config(free_port());
+    let deserted = Deserted::new();
+    let mut settings = config(deserted.port());
     settings.timing.stop_limit = Duration::from_mins(5);
     // A stop has its deadline.
     Tested::start(settings).stop().await;

@@ -1,10 +1,11 @@
 //! `route test`, `route list`, `check`: no daemon, no broker, no iLink.
 
 use super::{EXAMPLES, World, sensor};
-use crate::support::mosquitto::free_port;
+use crate::support::deserted::Deserted;
 
 async fn offline(routes: &str) -> World {
-    let nobody = format!("mqtt://127.0.0.1:{}", free_port());
+    // Asked by nothing here.
+    let nobody = Deserted::new().url("mqtt");
     World::prepared(&[], |bridge| bridge.with_tables(routes).with("mqtt.broker", &nobody)).await
 }
 

@@ -8,6 +8,8 @@ use ilink2mqtt::sim::Options;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::support::deserted::Deserted;
+
 use super::harness::{Behaviour, Callback, HANDSHAKE_TOKEN, Service, Session, account, options, registration};
 
 #[tokio::test]
@@ -26,7 +28,7 @@ async fn registering_makes_the_handshake_before_it_answers() {
 
 #[tokio::test]
 async fn a_handshake_that_fails_registers_nothing_and_keeps_the_old_registration() {
-    let service = Service::start(Options { answer_limit: Duration::from_secs(1), ..options() }).await;
+    let service = Service::start(Options { answer_limit: Duration::from_secs(3), ..options() }).await;
     let callback = Callback::start().await;
     let query = account(&json!({"uid": "414", "url": callback.url, "action_type": 2}));
     for (behaviour, result) in [
@@ -41,7 +43,8 @@ async fn a_handshake_that_fails_registers_nothing_and_keeps_the_old_registration
         assert_eq!(state["handshakes"].as_array().unwrap().last().unwrap()["result"], result);
         assert_eq!(service.code("set_config", &query).await, 1007);
     }
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let deserted = Deserted::new();
+    let nobody = deserted.address();
     assert_eq!(service.code("set_config", &registration("414", &format!("http://{nobody}/"))).await, 1006);
 
     assert_eq!(service.code("set_config", &registration("414", &callback.url)).await, 0);
