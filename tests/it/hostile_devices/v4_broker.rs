@@ -57,9 +57,14 @@ impl Broker for V4Broker {
 }
 
 impl V4Peer {
+    /// The next packet but pings, which are answered: one may come at any time.
     async fn read(&mut self) -> Packet {
         loop {
             match Packet::read(&mut self.received, MAX_PACKET) {
+                Ok(Packet::PingReq) => {
+                    self.write(|bytes| PingResp.write(bytes)).await;
+                    continue;
+                }
                 Ok(packet) => return packet,
                 Err(Error::InsufficientBytes(_)) => {}
                 Err(e) => panic!("the bridge sent what is not MQTT: {e}"),
@@ -89,10 +94,6 @@ impl Link for V4Peer {
             Packet::Publish(publish) => {
                 self.write(|bytes| PubAck::new(publish.pkid).write(bytes)).await;
                 Got::Published(publish.topic, publish.payload)
-            }
-            Packet::PingReq => {
-                self.write(|bytes| PingResp.write(bytes)).await;
-                Got::Nothing
             }
             other => panic!("{other:?}"),
         }

@@ -9,7 +9,7 @@ use rumqttc::v5::mqttbytes::v5::{
     Subscribe, SubscribeReasonCode, UnsubAck, UnsubAckReason, Unsubscribe,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -36,11 +36,17 @@ impl ScriptedBroker {
         self.0.local_addr().unwrap().port()
     }
 
-    /// The next TCP connection, before its CONNECT.
+    /// The next TCP connection, before its CONNECT is read. One that the link has given up already, because the test was so
+    /// long in coming, is none.
     pub(crate) async fn tcp(&self) -> Peer {
-        let (stream, _) = timeout(DEADLINE, self.0.accept()).await.expect("the link connects").unwrap();
-        stream.set_nodelay(true).unwrap();
-        Peer { stream, received: BytesMut::new() }
+        loop {
+            let (stream, _) = timeout(DEADLINE, self.0.accept()).await.expect("the link connects").unwrap();
+            stream.set_nodelay(true).unwrap();
+            let ready = timeout(DEADLINE, stream.ready(Interest::READABLE)).await.expect("a CONNECT").unwrap();
+            if !ready.is_read_closed() {
+                return Peer { stream, received: BytesMut::new() };
+            }
+        }
     }
 
     /// The next connection and its CONNECT, accepted with these properties.
@@ -84,8 +90,18 @@ pub(crate) fn limits() -> ConnAckProperties {
 }
 
 impl Peer {
-    /// The next packet; none when the link has closed the connection.
+    /// The next packet but pings, which are answered: one may come at any time. None when the link has closed the connection.
     pub(crate) async fn read(&mut self) -> Option<Packet> {
+        loop {
+            match self.read_any().await? {
+                Packet::PingReq(_) => self.send(Packet::PingResp(PingResp)).await,
+                packet => return Some(packet),
+            }
+        }
+    }
+
+    /// The next packet, a ping or not.
+    pub(crate) async fn read_any(&mut self) -> Option<Packet> {
         loop {
             match Packet::read(&mut self.received, Some(MAX_PACKET)) {
                 Ok(packet) => return Some(packet),
@@ -163,7 +179,6 @@ impl Peer {
                     self.send(Packet::Publish(Publish::new(topic, QoS::AtMostOnce, "", None))).await;
                 }
                 Packet::Publish(publish) => return Some(publish),
-                Packet::PingReq(_) => self.send(Packet::PingResp(PingResp)).await,
                 Packet::PubAck(_) => {}
                 other => panic!("{other:?} instead of a publish"),
             }
