@@ -28,7 +28,7 @@ async fn depth(spool: &Spool) -> usize {
 async fn writable_again(spool: &Spool) {
     let mut writable = spool.writable();
     let again = writable.wait_for(Result::is_ok);
-    tokio::time::timeout(Duration::from_secs(20), again).await.expect("in time").expect("while it is open");
+    tokio::time::timeout(Duration::from_mins(2), again).await.expect("in time").expect("while it is open");
 }
 
 #[tokio::test]
@@ -215,7 +215,7 @@ async fn a_database_that_becomes_unreadable_while_running_is_replaced_and_number
     }
     // Once at rest, everything is in the file and nothing in its log.
     let log = Files::new(dir.path());
-    tokio::time::timeout(Duration::from_secs(20), async {
+    tokio::time::timeout(Duration::from_mins(2), async {
         while log.log_size() > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

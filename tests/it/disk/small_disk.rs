@@ -9,14 +9,13 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-/// Set in the process that is inside the namespace.
+/// Set in the process that is inside.
 const INSIDE: &str = "DISK_TEST_INSIDE";
 
 /// Runs `body` in a mount namespace: the test runs itself again there. `name` is the test's whole name.
 pub(crate) fn in_namespace(name: &str, body: impl Future<Output = ()>) {
-    if std::env::var_os(INSIDE).is_some_and(|inside| inside == name) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        return runtime.block_on(body);
+    if is_inside(name) {
+        return run_inside(body);
     }
     // Root of a container may lack the right that root of a user namespace has.
     let as_we_are = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
@@ -36,6 +35,34 @@ pub(crate) fn in_namespace(name: &str, body: impl Future<Output = ()>) {
          namespaces with `sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0`)"
     );
     assert!(text.contains("1 passed"), "{name} is not the name of the test:\n{text}");
+}
+
+/// Runs `body` in a process of its own: the test runs itself again. `name` is the test's whole name.
+///
+/// For judging the age of what another process has stamped: it counts in full from a process's first look at the clock on
+/// (see `clock`), and in a process that other tests share that look may have come long before the stamps.
+pub(crate) fn in_own_process(name: &str, body: impl Future<Output = ()>) {
+    if is_inside(name) {
+        return run_inside(body);
+    }
+    let inside = Command::new(std::env::current_exe().expect("this test"))
+        .args([name, "--exact", "--nocapture"])
+        .env(INSIDE, name)
+        .output()
+        .expect("this test runs again");
+    let text = format!("{}{}", String::from_utf8_lossy(&inside.stdout), String::from_utf8_lossy(&inside.stderr));
+    assert!(inside.status.success(), "{text}\n{name} failed in its own process");
+    assert!(text.contains("1 passed"), "{name} is not the name of the test:\n{text}");
+    println!("{text}");
+}
+
+fn is_inside(name: &str) -> bool {
+    std::env::var_os(INSIDE).is_some_and(|inside| inside == name)
+}
+
+fn run_inside(body: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(body);
 }
 
 /// A mounted file system.

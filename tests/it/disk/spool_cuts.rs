@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::child::{self, LIMITS, Mark, register, tag, value};
 use super::platter::{Dice, FATES, Platter, write_out};
 use super::recording::{self, Event};
+use super::small_disk::in_own_process;
 use super::{assert_complete, scratch, wanted};
 
 /// What the spool was asked and what it has answered, up to a moment.
@@ -259,8 +260,12 @@ async fn replay(events: &[Event], wanted: usize, lies: bool) -> (Replayed, Platt
     (Replayed { findings, points: points.len(), writes, syncs: platter.syncs }, platter)
 }
 
-#[tokio::test]
-async fn no_power_cut_loses_what_the_spool_promised() {
+#[test]
+fn no_power_cut_loses_what_the_spool_promised() {
+    in_own_process("disk::spool_cuts::no_power_cut_loses_what_the_spool_promised", every_cut());
+}
+
+async fn every_cut() {
     let (dir, logs) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let log = logs.path().join("log");
     child::run("first", dir.path(), &log).await;
@@ -281,8 +286,12 @@ async fn no_power_cut_loses_what_the_spool_promised() {
     assert!(!findings.any(), "{}", findings.texts.join("\n"));
 }
 
-#[tokio::test]
-async fn a_disk_that_lies_about_its_syncs_is_found_out() {
+#[test]
+fn a_disk_that_lies_about_its_syncs_is_found_out() {
+    in_own_process("disk::spool_cuts::a_disk_that_lies_about_its_syncs_is_found_out", a_lying_disk());
+}
+
+async fn a_lying_disk() {
     let (dir, logs) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let log = logs.path().join("log");
     child::run("quick", dir.path(), &log).await;
