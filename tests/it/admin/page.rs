@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use super::sse;
 use crate::blackbox::world::World;
 use crate::support::bridge::{SECRET, TIME, UID, base64, text_push};
-use crate::support::eventually;
 use crate::support::http::{Answer, http, raw_connection, read_to_close};
 use crate::support::sim::SECRETKEY;
+use crate::support::{DEADLINE, eventually};
 
 /// What a hostile sender would like to be part of the page.
 const HOSTILE: &str = "<img src=x onerror=alert(1)>'\"&{{messages}}</script><script>alert(2)</script>";
@@ -116,6 +116,8 @@ async fn status_prints_what_the_page_shows() {
     let world = World::ready().await;
     world.bridge.push(&text_push("413", "x")).await;
     page_with(&world, &[">delivered<"]).await;
+    // It leaves the queue a moment after it was delivered.
+    world.bridge.waiting("inbound", 0).await;
     let status = world.bridge.verb(&["status"]).await;
     let line = status.stdout.lines().find(|line| line.contains(", delivered after ")).unwrap_or_default();
     assert!(line.contains("text from 413, 1 bytes"), "{}", status.stdout);
@@ -182,7 +184,7 @@ async fn only_its_own_pages_and_names_and_methods() {
     for path in ["/", "/events", "/metrics", "/nonsense"] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: evil.example:{port}\r\nConnection: close\r\n\r\n");
         let mut stream = raw_connection(port, request.as_bytes()).await;
-        let answer = read_to_close(&mut stream, std::time::Duration::from_secs(20)).await;
+        let answer = read_to_close(&mut stream, DEADLINE).await;
         assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("nosniff"), "{path}: {answer}");
     }
     let url = |path: &str| format!("http://127.0.0.1:{port}{path}");

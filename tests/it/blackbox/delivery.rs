@@ -43,7 +43,8 @@ async fn a_command_that_waited_too_long_expires() {
 async fn an_expired_command_tells_what_ilink_answered_last() {
     let world = World::ready().await;
     world.sim.answer_code("send_msg", 1008, 100).await;
-    world.client.publish("ilink/call/send_msg/text", r#"{"accept_uid":"1","content":"x","ttl":1}"#).await;
+    // Time for one attempt on a busy machine; the next one would be made after 30 s.
+    world.client.publish("ilink/call/send_msg/text", r#"{"accept_uid":"1","content":"x","ttl":6}"#).await;
     let result = result(&world, "call/send_msg/text").await;
     assert_eq!(named(&result), ("expired", "expired"), "{result}");
     assert_eq!((&result["code"], &result["attempts"]), (&json!(1008), &json!(1)), "{result}");
@@ -59,7 +60,7 @@ async fn the_default_expiry_is_configurable() {
 
 #[tokio::test]
 async fn ambiguous_is_retried_by_default() {
-    let world = World::ready_with(|bridge| bridge.with("ilink.timeout", "1s")).await;
+    let world = World::ready_with(|bridge| bridge.with("ilink.timeout", "10s")).await;
     for fault in [
         json!({"path": "send_msg", "mode": "drop"}),
         json!({"path": "send_msg", "mode": "hang"}),
@@ -79,7 +80,7 @@ async fn ambiguous_is_retried_by_default() {
 #[tokio::test]
 async fn ambiguous_can_be_reported_instead() {
     let mut world =
-        World::ready_with(|bridge| bridge.with("ilink.timeout", "1s").with("outbound.ambiguous", "report")).await;
+        World::ready_with(|bridge| bridge.with("ilink.timeout", "10s").with("outbound.ambiguous", "report")).await;
     for fault in [
         json!({"path": "send_msg", "mode": "drop"}),
         json!({"path": "send_msg", "mode": "hang"}),
@@ -128,7 +129,7 @@ async fn what_makes_new_things_is_never_repeated() {
 async fn expired_after_an_ambiguous_attempt_is_uncertain() {
     let world = World::ready().await;
     world.sim.fault(&json!({"path": "send_msg", "mode": "drop", "times": 0})).await;
-    world.client.publish("ilink/call/send_msg/text", r#"{"accept_uid":"1","content":"x","ttl":2}"#).await;
+    world.client.publish("ilink/call/send_msg/text", r#"{"accept_uid":"1","content":"x","ttl":6}"#).await;
     let result = result(&world, "call/send_msg/text").await;
     assert_eq!(named(&result), ("uncertain", "ambiguous"), "{result}");
     assert!(result["attempts"].as_u64().unwrap() >= 1, "{result}");
@@ -176,7 +177,7 @@ async fn a_burst_to_one_receiver_keeps_its_order() {
 #[tokio::test]
 async fn a_stuck_receiver_delays_no_other() {
     let world = World::ready_with(|bridge| bridge.with("ilink.timeout", "1m")).await;
-    world.sim.fault(&json!({"path": "send_msg", "mode": "delay", "delay_s": 10})).await;
+    world.sim.fault(&json!({"path": "send_msg", "mode": "delay", "delay_s": 20})).await;
     world.client.publish("ilink/send/user/slow/text", "first").await;
     world.sim.calls_until("send_msg", "the slow call", |calls| calls.len() == 1).await;
     world.client.publish("ilink/send/user/slow/text", "second").await;

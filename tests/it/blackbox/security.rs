@@ -6,9 +6,9 @@ use tempfile::TempDir;
 
 use super::world::World;
 use crate::support::bridge::text_push;
-use crate::support::eventually;
 use crate::support::http::{Answer, http, raw_connection, read_to_close};
 use crate::support::mosquitto::free_port;
+use crate::support::{DEADLINE, eventually};
 
 /// A certificate authority of the test's own and the files of what it signed.
 pub(crate) struct Pki {
@@ -128,7 +128,7 @@ async fn the_admin_listener_answers_only_its_own_names() {
     for (host, expected) in [("127.0.0.1", true), ("localhost", true), ("[::1]", true), ("evil.example", false)] {
         let request = format!("GET /readyz HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n");
         let mut stream = raw_connection(port, request.as_bytes()).await;
-        let answer = read_to_close(&mut stream, std::time::Duration::from_secs(20)).await;
+        let answer = read_to_close(&mut stream, DEADLINE).await;
         assert_eq!(answer.starts_with("HTTP/1.1 200"), expected, "{host}: {answer}");
     }
     drop(world);
@@ -136,7 +136,7 @@ async fn the_admin_listener_answers_only_its_own_names() {
     let port = world.bridge.admin_port();
     let request = format!("GET /readyz HTTP/1.1\r\nHost: bridge.example:{port}\r\nConnection: close\r\n\r\n");
     let mut stream = raw_connection(port, request.as_bytes()).await;
-    let answer = read_to_close(&mut stream, std::time::Duration::from_secs(20)).await;
+    let answer = read_to_close(&mut stream, DEADLINE).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 

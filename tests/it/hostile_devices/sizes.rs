@@ -78,6 +78,8 @@ async fn that_are_just_allowed_do_not_pile_up_in_memory() {
     storm.client.gather("full queues", 1, full).await;
     storm.sim.restart().await;
     storm.is_over(n).await;
+    // The last results may still be on their way from the broker.
+    storm.client.settle().await;
     let (status, results) = (storm.status().await, storm.heard("ilink/result/").len());
     assert_eq!(results as u64 + status.counter("commands_dropped"), n as u64);
 }

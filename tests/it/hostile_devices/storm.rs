@@ -10,6 +10,7 @@ use crate::support::bridge::Bridge;
 use crate::support::client::{Client, Message, Out};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::sim::Sim;
+use crate::support::{DEADLINE, within};
 
 /// More than any storm of the usual size needs, far less than one that is kept in memory whole.
 const MEMORY_KIB: u64 = 300 * 1024;
@@ -59,6 +60,14 @@ impl Storm {
         self.bridge.start().await;
         self.rss_before = self.vitals().0;
         self.begun = Instant::now();
+    }
+
+    /// Waits until the bridge has found the service again: after a long outage it asks seldom.
+    pub(super) async fn session(&self) {
+        within(4 * DEADLINE, "the session with the service", async || {
+            (self.bridge.admin("readyz").await.status == 200).then_some(())
+        })
+        .await;
     }
 
     /// The next good command: to a receiver of its own, numbered.

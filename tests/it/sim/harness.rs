@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// How long anything may take on a loaded machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = crate::support::DEADLINE;
 pub(super) const HANDSHAKE_TOKEN: &str = "abcdefg";
 
 /// A simulated service on a port of its own, and a client of it.

@@ -13,7 +13,7 @@ use super::harness::{Behaviour, Callback, Service, options};
 
 #[tokio::test]
 async fn only_unanswered_pushes_are_tried_again() {
-    let service = Service::start(Options { answer_limit: Duration::from_secs(1), ..options() }).await;
+    let service = Service::start(Options { answer_limit: Duration::from_secs(3), ..options() }).await;
     let mut hook = Callback::start().await;
     service.register("1", &hook).await;
     let order = json!({"from_uid": "413", "text": "hello"});
@@ -58,7 +58,7 @@ async fn error_statuses_too_when_that_is_asked_for() {
 
 #[tokio::test]
 async fn what_follows_from_calls_is_pushed_in_order_even_past_a_slow_one() {
-    let service = Service::start(Options { answer_limit: Duration::from_secs(1), ..options() }).await;
+    let service = Service::start(Options { answer_limit: Duration::from_secs(3), ..options() }).await;
     let mut hook = Callback::start().await;
     let alice = service.register("1", &hook).await;
     hook.next_answers([Behaviour::Hang]);

@@ -74,6 +74,8 @@ impl Bridge {
             ("callback.path_secret", SECRET),
             ("mqtt.broker", broker),
             ("admin.listen", &admin),
+            // A flood on a busy machine may take longer than the default; where expiry matters, tests say when.
+            ("outbound.ttl", "1h"),
             ("log.level", "debug"),
         ] {
             bridge = bridge.with(key, value);

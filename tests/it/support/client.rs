@@ -320,13 +320,23 @@ impl Client {
         inbox.iter().map(|(message, _)| message).filter(|message| wanted(message)).cloned().collect()
     }
 
-    /// Waits until this condition holds for all messages so far.
+    /// Waits until this condition holds for all messages so far: as long as more come, however slowly.
     pub(crate) async fn until(&self, what: &str, mut enough: impl FnMut(&[Message]) -> bool) -> Vec<Message> {
-        self.search(what, |messages| {
-            let all: Vec<_> = messages.iter().map(|(message, _)| message.clone()).collect();
-            enough(&all).then_some(all)
-        })
-        .await
+        let mut seen = 0;
+        loop {
+            let found = self.search_within(DEADLINE, |messages| {
+                let all: Vec<_> = messages.iter().map(|(message, _)| message.clone()).collect();
+                let news = all.len() > seen;
+                seen = all.len();
+                let done = enough(&all);
+                (done || news).then_some((done, all))
+            });
+            match found.await {
+                Some((true, all)) => return all,
+                Some((false, _)) => {}
+                None => panic!("waited for {what}; there was:\n{}", self.describe()),
+            }
+        }
     }
 
     /// Waits until everything the broker queued for this client before this call has arrived: a message of our own

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::support::within;
+use crate::support::eventually;
 
 /// Attackers by the thousand take a machine's time from each other's tests too: one crowd at once.
 pub(super) async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
@@ -116,7 +116,7 @@ impl Attackers {
     /// Waits until they have connected so often.
     pub(super) async fn connected(&self, times: usize) {
         let what = format!("{times} connections of attackers");
-        within(Duration::from_mins(1), &what, async || (self.connects() >= times).then_some(())).await;
+        eventually(&what, async || (self.connects() >= times).then_some(())).await;
     }
 }
 

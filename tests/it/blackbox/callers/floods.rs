@@ -6,7 +6,7 @@ use reqwest::Method;
 use tokio::task::JoinSet;
 
 use super::attackers::{Caller, exchange};
-use super::{PATIENCE, World, push_from, rejected, still_works};
+use super::{World, in_time, push_from, rejected, still_works};
 use crate::support::bridge::{SECRET, text_push};
 use crate::support::http::{Answer, http, raw_post};
 
@@ -93,15 +93,17 @@ async fn a_flood_of_pushes_delays_no_other() {
             }
         });
     }
-    let mut took = Vec::new();
-    for n in 0..50 {
-        took.push(push_from(&world, Caller::ILINK, &format!("between {n}")).await);
-    }
+    let (round, took) = in_time("a flood of pushes", async |round| {
+        let mut took = Vec::new();
+        for n in 0..50 {
+            took.push(push_from(&world, Caller::ILINK, &format!("between {round}.{n}")).await);
+        }
+        took
+    })
+    .await;
     floods.abort_all();
-    took.sort();
     eprintln!("pushes during a flood of pushes: median {:?}, slowest {:?}", took[25], took[49]);
-    assert!(took[25] < PATIENCE, "{took:?}");
-    world.client.expect_text("ilink/recv/user/413/text", "between 49").await;
+    world.client.expect_text("ilink/recv/user/413/text", &format!("between {round}.49")).await;
 }
 
 #[tokio::test]
@@ -124,27 +126,31 @@ async fn only_so_many_wait_for_a_full_spool() {
     let text = "x".repeat(2000);
     let before = world.bridge.process().memory();
     let port = world.bridge.callback_port();
-    let mut all = JoinSet::new();
-    let began = Instant::now();
-    for n in 0..ALL {
-        let push = text_push("413", &format!("waiting {n} {text}")).to_string();
-        let request = raw_post(&format!("/{SECRET}"), push.as_bytes());
-        all.spawn(async move {
-            let mut stream = Caller::ILINK.connect(port).await.unwrap();
-            let answer = exchange(&mut stream, &request, b"\r\n\r\n").await;
-            (began.elapsed(), answer)
-        });
-    }
-    let (mut waited, mut at_once) = (0, 0);
-    while let Some(ended) = all.join_next().await {
-        let (took, answer) = ended.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-        // Who is held is held for 6 s; on a busy machine who is not may have to wait as long.
-        *if took < Duration::from_secs(6) { &mut at_once } else { &mut waited } += 1;
+    // Who is held is held for 6 s; on a busy machine who is not may have to wait as long, but not every time.
+    let mut seen = Vec::new();
+    while !seen.iter().any(|(waited, at_once)| *waited > 0 && *at_once > 0) {
+        assert!(seen.len() < 5, "waited, and did not: {seen:?}");
+        let mut all = JoinSet::new();
+        let began = Instant::now();
+        for n in 0..ALL {
+            let push = text_push("413", &format!("waiting {} {n} {text}", seen.len())).to_string();
+            let request = raw_post(&format!("/{SECRET}"), push.as_bytes());
+            all.spawn(async move {
+                let mut stream = Caller::ILINK.connect(port).await.unwrap();
+                let answer = exchange(&mut stream, &request, b"\r\n\r\n").await;
+                (began.elapsed(), answer)
+            });
+        }
+        let (mut waited, mut at_once) = (0, 0);
+        while let Some(ended) = all.join_next().await {
+            let (took, answer) = ended.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+            *if took < Duration::from_secs(6) { &mut at_once } else { &mut waited } += 1;
+        }
+        seen.push((waited, at_once));
     }
     let memory = world.bridge.process().memory();
-    eprintln!("full spool: {waited} waited, {at_once} were refused at once; memory {before} KiB, then {memory} KiB");
-    assert!(waited > 0 && at_once > 0, "{waited} waited, {at_once} did not");
+    eprintln!("full spool: waited and did not: {seen:?}; memory {before} KiB, then {memory} KiB");
     world.broker.restart();
     world.client.expect_where("the first push", |message| message.topic == "ilink/recv/user/413/text").await;
 }

@@ -1,7 +1,5 @@
 //! Bytes that are not quite HTTP, and requests hidden in others.
 
-use std::time::Duration;
-
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -9,6 +7,7 @@ use super::attackers::{Caller, exchange};
 use super::{World, push_from, rejected, still_works};
 use crate::support::bridge::{SECRET, text_push};
 use crate::support::http::raw_post;
+use crate::support::{DEADLINE, eventually};
 
 /// What must come back first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +37,7 @@ async fn expect_all(world: &World, requests: Vec<(String, Expect)>) {
         all.spawn(async move {
             let mut stream = Caller::STRANGER.connect(port).await.unwrap();
             let answer = exchange(&mut stream, request.as_bytes(), b"");
-            let answer = tokio::time::timeout(Duration::from_mins(1), answer).await;
+            let answer = tokio::time::timeout(DEADLINE, answer).await;
             let answer = answer.unwrap_or_else(|_| panic!("not closed: {request:.200?}"));
             let status = answer.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse().ok());
             let fits = match expect {
@@ -253,16 +252,26 @@ async fn tls_and_plain_text_mixed_up() {
     let habits = [stalled, super::attackers::Habit::silent()];
     let attackers = super::attackers::Attackers::start(port, 1500, super::attackers::From::Many, &habits);
     attackers.connected(1500).await;
-    expect_all(&world, vec![(smuggled(), Refused), ("GET / HTTP/1.1\r\n\r\n".to_owned(), Refused)]).await;
+    // In such a crowd one may have to make way before it was looked at; not every time.
+    eventually("plain text to be refused as such", async || {
+        expect_all(&world, vec![(smuggled(), Refused), ("GET / HTTP/1.1\r\n\r\n".to_owned(), Refused)]).await;
+        (rejected(&world, "malformed").await >= 2).then_some(())
+    })
+    .await;
     for n in 0..10 {
         let text = format!("over TLS {n}");
         let push = json!({"from_uid": "413", "text": text});
-        let pushed = world.sim.push(&push).await.json();
+        // iLink gives up after three times five seconds, which a busy machine may need for itself; not every time.
+        let mut pushed = world.sim.push(&push).await.json();
+        for _ in 0..4 {
+            if pushed["outcome"] == "unanswered" {
+                pushed = world.sim.push(&push).await.json();
+            }
+        }
         assert_eq!(pushed["outcome"], "answered", "{pushed}");
         world.client.expect_text("ilink/recv/user/413/text", &text).await;
     }
     drop(attackers);
-    assert!(rejected(&world, "malformed").await >= 2);
     let lines = world.bridge.log().lines().count();
     assert!(lines < 40, "{lines} lines:\n{}", world.bridge.log());
     let all = world.client.all(|message| String::from_utf8_lossy(&message.payload).contains("smuggled"));
@@ -283,7 +292,7 @@ async fn the_admin_listener_hears_the_same() {
         "GET /readyz HTTP/1.1\r\nConnection: close\r\n\r\n",
     ] {
         let mut stream = Caller::STRANGER.connect(port).await.unwrap();
-        let answer = tokio::time::timeout(Duration::from_mins(1), exchange(&mut stream, request.as_bytes(), b"")).await;
+        let answer = tokio::time::timeout(DEADLINE, exchange(&mut stream, request.as_bytes(), b"")).await;
         let answer = answer.expect("it is closed");
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{request:.100?}: {answer}");
     }
