@@ -4,14 +4,37 @@ use std::fmt::Write;
 
 use crate::clock;
 use crate::local::escape::unescape_id;
-use crate::protocol::{Call, Receiver};
+use crate::protocol::{Call, Receiver, Uid};
 use crate::route::{Heard, Keep, Outcome, Publish, Routes, Said};
 
-/// What the routes make of a message from iLink: `recv` is its topic under `recv/`.
+/// Whose messages fire no route, whatever its rule says.
+#[derive(Debug, Clone, Copy)]
+pub struct Senders<'c> {
+    /// The bridge's own uid: it could hear itself.
+    pub own: &'c Uid,
+    /// `inbound.allow_from`: if it is not empty, everybody who is not in it.
+    pub allow_from: &'c [Uid],
+}
+
+impl Senders<'_> {
+    /// Why messages of this sender fire nothing, if that is so.
+    fn refused(&self, uid: &str) -> Option<&'static str> {
+        if self.own.as_str() == uid {
+            Some("they are the bridge's own messages (ilink.uid), which fire none")
+        } else if !self.allow_from.is_empty() && !self.allow_from.iter().any(|allowed| allowed.as_str() == uid) {
+            Some("the sender is not in inbound.allow_from")
+        } else {
+            None
+        }
+    }
+}
+
+/// What the routes make of a message from iLink: `recv` is its topic under `recv/`. Who publishes to a topic does not
+/// stand in it, so for those anybody is taken to be allowed.
 ///
 /// # Errors
 /// If no message has that topic.
-pub fn from_ilink(routes: &Routes, recv: &str, payload: &[u8]) -> Result<String, String> {
+pub fn from_ilink(routes: &Routes, senders: Senders<'_>, recv: &str, payload: &[u8]) -> Result<String, String> {
     let levels: Vec<&str> = recv.split('/').collect();
     let sender = match levels.as_slice() {
         ["user", uid, "text" | "file"] => Some(unescape_id(uid).map_err(|error| error.to_string())?),
@@ -24,6 +47,9 @@ pub fn from_ilink(routes: &Routes, recv: &str, payload: &[u8]) -> Result<String,
             ));
         }
     };
+    if let Some(why) = sender.as_deref().and_then(|uid| senders.refused(uid)) {
+        return Ok(format!("no route fires for {recv}: {why}\n"));
+    }
     let said = Said { recv, payload, from_uid: sender.as_deref(), time: Some(seconds()) };
     let mut text = String::new();
     routes.from_ilink(&said, |number, outcome| {

@@ -101,7 +101,10 @@ fn try_routes(config: &Config, command: RouteCommand) -> u8 {
     let text = match command {
         RouteCommand::List => Ok(dry_run::list(&config.routes)),
         RouteCommand::Test(RouteTest { from, topic, message }) => match (from, topic) {
-            (Some(from), _) => dry_run::from_ilink(&config.routes, &from, message.as_bytes()),
+            (Some(from), _) => {
+                let senders = dry_run::Senders { own: &config.ilink.uid, allow_from: &config.inbound.allow_from };
+                dry_run::from_ilink(&config.routes, senders, &from, message.as_bytes())
+            }
             (None, topic) => Ok(dry_run::to_ilink(&config.routes, &topic.unwrap_or_default(), message.as_bytes())),
         },
     };

@@ -120,7 +120,10 @@ fn read_file(path: &Path) -> Result<(String, Dict), Problem> {
     let table = Toml::from_str::<Dict>(&text).map_err(|error| {
         let line =
             error.span().and_then(|span| text.get(..span.start)).map_or(0, |before| before.matches('\n').count());
-        problem(format!("line {}: {}", line + 1, error.message().replace('\n', "; ")))
+        // It has no words for a value that is missing altogether.
+        let what =
+            Some(error.message()).filter(|what| !what.is_empty()).unwrap_or("there is no value where one must be");
+        problem(format!("line {}: {}", line + 1, what.replace('\n', "; ")))
     })?;
     Ok((name, table))
 }

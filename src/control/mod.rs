@@ -144,6 +144,7 @@ pub async fn ask(state_dir: &Path, verb: &Verb) -> io::Result<Option<Answer>> {
             let none = matches!(
                 error.kind(),
                 io::ErrorKind::NotFound
+                    | io::ErrorKind::NotADirectory
                     | io::ErrorKind::ConnectionRefused
                     | io::ErrorKind::PermissionDenied
                     | io::ErrorKind::InvalidInput

@@ -30,6 +30,7 @@ fn what_is_no_toml_is_told_with_its_line_and_without_its_text() {
     assert_says(&error, &[&place.file().display().to_string(), "line 3"]);
     assert!(!format!("{error} {error:?}").contains("hunter2"));
     refused("[ilink]\nuid = 1\nuid = 2", &["line", "duplicate"]);
+    refused("[ilink]\nuid =", &["line 2: there is no value"]);
 }
 
 #[test]

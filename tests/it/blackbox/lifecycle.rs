@@ -123,6 +123,10 @@ async fn an_unusable_state_directory_exits_73() {
     let mut bridge = Bridge::new(&world.broker, &world.sim).with("state_dir", file.join("state").to_str().unwrap());
     bridge.spawn();
     assert_eq!(bridge.process().ended().await.code(), Some(73));
+    for verb in ["status", "query", "callback-url"] {
+        let done = bridge.verb(&[verb]).await;
+        assert!(done.code == Some(73) && done.text.contains("a-file"), "{verb}: {done:?}");
+    }
 }
 
 #[tokio::test]

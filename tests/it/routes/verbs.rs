@@ -1,6 +1,7 @@
 //! `route test`, `route list`, `check`: no daemon, no broker, no iLink.
 
 use super::{EXAMPLES, World, sensor};
+use crate::support::bridge::{Bridge, UID};
 use crate::support::deserted::Deserted;
 
 async fn offline(routes: &str) -> World {
@@ -33,6 +34,34 @@ async fn a_dry_run_shows_what_would_happen() {
     assert_eq!(wrong.code, Some(64), "{wrong:?}");
     assert!(wrong.text.contains("user/<uid>/text"), "{wrong:?}");
     assert!(world.sim.calls("set_config").await.is_empty() && !world.bridge.state_dir().exists());
+}
+
+#[tokio::test]
+async fn a_dry_run_knows_whose_messages_fire_nothing() {
+    let routes = r#"
+        [[route.from_ilink]]
+        name = "any"
+        from = "user/+/text"
+        any_sender = true
+        topic = "out/${1}"
+    "#;
+    let nobody = Deserted::new().url("mqtt");
+    let prepare = |bridge: Bridge| bridge.with_tables(routes).with("mqtt.broker", &nobody);
+    let open = World::prepared(&[], prepare).await;
+    let closed = World::prepared(&[], |bridge| prepare(bridge).with_toml("inbound.allow_from", r#"["413"]"#)).await;
+    for (world, sender, says) in [
+        (&open, "9", "any: publishes to out/9: x\n"),
+        (
+            &open,
+            UID,
+            "no route fires for user/414/text: they are the bridge's own messages (ilink.uid), which fire none\n",
+        ),
+        (&closed, "413", "any: publishes to out/413: x\n"),
+        (&closed, "9", "no route fires for user/9/text: the sender is not in inbound.allow_from\n"),
+    ] {
+        let ran = world.bridge.verb(&["route", "test", "--from", &format!("user/{sender}/text"), "x"]).await;
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), says), "{ran:?}");
+    }
 }
 
 #[tokio::test]
