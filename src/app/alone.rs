@@ -6,8 +6,9 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::AppError;
+use super::core::Core;
 use super::listeners;
-use super::parts::{self, Core};
+use super::parts;
 use crate::cli::EXIT_UNAVAILABLE;
 use crate::cloud::{self, ConfigQuota, RegisterPolicy, Registry, SessionConfig};
 use crate::config::{Config, Register};

@@ -5,43 +5,35 @@
 
 pub mod alone;
 pub mod checkup;
+mod core;
 mod homeassistant;
 mod listeners;
+mod loops;
+mod notes;
+mod observers;
 mod parts;
 mod reload;
 mod routes;
 
-use std::future::Future;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Admin};
+use self::core::Core;
 use crate::cli::{EXIT_INTERNAL, EXIT_STATE_DIR, EXIT_USAGE};
 use crate::cloud;
 use crate::config::Config;
 use crate::control;
-use crate::files;
-use crate::inbound;
-use crate::inbound::relay::Relay;
-use crate::local::Publication;
-use crate::log::{Few, SaidOnce};
 use crate::mqtt;
 use crate::open_files;
-use crate::outbound::accept::Accept;
-use crate::outbound::attempt::Attempts;
-use crate::outbound::deliver::Deliver;
-use crate::outbound::results::Results;
-use crate::progress::Progress;
-use crate::report;
-use crate::set_aside::SetAside;
 use crate::shutdown::{Asked, Shutdown, Signals};
-use crate::spool::{Spool, SpoolError};
-use crate::systemd::{self, Notifier, Sockets};
-use parts::Core;
+use crate::spool::Spool;
+use crate::systemd::{Notifier, Sockets};
+use observers::Observers;
 pub use reload::Source;
 use routes::RouteParts;
 
@@ -79,6 +71,16 @@ impl AppError {
     }
 }
 
+/// What the loops and the observers are joined to.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    config: &'a Config,
+    core: &'a Core,
+    session: &'a cloud::Session,
+    routes: &'a RouteParts,
+    shutdown: &'a Shutdown,
+}
+
 /// A part that must run for as long as the daemon does: its name and how it ended.
 type Ended = (&'static str, Result<(), String>);
 /// All of them.
@@ -107,7 +109,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     let callback_at = callback.local_addr().unwrap_or(config.callback.listen);
     let tls = core.serve_callback(&config, callback, &shutdown, &mut critical)?;
     let routes = RouteParts::open(&config, &core.spool).await?;
-    let link_config = parts::link_config(&config, &core, routes.filters()).await?;
+    let link_config = notes::link_config(&config, &core, routes.filters()).await?;
     let link = mqtt::start(link_config, shutdown.link.clone()).map_err(|error| AppError::Config(error.to_string()))?;
     let (session, session_task) = cloud::start(
         client,
@@ -120,45 +122,18 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     let (info, info_rx) = watch::channel(parts::info(&config));
     let report = Arc::new(core.report(&config, info_rx, &session, &link, &routes));
 
-    let loops = start_loops(&config, &core, link, &session, settings_rx, &routes, &shutdown, &mut critical);
-
-    let observers = tokio_util::task::TaskTracker::new();
-    observers.spawn(report::run(Arc::clone(&report), loops.publisher.clone(), shutdown.results.clone()));
-    observers.spawn(parts::queue_presence(session.presence_states(), core.spool.clone(), shutdown.loops.clone()));
-    observers.spawn(parts::remember_session(
-        report.link.clone(),
-        core.spool.clone(),
-        parts::session_name(&config),
-        shutdown.results.clone(),
-    ));
-    observers.spawn(routes.remember(report.link.clone(), shutdown.results.clone()));
-    observers.spawn(homeassistant::run(
-        config.discovery(),
-        homeassistant::Heard { births: loops.births, settings: settings.subscribe() },
-        loops.publisher.clone(),
-        core.spool.clone(),
-        shutdown.results.clone(),
-    ));
+    let around = Around { config: &config, core: &core, session: &session, routes: &routes, shutdown: &shutdown };
+    let loops = loops::start(&around, link, settings_rx, &mut critical);
     let (current, current_rx) = watch::channel(config.clone());
-    let verbs = Arc::new(core.verbs(&current_rx, session.clone(), Arc::clone(&report), loops.progress.clone()));
-    observers.spawn(control::serve(control_listener, verbs, shutdown.results.clone()));
-    observers.spawn(systemd::watch(
-        notifier.clone(),
-        Arc::clone(&report),
-        loops.progress.clone(),
-        shutdown.results.clone(),
-    ));
-    if let Some((listener, listen)) = admin_listener {
-        let admin = Admin {
-            listen,
-            token: config.admin.token.clone(),
-            hosts: config.admin.hosts.clone(),
-            report: Arc::clone(&report),
-            loops: loops.progress.clone(),
-        };
-        let room = open_files::shares(config.outbound.concurrency).admin;
-        observers.spawn(admin::serve(listener, admin, room, shutdown.results.clone()));
-    }
+    let observers = Observers {
+        around: &around,
+        report: &report,
+        loops: &loops,
+        settings: settings.subscribe(),
+        current: current_rx,
+        notifier: &notifier,
+    };
+    let observers = observers.start(control_listener, admin_listener);
     info!(version = env!("CARGO_PKG_VERSION"), uid = %config.ilink.uid, callback = %callback_at, broker = %config.mqtt.broker, "started");
     notifier.ready().await;
 
@@ -210,91 +185,6 @@ async fn until_stop(
     }
 }
 
-/// What the loops leave behind for the others.
-struct Loops {
-    publisher: mqtt::Publisher,
-    link_task: tokio::task::JoinHandle<()>,
-    progress: Vec<(&'static str, Progress)>,
-    births: watch::Receiver<u64>,
-}
-
-#[expect(clippy::too_many_arguments, reason = "it joins every part once")]
-fn start_loops(
-    config: &Config,
-    core: &Core,
-    link: mqtt::Link,
-    session: &cloud::Session,
-    settings: watch::Receiver<Arc<inbound::relay::RelaySettings>>,
-    routes: &RouteParts,
-    shutdown: &Shutdown,
-    critical: &mut Critical,
-) -> Loops {
-    let mqtt::Link { publisher, commands, state, task, .. } = link;
-    let set_aside = SetAside::new(core.spool.clone(), Arc::clone(&core.counters));
-    let [relay_progress, accept_progress, deliver_progress] =
-        std::array::from_fn(|_| Progress::unless(core.spool.rebuilding()));
-    let (accepted, accepted_rx) = mpsc::unbounded_channel();
-    let (results, results_rx) = mpsc::unbounded_channel();
-    let (births, births_rx) = watch::channel(0);
-    let relay = Relay {
-        config: parts::relay_config(config),
-        settings,
-        routing: routes.routing(),
-        spool: core.spool.clone(),
-        publisher: publisher.clone(),
-        link: state.clone(),
-        set_aside: set_aside.clone(),
-        counters: Arc::clone(&core.counters),
-        progress: relay_progress.clone(),
-    };
-    let accept = Accept {
-        config: parts::accept_config(config),
-        spool: core.spool.clone(),
-        publisher: publisher.clone(),
-        set_aside: set_aside.clone(),
-        link: state,
-        routing: routes.routing(),
-        book: routes.book.clone(),
-        births,
-        accepted,
-        counters: Arc::clone(&core.counters),
-        progress: accept_progress.clone(),
-        ignored: SaidOnce::default(),
-    };
-    let attempts = Arc::new(Attempts {
-        spool: core.spool.clone(),
-        session: session.clone(),
-        ambiguous: parts::ambiguous(config),
-        base: config.mqtt.base_topic.clone(),
-        routing: routes.routing(),
-        book: routes.book.clone(),
-        counters: Arc::clone(&core.counters),
-        failed: Few::default(),
-    });
-    let deliver =
-        Deliver::new(parts::deliver_config(config), attempts, results, routes.routing(), deliver_progress.clone());
-    let results = Results {
-        base: config.mqtt.base_topic.clone(),
-        spool: core.spool.clone(),
-        publisher: publisher.clone(),
-        set_aside,
-    };
-    spawn(critical, "the relay loop", relay.run(shutdown.loops.clone()));
-    spawn(critical, "the command loop", accept.run(commands, shutdown.commands.clone()));
-    spawn(critical, "the deliver loop", deliver.run(accepted_rx, shutdown.loops.clone()));
-    spawn(critical, "the results loop", results.run(results_rx, shutdown.results.clone()));
-    let progress = vec![("relay", relay_progress), ("commands", accept_progress), ("deliver", deliver_progress)];
-    Loops { publisher, link_task: task, progress, births: births_rx }
-}
-
-fn spawn(
-    critical: &mut Critical,
-    name: &'static str,
-    part: impl Future<Output = Result<(), SpoolError>> + Send + 'static,
-) {
-    critical.spawn(async move { (name, part.await.map_err(|error| error.to_string())) });
-}
-
 fn describe(ended: Option<Result<Ended, tokio::task::JoinError>>) -> String {
     match ended {
         Some(Ok((name, Err(error)))) => format!("{name} failed: {error}"),
@@ -311,7 +201,7 @@ async fn stop(
     mut critical: Critical,
     link: tokio::task::JoinHandle<()>,
     session: tokio::task::JoinHandle<()>,
-    observers: tokio_util::task::TaskTracker,
+    observers: TaskTracker,
 ) {
     shutdown.commands.cancel();
     shutdown.loops.cancel();
@@ -336,26 +226,4 @@ async fn join(critical: &mut Critical, left: usize) {
             warn!(name, error, "a part failed while stopping");
         }
     }
-}
-
-/// `bridge/state`, retained.
-fn state(config: &Config, state: &'static str) -> Publication {
-    Publication::raw(config.mqtt.base_topic.bridge("state"), state).retained()
-}
-
-/// Opens the spool of a state directory.
-fn open_spool(config: &Config, dir: &std::path::Path) -> Result<Spool, AppError> {
-    let limits = crate::spool::Limits {
-        inbound: config.spool.max_bytes,
-        outbound: config.spool.max_bytes,
-        set_aside: parts::SET_ASIDE_BYTES,
-    };
-    let (spool, recovered) = Spool::open(dir, limits).map_err(|error| AppError::State(error.to_string()))?;
-    for file in ["spool.db", "spool.db-wal", "spool.db-shm", "spool.answered"] {
-        files::give_to_owner_of_directory(&dir.join(file));
-    }
-    for alarm in &recovered.alarms {
-        error!("{alarm}");
-    }
-    Ok(spool)
 }

@@ -1,0 +1,103 @@
+//! The four loops that carry messages, each joined to what it needs.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::{Around, Critical, parts};
+use crate::inbound::relay::{Relay, RelaySettings};
+use crate::log::{Few, SaidOnce};
+use crate::mqtt::{self, Publisher};
+use crate::outbound::accept::Accept;
+use crate::outbound::attempt::Attempts;
+use crate::outbound::deliver::Deliver;
+use crate::outbound::results::Results;
+use crate::progress::Progress;
+use crate::set_aside::SetAside;
+use crate::spool::SpoolError;
+
+/// What the loops leave behind for the others.
+pub(super) struct Loops {
+    pub(super) publisher: Publisher,
+    pub(super) link_task: JoinHandle<()>,
+    /// Whether they are stuck, by name.
+    pub(super) progress: Vec<(&'static str, Progress)>,
+    /// Counts how often Home Assistant has started.
+    pub(super) births: watch::Receiver<u64>,
+}
+
+/// Starts them all.
+pub(super) fn start(
+    around: &Around<'_>,
+    link: mqtt::Link,
+    settings: watch::Receiver<Arc<RelaySettings>>,
+    critical: &mut Critical,
+) -> Loops {
+    let Around { config, core, session, routes, shutdown } = *around;
+    let mqtt::Link { publisher, commands, state, task, .. } = link;
+    let set_aside = SetAside::new(core.spool.clone(), Arc::clone(&core.counters));
+    let [relay_progress, accept_progress, deliver_progress] =
+        std::array::from_fn(|_| Progress::unless(core.spool.rebuilding()));
+    let (accepted, accepted_rx) = mpsc::unbounded_channel();
+    let (results, results_rx) = mpsc::unbounded_channel();
+    let (births, births_rx) = watch::channel(0);
+    let relay = Relay {
+        config: parts::relay_config(config),
+        settings,
+        routing: routes.routing(),
+        spool: core.spool.clone(),
+        publisher: publisher.clone(),
+        link: state.clone(),
+        set_aside: set_aside.clone(),
+        counters: Arc::clone(&core.counters),
+        progress: relay_progress.clone(),
+    };
+    let accept = Accept {
+        config: parts::accept_config(config),
+        spool: core.spool.clone(),
+        publisher: publisher.clone(),
+        set_aside: set_aside.clone(),
+        link: state,
+        routing: routes.routing(),
+        book: routes.book.clone(),
+        births,
+        accepted,
+        counters: Arc::clone(&core.counters),
+        progress: accept_progress.clone(),
+        ignored: SaidOnce::default(),
+    };
+    let attempts = Arc::new(Attempts {
+        spool: core.spool.clone(),
+        session: session.clone(),
+        ambiguous: parts::ambiguous(config),
+        base: config.mqtt.base_topic.clone(),
+        routing: routes.routing(),
+        book: routes.book.clone(),
+        counters: Arc::clone(&core.counters),
+        failed: Few::default(),
+    });
+    let deliver =
+        Deliver::new(parts::deliver_config(config), attempts, results, routes.routing(), deliver_progress.clone());
+    let results = Results {
+        base: config.mqtt.base_topic.clone(),
+        spool: core.spool.clone(),
+        publisher: publisher.clone(),
+        set_aside,
+    };
+    spawn(critical, "the relay loop", relay.run(shutdown.loops.clone()));
+    spawn(critical, "the command loop", accept.run(commands, shutdown.commands.clone()));
+    spawn(critical, "the deliver loop", deliver.run(accepted_rx, shutdown.loops.clone()));
+    spawn(critical, "the results loop", results.run(results_rx, shutdown.results.clone()));
+    let progress = vec![("relay", relay_progress), ("commands", accept_progress), ("deliver", deliver_progress)];
+    Loops { publisher, link_task: task, progress, births: births_rx }
+}
+
+fn spawn(
+    critical: &mut Critical,
+    name: &'static str,
+    part: impl Future<Output = Result<(), SpoolError>> + Send + 'static,
+) {
+    critical.spawn(async move { (name, part.await.map_err(|error| error.to_string())) });
+}

@@ -1,0 +1,81 @@
+//! What runs beside the loops: says how they are, notes what the next run must know, answers who asks.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::loops::Loops;
+use super::{Around, homeassistant, notes};
+use crate::admin::{self, Admin};
+use crate::config::Config;
+use crate::control;
+use crate::inbound::relay::RelaySettings;
+use crate::open_files;
+use crate::report::{self, Report};
+use crate::systemd::{self, Notifier};
+
+/// What they look at.
+pub(super) struct Observers<'a> {
+    pub(super) around: &'a Around<'a>,
+    pub(super) report: &'a Arc<Report>,
+    pub(super) loops: &'a Loops,
+    pub(super) settings: watch::Receiver<Arc<RelaySettings>>,
+    /// The configuration as it was reloaded last.
+    pub(super) current: watch::Receiver<Config>,
+    pub(super) notifier: &'a Notifier,
+}
+
+impl Observers<'_> {
+    /// Starts them all.
+    pub(super) fn start(self, control: UnixListener, admin: Option<(TcpListener, SocketAddr)>) -> TaskTracker {
+        let tasks = TaskTracker::new();
+        self.tell(&tasks);
+        self.keep_notes(&tasks);
+        self.answer(&tasks, control, admin);
+        tasks
+    }
+
+    /// To the broker and the service manager.
+    fn tell(&self, tasks: &TaskTracker) {
+        let Self { report, loops, notifier, .. } = self;
+        tasks.spawn(report::run(Arc::clone(report), loops.publisher.clone(), self.stop()));
+        tasks.spawn(systemd::watch((*notifier).clone(), Arc::clone(report), loops.progress.clone(), self.stop()));
+    }
+
+    /// In the spool: presence that was asked for, and what the broker has of us.
+    fn keep_notes(&self, tasks: &TaskTracker) {
+        let Around { config, core, session, routes, shutdown } = *self.around;
+        let Self { report, loops, .. } = self;
+        let spool = || core.spool.clone();
+        tasks.spawn(notes::queue_presence(session.presence_states(), spool(), shutdown.loops.clone()));
+        let name = notes::session_name(config);
+        tasks.spawn(notes::remember_session(report.link.clone(), spool(), name, self.stop()));
+        tasks.spawn(routes.remember(report.link.clone(), self.stop()));
+        let heard = homeassistant::Heard { births: loops.births.clone(), settings: self.settings.clone() };
+        let publisher = loops.publisher.clone();
+        tasks.spawn(homeassistant::run(config.discovery(), heard, publisher, spool(), self.stop()));
+    }
+
+    /// On the control socket and the admin listener.
+    fn answer(&self, tasks: &TaskTracker, control: UnixListener, admin: Option<(TcpListener, SocketAddr)>) {
+        let Around { config, core, session, .. } = *self.around;
+        let (report, progress) = (Arc::clone(self.report), self.loops.progress.clone());
+        let verbs = core.verbs(&self.current, session.clone(), Arc::clone(&report), progress.clone());
+        tasks.spawn(control::serve(control, Arc::new(verbs), self.stop()));
+        if let Some((listener, listen)) = admin {
+            let (token, hosts) = (config.admin.token.clone(), config.admin.hosts.clone());
+            let admin = Admin { listen, token, hosts, report, loops: progress };
+            let room = open_files::shares(config.outbound.concurrency).admin;
+            tasks.spawn(admin::serve(listener, admin, room, self.stop()));
+        }
+    }
+
+    /// They end after the loops.
+    fn stop(&self) -> CancellationToken {
+        self.around.shutdown.results.clone()
+    }
+}
