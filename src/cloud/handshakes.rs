@@ -3,6 +3,7 @@
 //! When iLink says that it could not verify the callback (1006), only this side can say why: the callback notes every
 //! handshake here, and the session turns what happened since its `set_config` into a cause and a remedy.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +23,8 @@ pub enum Handshake {
     WrongSignature,
     /// A `GET` on the callback's secret path without the three parameters: answered 400.
     Incomplete,
+    /// A `GET` on the callback's secret path from an address that may not call, if that could be read: answered 403.
+    WrongAddress(Option<IpAddr>),
     /// A `GET` on another path than the callback's: answered 404. Anybody's scanner causes these.
     WrongPath,
 }
@@ -41,6 +44,8 @@ struct Seen {
     late: u64,
     wrong_signature: u64,
     incomplete: u64,
+    wrong_address: u64,
+    last_wrong_address: Option<IpAddr>,
     wrong_path: u64,
 }
 
@@ -70,6 +75,10 @@ impl HandshakeLog {
             }
             Handshake::WrongSignature => seen.wrong_signature += 1,
             Handshake::Incomplete => seen.incomplete += 1,
+            Handshake::WrongAddress(address) => {
+                seen.wrong_address += 1;
+                seen.last_wrong_address = address;
+            }
             Handshake::WrongPath => seen.wrong_path += 1,
         }
     }
@@ -116,6 +125,14 @@ impl HandshakeLog {
         if now.incomplete > before.incomplete {
             return "a GET arrived without signature, timestamp and echostr (answered 400): does a proxy drop the query?".to_owned();
         }
+        if now.wrong_address > before.wrong_address {
+            let from =
+                now.last_wrong_address.map_or_else(|| "an address that cannot be read".to_owned(), |it| it.to_string());
+            return format!(
+                "its GET came from {from}, which callback.allow does not have (answered 403): name iLink's networks there, or, if \
+                 that is your own proxy, name it in callback.trusted_proxies"
+            );
+        }
         let path = if now.wrong_path > before.wrong_path {
             "; there were GETs on other paths (answered 404): does a proxy change the path's end?"
         } else {
@@ -151,6 +168,9 @@ mod tests {
         assert!(told(&[]).starts_with("no GET arrived"));
         assert!(told(&[Handshake::WrongPath]).contains("other paths"));
         assert!(told(&[Handshake::Incomplete]).contains("query"));
+        let address = Some("203.0.113.9".parse().unwrap());
+        assert!(told(&[Handshake::WrongAddress(address)]).contains("203.0.113.9, which callback.allow does not have"));
+        assert!(told(&[Handshake::WrongAddress(None)]).contains("cannot be read"));
         assert!(told(&[Handshake::WrongSignature]).contains("wrong signature"));
         assert!(
             told(&[Handshake::Answered(Variant::Plain, Duration::from_secs(7))]).contains("too late (after 7000 ms")

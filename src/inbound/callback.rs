@@ -154,6 +154,14 @@ impl Callback {
         response
     }
 
+    /// Notes a request of a client that may not call, whose address could be read or not: a handshake is missed then.
+    pub(super) fn refused_address<B>(&self, request: &Request<B>, client: Option<IpAddr>) {
+        self.counters.callback_rejected_address.add();
+        if request.method() == Method::GET && self.is_ours(request.uri().path()) {
+            self.handshakes.note(Handshake::WrongAddress(client));
+        }
+    }
+
     /// Is the last non-empty segment of `path` the secret? Proxies may have stripped what stands before it.
     fn is_ours(&self, path: &str) -> bool {
         let last = path.rsplit('/').find(|segment| !segment.is_empty()).unwrap_or_default();

@@ -92,7 +92,7 @@ impl Serve for Guarded {
     async fn serve(&self, request: Request<Incoming>, visit: &Visit) -> Response<Answer> {
         let client = self.access.client(visit.peer, request.headers());
         if !self.access.allows(client) {
-            self.counters.callback_rejected_address.add();
+            self.callback.refused_address(&request, client);
             debug!(peer = %visit.peer, ?client, "refused a request: its address is not in callback.allow");
             return refusal(StatusCode::FORBIDDEN);
         }

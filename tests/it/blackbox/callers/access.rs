@@ -5,6 +5,7 @@ use serde_json::json;
 use super::attackers::{Caller, exchange};
 use super::{World, rejected};
 use crate::support::bridge::{Bridge, SECRET, text_push};
+use crate::support::eventually;
 use crate::support::http::Answer;
 
 /// The proxy of these tests, and iLink as the configurations name it.
@@ -34,6 +35,16 @@ async fn status(world: &World, caller: Caller, headers: &str) -> u16 {
     let mut stream = caller.connect(world.bridge.callback_port()).await.unwrap();
     let answer = exchange(&mut stream, request.as_bytes(), b"").await;
     answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{headers}: {answer:?}"))
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_not_allowed_is_the_cause() {
+    let world = guarded(|bridge| bridge).await;
+    eventually("the cause", async || {
+        let status = world.bridge.verb(&["status"]).await.stdout;
+        status.contains("its GET came from 127.0.0.1, which callback.allow does not have").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
