@@ -87,6 +87,8 @@ async fn run(config: Config, mut source: Source, sockets: Sockets) -> u8 {
 fn check(config: &Config, acl: bool) -> u8 {
     if acl {
         print(&config.mosquitto_acl());
+    } else if let Err(error) = app::checkup::files(config) {
+        return fail_with(&error);
     } else {
         print(&config.describe());
     }

@@ -1,9 +1,9 @@
-//! The callback's own TLS, and words for what is wrong with the certificates of others.
+//! Certificates and keys in PEM files, the callback's own TLS, and words for what is wrong with the certificates of others.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{CertificateError, ServerConfig};
 
@@ -12,21 +12,53 @@ use rustls::{CertificateError, ServerConfig};
 /// # Errors
 /// Which file cannot be used, and why.
 pub fn server_config(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
-    let in_cert = |error: &dyn std::error::Error| format!("callback.tls.cert {}: {error}", cert.display());
-    let in_key = |error: &dyn std::error::Error| format!("callback.tls.key {}: {error}", key.display());
-    let chain = CertificateDer::pem_file_iter(cert)
-        .map_err(|error| in_cert(&error))?
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| in_cert(&error))?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| in_key(&error))?;
+    let in_cert = |what: String| format!("callback.tls.cert {}: {what}", cert.display());
+    let in_key = |what: String| format!("callback.tls.key {}: {what}", key.display());
+    let chain = chain_in(cert).map_err(in_cert)?;
+    let private = private_key_in(key).map_err(in_key)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| in_cert(&error))?
+        .map_err(|error| in_cert(error.to_string()))?
         .with_no_client_auth()
         .with_single_cert(chain, private)
-        .map_err(|error| in_key(&error))?;
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => in_key(OTHER_KEY.to_owned()),
+            other => in_cert(other.to_string()),
+        })?;
     Ok(Arc::new(config))
+}
+
+/// What is said of a private key that is another certificate's.
+pub const OTHER_KEY: &str = "it does not belong to the certificate";
+
+/// The certificates of a PEM file, at least one.
+///
+/// # Errors
+/// Why there is none.
+pub fn chain_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    const NONE: &str = "no certificate in PEM form in it";
+    let chain = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match chain.map_err(|error| unusable(&error, NONE)) {
+        Ok(chain) if chain.is_empty() => Err(NONE.to_owned()),
+        chain => chain,
+    }
+}
+
+/// The private key of a PEM file.
+///
+/// # Errors
+/// Why there is none.
+pub fn private_key_in(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| unusable(&error, "no private key in PEM form in it"))
+}
+
+fn unusable(error: &pem::Error, none: &str) -> String {
+    match error {
+        pem::Error::Io(error) => error.to_string(),
+        pem::Error::NoItemsFound => none.to_owned(),
+        other => format!("{other:?}"),
+    }
 }
 
 /// What is wrong with a peer's certificate, for the cases that are no matter of trust, name or time: rustls has only the
@@ -69,6 +101,32 @@ pub fn spelled(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_file_that_is_wrong_is_named() {
+        let identity = || rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
+        let (one, other) = (identity(), identity());
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let cert = file("cert", &one.cert.pem());
+        let (key, another) =
+            (file("key", &one.signing_key.serialize_pem()), file("another", &other.signing_key.serialize_pem()));
+        let junk = file("junk", "junk");
+        server_config(&cert, &key).unwrap();
+        for (cert, key, says) in [
+            (&junk, &key, ["callback.tls.cert", "junk: no certificate"]),
+            (&cert, &junk, ["callback.tls.key", "junk: no private key"]),
+            (&key, &key, ["callback.tls.cert", "key: no certificate"]),
+            (&cert, &another, ["callback.tls.key", "another: it does not belong"]),
+        ] {
+            let error = server_config(cert, key).unwrap_err();
+            assert!(says.iter().all(|what| error.contains(what)), "{says:?}: {error}");
+        }
+    }
 
     #[test]
     fn names_of_types_are_spelled_as_words() {

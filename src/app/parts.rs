@@ -10,12 +10,12 @@ use crate::cloud::{Client, ClientConfig};
 use crate::config::{Ambiguous, Config, MqttProtocol};
 use crate::inbound::relay::{RelayConfig, RelaySettings};
 use crate::local::{Globs, Publication, Rules};
-use crate::mqtt::{LinkConfig, Protocol, RouteFilters, Timing, TlsOptions};
+use crate::mqtt::{self, LinkConfig, Protocol, RouteFilters, Timing, TlsOptions};
 use crate::outbound::accept::AcceptConfig;
 use crate::outbound::deliver::DeliverConfig;
 use crate::protocol::Account;
 use crate::report::Info;
-use crate::{clock, outbound};
+use crate::{clock, outbound, tls};
 
 pub(super) fn client(config: &Config) -> Result<Client, AppError> {
     let client = ClientConfig {
@@ -52,7 +52,7 @@ pub(super) fn link(config: &Config, routes: watch::Receiver<RouteFilters>) -> Li
             .username
             .clone()
             .map(|user| (user, mqtt.password.clone().unwrap_or_else(|| SecretString::from(String::new())))),
-        tls: TlsOptions { ca: mqtt.tls.ca.clone(), cert: mqtt.tls.cert.clone(), key: mqtt.tls.key.clone() },
+        tls: tls_options(config),
         max_packet: mqtt.max_packet,
         session_expiry: u32::try_from(mqtt.session_expiry.as_secs()).unwrap_or(u32::MAX),
         persistent_session: mqtt.persistent_session,
@@ -65,6 +65,26 @@ pub(super) fn link(config: &Config, routes: watch::Receiver<RouteFilters>) -> Li
         birth: vec![state(config, "online")],
         timing: Timing::default(),
     }
+}
+
+fn tls_options(config: &Config) -> TlsOptions {
+    let tls = &config.mqtt.tls;
+    TlsOptions { ca: tls.ca.clone(), cert: tls.cert.clone(), key: tls.key.clone() }
+}
+
+/// Reads the certificates and keys that the configuration names, as a start would.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub(super) fn check_files(config: &Config) -> Result<(), AppError> {
+    let api = config.ilink.ca.as_ref().and_then(|_| client(config).err()).map(|error| error.to_string());
+    let callback = config.callback.tls.as_ref().and_then(|files| tls::server_config(&files.cert, &files.key).err());
+    let options = tls_options(config);
+    let broker = (config.mqtt.broker.scheme() == "mqtts" && (options.ca.is_some() || options.cert.is_some()))
+        .then(|| mqtt::client_config(&options).err().map(|error| error.to_string()))
+        .flatten();
+    let problems: Vec<String> = [api, callback, broker].into_iter().flatten().collect();
+    if problems.is_empty() { Ok(()) } else { Err(AppError::Config(problems.join("\n"))) }
 }
 
 /// `bridge/state`, retained.

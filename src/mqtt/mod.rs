@@ -47,6 +47,7 @@ pub use publisher::{AckToken, Completion, Delivery, Publisher, Refusal};
 pub use refused::Refused;
 pub use rights::{Rights, RightsError, Verdict, Wanted, try_out};
 pub use state::{LinkCounters, LinkState, Subscriptions};
+pub use tls::client_config;
 
 use denied::Denied;
 use link::Task;

@@ -5,14 +5,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::config::{StartError, TlsOptions};
+use crate::tls::{OTHER_KEY, chain_in, private_key_in};
 
 /// Reads the files of `options` once: the link keeps what it was started with.
-pub(super) fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, StartError> {
+///
+/// # Errors
+/// Which file cannot be used, and why.
+pub fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, StartError> {
     let roots = match &options.ca {
         Some(ca) => roots_of(ca)?,
         None => system_roots()?,
@@ -24,10 +26,12 @@ pub(super) fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, S
     let config = match (&options.cert, &options.key) {
         (None, None) => builder.with_no_client_auth(),
         (Some(cert), Some(key)) => {
-            let chain = certificates("mqtt.tls.cert", cert)?;
-            let key =
-                PrivateKeyDer::from_pem_file(key).map_err(|e| unusable("mqtt.tls.key", key, "no private key", &e))?;
-            builder.with_client_auth_cert(chain, key)?
+            let chain = chain_in(cert).map_err(|cause| unusable("mqtt.tls.cert", cert, cause))?;
+            let private = private_key_in(key).map_err(|cause| unusable("mqtt.tls.key", key, cause))?;
+            builder.with_client_auth_cert(chain, private).map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => unusable("mqtt.tls.key", key, OTHER_KEY.to_owned()),
+                other => unusable("mqtt.tls.cert", cert, other.to_string()),
+            })?
         }
         _ => return Err(StartError::HalfIdentity),
     };
@@ -36,12 +40,9 @@ pub(super) fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, S
 
 fn roots_of(ca: &Path) -> Result<RootCertStore, StartError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates("mqtt.tls.ca", ca)? {
-        roots.add(certificate).map_err(|e| StartError::TlsFile {
-            key: "mqtt.tls.ca",
-            path: ca.to_owned(),
-            cause: e.to_string(),
-        })?;
+    let unusable = |cause| unusable("mqtt.tls.ca", ca, cause);
+    for certificate in chain_in(ca).map_err(unusable)? {
+        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
     }
     Ok(roots)
 }
@@ -57,26 +58,7 @@ fn system_roots() -> Result<RootCertStore, StartError> {
     Ok(roots)
 }
 
-fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read {
-        Ok(certificates) if certificates.is_empty() => Err(StartError::TlsFile {
-            key,
-            path: path.to_owned(),
-            cause: "no certificate in PEM form in it".to_owned(),
-        }),
-        Ok(certificates) => Ok(certificates),
-        Err(e) => Err(unusable(key, path, "no certificate", &e)),
-    }
-}
-
-fn unusable(key: &'static str, path: &Path, missing: &str, error: &rustls::pki_types::pem::Error) -> StartError {
-    use rustls::pki_types::pem::Error;
-    let cause = match error {
-        Error::Io(e) => e.to_string(),
-        Error::NoItemsFound => format!("{missing} in PEM form in it"),
-        other => format!("{other:?}"),
-    };
+fn unusable(key: &'static str, path: &Path, cause: String) -> StartError {
     StartError::TlsFile { key, path: path.to_owned(), cause }
 }
 

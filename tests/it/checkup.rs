@@ -301,4 +301,22 @@ async fn a_configuration_that_cannot_be_used_is_told_first() {
     let done = check(&Bridge::at("mqtts://127.0.0.1:1", &sim).with("mqtt.tls.ca", "/nonexistent/ca.pem")).await;
     assert_eq!(done.code, Some(64), "{done:?}");
     assert!(done.text.contains("mqtt.tls.ca"), "{done:?}");
+
+    // What is there, and is no certificate or no key of this one, is found without connecting, all at once.
+    let dir = tempfile::tempdir().unwrap();
+    let ((cert, _), other) = (certificate(dir.path(), 1), tempfile::tempdir().unwrap());
+    let (_, key) = certificate(other.path(), 1);
+    let bridge = Bridge::at("mqtts://127.0.0.1:1", &sim)
+        .with("ilink.tls.ca", &key)
+        .with("mqtt.tls.ca", &key)
+        .with("callback.tls.cert", &cert)
+        .with("callback.tls.key", &key);
+    for verb in [&["check"][..], &["check", "--connect"]] {
+        let done = bridge.verb(verb).await;
+        assert_eq!(done.code, Some(64), "{done:?}");
+        for says in ["ilink.tls.ca", "mqtt.tls.ca", "no certificate", "callback.tls.key", "does not belong"] {
+            assert!(done.text.contains(says), "{says}: {done:?}");
+        }
+    }
+    assert_eq!(bridge.verb(&["check", "--acl"]).await.code, Some(0), "it needs no files");
 }

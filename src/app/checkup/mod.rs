@@ -90,11 +90,20 @@ enum Us {
     Unknown,
 }
 
+/// Reads the files that the configuration names.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn files(config: &Config) -> Result<(), AppError> {
+    parts::check_files(config)
+}
+
 /// Carries out all steps.
 ///
 /// # Errors
 /// If the configuration names files that cannot be used.
 pub async fn run(config: &Config) -> Result<Answer, AppError> {
+    files(config)?;
     let client = parts::client(config)?;
     let mut findings = Findings::default();
     let us = us(config, &mut findings).await;
