@@ -104,7 +104,7 @@ impl Session {
         match self.attempt(call, Origin::Command).await {
             Attempt::Reply(reply) => Outcome::Reply(reply),
             Attempt::Later(code) => {
-                Outcome::Retry { ambiguous: code.is_ambiguous(), code: Some(code), cause: words::transient(code) }
+                Outcome::Retry { ambiguous: code.is_ambiguous(), code: Some(code), cause: words::not_now(code) }
             }
             Attempt::Lost(error) => {
                 Outcome::Retry { ambiguous: error.is_ambiguous(), code: None, cause: error.cause().to_owned() }

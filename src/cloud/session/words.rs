@@ -12,8 +12,14 @@ fn said(code: ResultCode) -> String {
     format!("{} ({code})", code.meaning())
 }
 
+/// Of a command's call: whether that is tried again is not the session's to say.
+pub(super) fn not_now(code: ResultCode) -> String {
+    format!("iLink cannot do it now: {}", said(code))
+}
+
+/// Of a call of the session's own.
 pub(super) fn transient(code: ResultCode) -> String {
-    format!("iLink cannot do it now: {}; it is tried again by itself", said(code))
+    format!("{}; it is tried again by itself", not_now(code))
 }
 
 pub(super) fn refused(code: ResultCode) -> String {

@@ -66,6 +66,8 @@ async fn transient_codes_are_tried_again() {
     world.sim.answer_code("send_msg", 1016, 0).await;
     let result = send(&world, IMPATIENT).await;
     assert_eq!(result["status"], json!("expired"), "{result}");
+    let says = result["message"].as_str().unwrap();
+    assert!(says.contains("1016") && !says.contains("tried again"), "it is over: {says}");
 }
 
 #[tokio::test]

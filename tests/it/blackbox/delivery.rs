@@ -94,6 +94,7 @@ async fn ambiguous_can_be_reported_instead() {
         let result = result(&world, "send/user/413/text").await;
         assert_eq!(named(&result), ("uncertain", "ambiguous"), "{fault}: {result}");
         assert_eq!(result["attempts"], json!(1), "{fault}: {result}");
+        assert!(!result["message"].as_str().unwrap().contains("tried again"), "{fault}: {result}");
         assert_eq!(world.sim.calls("send_msg").await.len(), before + 1, "{fault}: it was sent again");
     }
     // A refused connection is known unsent, and so is a transient code.
