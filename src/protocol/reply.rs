@@ -88,6 +88,13 @@ mod tests {
     }
 
     #[test]
+    fn numbers_keep_all_their_digits() {
+        let reply = Reply::decode(br#"{"code":0,"userid":123456789012345678901,"rate":1.50}"#).unwrap();
+        let extra = serde_json::to_string(&reply.extra).unwrap();
+        assert_eq!(extra, r#"{"rate":1.50,"userid":123456789012345678901}"#);
+    }
+
+    #[test]
     fn without_an_integer_code_it_is_no_reply() {
         for body in [
             "",

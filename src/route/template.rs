@@ -280,6 +280,13 @@ mod tests {
             ("${json:/a|json}", r#"{"a":true}"#, "true"),
             ("${json:/a~1b}", r#"{"a/b":{"c":[]}}"#, r#"{"c":[]}"#),
             ("${json:}", " [1 ] ", "[1]"),
+            // Numbers keep all their digits.
+            ("${json:/a}", r#"{"a":1.50}"#, "1.50"),
+            (
+                "${json:/a} ${json:/b|json}",
+                r#"{"a":123456789012345678901,"b":-1E400}"#,
+                "123456789012345678901 -1e+400",
+            ),
             ("${ json:/a | upper | json }", r#"{"a":"on"}"#, r#""ON""#),
         ] {
             assert_eq!(render(template, payload).as_deref(), Ok(rendered), "{template} {payload}");
