@@ -22,7 +22,7 @@ pub(crate) async fn watch(file: PathBuf, recorder: Arc<Recorder>, stop: Cancella
         let synced = tokio::task::spawn_blocking(move || (&*file).write_all(b".").and_then(|()| file.sync_data()));
         synced.await.expect("it runs").expect("the logs can be written");
         let now = recorder.now();
-        if now - last > SECOND / 2 {
+        if now - last > SECOND / 4 {
             recorder.lock().hiccups.push((last, now));
         }
         last = now;

@@ -12,8 +12,18 @@ pub(crate) const SECOND: Time = 1_000_000;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Life {
     pub(crate) started: Time,
+    /// When it was asked to stop.
+    pub(crate) asked: Option<Time>,
     pub(crate) ended: Option<Time>,
     pub(crate) killed: bool,
+}
+
+impl Life {
+    /// Until when it noted what it was told: asked to stop, it waits three seconds for what is under way.
+    pub(crate) fn noted_until(&self) -> Option<Time> {
+        let drained = self.asked.map(|asked| asked + 3 * SECOND);
+        self.ended.map(|ended| drained.map_or(ended, |drained| ended.min(drained)))
+    }
 }
 
 /// A connection of the bridge to the broker.

@@ -115,6 +115,10 @@ impl World {
 
     /// SIGTERM, and its end, which must be a clean one.
     pub(crate) async fn stop_bridge(&mut self) {
+        let now = self.recorder.now();
+        if let Some(life) = self.recorder.lock().lives.last_mut() {
+            life.asked = Some(now);
+        }
         self.bridge.process().signal(Signal::TERM);
         let status = self.bridge.process().ended().await;
         // Before it has started, nobody there knows yet what the signal means.

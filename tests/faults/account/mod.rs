@@ -11,7 +11,7 @@ mod self_check;
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::records::{Publish, Records, SECOND, Time, seconds};
+use crate::records::{Life, Publish, Records, SECOND, Time, seconds};
 
 pub(crate) use self_check::self_check;
 
@@ -133,7 +133,7 @@ impl<'a> Seen<'a> {
     /// Had the run of the process that asked at `asked` the time to note what it was told at `told`?
     fn could_note(&self, asked: Time, told: Time) -> bool {
         let life = self.records.lives.get(self.life_at(asked));
-        life.and_then(|life| life.ended).is_none_or(|ended| ended > self.noted_by(told))
+        life.and_then(Life::noted_until).is_none_or(|end| end > self.noted_by(told))
     }
 
     /// By when what was told at `at` is noted at the latest: after the grace, not counting what the machine stood still.
@@ -242,7 +242,7 @@ fn may_repeat(seen: &Seen<'_>, all: &[&Publish], before: &Publish, again: &Publi
             || before.acked.is_some() && !before.is_taken();
     }
     // Another run starts again with all publishes of what was not complete.
-    let end = seen.records.lives[seen.life_at(before.at)].ended.unwrap_or(Time::MAX);
+    let end = seen.records.lives[seen.life_at(before.at)].noted_until().unwrap_or(Time::MAX);
     let life = seen.life_at(before.at);
     let mut topics: HashMap<&str, bool> = HashMap::new();
     for publish in all.iter().filter(|publish| seen.life_at(publish.at) == life) {
