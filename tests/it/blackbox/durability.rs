@@ -12,9 +12,9 @@ use rumqttc::v5::mqttbytes::v5::{Packet, PubAckReason};
 use super::world::World;
 use crate::support::bridge::{Bridge, text_push};
 use crate::support::client::{Client, Message};
+use crate::support::deserted::Deserted;
 use crate::support::eventually;
 use crate::support::http::{Answer, http};
-use crate::support::mosquitto::Mosquitto;
 use crate::support::scripted_broker::ScriptedBroker;
 use crate::support::sim::Call;
 use crate::support::sim::Sim;
@@ -226,15 +226,15 @@ async fn a_known_success_is_not_sent_again() {
 
 #[tokio::test]
 async fn a_slow_broker_does_not_hold_up_what_it_has_acknowledged() {
-    let (spare, sim, broker) = (Mosquitto::start(""), Sim::start(&[]).await, ScriptedBroker::bind().await);
-    let url = format!("mqtt://127.0.0.1:{}", broker.port());
-    let mut bridge = Bridge::new(&spare, &sim).with("mqtt.broker", &url).with("mqtt.output", "raw");
+    let (sim, away) = (Sim::start(&[]).await, Deserted::new());
+    let mut bridge = Bridge::at(&away.url("mqtt"), &sim).with("mqtt.output", "raw");
     bridge.spawn();
     bridge.wait_listening().await;
     // More than the link may have in flight, so that the rest of them waits for room.
     for n in 0..120 {
         bridge.push(&text_push("413", &n.to_string())).await;
     }
+    let broker = ScriptedBroker::come(away);
     let mut peer = broker.up().await;
     // Among them is what the bridge tells of itself: acknowledged in its turn too, or not at all.
     let (mut sent, mut pushes) = (Vec::new(), 0);

@@ -17,13 +17,14 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use super::{Tested, config};
+use crate::support::deserted::Deserted;
 use crate::support::scripted_broker::ScriptedBroker;
 
 #[tokio::test]
 async fn are_published_in_the_order_in_which_they_are_ready() {
     const COUNT: u32 = 600;
-    let broker = ScriptedBroker::bind().await;
-    let settings = config(broker.port());
+    let away = Deserted::new();
+    let settings = config(away.port());
     let base = settings.base.clone();
     let tested = Tested::start(settings);
     // While the broker is away the link's queue is full, and results wait for room in it: all of them wake at once.
@@ -49,6 +50,7 @@ async fn are_published_in_the_order_in_which_they_are_ready() {
     let running = tokio::spawn(results.run(numbers, CancellationToken::new()));
     // Time for some to wait; how many they are does not matter.
     tokio::time::sleep(Duration::from_millis(500)).await;
+    let broker = ScriptedBroker::come(away);
     let mut peer = broker.up().await;
     let mut published = Vec::new();
     while published.len() < COUNT as usize {

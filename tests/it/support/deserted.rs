@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket};
 
 /// An address of this machine that refuses connections for as long as the value lives.
 ///
@@ -25,6 +25,11 @@ impl Deserted {
         self.address().port()
     }
 
+    /// From now on somebody listens.
+    pub(crate) fn listen(self) -> TcpListener {
+        self.0.listen(1024).expect("a listening socket")
+    }
+
     /// `<scheme>://127.0.0.1:<port>`.
     pub(crate) fn url(&self, scheme: &str) -> String {
         format!("{scheme}://{}", self.address())
@@ -39,4 +44,7 @@ async fn refuses_and_cannot_be_taken() {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     }
     assert!(std::net::TcpListener::bind(nobody.address()).is_err());
+    let address = nobody.address();
+    let _somebody = nobody.listen();
+    tokio::net::TcpStream::connect(address).await.unwrap();
 }

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::DEADLINE;
+use super::deserted::Deserted;
 
 /// Larger than anything a test sends.
 const MAX_PACKET: u32 = 16 * 1024 * 1024;
@@ -30,6 +31,11 @@ pub(crate) struct Peer {
 impl ScriptedBroker {
     pub(crate) async fn bind() -> Self {
         Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    /// One that comes where nobody was: until now the link was refused, and did not wait here.
+    pub(crate) fn come(deserted: Deserted) -> Self {
+        Self(deserted.listen())
     }
 
     pub(crate) fn port(&self) -> u16 {
