@@ -1,0 +1,133 @@
+//! JSON as it really arrives, from iLink and from whatever stands between: pushes and replies are read through this.
+//!
+//! Around the object there may be a byte order mark, white space and NULs; the body may be gzipped; within a string there may
+//! be bytes that are not UTF-8 (a name in GBK, say). None of this is a reason to lose a message, or to take a call that was
+//! executed for one that was not. What the object says is `fields`' and [`reply`](super::reply)'s.
+
+use std::borrow::Cow;
+use std::io::Read as _;
+
+use flate2::bufread::GzDecoder;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+const GZIP: &[u8] = b"\x1f\x8b";
+
+/// What a gzipped `body` holds; none if it is not gzipped, is damaged, or holds more than `max` bytes.
+///
+/// The first two bytes decide, not `Content-Encoding`: they begin no JSON, and proxies forget the header or leave it on.
+#[must_use]
+pub fn gunzip(body: &[u8], max: usize) -> Option<Vec<u8>> {
+    if !body.starts_with(GZIP) {
+        return None;
+    }
+    let mut unpacked = Vec::new();
+    let more_than_allowed = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
+    GzDecoder::new(body).take(more_than_allowed).read_to_end(&mut unpacked).ok()?;
+    (unpacked.len() <= max).then_some(unpacked)
+}
+
+/// The JSON text in `body`, where U+FFFD stands for what is not UTF-8.
+#[must_use]
+pub fn text(body: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(trimmed(body))
+}
+
+/// `body` without the byte order mark, white space and NULs around it.
+fn trimmed(body: &[u8]) -> &[u8] {
+    let is_void = |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, 0 | b'\x0b');
+    let mut rest = body;
+    loop {
+        let start = rest.iter().position(|byte| !is_void(byte)).unwrap_or(rest.len());
+        let end = rest.iter().rposition(|byte| !is_void(byte)).map_or(start, |last| last + 1);
+        let inner = rest.get(start..end).unwrap_or_default();
+        let inner = inner.strip_prefix(BYTE_ORDER_MARK).unwrap_or(inner);
+        let inner = inner.strip_suffix(BYTE_ORDER_MARK).unwrap_or(inner);
+        if inner.len() == rest.len() {
+            return inner;
+        }
+        rest = inner;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn gzipped(bytes: &[u8]) -> Vec<u8> {
+        let mut packer = GzEncoder::new(Vec::new(), Compression::best());
+        packer.write_all(bytes).unwrap();
+        packer.finish().unwrap()
+    }
+
+    #[test]
+    fn what_stands_around_the_object_is_skipped() {
+        for around in [
+            "{}",
+            "\u{feff}{}",
+            "{}\0",
+            "\0\0{}\0\r\n\0",
+            " \u{feff}\n{}\n",
+            "\u{feff}\u{feff}{}",
+            "\n\u{b}\u{c}{}\t",
+            "{}\u{feff}",
+            "\0\u{feff}\0{}",
+        ] {
+            assert_eq!(text(around.as_bytes()), "{}", "{around:?}");
+        }
+        for nothing in ["", " ", "\0", "\u{feff}", "\u{feff}\0\n\u{feff}"] {
+            assert_eq!(text(nothing.as_bytes()), "", "{nothing:?}");
+        }
+        assert_eq!(text("{\"a\":\"\u{feff} \0\"}".as_bytes()), "{\"a\":\"\u{feff} \0\"}", "within, all of it counts");
+        assert_eq!(text(b"\xef\xbb{}\xbf"), "\u{fffd}{}\u{fffd}", "half a mark is none");
+    }
+
+    #[test]
+    fn gzip_is_undone() {
+        assert_eq!(gunzip(&gzipped(b"{\"a\":1}"), 7).as_deref(), Some(&b"{\"a\":1}"[..]));
+        assert_eq!(gunzip(&gzipped(b""), 0), Some(vec![]));
+        let longer = [gzipped(b"{}"), b"\0\0".to_vec()].concat();
+        assert_eq!(gunzip(&longer, 10).as_deref(), Some(&b"{}"[..]), "what comes after it is skipped");
+    }
+
+    #[test]
+    fn what_is_no_gzip_is_not_unpacked() {
+        let packed = gzipped(b"{\"a\":1}");
+        let mut damaged = packed.clone();
+        damaged[packed.len() - 8] ^= 1;
+        for body in [b"".as_slice(), b"{}", b"\x1f", b"\x1f\x8b", &packed[..packed.len() - 1], &packed[..12], &damaged]
+        {
+            assert_eq!(gunzip(body, 1000), None);
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_not_unpacked() {
+        let bomb = gzipped(&vec![b' '; 50 << 20]);
+        assert!(bomb.len() < 100_000);
+        assert_eq!(gunzip(&bomb, 1 << 20), None);
+        assert_eq!(gunzip(&gzipped(b"{\"a\":1}"), 6), None);
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_in_a_string_spoil_nothing_but_the_string(spoilt: Vec<u8>) {
+            let plain: Vec<u8> = spoilt.into_iter().filter(|byte| *byte >= 0x80).collect();
+            let body = [b"{\"a\":\"", &plain[..], b"\",\"b\":1}"].concat();
+            let value: serde_json::Value = serde_json::from_str(&text(&body)).unwrap();
+            prop_assert_eq!(&value["b"], 1);
+            prop_assert_eq!(value["a"].as_str().unwrap(), String::from_utf8_lossy(&plain));
+        }
+
+        #[test]
+        fn no_gzip_panics(mut body: Vec<u8>) {
+            body.splice(0..0, [0x1f, 0x8b, 8]);
+            let _ = gunzip(&body, 1000);
+        }
+    }
+}
