@@ -1,4 +1,4 @@
-//! The README's examples, what start refuses, and what holds for every message.
+//! The examples of routes.md, what start refuses, and what holds for every message.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -48,7 +48,7 @@ fn map(source: &str, words: &[(&str, &str)]) -> Maps {
     Maps::from([(source.to_owned(), table)])
 }
 
-/// The first five of the README.
+/// The first five of routes.md.
 fn examples() -> Routes {
     let power = FromRule {
         pattern: Some("(?i)^(?<dev>lamp|fan) (?<v>on|off)$".to_owned()),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::route::{Heard, Outcome, Publish, Said};
 
-/// The README's.
+/// The examples of routes.md.
 pub(super) const EXAMPLES: &str = r#"
 [[route.from_ilink]]
 name = "power"

@@ -1,4 +1,4 @@
-//! The README's five examples, and what else the three projects' devices say.
+//! The five examples of routes.md, and what else the three projects' devices say.
 
 use serde_json::json;
 

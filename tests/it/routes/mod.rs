@@ -15,7 +15,7 @@ use crate::blackbox::world::World;
 use crate::support::bridge::{Bridge, TIME, UID, base64};
 use crate::support::eventually;
 
-/// The README's examples.
+/// The examples of routes.md.
 const EXAMPLES: &str = r#"
 [[route.from_ilink]]                  # "lamp on" → Tasmota
 name = "power"
