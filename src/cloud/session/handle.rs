@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::asks::{Access, Ask, Attempt, Origin, Renewal, Verb};
+use super::gate::{Gate, Open};
 use super::task::{Channels, Task};
 use super::types::{CloudState, Outcome, SessionConfig, Status};
 use super::words;
@@ -101,7 +102,18 @@ impl Session {
     /// for. It waits for those at most, never for the cloud to come back. Dropping the future abandons the attempt; whether
     /// iLink executed it is then unknown.
     pub async fn call(&self, call: &Call) -> Outcome {
-        match self.attempt(call, Origin::Command).await {
+        let Ok(outcome) = self.call_through(&Open, call).await;
+        outcome
+    }
+
+    /// As [`Self::call`], through a gate that every request has to pass.
+    ///
+    /// # Errors
+    ///
+    /// What the gate was shut by. Whether something had left before that, it knows itself; iLink refused that then, to have the
+    /// token or the registration renewed.
+    pub async fn call_through<G: Gate>(&self, gate: &G, call: &Call) -> Result<Outcome, G::Shut> {
+        Ok(match self.attempt_through(gate, call, Origin::Command).await? {
             Attempt::Reply(reply) => Outcome::Reply(reply),
             Attempt::Later(code) => {
                 Outcome::Retry { ambiguous: code.is_ambiguous(), code: Some(code), cause: words::not_now(code) }
@@ -110,7 +122,7 @@ impl Session {
                 Outcome::Retry { ambiguous: error.is_ambiguous(), code: None, cause: error.cause().to_owned() }
             }
             Attempt::NotReady { cause, code } => Outcome::NotReady { cause, code },
-        }
+        })
     }
 
     /// Resolves when calls are possible.
@@ -155,38 +167,44 @@ impl Session {
     }
 
     pub(super) async fn attempt(&self, call: &Call, origin: Origin) -> Attempt {
+        let Ok(attempt) = self.attempt_through(&Open, call, origin).await;
+        attempt
+    }
+
+    async fn attempt_through<G: Gate>(&self, gate: &G, call: &Call, origin: Origin) -> Result<Attempt, G::Shut> {
         let request = call.request(&self.shared.account);
         let mut used = self.access.borrow().clone();
         if let (Some(cause), Origin::Command | Origin::Upkeep) = (&used.closed, origin) {
-            return Attempt::NotReady { cause: cause.clone(), code: None };
+            return Ok(Attempt::NotReady { cause: cause.clone(), code: None });
         }
         let mut renewed = None;
         loop {
+            gate.pass().await?;
             let token = used.grant.as_ref().map(|grant| &grant.token);
             let reply = match self.shared.client.post(&request, token).await {
                 Ok(reply) => reply,
                 Err(error) => {
                     self.report(|heard| Ask::Lost { error: error.clone(), used, heard }).await;
-                    return Attempt::Lost(error);
+                    return Ok(Attempt::Lost(error));
                 }
             };
             let code = reply.code;
             let what = match verdict(code) {
                 Verdict::LastWord => {
                     self.shared.prove(&used, origin);
-                    return Attempt::Reply(reply);
+                    return Ok(Attempt::Reply(reply));
                 }
-                Verdict::Later => return Attempt::Later(code),
+                Verdict::Later => return Ok(Attempt::Later(code)),
                 Verdict::Renew(what) if renewed != Some(what) => what,
                 Verdict::Renew(_) | Verdict::Trouble => {
                     self.report(|heard| Ask::Trouble { code, used, origin, heard }).await;
-                    return Attempt::NotReady { cause: words::refused(code), code: Some(code) };
+                    return Ok(Attempt::NotReady { cause: words::refused(code), code: Some(code) });
                 }
             };
             match self.renew(what, code, used.clone(), origin).await {
                 // Repeated once: if something else was to be renewed after that, the next attempt finds it renewed.
                 Ok(_) if renewed.is_some() => {
-                    return Attempt::NotReady { cause: words::refused(code), code: Some(code) };
+                    return Ok(Attempt::NotReady { cause: words::refused(code), code: Some(code) });
                 }
                 Ok(access) => {
                     used = access;
@@ -197,7 +215,7 @@ impl Session {
                     if code.class() == Class::Conflict {
                         self.report(|heard| Ask::Trouble { code, used, origin, heard }).await;
                     }
-                    return Attempt::NotReady { cause, code: Some(code) };
+                    return Ok(Attempt::NotReady { cause, code: Some(code) });
                 }
             }
         }

@@ -31,6 +31,7 @@
 
 mod asks;
 mod callers;
+mod gate;
 mod handle;
 mod holds;
 mod own_calls;
@@ -47,6 +48,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub use gate::Gate;
 pub use handle::{Session, start};
 pub use quotas::ConfigQuota;
 pub use types::{CloudState, Outcome, RegisterPolicy, SessionConfig, Status};

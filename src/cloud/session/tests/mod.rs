@@ -2,6 +2,7 @@
 //! that long. The same over HTTP is in `tests/it/cloud.rs`.
 
 mod calls;
+mod gated;
 mod registering;
 mod upkeep;
 
