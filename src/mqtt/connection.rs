@@ -21,7 +21,7 @@ use super::link::Task;
 use super::outbox::Origin;
 use super::probe::Probe;
 use super::sending::SETTLE;
-use super::wire::{Accepted, Dialer, Event, WINDOW, Wire, keep_alive_of};
+use super::wire::{Accepted, Dialer, Event, SHORTEST_KEEP_ALIVE, WINDOW, Wire, keep_alive_of};
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -71,6 +71,8 @@ pub(super) struct Connection<'t, W: Wire> {
     /// Without any progress for so long, the connection is given up.
     pub(super) patience: Duration,
     last_event: Instant,
+    /// When to ask for a sign of life, where rumqttc does so too late.
+    ask_at: Option<Instant>,
     /// When the next PUBACK is overdue; none while nothing is in flight.
     pub(super) ack_due: Option<Instant>,
     /// Nothing is sent before: the broker's quota is exceeded, or it may be about to close.
@@ -113,6 +115,7 @@ impl<'t, W: Wire> Connection<'t, W> {
             maximum_packet: 0,
             patience,
             last_event: Instant::now(),
+            ask_at: None,
             ack_due: None,
             paused_until: None,
             refused_at: None,
@@ -232,7 +235,8 @@ impl<'t, W: Wire> Connection<'t, W> {
         self.window = usize::from(WINDOW.min(accepted.receive_maximum.saturating_sub(1)).max(1));
         self.receive_maximum = usize::from(accepted.receive_maximum);
         self.maximum_packet = accepted.maximum_packet;
-        self.patience = accepted.keep_alive * 2;
+        self.patience = accepted.keep_alive.max(Duration::from_secs(SHORTEST_KEEP_ALIVE)) * 2;
+        self.ask_at = accepted.ask_every.map(|every| Instant::now() + every);
     }
 
     /// Hands to rumqttc what there is to send.
@@ -254,7 +258,7 @@ impl<'t, W: Wire> Connection<'t, W> {
         let stalled = self.last_event + self.patience;
         // Delayed jobs outlive connections, and are only looked at when they could be sent.
         let due = if matches!(self.phase, Phase::Up | Phase::Leaving) { self.task.outbox.next_due() } else { None };
-        let own = [self.phase_until, self.ack_due, self.paused_until, due];
+        let own = [self.phase_until, self.ack_due, self.paused_until, self.ask_at, due];
         own.into_iter().chain(self.probe.timers()).flatten().fold(stalled, Instant::min)
     }
 
@@ -271,6 +275,17 @@ impl<'t, W: Wire> Connection<'t, W> {
         if passed(self.ack_due) || passed(Some(self.last_event + self.patience)) {
             return Err(End::Lost(self.task.dialer.explain.stalled()));
         }
+        if passed(self.ask_at) {
+            self.ask_at = Some(now + self.patience / 2);
+            self.ask();
+        }
         self.check_probe(now)
+    }
+
+    /// Asks for a sign of life: rumqttc sends no ping on demand, but a broker answers an UNSUBSCRIBE from what we never had.
+    fn ask(&self) {
+        if matches!(self.phase, Phase::Up) {
+            self.wire.unsubscribe(&self.task.dialer.config.base.self_test("ping"));
+        }
     }
 }

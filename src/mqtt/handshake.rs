@@ -24,6 +24,9 @@ impl<W: Wire> Connection<'_, W> {
         if accepted.receive_maximum == 0 {
             return Err(End::Lost(Failure::Protocol("a receive maximum of 0".to_owned())));
         }
+        if accepted.maximum_packet == 0 {
+            return Err(End::Lost(Failure::Protocol("a maximum packet size of 0".to_owned())));
+        }
         if !accepted.qos_1 {
             return Err(End::Lost(
                 explain.refused(ConnectRefusal::Other("it takes QoS 0 only; QoS 1 is needed".to_owned())),

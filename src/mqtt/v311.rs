@@ -117,6 +117,7 @@ fn convert(event: rumqttc::Event, event_loop: &EventLoop) -> Event {
             qos_1: true,
             retain: true,
             keep_alive: event_loop.mqtt_options.keep_alive(),
+            ask_every: None,
             session_expiry: None,
         }),
         Packet::Publish(publish) => message(publish),

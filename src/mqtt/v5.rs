@@ -21,6 +21,9 @@ use super::wire::{
 use crate::local::Publication;
 use crate::tls::spelled;
 
+/// The longest life that a device can give a command, in seconds: as `ttl` in its JSON.
+const LONGEST_EXPIRY: u32 = 30 * 24 * 60 * 60;
+
 pub(super) struct V5(AsyncClient);
 
 impl Wire for V5 {
@@ -76,9 +79,11 @@ impl Wire for V5 {
     async fn poll(event_loop: &mut EventLoop, dialer: &Dialer) -> Result<Event, Failure> {
         let event = event_loop.poll().await.map_err(|e| failure(e, &dialer.explain))?;
         if let v5::Event::Incoming(Packet::ConnAck(_)) = &event {
-            // The broker may have set the keep alive; 0 means none, which rumqttc would take for "ping without pause".
-            if event_loop.options.keep_alive().is_zero() {
-                event_loop.options.set_keep_alive(keep_alive_of(&dialer.config));
+            // The broker may have set the keep alive; 0 means none, which rumqttc would take for "ping without pause". More than
+            // ours is no use to us: pings are how we find out that the broker has gone.
+            let ours = keep_alive_of(&dialer.config);
+            if event_loop.options.keep_alive().is_zero() || event_loop.options.keep_alive() > ours {
+                event_loop.options.set_keep_alive(ours);
             }
         }
         Ok(convert(event, event_loop))
@@ -165,13 +170,16 @@ fn convert(event: v5::Event, event_loop: &EventLoop) -> Event {
 fn accepted(connack: &ConnAck, event_loop: &EventLoop) -> Accepted {
     let properties = connack.properties.as_ref();
     let maximum_packet = properties.and_then(|p| p.max_packet_size).and_then(|n| usize::try_from(n).ok());
+    let keep_alive = event_loop.options.keep_alive();
+    let theirs = properties.and_then(|p| p.server_keep_alive).unwrap_or_default();
     Accepted {
         session_present: connack.session_present,
         receive_maximum: properties.and_then(|p| p.receive_max).unwrap_or(u16::MAX),
         maximum_packet: maximum_packet.unwrap_or(LARGEST_PACKET),
         qos_1: properties.and_then(|p| p.max_qos) != Some(0),
         retain: properties.and_then(|p| p.retain_available) != Some(0),
-        keep_alive: event_loop.options.keep_alive(),
+        keep_alive,
+        ask_every: (u64::from(theirs) > keep_alive.as_secs()).then_some(keep_alive),
         session_expiry: properties.and_then(|p| p.session_expiry_interval),
     }
 }
@@ -198,7 +206,7 @@ fn message(publish: Publish) -> Event {
         pkid: publish.pkid,
         connection: 0,
         session_present: false,
-        message_expiry: properties.message_expiry_interval,
+        message_expiry: properties.message_expiry_interval.map(|seconds| seconds.min(LONGEST_EXPIRY)),
         response_topic: properties.response_topic,
         correlation_data: properties.correlation_data,
         user_properties: properties.user_properties,

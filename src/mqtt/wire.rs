@@ -92,7 +92,10 @@ pub(super) struct Accepted {
     pub(super) maximum_packet: usize,
     pub(super) qos_1: bool,
     pub(super) retain: bool,
+    /// Never more than ours.
     pub(super) keep_alive: Duration,
+    /// How often to ask for a sign of life ourselves: rumqttc took over a longer keep alive, and pings too late.
+    pub(super) ask_every: Option<Duration>,
     pub(super) session_expiry: Option<u32>,
 }
 

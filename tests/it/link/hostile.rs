@@ -200,6 +200,45 @@ async fn a_server_keep_alive_of_zero_does_not_mean_pings_without_pause() {
 }
 
 #[tokio::test]
+async fn a_server_keep_alive_of_hours_does_not_stretch_our_own_limits() {
+    let broker = ScriptedBroker::bind().await;
+    let mut settings = config(broker.port());
+    settings.timing.keep_alive = Duration::from_secs(5);
+    let mut tested = Tested::start(settings);
+    let hours = || ConnAckProperties { server_keep_alive: Some(u16::MAX), ..limits() };
+    let (mut peer, _) = broker.accept(false, hours()).await;
+    peer.up().await;
+    tested.until(|state| state.connected).await;
+    let serving = tokio::spawn(async move {
+        // Nothing happens here, and yet the link asks whether this broker is there.
+        for _ in 0..3 {
+            loop {
+                match peer.read_any().await.expect("the link keeps a connection that answers") {
+                    Packet::PingReq(_) => panic!("rumqttc pings by the keep alive of the broker"),
+                    Packet::Publish(publish) => peer.ack(publish.pkid, PubAckReason::Success).await,
+                    Packet::Unsubscribe(unsubscribe) => break peer.left(&unsubscribe).await,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        // From here on it answers nothing, and does not close either.
+        peer
+    });
+    let silent = timeout(DEADLINE, serving).await.expect("the link asks for a sign of life").unwrap();
+    tested.until(|state| !state.connected).await;
+    let (mut again, _) = broker.accept(false, hours()).await;
+    again.up().await;
+    let completion = tested.link.publisher.publish(Publication::raw("a".to_owned(), "x")).await;
+    // A publish that is not acknowledged: given up as soon.
+    drop(silent);
+    let mut last = broker.up().await;
+    let serving = tokio::spawn(async move { last.serve().await });
+    assert!(acked(&completion.await));
+    tested.stop().await;
+    serving.await.unwrap();
+}
+
+#[tokio::test]
 async fn garbage_at_any_point_costs_a_connection_and_nothing_else() {
     let broker = ScriptedBroker::bind().await;
     let tested = Tested::start(config(broker.port()));
