@@ -21,4 +21,7 @@ pub use backoff::{Backoff, Timing};
 pub use client::{Client, ClientConfig, ClientError, Post, TransportError, web_client};
 pub use handshakes::{Handshake, HandshakeLog};
 pub use registry::Registry;
-pub use session::{CloudState, ConfigQuota, Gate, Outcome, RegisterPolicy, Session, SessionConfig, Status, start};
+pub use session::{
+    CloudState, ConfigQuota, Door, Doors, Endpoint, Gate, Outcome, RegisterPolicy, Session, SessionConfig, Status,
+    start,
+};

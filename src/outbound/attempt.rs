@@ -15,7 +15,7 @@ use ulid::Ulid;
 use super::passed::passed;
 use super::record::{Command, Mark, Record, StoredResult};
 use super::route_book::RouteBook;
-use crate::cloud::{Backoff, Outcome, Session};
+use crate::cloud::{Backoff, Endpoint, Outcome, Session};
 use crate::counters::Counters;
 use crate::local::{Base, CommandResult, Status};
 use crate::log::Few;
@@ -62,8 +62,8 @@ pub enum Step {
     Gone,
     /// To be tried again.
     Later(Tried, Duration),
-    /// iLink cannot be called now; nothing was sent.
-    NotReady(Tried),
+    /// This endpoint cannot be called now; nothing was sent.
+    Closed(Tried, Endpoint),
 }
 
 /// What attempts need.
@@ -97,6 +97,10 @@ impl Attempts {
         tried.ambiguous |= command.mark != Mark::Unsent;
         if command.has_expired() {
             return self.expire(seq, command, tried).await;
+        }
+        let endpoint = Endpoint::of(&command.call);
+        if let Some(cause) = self.session.closed(endpoint) {
+            return Ok(Step::Closed(Tried { cause, ..tried }, endpoint));
         }
         let once = self.ambiguous == Ambiguous::Report || command.call.never_repeat();
         let before = command.mark;
@@ -141,7 +145,7 @@ impl Attempts {
                 let after = wait.jittered(tried.attempts);
                 Ok(Step::Later(tried, after))
             }
-            Outcome::NotReady { cause, code } => {
+            Outcome::NotReady { cause, code, after } => {
                 if code.is_some() {
                     // It was posted, and certainly not executed.
                     (tried.attempts, tried.code) = (command.attempts, code);
@@ -150,7 +154,10 @@ impl Attempts {
                 command.attempts = tried.attempts;
                 command.mark = before;
                 self.spool.replace_lazily(Queue::Outbound, seq, encode(&command));
-                Ok(Step::NotReady(tried))
+                Ok(match after {
+                    Some(after) => Step::Later(tried, after),
+                    None => Step::Closed(tried, endpoint),
+                })
             }
         }
     }

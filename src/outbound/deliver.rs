@@ -1,14 +1,14 @@
-//! The deliver loop: hands commands to attempts, lane by lane, while iLink can be called.
+//! The deliver loop: hands commands to attempts, lane by lane, while their endpoints can be called.
 //!
 //! ```text
 //!  accepted ──► lanes ──next──► attempt ──► finished ──► results
-//!                 ▲                │ later / not ready
+//!                 ▲                │ later / closed
 //!                 └────────────────┘
 //! ```
 //!
 //! It decides when and in which order; what an attempt's outcome means is [`super::attempt`]'s.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use super::attempt::{Attempts, Step, Tried};
 use super::lanes::Lanes;
 use super::record::{Command, Mark, Record};
 use crate::clock;
+use crate::cloud::{Door, Doors, Endpoint};
 use crate::progress::Progress;
 use crate::protocol::Receiver;
 use crate::routing::Routing;
@@ -56,6 +57,9 @@ pub struct DeliverConfig {
     pub rate_per_s: Option<u32>,
 }
 
+/// Lanes wait this long for their endpoint, unless its door calls them back: no command lives longer.
+const SHUT_OUT: Duration = Duration::from_hours(31 * 24);
+
 /// Newest commands remembered; beyond that, those that are gone are forgotten.
 const LATEST_MOST: usize = 10_000;
 
@@ -84,7 +88,9 @@ pub struct Deliver {
     tasks: JoinSet<Result<Ended, SpoolError>>,
     calls: usize,
     expiring: usize,
-    ready: bool,
+    doors: Doors,
+    /// Lanes whose head waits for its endpoint, and the end of that wait, should nothing happen before.
+    shut_out: HashMap<Endpoint, VecDeque<(Arc<Lane>, Duration)>>,
     next_call: Instant,
 }
 
@@ -100,6 +106,7 @@ impl Deliver {
     ) -> Self {
         Self {
             config,
+            doors: attempts.session.doors(),
             attempts,
             results,
             routing,
@@ -111,7 +118,7 @@ impl Deliver {
             tasks: JoinSet::new(),
             calls: 0,
             expiring: 0,
-            ready: false,
+            shut_out: HashMap::new(),
             next_call: Instant::now(),
         }
     }
@@ -132,8 +139,7 @@ impl Deliver {
             self.start_what_is_due();
             self.progress.rest();
             let wake = self.next_wake();
-            let attempts = Arc::clone(&self.attempts);
-            // recv() and join_next() are cancel-safe; ready() and the timer only observe.
+            // recv(), join_next() and changed() are cancel-safe; the timer only observes.
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(new) = accepted.recv() => {
@@ -142,7 +148,7 @@ impl Deliver {
                     }
                 }
                 Some(ended) = self.tasks.join_next() => self.ended(ended)?,
-                () = attempts.session.ready(), if !self.ready => self.ready = true,
+                () = self.doors.changed() => {}
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
         }
@@ -249,7 +255,8 @@ impl Deliver {
             self.end(seq);
         }
         self.lanes.wake(now);
-        while self.ready
+        self.let_in();
+        while self.doors.any()
             && self.calls < self.config.concurrency
             && self.lanes.has_ready()
             && self.may_begin()
@@ -260,6 +267,24 @@ impl Deliver {
             let attempts = Arc::clone(&self.attempts);
             self.tasks.spawn(async move { Ok(Ended::Call { seq, lane, step: attempts.attempt(seq, tried).await? }) });
         }
+    }
+
+    /// Sends lanes whose endpoint may be called back into the line: all of them, or one.
+    fn let_in(&mut self) {
+        let Self { doors, shut_out, lanes, .. } = self;
+        shut_out.retain(|endpoint, waiting| match doors.at(*endpoint) {
+            Door::Closed => true,
+            Door::Open => {
+                for (lane, until) in waiting.drain(..) {
+                    lanes.again(&lane, until);
+                }
+                false
+            }
+            Door::One => {
+                while waiting.pop_front().is_some_and(|(lane, until)| !lanes.again(&lane, until)) {}
+                !waiting.is_empty()
+            }
+        });
     }
 
     /// Spaces the calls evenly at the configured rate.
@@ -276,7 +301,7 @@ impl Deliver {
     fn next_wake(&self) -> Option<Instant> {
         let lanes = self.lanes.next_change().filter(|_| self.expiring < EXPIRING_AT_MOST);
         let lanes = lanes.map(|at| Instant::now() + at.saturating_sub(clock::boot_now()));
-        let waits_for_its_turn = self.ready && self.calls < self.config.concurrency && self.lanes.has_ready();
+        let waits_for_its_turn = self.doors.any() && self.calls < self.config.concurrency && self.lanes.has_ready();
         // Also if it has come meanwhile: nothing else may wake the loop for a long time.
         let rate = (self.config.rate_per_s.is_some() && waits_for_its_turn).then_some(self.next_call);
         lanes.into_iter().chain(rate).min()
@@ -309,14 +334,15 @@ impl Deliver {
                 self.lanes.later(&lane, clock::boot_now() + after);
                 self.drop_stale(seq);
             }
-            (Step::NotReady(tried), Some(lane)) => {
+            (Step::Closed(tried, endpoint), Some(lane)) => {
                 self.tried.insert(seq, tried);
-                self.ready = false;
-                self.lanes.later(&lane, clock::boot_now());
+                let until = clock::boot_now() + SHUT_OUT;
+                self.lanes.later(&lane, until);
+                self.shut_out.entry(endpoint).or_default().push_back((lane, until));
                 self.drop_stale(seq);
             }
             // An expiry always finishes its command.
-            (Step::Later(..) | Step::NotReady(_), None) => {}
+            (Step::Later(..) | Step::Closed(..), None) => {}
         }
         Ok(())
     }

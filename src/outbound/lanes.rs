@@ -107,6 +107,17 @@ impl<K: Eq + Hash> Lanes<K> {
         }
     }
 
+    /// A lane that waits until `at` joins the line now; false if it no longer does.
+    pub fn again(&mut self, key: &Arc<K>, at: Duration) -> bool {
+        let at = millis(at);
+        let Some(lane) = self.queues.get(key).filter(|lane| lane.state == State::Waiting(at)) else { return false };
+        if let Some((seq, _)) = lane.numbers.front() {
+            self.waiting.remove(&(at, *seq));
+        }
+        self.make_ready(key);
+        true
+    }
+
     /// Lanes whose waiting is over join the line.
     pub fn wake(&mut self, now: Duration) {
         let now = millis(now);
@@ -227,6 +238,25 @@ mod tests {
         assert_eq!(lanes.next_change(), Some(at(5)));
         lanes.wake(at(5));
         assert_eq!(lanes.take_next().unwrap().1, 1);
+    }
+
+    #[test]
+    fn a_lane_is_called_back_only_from_the_wait_that_is_meant() {
+        let mut lanes = Lanes::default();
+        lanes.push("a", 1, at(3));
+        lanes.push("a", 2, FAR);
+        let (a, _) = lanes.take_next().unwrap();
+        assert!(!lanes.again(&a, at(9)), "under way");
+        lanes.later(&a, at(9));
+        assert!(lanes.again(&a, at(9)) && !lanes.again(&a, at(9)));
+        let (a, _) = lanes.take_next().unwrap();
+        lanes.later(&a, at(9));
+        assert_eq!(lanes.expired(at(3)), Some(1));
+        let (a, second) = lanes.take_next().unwrap();
+        assert_eq!(second, 2);
+        lanes.later(&a, at(10));
+        assert!(!lanes.again(&a, at(9)), "another wait, of another command");
+        assert!(lanes.again(&a, at(10)) && lanes.waiting.is_empty());
     }
 
     #[test]

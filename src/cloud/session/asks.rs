@@ -15,8 +15,6 @@ pub(super) struct Access {
     pub(super) registration: u64,
     /// Counts how often the way was opened: what an attempt from before tells about it is no news.
     pub(super) opening: u64,
-    /// Why calls have to wait.
-    pub(super) closed: Option<String>,
 }
 
 #[derive(Clone)]

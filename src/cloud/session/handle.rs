@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::asks::{Access, Ask, Attempt, Origin, Renewal, Verb};
+use super::doors::{Door, Doors, Endpoint, Keeper, Table};
 use super::gate::{Gate, Open};
 use super::task::{Channels, Task};
 use super::types::{CloudState, Outcome, SessionConfig, Status};
@@ -25,6 +26,7 @@ const ASKS: usize = 256;
 pub(super) struct Shared {
     pub(super) client: Box<dyn Post>,
     pub(super) account: Account,
+    pub(super) doors: Arc<Keeper>,
     /// The newest token and registration with which a call succeeded.
     pub(super) proven_token: AtomicU64,
     pub(super) proven_registration: AtomicU64,
@@ -58,8 +60,8 @@ pub fn start(
     shutdown: CancellationToken,
 ) -> (Session, JoinHandle<()>) {
     let starting = words::starting();
-    let (access, access_seen) =
-        watch::channel(Access { grant: None, registration: 0, opening: 0, closed: Some(starting.clone()) });
+    let doors = Arc::new(Keeper::new(&starting));
+    let (access, access_seen) = watch::channel(Access { grant: None, registration: 0, opening: 0 });
     let (status, status_seen) = watch::channel(Status {
         state: CloudState::Offline,
         cause: starting,
@@ -73,6 +75,7 @@ pub fn start(
     let shared = Shared {
         client: Box::new(client),
         account: config.account.clone(),
+        doors,
         proven_token: AtomicU64::new(0),
         proven_registration: AtomicU64::new(0),
         served: AtomicU64::new(0),
@@ -121,16 +124,31 @@ impl Session {
             Attempt::Lost(error) => {
                 Outcome::Retry { ambiguous: error.is_ambiguous(), code: None, cause: error.cause().to_owned() }
             }
-            Attempt::NotReady { cause, code } => Outcome::NotReady { cause, code },
+            Attempt::NotReady { cause, code } => Outcome::NotReady { cause, code, after: None },
         })
     }
 
-    /// Resolves when calls are possible.
+    /// Which endpoints may be called, now and whenever that changes: see [`doors`](super::doors) for how to use them.
+    #[must_use]
+    pub fn doors(&self) -> Doors {
+        self.shared.doors.doors()
+    }
+
+    /// Why `endpoint` cannot be called now, if so: whoever asks before it prepares a call saves the preparation.
+    #[must_use]
+    pub fn closed(&self, endpoint: Endpoint) -> Option<String> {
+        self.shared.doors.closed(endpoint).map(|cause| cause.to_string())
+    }
+
+    /// Resolves when every endpoint may be called by everybody; never once the session has ended: whoever waits is being
+    /// stopped as well.
     pub async fn ready(&self) {
-        if self.access.clone().wait_for(|access| access.closed.is_none()).await.is_err() {
-            // The session has ended; whoever waits is being stopped as well.
-            std::future::pending::<()>().await;
-        }
+        self.doors().wait(Table::all_open).await;
+    }
+
+    /// Resolves when `endpoint` may be called, if only by one; never once the session has ended.
+    pub async fn ready_for(&self, endpoint: Endpoint) {
+        self.doors().wait(|table| table.at(endpoint) != Door::Closed).await;
     }
 
     /// Registers the callback on the operator's behalf, also if it is registered already; ends an explicit unregistration.
@@ -174,9 +192,14 @@ impl Session {
     async fn attempt_through<G: Gate>(&self, gate: &G, call: &Call, origin: Origin) -> Result<Attempt, G::Shut> {
         let request = call.request(&self.shared.account);
         let mut used = self.access.borrow().clone();
-        if let (Some(cause), Origin::Command | Origin::Upkeep) = (&used.closed, origin) {
-            return Ok(Attempt::NotReady { cause: cause.clone(), code: None });
-        }
+        // Held until the end, when the task has heard what became of the call.
+        let _pass = match origin {
+            Origin::Probe => None,
+            Origin::Command | Origin::Upkeep => match self.shared.doors.enter(Endpoint::of(call)) {
+                Ok(pass) => Some(pass),
+                Err(cause) => return Ok(Attempt::NotReady { cause: cause.to_string(), code: None }),
+            },
+        };
         let mut renewed = None;
         loop {
             gate.pass().await?;

@@ -27,10 +27,11 @@
 //! | anything | 1016, 1017 | again after 1 s to 60 s |
 //! | anything | no reply | hold, `offline`, 1 s to 60 s; if the request may have been read, a probe first tells whether the service is down or only choked on this request |
 //!
-//! It does not queue commands: whoever is told [`Outcome::NotReady`] waits for [`Session::ready`].
+//! It does not queue commands: whoever is told [`Outcome::NotReady`] waits for its endpoint's [`Door`].
 
 mod asks;
 mod callers;
+mod doors;
 mod gate;
 mod handle;
 mod holds;
@@ -48,6 +49,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub use doors::{Door, Doors, Endpoint};
 pub use gate::Gate;
 pub use handle::{Session, start};
 pub use quotas::ConfigQuota;

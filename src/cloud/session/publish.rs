@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use super::asks::{Access, Renewal};
+use super::doors::{Endpoint, Setting};
 use super::task::Task;
 use super::tracks::Known;
 use super::types::CloudState;
@@ -86,15 +87,15 @@ impl Task {
             grant: living.map(|living| living.grant.clone()),
             registration: self.registration.epoch,
             opening: self.opening,
-            closed,
         };
         self.access.send_if_modified(|seen| {
             let changed = seen.generation() != access.generation()
-                || (seen.registration, seen.opening) != (access.registration, access.opening)
-                || seen.closed != access.closed;
+                || (seen.registration, seen.opening) != (access.registration, access.opening);
             *seen = access;
             changed
         });
+        let all = closed.map_or(Setting::Open, |cause| Setting::Closed { cause: cause.into() });
+        self.session.shared.doors.set(all, Endpoint::ALL.map(|_| Setting::Open));
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::asks::{Access, Ask, Renewal, Verb};
+use super::doors::Keeper;
 use super::handle::Session;
 use super::own_calls::Done;
 use super::quotas::QuotaMarks;
@@ -120,6 +121,7 @@ impl Task {
     }
 
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        let _end = End(Arc::clone(&self.session.shared.doors));
         self.restore().await;
         loop {
             let wake = self.step(Instant::now());
@@ -299,11 +301,19 @@ impl Task {
             } else if running {
                 self.waiting.push(waiting);
             } else {
-                let cause =
-                    access.closed.clone().or_else(|| self.token.trouble.clone()).unwrap_or_else(words::no_renewal);
+                let cause = self.closed().or_else(|| self.token.trouble.clone()).unwrap_or_else(words::no_renewal);
                 let _ = waiting.answer.send(Err(cause));
             }
         }
+    }
+}
+
+/// Closes the doors for good when the task ends, also by a panic.
+struct End(Arc<Keeper>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 

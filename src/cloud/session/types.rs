@@ -123,11 +123,13 @@ pub enum Outcome {
         /// Why it failed.
         cause: String,
     },
-    /// Nothing was executed: the session cannot call now. Wait for [`Session::ready`](super::Session::ready).
+    /// Nothing was executed: this call is not possible now.
     NotReady {
         /// Why.
         cause: String,
         /// What iLink refused this very call with; none if it was not posted.
         code: Option<ResultCode>,
+        /// This call alone has to wait, that long; none if its endpoint is closed: wait for [`Doors`](super::Doors).
+        after: Option<Duration>,
     },
 }

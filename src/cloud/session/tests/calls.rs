@@ -385,5 +385,6 @@ async fn after_the_end_there_are_answers_still() {
     assert!(session.query().await.unwrap_err().contains("ended"));
     world.service.next("send_msg", [code(1008)]);
     not_ready(&session.call(&text("413")).await);
-    assert!(timeout(HOUR, session.ready()).await.is_ok(), "the last that was known was that calls are possible");
+    assert!(timeout(HOUR, session.ready()).await.is_err(), "an end is not readiness");
+    assert!(timeout(HOUR, session.doors().changed()).await.is_err());
 }
