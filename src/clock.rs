@@ -46,7 +46,7 @@ pub fn rfc3339(ms: u64) -> String {
 }
 
 /// The moment something was accepted, readable again by a later run of the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stamp {
     run: u64,
     boot_ms: u64,

@@ -2,7 +2,7 @@
 //!
 //! A loop that waits for work, for the broker or for iLink rests, however long: nobody's reachability is our health. A loop
 //! that is at work on one thing for half a minute is stuck, unless it is excused: rebuilding a large damaged spool takes as
-//! long as the disk needs, and to be killed meanwhile would only begin it anew.
+//! long as the disk needs, and to be killed meanwhile would only begin it anew; the same where it cannot be read for a while.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use tracing::error;
+use tracing::warn;
 
 use crate::clock;
 use crate::counters::Counters;
@@ -21,33 +21,48 @@ pub struct SetAside {
     spool: Spool,
     counters: Arc<Counters>,
     not_kept: Arc<Seldom>,
+    once: bool,
 }
 
 impl SetAside {
     /// A store in `spool`.
     #[must_use]
     pub fn new(spool: Spool, counters: Arc<Counters>) -> Self {
-        Self { spool, counters, not_kept: Arc::default() }
+        Self { spool, counters, not_kept: Arc::default(), once: false }
     }
 
-    /// Keeps a refused publish. True once it is durable; false leaves the caller's own row as the only copy.
+    /// The same store, for who has no row that waits meanwhile: what the disk refuses is not tried again.
+    #[must_use]
+    pub fn trying_once(&self) -> Self {
+        Self { once: true, ..self.clone() }
+    }
+
+    /// Keeps a refused publish, for as long as it takes while the disk refuses it. True once it is durable; false if the bridge
+    /// stops first: then the caller's own row is the only copy.
     pub async fn keep(&self, refused: &Publication, refusal: &Refusal) -> bool {
-        self.counters.publishes_set_aside.add();
         let row = serde_json::json!({
             "at_ms": clock::wall_now_ms(),
             "topic": refused.topic,
             "reason": refusal.reason,
             "payload_base64": STANDARD.encode(&refused.payload),
         });
-        match self.spool.set_aside(row.to_string().into_bytes()).await {
-            // Full: larger than the whole store, counted and warned of, and there is nowhere to keep it.
-            Ok(()) | Err(SpoolError::Full) => true,
-            Err(failed) => {
-                if self.not_kept.may() {
-                    error!(%failed, "could not set a refused publish aside; it is tried again after a restart");
-                }
-                false
-            }
+        let row = row.to_string().into_bytes();
+        let stored = if self.once {
+            self.spool.set_aside(row).await.inspect_err(|error| self.tell(error))
+        } else {
+            self.spool.set_aside_in_the_end(row, |error| self.tell(error)).await
+        };
+        // Full: larger than the whole store, counted and warned of, and there is nowhere to keep it.
+        let kept = matches!(stored, Ok(()) | Err(SpoolError::Full));
+        if kept {
+            self.counters.publishes_set_aside.add();
+        }
+        kept
+    }
+
+    fn tell(&self, refused: &SpoolError) {
+        if matches!(refused, SpoolError::Unwritable(_)) && self.not_kept.may() {
+            warn!(%refused, "a refused publish cannot be set aside now; what came with it waits in the spool meanwhile");
         }
     }
 }
@@ -68,7 +83,7 @@ pub fn age(row: &[u8]) -> Option<Duration> {
 pub enum Settled {
     /// Each was acknowledged by the broker, or refused and set aside.
     All,
-    /// One was refused and could not be set aside.
+    /// One was refused and could not be set aside, before the bridge stopped or by who tries once.
     NotKept,
     /// The link stopped first.
     Stopped,

@@ -39,7 +39,7 @@ pub(super) fn start(
     let mqtt::Link { publisher, commands, state, task, .. } = link;
     let set_aside = SetAside::new(core.spool.clone(), Arc::clone(&core.counters));
     let [relay_progress, accept_progress, deliver_progress] =
-        std::array::from_fn(|_| Progress::unless(core.spool.rebuilding()));
+        std::array::from_fn(|_| Progress::unless(core.spool.waits_for_the_disk()));
     let (accepted, accepted_rx) = mpsc::unbounded_channel();
     let (results, results_rx) = mpsc::unbounded_channel();
     let (births, births_rx) = watch::channel(0);
@@ -58,7 +58,7 @@ pub(super) fn start(
         config: parts::accept_config(config),
         spool: core.spool.clone(),
         publisher: publisher.clone(),
-        set_aside: set_aside.clone(),
+        set_aside: set_aside.trying_once(),
         link: state,
         routing: routes.routing(),
         book: routes.book.clone(),

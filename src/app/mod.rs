@@ -146,6 +146,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     if let Some(failure) = &failure {
         error!(failure, "stopping: a part of the bridge failed");
     }
+    core.spool.stop_trying();
     self::stop(&shutdown, critical, loops.link_task, session_task, observers).await;
     let _ = std::fs::remove_file(control::socket(core.state_dir.path()));
     core.close().await;

@@ -178,8 +178,7 @@ async fn depth(spool: &Spool, queue: Queue) -> QueueHealth {
 }
 
 async fn oldest(spool: &Spool, queue: Queue) -> Option<Duration> {
-    let rows = spool.read_after(queue, 0, 1, usize::MAX).await.ok()?;
-    let row = &rows.first()?.data;
+    let row = &spool.oldest(queue).await.ok()??.data;
     match queue {
         Queue::Inbound => match inbound::record::Record::decode(row).ok()? {
             inbound::record::Record::Push { at, .. } => Some(at.age()),

@@ -33,6 +33,7 @@ impl Db {
         sync: Sync,
     ) -> Result<Committed, Fault> {
         self.set_sync(sync)?;
+        self.refresh()?;
         let mut counts = self.counts;
         let mut repeats = mem::take(&mut self.repeats);
         match self.transact(ops, pending, limits, (&mut counts, &mut repeats)) {
@@ -42,12 +43,9 @@ impl Db {
                 Ok(committed)
             }
             Err(error) => {
-                let fault = Fault::from(error);
-                if !matches!(fault, Fault::Fatal(_)) {
-                    // What the map took in is not stored: read it anew.
-                    self.repeats = Repeats::load(&self.conn)?;
-                }
-                Err(fault)
+                // What the map took in is not stored.
+                self.repeats_stale = true;
+                Err(error.into())
             }
         }
     }
@@ -71,6 +69,12 @@ impl Db {
         committed.void_went = pending.removes_void(self.sync == Sync::Now);
         if committed.void_went {
             for (digest, at) in &pending.void {
+                repeats.forget_of(&tx, digest, *at)?;
+            }
+        }
+        // Before what is remembered: of a forget and a remember of one key, what is still pending here came last.
+        for op in ops {
+            if let Task::ForgetRepeat(digest, at) = &op.task {
                 repeats.forget_of(&tx, digest, *at)?;
             }
         }
@@ -105,10 +109,8 @@ impl Db {
                     keys::forget_session(&tx)?;
                     0
                 }
-                Task::ForgetRepeat(digest) => {
-                    repeats.forget(&tx, digest)?;
-                    0
-                }
+                // Done above.
+                Task::ForgetRepeat(..) => 0,
             });
         }
         for (queue, seq, data) in pending.replaced() {

@@ -145,8 +145,13 @@ pub(super) struct Db {
     pub(super) counts: PerQueue<Count>,
     pub(super) repeats: Repeats,
     pub(super) sync: Sync,
+    /// What `repeats` holds is not what is stored: it was changed for a commit that failed.
+    pub(super) repeats_stale: bool,
     #[cfg(test)]
     pub(super) fail_commit: Option<i32>,
+    /// How many of the next reads fail, and with which code.
+    #[cfg(test)]
+    pub(super) fail_reads: (u32, i32),
 }
 
 impl Db {
@@ -186,9 +191,31 @@ impl Db {
             counts,
             repeats,
             sync: Sync::Now,
+            repeats_stale: false,
             #[cfg(test)]
             fail_commit: None,
+            #[cfg(test)]
+            fail_reads: (0, 0),
         })
+    }
+
+    /// Sees to it that `repeats` is what is stored.
+    pub(super) fn refresh(&mut self) -> Result<()> {
+        if self.repeats_stale {
+            self.repeats = Repeats::load(&self.conn)?;
+            self.repeats_stale = false;
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn fail_read(&mut self) -> Result<()> {
+        let (times, code) = &mut self.fail_reads;
+        if *times == 0 {
+            return Ok(());
+        }
+        *times -= 1;
+        Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(*code), None))
     }
 
     pub(super) fn set_sync(&mut self, sync: Sync) -> Result<()> {

@@ -11,6 +11,8 @@ const FULL: &str = "the disk is full: free some space on it";
 pub(super) enum Fault {
     /// Nothing was changed, and it may work later.
     Unwritable(String),
+    /// The disk did not give back what it holds. It may do so in a moment; if it goes on, it is damage.
+    Unread(String),
     /// The file does not hold what it should: rebuild it from what can be read.
     Damaged(String),
     /// What the disk holds is unknown from here on: stop, so that nothing is promised that is not kept.
@@ -37,7 +39,8 @@ impl From<rusqlite::Error> for Fault {
                     "the disk failed to sync: look into the kernel's log (dmesg), it may be failing ({error})"
                 ));
             }
-            ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ | ffi::SQLITE_IOERR_CORRUPTFS => {
+            ffi::SQLITE_IOERR_READ => return Self::Unread(error.to_string()),
+            ffi::SQLITE_IOERR_SHORT_READ | ffi::SQLITE_IOERR_CORRUPTFS => {
                 return Self::Damaged(error.to_string());
             }
             // The index of the log is given its room before it is used; that is all that can go wrong there.
@@ -90,8 +93,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_damage() {
-        for code in [ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB, ffi::SQLITE_IOERR_READ, ffi::SQLITE_ERROR] {
+        for code in [ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_ERROR] {
             assert!(matches!(fault(code), Fault::Damaged(_)), "{code}");
+        }
+        // In the end: see `Unread`.
+        assert!(matches!(fault(ffi::SQLITE_IOERR_READ), Fault::Unread(_)));
+        for code in [ffi::SQLITE_BUSY, ffi::SQLITE_NOMEM, ffi::SQLITE_CANTOPEN, ffi::SQLITE_IOERR_NOMEM] {
+            assert!(matches!(fault(code), Fault::Unwritable(_)), "{code}");
         }
     }
 }

@@ -85,6 +85,15 @@ impl Files {
         fs::metadata(companion(&self.main, "-wal")).map_or(0, |file| file.len())
     }
 
+    /// Whether the disk gives back all of the database and its log. `SQLite` calls a file damaged that the disk did not read for it.
+    pub(super) fn can_be_read(&self) -> bool {
+        let read = |path: &Path| match File::open(path) {
+            Ok(mut file) => io::copy(&mut file, &mut io::sink()).is_ok(),
+            Err(error) => error.kind() == ErrorKind::NotFound,
+        };
+        read(&self.main) && read(&companion(&self.main, "-wal"))
+    }
+
     /// Moves the database and its companions out of the way, under the next number. Only the last few are kept: a failing disk
     /// would fill itself with them.
     pub(super) fn move_aside(&self) -> io::Result<PathBuf> {

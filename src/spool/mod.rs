@@ -44,6 +44,7 @@ mod disk;
 mod fault;
 mod files;
 mod keys;
+mod patience;
 mod pending;
 mod recovery;
 mod request;
@@ -61,6 +62,7 @@ use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use answered::Answered;
 use pending::{Change, Lazy};
@@ -89,6 +91,7 @@ struct Inner {
     waiting: Arc<Semaphore>,
     limits: Limits,
     shared: Arc<Shared>,
+    no_more_tries: CancellationToken,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -115,7 +118,8 @@ impl Spool {
             })
             .map_err(|source| OpenError::File { path, source })?;
         let waiting = Arc::new(Semaphore::new(WAITING_MOST));
-        let inner = Inner { requests, waiting, limits, shared, thread: Mutex::new(Some(thread)) };
+        let no_more_tries = CancellationToken::new();
+        let inner = Inner { requests, waiting, limits, shared, no_more_tries, thread: Mutex::new(Some(thread)) };
         Ok((Self { inner: Arc::new(inner) }, recovered))
     }
 
@@ -179,7 +183,8 @@ impl Spool {
     ///
     /// # Errors
     ///
-    /// [`SpoolError`], never `Full`. Damage is no error: damaged rows are counted, reported and left out.
+    /// `Failed`, or after [`Self::stop_trying`] `Unwritable`: what cannot be read now is tried again until it can. Damage is no
+    /// error: damaged rows are counted, reported and left out.
     pub async fn read_after(
         &self,
         queue: Queue,
@@ -188,7 +193,18 @@ impl Spool {
         max_bytes: usize,
     ) -> Result<Vec<Row>, SpoolError> {
         let most = (max_rows, max_bytes);
-        self.ask(|reply| Request::Read(Read::After { queue, after, most, reply })).await
+        self.look(|reply| Request::Read(Read::After { queue, after, most, reply })).await
+    }
+
+    /// The oldest row, for who only looks: asked once.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError`], never `Full`.
+    pub async fn oldest(&self, queue: Queue) -> Result<Option<Row>, SpoolError> {
+        let rows =
+            self.ask(|reply| Request::Read(Read::After { queue, after: 0, most: (1, usize::MAX), reply })).await?;
+        Ok(rows.into_iter().next())
     }
 
     /// One row, if it is there.
@@ -197,7 +213,7 @@ impl Spool {
     ///
     /// As [`Self::read_after`].
     pub async fn read(&self, queue: Queue, seq: u64) -> Result<Option<Row>, SpoolError> {
-        self.ask(|reply| Request::Read(Read::One { queue, seq, reply })).await
+        self.look(|reply| Request::Read(Read::One { queue, seq, reply })).await
     }
 
     /// The keys that are alive.
@@ -206,7 +222,7 @@ impl Spool {
     ///
     /// As [`Self::read_after`].
     pub async fn load_keys(&self) -> Result<Keys, SpoolError> {
-        self.ask(|reply| Request::Read(Read::Keys { reply })).await
+        self.look(|reply| Request::Read(Read::Keys { reply })).await
     }
 
     /// Forgets the [`Key::Repeat`] of that moment. When it returns, a killed process has forgotten it too; the loss of power may
@@ -219,7 +235,7 @@ impl Spool {
         if self.inner.shared.answered.note(&digest, at, || self.lazily(Lazy::ForgetRepeat(digest, at))) {
             return Ok(());
         }
-        self.store(Task::ForgetRepeat(digest)).await.map(|_| ())
+        self.store(Task::ForgetRepeat(digest, at)).await.map(|_| ())
     }
 
     /// Remembers a [`Key::Repeat`] that was forgotten, lazily.
@@ -253,7 +269,7 @@ impl Spool {
     ///
     /// As [`Self::read_after`].
     pub async fn notes(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, SpoolError> {
-        self.ask(|reply| Request::Read(Read::Notes { prefix: prefix.to_owned(), reply })).await
+        self.look(|reply| Request::Read(Read::Notes { prefix: prefix.to_owned(), reply })).await
     }
 
     /// How much a queue holds, as of the last commit. No I/O.
@@ -286,10 +302,11 @@ impl Spool {
         self.inner.shared.writable.subscribe()
     }
 
-    /// Whether a damaged database is being rebuilt, which everybody who asks for something waits for.
+    /// Whether everybody who asks for something waits for the disk, and a restart would not help: a damaged database is being
+    /// rebuilt, or it cannot be read now.
     #[must_use]
-    pub fn rebuilding(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.inner.shared.rebuilding)
+    pub fn waits_for_the_disk(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.inner.shared.excused)
     }
 
     /// Resolves, with the cause, once the spool has failed; never after a clean close.

@@ -1,6 +1,6 @@
 //! Lazy operations waiting for a commit to ride with. What supersedes another before it was stored saves its write.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -34,7 +34,7 @@ pub(super) struct Pending {
     pub(super) notes: BTreeMap<String, Option<Vec<u8>>>,
     /// Keys that are void already, by their marks: their removal can wait for the next commit with a sync,
     /// which mostly writes keys anyway.
-    pub(super) void: HashMap<[u8; 32], Stamp>,
+    pub(super) void: HashSet<([u8; 32], Stamp)>,
     /// Marks of this run whose keys' removal is pending.
     marks: u64,
     since: Option<Instant>,
@@ -50,14 +50,12 @@ impl Pending {
                 }
             }
             Lazy::RememberRepeat(digest, at) => {
-                self.void.remove(&digest);
+                self.void.remove(&(digest, at));
                 self.remembered.insert(digest, at);
             }
             Lazy::ForgetRepeat(digest, at) => {
-                if self.remembered.get(&digest) == Some(&at) {
-                    self.remembered.remove(&digest);
-                }
-                self.void.insert(digest, at);
+                self.forget_repeat(digest, at);
+                self.void.insert((digest, at));
                 self.marks += 1;
                 return;
             }
@@ -72,6 +70,13 @@ impl Pending {
     pub(super) fn supersede(&mut self, queue: Queue, seq: u64) {
         if matches!(self.rows.get(&(queue, seq)), Some(Change::Replace(_))) {
             self.rows.remove(&(queue, seq));
+        }
+    }
+
+    /// A key is forgotten after whatever was to be remembered of it.
+    pub(super) fn forget_repeat(&mut self, digest: [u8; 32], at: Stamp) {
+        if self.remembered.get(&digest) == Some(&at) {
+            self.remembered.remove(&digest);
         }
     }
 

@@ -7,6 +7,8 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -19,6 +21,10 @@ use super::types::{OpenError, PerQueue, Queue, Recovered};
 
 /// Bytes copied between two commits.
 const COPY_BATCH: u64 = 4 * 1024 * 1024;
+
+/// How often, and after which pause, is tried again what the disk does not give back; what it still does not give then is lost.
+const UNREAD_TRIES: u32 = 15;
+const UNREAD_PAUSE: Duration = Duration::from_millis(200);
 
 /// What came out of a rebuild.
 pub(super) struct Rebuilt {
@@ -62,13 +68,20 @@ pub(super) fn open(dir: &Path) -> Result<(Db, Files, Recovered), OpenError> {
         ));
     }
     let mut opened = Db::open(&files.main);
+    for _ in 0..UNREAD_TRIES {
+        if !opened.as_ref().is_err_and(|fault| is_unread(fault, &files)) {
+            break;
+        }
+        thread::sleep(UNREAD_PAUSE);
+        opened = Db::open(&files.main);
+    }
     if opened.as_ref().is_err_and(Fault::is_full) && files.drop_ballast() {
         // Opening takes a little room, too.
         opened = Db::open(&files.main);
     }
     match opened {
         Ok(db) => Ok((db, files, recovered)),
-        Err(Fault::Damaged(cause)) => {
+        Err(Fault::Damaged(cause) | Fault::Unread(cause)) => {
             let rebuilt = rebuild(&files, None)?;
             recovered.alarms.push(format!(
                 "the spool was damaged ({cause}): {} rows were saved, {} are known to be lost; the old one is {}",
@@ -93,12 +106,17 @@ fn create(files: &Files) -> Result<(), OpenError> {
     files.install().map_err(file)
 }
 
+/// Whether it is the disk's fault, which may be over in a moment.
+fn is_unread(fault: &Fault, files: &Files) -> bool {
+    matches!(fault, Fault::Unread(_)) || matches!(fault, Fault::Damaged(_)) && !files.can_be_read()
+}
+
 fn open_fresh(files: &Files) -> Result<Db, OpenError> {
     Db::open(&files.fresh).map_err(|fault| in_fresh(files, fault))
 }
 
 fn in_fresh(files: &Files, fault: impl Into<Fault>) -> OpenError {
-    let (Fault::Unwritable(cause) | Fault::Damaged(cause) | Fault::Fatal(cause)) = fault.into();
+    let (Fault::Unwritable(cause) | Fault::Unread(cause) | Fault::Damaged(cause) | Fault::Fatal(cause)) = fault.into();
     OpenError::Database { path: files.fresh.clone(), cause }
 }
 
@@ -118,7 +136,7 @@ pub(super) fn rebuild(files: &Files, known: Option<&PerQueue<Count>>) -> Result<
     let file = |source: io::Error| OpenError::File { path: files.fresh.clone(), source };
     files.create_fresh().map_err(file)?;
     let mut fresh = open_fresh(files)?;
-    let (kept, lost) = copy(&files.main, &mut fresh, known).map_err(|fault| in_fresh(files, fault))?;
+    let (kept, lost) = copy(files, &mut fresh, known).map_err(|fault| in_fresh(files, fault))?;
     close(fresh, files)?;
     let moved_to = files.exchange().map_err(file)?;
     let db = Db::open(&files.main).map_err(|fault| in_fresh(files, fault))?;
@@ -126,10 +144,10 @@ pub(super) fn rebuild(files: &Files, known: Option<&PerQueue<Count>>) -> Result<
 }
 
 /// Copies what can be read; gives the rows kept and those known to be lost.
-fn copy(from: &Path, to: &mut Db, known: Option<&PerQueue<Count>>) -> Result<(u64, u64), Fault> {
+fn copy(files: &Files, to: &mut Db, known: Option<&PerQueue<Count>>) -> Result<(u64, u64), Fault> {
     // One sync at the end is enough: until then the copy is worth nothing.
     to.conn.pragma_update(None, "synchronous", "OFF")?;
-    let old = open_damaged(from);
+    let old = open_damaged(&files.main);
     let (mut kept, mut lost) = (0, 0);
     for queue in Queue::ALL {
         let known = match (known, &old) {
@@ -139,7 +157,7 @@ fn copy(from: &Path, to: &mut Db, known: Option<&PerQueue<Count>>) -> Result<(u6
         };
         let (mut count, bad) = match &old {
             Some((old, tables)) if tables.iter().any(|name| name == queue.as_str()) => {
-                copy_rows(old, &to.conn, queue, known.map_or(rows::unsigned(i64::MAX), |known| known.next))?
+                copy_rows((old, files), &to.conn, queue, known.map_or(rows::unsigned(i64::MAX), |known| known.next))?
             }
             _ => (Count::default(), 0),
         };
@@ -183,7 +201,12 @@ fn open_damaged(path: &Path) -> Option<(Connection, Vec<String>)> {
 }
 
 /// Copies a queue's good rows; gives their count and how many bad ones were met. Numbers end before `end`.
-fn copy_rows(old: &Connection, new: &Connection, queue: Queue, end: u64) -> Result<(Count, u64), Fault> {
+fn copy_rows(
+    (old, files): (&Connection, &Files),
+    new: &Connection,
+    queue: Queue,
+    end: u64,
+) -> Result<(Count, u64), Fault> {
     let mut count = Count::default();
     let mut bad = 0;
     let mut uncommitted = 0;
@@ -203,7 +226,7 @@ fn copy_rows(old: &Connection, new: &Connection, queue: Queue, end: u64) -> Resu
         Ok(())
     };
     new.execute_batch("BEGIN")?;
-    let (mut after, mut gap_start) = (0_u64, 0_u64);
+    let (mut after, mut gap_start, mut looks) = (0_u64, 0_u64, 0);
     loop {
         let mut refused = None;
         let walked = rows::walk(old, queue, after, |row| match take(row) {
@@ -217,12 +240,21 @@ fn copy_rows(old: &Connection, new: &Connection, queue: Queue, end: u64) -> Resu
             return Err(error.into());
         }
         let Err((reached, error)) = walked else { break };
-        if !matches!(Fault::from(error), Fault::Damaged(_)) && after == reached {
-            // Not the file's fault, yet nothing to wait for either: what cannot be read stays behind with it.
-            break;
-        }
         if reached > after {
             gap_start = reached;
+        }
+        let fault = Fault::from(error);
+        if looks < UNREAD_TRIES {
+            looks += 1;
+            if is_unread(&fault, files) {
+                thread::sleep(UNREAD_PAUSE);
+                after = reached;
+                continue;
+            }
+        }
+        if !matches!(fault, Fault::Damaged(_) | Fault::Unread(_)) && after == reached {
+            // Not the file's fault, yet nothing to wait for either: what cannot be read stays behind with it.
+            break;
         }
         // Over the damage in single steps, which lengthen only after very many.
         after = reached.saturating_add(1 + (reached - gap_start) / 16_384);

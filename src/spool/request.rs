@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::pending::Lazy;
 use super::rows::size;
 use super::types::{Key, Keys, Queue, Row, SpoolError};
+use crate::clock::Stamp;
 
 /// What a caller of [`Spool::hand_over`](super::Spool::hand_over) wants done with the answer.
 pub(super) type Then<T> = Box<dyn FnOnce(Result<T, SpoolError>) + Send>;
@@ -51,10 +52,19 @@ impl<T> fmt::Debug for Reply<T> {
 /// Something to make durable.
 #[derive(Debug)]
 pub(super) enum Task {
-    Append { queue: Queue, data: Bytes, key: Option<Key> },
-    Replace { queue: Queue, seq: u64, data: Vec<u8> },
+    Append {
+        queue: Queue,
+        data: Bytes,
+        key: Option<Key>,
+    },
+    Replace {
+        queue: Queue,
+        seq: u64,
+        data: Vec<u8>,
+    },
     ForgetSession,
-    ForgetRepeat([u8; 32]),
+    /// The key with this digest and of this moment goes.
+    ForgetRepeat([u8; 32], Stamp),
 }
 
 /// A task and who waits for it. The answer is the row's number, 0 if there is none.
@@ -69,13 +79,13 @@ impl Op {
     pub(super) fn adds(&self) -> Option<(Queue, u64)> {
         match &self.task {
             Task::Append { queue, data, .. } => Some((*queue, size(data))),
-            Task::Replace { .. } | Task::ForgetSession | Task::ForgetRepeat(_) => None,
+            Task::Replace { .. } | Task::ForgetSession | Task::ForgetRepeat(..) => None,
         }
     }
 
     /// Whether its commit needs a sync.
     pub(super) fn is_synced(&self) -> bool {
-        !matches!(self.task, Task::ForgetRepeat(_))
+        !matches!(self.task, Task::ForgetRepeat(..))
     }
 
     /// About how many bytes it brings into a batch.
@@ -83,7 +93,7 @@ impl Op {
         match &self.task {
             Task::Append { data, .. } => data.len(),
             Task::Replace { data, .. } => data.len(),
-            Task::ForgetSession | Task::ForgetRepeat(_) => 0,
+            Task::ForgetSession | Task::ForgetRepeat(..) => 0,
         }
     }
 }
@@ -121,6 +131,8 @@ pub(super) enum Closing {
 pub(super) enum Inject {
     /// The next commit fails with this extended result code.
     FailCommit(i32),
+    /// So many of the next reads fail with this extended result code.
+    FailReads(u32, i32),
     /// The disk claims to have this much free.
     Free(u64),
     /// The file may not grow beyond this many pages.

@@ -20,8 +20,8 @@ pub(super) struct Shared {
     pub(super) failed: watch::Sender<Option<String>>,
     pub(super) damaged_rows: AtomicU64,
     pub(super) rebuilds: AtomicU64,
-    /// A rebuild is under way.
-    pub(super) rebuilding: Arc<AtomicBool>,
+    /// What is asked takes as long as the disk needs: a rebuild is under way, or reads fail.
+    pub(super) excused: Arc<AtomicBool>,
     pub(super) set_aside_dropped: AtomicU64,
     pub(super) commits_synced: AtomicU64,
     pub(super) commits_lazy: AtomicU64,
@@ -38,7 +38,7 @@ impl Shared {
             failed: watch::Sender::new(None),
             damaged_rows: AtomicU64::new(0),
             rebuilds: AtomicU64::new(0),
-            rebuilding: Arc::default(),
+            excused: Arc::default(),
             set_aside_dropped: AtomicU64::new(0),
             commits_synced: AtomicU64::new(0),
             commits_lazy: AtomicU64::new(0),

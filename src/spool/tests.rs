@@ -87,6 +87,85 @@ async fn a_disk_that_the_spool_itself_has_filled_takes_rows_again_once_it_is_emp
 }
 
 #[tokio::test]
+async fn what_is_set_aside_uses_the_room_that_a_nearly_full_disk_has_left() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    spool.inject(Inject::Free(1000));
+    assert!(spool.append(Queue::Inbound, vec![1], None).await.is_err());
+    spool.set_aside(vec![2]).await.unwrap();
+    assert!(spool.writable().borrow().is_err(), "new rows are refused as before");
+    assert!(spool.append(Queue::Inbound, vec![1], None).await.is_err());
+}
+
+#[tokio::test]
+async fn what_a_full_disk_refuses_is_set_aside_once_there_is_room() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    spool.inject(Inject::MaxPages(1));
+    let (refused, told) = tokio::sync::mpsc::unbounded_channel();
+    let setting_aside = tokio::spawn({
+        let spool = spool.clone();
+        async move { spool.set_aside_in_the_end(vec![1; 4000], |error| drop(refused.send(error.clone()))).await }
+    });
+    let mut told = told;
+    for _ in 0..2 {
+        assert!(matches!(told.recv().await, Some(SpoolError::Unwritable(_))));
+    }
+    spool.inject(Inject::MaxPages(u32::MAX));
+    assert_eq!(setting_aside.await.unwrap(), Ok(()));
+    assert_eq!(spool.stats(Queue::SetAside).depth, 1);
+
+    // It does not keep the bridge from stopping.
+    spool.inject(Inject::MaxPages(1));
+    spool.stop_trying();
+    let given_up = spool.set_aside_in_the_end(vec![1; 4000], |_| {}).await;
+    assert!(matches!(given_up, Err(SpoolError::Unwritable(_))));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_for_a_moment_is_read_then() {
+    for code in [ffi::SQLITE_BUSY, ffi::SQLITE_NOMEM, ffi::SQLITE_IOERR_READ, ffi::SQLITE_CANTOPEN] {
+        let dir = TempDir::new().unwrap();
+        let spool = open(dir.path());
+        spool.append(Queue::Inbound, vec![1], Some(Key::Repeat { digest: [1; 32], at: Stamp::now() })).await.unwrap();
+        spool.put_note("note", vec![1]);
+        let mut writable = spool.writable();
+        spool.inject(Inject::FailReads(2, code));
+        let (found, told) = tokio::join!(depth(&spool), async {
+            writable.wait_for(Result::is_err).await.unwrap().clone().unwrap_err()
+        });
+        assert_eq!(found, 1, "{code}");
+        assert!(told.contains("spool.db"), "{told}");
+        assert!(spool.writable().borrow().is_ok(), "{code}");
+        for _ in 0..3 {
+            spool.inject(Inject::FailReads(1, code));
+            assert_eq!(spool.read(Queue::Inbound, 1).await.unwrap().unwrap().data, vec![1]);
+            spool.inject(Inject::FailReads(1, code));
+            assert_eq!(spool.load_keys().await.unwrap().repeats.len(), 1);
+            spool.inject(Inject::FailReads(1, code));
+            assert_eq!(spool.notes("").await.unwrap().len(), 1);
+        }
+        assert_eq!(spool.counters().rebuilds, 0);
+        // Who only looks does not wait, and nobody does who is to stop.
+        spool.inject(Inject::FailReads(1, code));
+        assert!(spool.oldest(Queue::Inbound).await.is_err());
+        spool.stop_trying();
+        spool.inject(Inject::FailReads(1, code));
+        assert!(matches!(spool.read(Queue::Inbound, 1).await, Err(SpoolError::Unwritable(_))));
+    }
+}
+
+#[tokio::test]
+async fn what_the_disk_still_does_not_give_back_after_a_while_is_damage() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    spool.append(Queue::Inbound, vec![1], None).await.unwrap();
+    spool.inject(Inject::FailReads(u32::MAX, ffi::SQLITE_IOERR_READ));
+    assert_eq!(depth(&spool).await, 1);
+    assert_eq!(spool.counters().rebuilds, 1);
+}
+
+#[tokio::test]
 async fn a_full_disk_is_survived() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());

@@ -4,6 +4,8 @@
 //! next one: the busier it is, the more each sync carries. It sleeps without a timer unless something is due.
 //! Here is its loop; `store` commits, `read` reads, `upkeep` is what is done unasked.
 
+#[cfg(test)]
+mod keys_model;
 mod read;
 mod store;
 mod upkeep;
@@ -46,6 +48,10 @@ pub(super) struct Writer {
     pending: Pending,
     /// What is in the way of storing.
     refused: Option<Refused>,
+    /// What is in the way of reading.
+    unreadable: Option<String>,
+    /// Since when the disk does not give back what it holds.
+    unread_since: Option<Instant>,
     /// The causes that the log has since it could be written last.
     told: Vec<String>,
     /// Whether there is ballast, or was. It is taken when at rest: a start is to be quick.
@@ -102,6 +108,8 @@ impl Writer {
             shared,
             pending,
             refused: None,
+            unreadable: None,
+            unread_since: None,
             told: Vec::new(),
             ballast,
             full: PerQueue::default(),
@@ -173,8 +181,10 @@ impl Writer {
         turn.taken += 1;
         match request {
             Request::Durable(op) => {
-                if let Task::Replace { queue, seq, .. } = &op.task {
-                    self.pending.supersede(*queue, *seq);
+                match &op.task {
+                    Task::Replace { queue, seq, .. } => self.pending.supersede(*queue, *seq),
+                    Task::ForgetRepeat(digest, at) => self.pending.forget_repeat(*digest, *at),
+                    Task::Append { .. } | Task::ForgetSession => {}
                 }
                 turn.bytes = turn.bytes.saturating_add(op.weight());
                 turn.ops.push(op);
@@ -203,6 +213,7 @@ impl Writer {
         use super::request::Inject;
         match inject {
             Inject::FailCommit(code) => self.db.fail_commit = Some(code),
+            Inject::FailReads(times, code) => self.db.fail_reads = (times, code),
             Inject::Free(free) => self.disk.pretended = Some(free),
             Inject::MaxPages(pages) => self.db.conn.pragma_update(None, "max_page_count", pages).unwrap(),
         }

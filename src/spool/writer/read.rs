@@ -1,8 +1,9 @@
 //! Reading, between commits: what is pending counts as done, what is damaged is left out.
 
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use tracing::error;
+use tracing::{error, info, warn};
 
 use super::super::db::Db;
 use super::super::fault::Fault;
@@ -13,6 +14,11 @@ use super::super::rows::{self, Found};
 use super::super::shared::add;
 use super::super::types::{Queue, SpoolError};
 use super::{Stop, Writer};
+
+/// A disk that does not give back what it holds has this long to come round; what it still does not give then is damage.
+const COMES_ROUND: Duration = Duration::from_secs(3);
+/// After this long, it is other trouble.
+const FORGOTTEN: Duration = Duration::from_mins(1);
 
 impl Writer {
     pub(super) fn read(&mut self, read: Read) -> Result<(), Stop> {
@@ -29,8 +35,9 @@ impl Writer {
             }
             Read::Keys { reply } => {
                 let keys = self.look(|db, pending| {
+                    db.refresh()?;
                     let mut keys = db.repeats.keys(&db.conn)?;
-                    keys.repeats.retain(|(digest, at)| pending.void.get(digest) != Some(at));
+                    keys.repeats.retain(|(digest, at)| !pending.void.contains(&(*digest, *at)));
                     keys.repeats.extend(pending.remembered.iter().map(|(digest, at)| (*digest, *at)));
                     Ok(keys)
                 })?;
@@ -45,14 +52,70 @@ impl Writer {
     }
 
     /// Reads, over a rebuild if there must be one.
-    fn look<T>(&mut self, look: impl Fn(&Db, &Pending) -> rusqlite::Result<T>) -> Result<Result<T, SpoolError>, Stop> {
+    fn look<T>(
+        &mut self,
+        look: impl Fn(&mut Db, &Pending) -> rusqlite::Result<T>,
+    ) -> Result<Result<T, SpoolError>, Stop> {
+        let mut looked_again = false;
         loop {
-            match look(&self.db, &self.pending).map_err(Fault::from) {
-                Ok(found) => return Ok(Ok(found)),
-                Err(Fault::Unwritable(cause)) => return Ok(Err(SpoolError::Unwritable(cause))),
+            #[cfg(test)]
+            let found = self.db.fail_read().and_then(|()| look(&mut self.db, &self.pending));
+            #[cfg(not(test))]
+            let found = look(&mut self.db, &self.pending);
+            let found = found.map_err(Fault::from);
+            if matches!(found, Err(Fault::Damaged(_))) && !looked_again {
+                // If it was the disk's fault, it may be over.
+                looked_again = true;
+                continue;
+            }
+            match found.map_err(|fault| self.judged(fault)) {
+                Ok(found) => {
+                    self.read_again();
+                    return Ok(Ok(found));
+                }
+                Err(Fault::Unwritable(cause) | Fault::Unread(cause)) => {
+                    let cause = self.placed(&cause);
+                    self.not_read(&cause);
+                    return Ok(Err(SpoolError::Unwritable(cause)));
+                }
                 Err(Fault::Damaged(cause)) => self.rebuild(&cause)?,
                 Err(Fault::Fatal(cause)) => return Err(self.fail(cause)),
             }
+        }
+    }
+
+    /// The fault as it is to be taken: what the disk did not give back for a while is damage.
+    pub(super) fn judged(&mut self, fault: Fault) -> Fault {
+        let cause = match fault {
+            Fault::Unread(cause) => cause,
+            Fault::Damaged(cause) if !self.files.can_be_read() => cause,
+            other => return other,
+        };
+        let now = Instant::now();
+        // Trouble of long ago is not this one.
+        let recent = self.unread_since.filter(|since| now - *since < FORGOTTEN);
+        let since = *self.unread_since.insert(recent.unwrap_or(now));
+        if now - since < COMES_ROUND {
+            return Fault::Unread(cause);
+        }
+        self.unread_since = None;
+        Fault::Damaged(cause)
+    }
+
+    /// A read has failed: who asked asks again. They may wait for longer than work takes.
+    fn not_read(&mut self, cause: &str) {
+        if self.unreadable.replace(cause.to_owned()).is_none() {
+            warn!(cause, "the spool cannot be read; trying again");
+            self.shared.excused.store(true, Ordering::Relaxed);
+        }
+        self.show_writable();
+    }
+
+    fn read_again(&mut self) {
+        if self.unreadable.take().is_some() {
+            self.shared.excused.store(false, Ordering::Relaxed);
+            self.show_writable();
+            info!("the spool can be read again");
         }
     }
 
@@ -65,7 +128,7 @@ impl Writer {
         let Some(bad) = found.as_ref().ok().map(|found| &found.bad).filter(|bad| !bad.is_empty()) else {
             return Ok(found);
         };
-        match self.db.quarantine(queue, bad) {
+        match self.db.quarantine(queue, bad).map_err(|fault| self.judged(fault)) {
             Ok(moved) => {
                 error!(queue = queue.as_str(), rows = moved, "damaged rows were found in the spool and left out");
                 add(&self.shared.damaged_rows, moved);
@@ -73,7 +136,7 @@ impl Writer {
                 self.shared.show(&self.db.counts);
             }
             // They are left out all the same, and met again by the next reader.
-            Err(Fault::Unwritable(cause)) => {
+            Err(Fault::Unwritable(cause) | Fault::Unread(cause)) => {
                 let cause = self.placed(&cause);
                 self.refuse(cause);
             }

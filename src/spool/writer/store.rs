@@ -50,6 +50,12 @@ fn beyond(queue: Queue, held: &Count, more: u64, limit: u64) -> bool {
     held.bytes.saturating_add(more) > limit || (queue == Queue::Outbound && held.depth >= MAX_COMMANDS)
 }
 
+/// Whether what is appended there comes from outside. What is set aside was in the spool before, and leaves it in exchange: like
+/// completions it uses the room that is kept free.
+fn is_new(queue: Queue) -> bool {
+    queue != Queue::SetAside
+}
+
 impl Writer {
     /// Refuses what has no room, before the disk is touched. The rest is to be stored.
     pub(super) fn admit(&mut self, ops: Vec<Op>) -> Result<Vec<Op>, Stop> {
@@ -69,7 +75,7 @@ impl Writer {
             if self.exceeds(&op, *adding.get(queue)) {
                 *self.full.get_mut(queue) = Some(size);
                 refused.push((op, SpoolError::Full));
-            } else if let Err(cause) = &room {
+            } else if let (Err(cause), true) = (&room, is_new(queue)) {
                 refused.push((op, SpoolError::Unwritable(cause.clone())));
             } else {
                 *adding.get_mut(queue) += size;
@@ -110,7 +116,7 @@ impl Writer {
         let mut makeshifts = [Makeshift::ReuseLog, Makeshift::DropBallast].into_iter();
         while !(ops.is_empty() && self.pending.is_empty()) {
             let sync = if ops.iter().any(Op::is_synced) { Sync::Now } else { Sync::Later };
-            match self.db.commit(&ops, &self.pending, &self.limits, sync) {
+            match self.db.commit(&ops, &self.pending, &self.limits, sync).map_err(|fault| self.judged(fault)) {
                 Ok(committed) => {
                     let marks = self.pending.clear(committed.void_went);
                     self.shared.answered.removed(marks);
@@ -120,7 +126,8 @@ impl Writer {
                         if sync == Sync::Now { &self.shared.commits_synced } else { &self.shared.commits_lazy };
                     add(synced, 1);
                     self.shared.show(&self.db.counts);
-                    if self.refused.is_some() && ops.iter().any(|op| op.adds().is_some()) {
+                    if self.refused.is_some() && ops.iter().any(|op| op.adds().is_some_and(|(queue, _)| is_new(queue)))
+                    {
                         self.accept_again();
                     }
                     self.show_writable();
@@ -130,7 +137,7 @@ impl Writer {
                     break;
                 }
                 Err(full) if full.is_full() && makeshifts.any(|makeshift| self.make_do(makeshift)) => {}
-                Err(Fault::Unwritable(cause)) => {
+                Err(Fault::Unwritable(cause) | Fault::Unread(cause)) => {
                     let cause = self.placed(&cause);
                     // Results may still fit where new rows do not: once more without those.
                     let (adding, rest): (Vec<_>, Vec<_>) = ops.into_iter().partition(|op| op.adds().is_some());
@@ -210,7 +217,7 @@ impl Writer {
                 now = Err(full_words(queue).to_owned());
             }
         }
-        if let Some(Refused { cause, .. }) = &self.refused {
+        if let Some(cause) = self.unreadable.as_ref().or(self.refused.as_ref().map(|refused| &refused.cause)) {
             now = Err(cause.clone());
         }
         self.shared.set_writable(now);

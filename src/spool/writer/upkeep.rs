@@ -80,9 +80,9 @@ impl Writer {
 
     /// What to do about an error in something nobody waits for.
     fn settle(&mut self, outcome: rusqlite::Result<()>) -> Result<(), Stop> {
-        match outcome.map_err(Fault::from) {
+        match outcome.map_err(|error| self.judged(error.into())) {
             Ok(()) => Ok(()),
-            Err(Fault::Unwritable(cause)) => {
+            Err(Fault::Unwritable(cause) | Fault::Unread(cause)) => {
                 let cause = self.placed(&cause);
                 self.refuse(cause);
                 Ok(())
@@ -97,12 +97,12 @@ impl Writer {
             return Err(self.fail(format!("the database is damaged again and again, last: {cause}")));
         }
         error!(cause, "the spool's database is damaged: rebuilding it from what can be read");
-        self.shared.rebuilding.store(true, Ordering::Relaxed);
+        self.shared.excused.store(true, Ordering::Relaxed);
         let rebuilt = self
             .close_damaged()
             .map_err(|error| error.to_string())
             .and_then(|()| recovery::rebuild(&self.files, Some(&self.db.counts)).map_err(|error| error.to_string()));
-        self.shared.rebuilding.store(false, Ordering::Relaxed);
+        self.shared.excused.store(self.unreadable.is_some(), Ordering::Relaxed);
         match rebuilt {
             Ok(rebuilt) => {
                 let moved_to = rebuilt.moved_to.display();
