@@ -65,7 +65,7 @@ counters! {
     callback_rejected_signature,
     /// Push bodies over `callback.max_body`.
     callback_rejected_size,
-    /// Push bodies that are not a JSON object.
+    /// Push bodies that are not a JSON object: kept all the same.
     callback_rejected_json,
     /// Requests too slow to finish, and connections without any.
     callback_rejected_slow,

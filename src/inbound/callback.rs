@@ -27,7 +27,7 @@ use crate::listener::Visit;
 use crate::listener::answered::{Answer, Armed};
 use crate::log::Seldom;
 use crate::protocol::signature::{self, Accepted, Variant};
-use crate::protocol::{Push, Uid};
+use crate::protocol::{Push, Uid, lenient};
 use crate::secret;
 use crate::series::PushOutcome;
 
@@ -39,8 +39,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(1);
 /// Bytes of bodies that are held at once, while they are read and stored; the rest waits unread.
 const BODIES_AT_MOST: usize = 64 << 20;
-const STORED: &str = r#"{"code":0}"#;
-const INVALID_PARAMETER: &str = r#"{"code":1010}"#;
+const DONE: &str = r#"{"code":0}"#;
 
 /// What the callback is told by the configuration.
 pub struct CallbackConfig {
@@ -62,7 +61,7 @@ pub struct CallbackConfig {
 #[derive(Default)]
 pub struct LastSeen {
     push_ms: AtomicU64,
-    refused_json: AtomicBool,
+    unreadable: AtomicBool,
     other_uid: AtomicBool,
     wrong_signature: Seldom,
     too_large: Seldom,
@@ -232,13 +231,11 @@ impl Callback {
                 return refusal(StatusCode::REQUEST_TIMEOUT);
             }
         };
-        let Ok(push) = Push::decode(&body) else {
-            self.counters.callback_rejected_json.add();
-            if !self.seen.refused_json.swap(true, Ordering::Relaxed) {
-                warn!(%client, bytes = body.len(), "refused a push: its body is not a JSON object (further ones are only counted)");
-            }
-            return json(StatusCode::BAD_REQUEST, Answer::new(INVALID_PARAMETER));
-        };
+        if body.is_empty() {
+            debug!(%client, "a push without a body: there is nothing to store");
+            return json(StatusCode::OK, Answer::new(DONE));
+        }
+        let (body, push) = self.understand(body, client);
         let kind = push.message.kind();
         if let Some(refused) = self.check_receiver(push.to_uid.as_ref()) {
             self.counters.series.push(kind, PushOutcome::Refused);
@@ -250,7 +247,7 @@ impl Callback {
         self.seen.push_ms.store(clock::wall_now_ms(), Ordering::Relaxed);
         self.counters.series.push_stored(arrived.elapsed());
         debug!(kind = kind.as_str(), took = ?arrived.elapsed(), "stored a push");
-        let mut answer = Answer::new(STORED);
+        let mut answer = Answer::new(DONE);
         // Later than this iLink has gone, and tries again.
         if let Some(ticket) = ticket.filter(|_| arrived.elapsed() < ANSWER_TIMEOUT) {
             let leaving = self.store.leaving(ticket).await;
@@ -289,6 +286,23 @@ impl Callback {
             read.extend_from_slice(&data);
         }
         Ok((read.freeze(), room))
+    }
+
+    /// The push in `body`, and the bytes to store of it. What cannot be read is a push too: iLink would not send it again.
+    fn understand(&self, body: Bytes, client: IpAddr) -> (Bytes, Push) {
+        if let Some(unpacked) = lenient::gunzip(&body, self.config.max_body)
+            && let Ok(push) = Push::decode(&unpacked)
+        {
+            return (unpacked.into(), push);
+        }
+        let push = Push::decode(&body).unwrap_or_else(|_| {
+            self.counters.callback_rejected_json.add();
+            if !self.seen.unreadable.swap(true, Ordering::Relaxed) {
+                warn!(%client, bytes = body.len(), "a push is not a JSON object: it is kept, and comes as event/other with body_base64 (further ones are only counted)");
+            }
+            Push::unreadable(&body)
+        });
+        (body, push)
     }
 
     fn check_receiver(&self, to_uid: Option<&Uid>) -> Option<Response<Answer>> {

@@ -374,7 +374,7 @@ fn decode(row: &[u8]) -> Result<Row, String> {
     match Record::decode(row).map_err(|error| error.to_string())? {
         Record::States { states } => Ok(Row::States(states)),
         Record::Push { id, at, body } => {
-            let push = Push::decode(&body).map_err(|error| error.to_string())?;
+            let push = Push::decode(&body).unwrap_or_else(|_| Push::unreadable(&body));
             let received = Received { id: Ulid::from_bytes(id), received_at: clock::rfc3339(at.wall_ms()) };
             Ok(Row::Push(Accepted { push, received, at, fate: Fate::Delivered }))
         }

@@ -149,6 +149,8 @@ struct Wire<'a> {
     encoding: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
     #[serde(skip_serializing_if = "is_false")]
     content_not_base64: bool,
     #[serde(skip_serializing_if = "is_false")]
@@ -187,6 +189,7 @@ pub fn envelope_json(push: &Push, received: &Received, flags: Flags) -> Vec<u8> 
         content,
         encoding,
         body: None,
+        body_base64: None,
         content_not_base64: message.content().is_some_and(|content| content.not_base64),
         late: flags.late,
         not_allowed: flags.not_allowed,
@@ -196,7 +199,10 @@ pub fn envelope_json(push: &Push, received: &Received, flags: Flags) -> Vec<u8> 
         Message::Topic { subject, .. } => wire.subject = Some(subject.as_str()),
         Message::Group { group, .. } => wire.group_id = Some(group.as_str()),
         Message::Text { .. } | Message::File { .. } => {}
-        Message::Other { body } => wire.body = Some(body),
+        Message::Other { object, bytes } => {
+            wire.body = object.as_deref();
+            wire.body_base64 = bytes.as_deref().map(content::encode);
+        }
     }
     // Strings, integers and checked JSON only: nothing that could fail.
     serde_json::to_vec(&wire).unwrap_or_default()

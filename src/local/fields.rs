@@ -1,4 +1,5 @@
-//! The JSON object of a command, read strictly: what is not understood is refused, so that no typo goes unnoticed.
+//! The JSON object of a command, read strictly: what is not understood is refused, so that no typo goes unnoticed. What
+//! editors and C strings leave around it (a byte order mark, a NUL) is no typo, and is skipped.
 //!
 //! Values stay unread until they are asked for; errors say which field and what is allowed, and hold no content. Which
 //! fields a call has is [`command`](super::command)'s.
@@ -10,6 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
+
+use crate::protocol::lenient;
 
 /// What is wrong with the fields.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +32,8 @@ pub(super) struct Fields<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'a> Fields<'a> {
     pub(super) fn parse(json: &'a [u8]) -> Result<Self, Fault> {
-        let text = std::str::from_utf8(json).map_err(|_| Fault::Payload("the payload is not UTF-8".to_owned()))?;
+        let text = std::str::from_utf8(lenient::trimmed(json))
+            .map_err(|_| Fault::Payload("the payload is not UTF-8".to_owned()))?;
         // The parser's own message may quote the payload.
         serde_json::from_str(text).map_err(|error| {
             Fault::Payload(match error.classify() {
@@ -91,9 +95,15 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// `content`, decoded as `encoding` says, of at least one and at most `max` bytes.
+    /// `content`, decoded as `encoding` says, of at least one and at most `max` bytes. A number or a boolean counts as its JSON
+    /// text.
     pub(super) fn content(&self, max: usize) -> Result<Vec<u8>, Fault> {
-        let text = self.text("content")?;
+        let written = |raw| string(raw).or_else(|| number(raw).or_else(|| boolean(raw)).map(str::to_owned));
+        let text = self
+            .get("content")
+            .and_then(written)
+            .filter(|text| !text.is_empty())
+            .ok_or_else(|| Fault::field("content", "a non-empty string, a number or a boolean"))?;
         let encoding = match self.get("encoding") {
             Some(raw) => string(raw),
             None => Some("utf8".to_owned()),
@@ -140,6 +150,10 @@ fn string(raw: &RawValue) -> Option<String> {
 
 fn number(raw: &RawValue) -> Option<&str> {
     raw.get().starts_with(|c: char| c == '-' || c.is_ascii_digit()).then(|| raw.get())
+}
+
+fn boolean(raw: &RawValue) -> Option<&str> {
+    matches!(raw.get(), "true" | "false").then(|| raw.get())
 }
 
 fn id<T: TryFrom<String>>(raw: &RawValue) -> Option<T> {

@@ -32,11 +32,14 @@ impl std::fmt::Debug for Content {
     }
 }
 
-/// Decodes a `content` string: the standard or the URL-safe alphabet, with or without padding, ASCII white space anywhere.
+/// Decodes a `content` string, which need not be UTF-8: the standard or the URL-safe alphabet, with or without padding, ASCII
+/// white space anywhere.
 #[must_use]
-pub fn decode(text: &str) -> Content {
+pub fn decode(text: impl AsRef<[u8]>) -> Content {
+    let text = text.as_ref();
     let cleaned: Vec<u8> = text
-        .bytes()
+        .iter()
+        .copied()
         .filter(|byte| !byte.is_ascii_whitespace())
         .map(|byte| match byte {
             b'-' => b'+',
@@ -46,7 +49,7 @@ pub fn decode(text: &str) -> Content {
         .collect();
     match LIBERAL.decode(cleaned) {
         Ok(bytes) => Content { bytes, not_base64: false },
-        Err(_) => Content { bytes: text.as_bytes().to_vec(), not_base64: true },
+        Err(_) => Content { bytes: text.to_vec(), not_base64: true },
     }
 }
 
@@ -93,6 +96,11 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_are_no_text_are_no_base64() {
+        assert_eq!(decode(b"\xb5\xe7"), Content { bytes: b"\xb5\xe7".to_vec(), not_base64: true });
+    }
+
+    #[test]
     fn debug_shows_no_content() {
         let shown = format!("{:?}", decode("c2VjcmV0"));
         assert_eq!(shown, "Content { len: 6, not_base64: false }");
@@ -101,7 +109,7 @@ mod tests {
     proptest! {
         #[test]
         fn encoded_bytes_come_back(bytes: Vec<u8>) {
-            prop_assert_eq!(decode(&encode(&bytes)), Content { bytes, not_base64: false });
+            prop_assert_eq!(decode(encode(&bytes)), Content { bytes, not_base64: false });
         }
 
         #[test]
@@ -109,7 +117,7 @@ mod tests {
             let bare = encode(&bytes).trim_end_matches('=').replace('+', "-").replace('/', "_");
             let chars: Vec<char> = bare.chars().collect();
             let wrapped: Vec<String> = chars.chunks(width).map(|line| line.iter().collect()).collect();
-            prop_assert_eq!(decode(&wrapped.join("\r\n")), Content { bytes, not_base64: false });
+            prop_assert_eq!(decode(wrapped.join("\r\n")), Content { bytes, not_base64: false });
         }
 
         #[test]

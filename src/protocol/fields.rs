@@ -7,46 +7,67 @@
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::content::{self, Content};
+use super::lenient::{self, Text};
+
 /// Deeper nesting than any push has reason for; the limit keeps readers of our envelopes from overflowing their stacks.
 const MAX_DEPTH: usize = 128;
 
+/// Later than this in seconds (the year 5138), a time is in milliseconds.
+const MILLISECONDS_FROM: i64 = 100_000_000_000;
+/// Up to here a floating-point number tells every integer.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
 /// The members of the pushed object that are not `null`, in their order, values unread.
-pub(super) struct Fields<'a>(Vec<(String, &'a RawValue)>);
+pub(super) struct Fields<'a> {
+    text: &'a Text<'a>,
+    members: Vec<(String, &'a RawValue)>,
+}
 
 impl<'a> Fields<'a> {
     /// None unless `text` is one JSON object of at most [`MAX_DEPTH`] levels.
-    pub(super) fn parse(text: &'a str) -> Option<Self> {
-        if nests_too_deep(text) {
+    pub(super) fn parse(text: &'a Text<'a>) -> Option<Self> {
+        if nests_too_deep(text.as_str()) {
             return None;
         }
-        let mut json = serde_json::Deserializer::from_str(text);
-        let fields = json.deserialize_map(FieldsVisitor).ok()?;
+        let mut json = serde_json::Deserializer::from_str(text.as_str());
+        let members = json.deserialize_map(MembersVisitor).ok()?;
         json.end().ok()?;
-        Some(fields)
+        Some(Self { text, members })
     }
 
     /// The value under `key`, else under `key` with stray spaces around it; of duplicates the last, as most parsers have it.
     fn get(&self, key: &str) -> Option<&'a RawValue> {
-        let newest_first = || self.0.iter().rev();
+        let newest_first = || self.members.iter().rev();
         newest_first()
             .find(|(name, _)| name == key)
             .or_else(|| newest_first().find(|(name, _)| name.trim() == key))
             .map(|(_, value)| *value)
     }
 
-    /// A string, or a number as it is written.
+    /// The bytes of a string. They need not be UTF-8.
+    fn string(&self, raw: &RawValue) -> Option<Vec<u8>> {
+        lenient::string(self.text.bytes_of(raw.get()))
+    }
+
+    /// A string that is text, or a number as it is written.
     fn text(&self, key: &str) -> Option<String> {
-        let raw = self.get(key)?.get();
-        match raw.as_bytes().first()? {
-            b'"' => serde_json::from_str(raw).ok(),
-            b'-' | b'0'..=b'9' => Some(raw.to_owned()),
+        let raw = self.get(key)?;
+        match raw.get().as_bytes().first()? {
+            b'"' => String::from_utf8(self.string(raw)?).ok(),
+            b'-' | b'0'..=b'9' => Some(raw.get().to_owned()),
             _ => None,
         }
     }
 
-    /// A string, and nothing else.
-    pub(super) fn string(&self, key: &str) -> Option<String> {
-        serde_json::from_str(self.get(key)?.get()).ok()
+    /// Content: base64 in a string. A number or a boolean is no base64, and counts as its JSON text.
+    pub(super) fn content(&self, key: &str) -> Option<Content> {
+        let raw = self.get(key)?;
+        match raw.get().as_bytes().first()? {
+            b'"' => self.string(raw).map(content::decode),
+            b'{' | b'[' => None,
+            _ => Some(Content { bytes: raw.get().as_bytes().to_vec(), not_base64: true }),
+        }
     }
 
     /// A non-empty id.
@@ -54,9 +75,18 @@ impl<'a> Fields<'a> {
         self.text(key).and_then(|text| T::try_from(text).ok())
     }
 
-    /// An integer, or a string that holds one.
+    /// An integer (`1.0` is one), or a string that holds one.
     pub(super) fn integer(&self, key: &str) -> Option<i64> {
-        self.text(key)?.trim().parse().ok()
+        let text = self.text(key)?;
+        let (whole, fraction) = number(text.trim())?;
+        (fraction == 0.0).then_some(whole)
+    }
+
+    /// A time in seconds since the epoch. A fraction is cut off, and what can only be milliseconds is taken for them.
+    pub(super) fn seconds(&self, key: &str) -> Option<i64> {
+        let text = self.text(key)?;
+        let (time, _) = number(text.trim())?;
+        Some(if time > MILLISECONDS_FROM { time / 1000 } else { time })
     }
 
     /// Whether there is anything but `null` under `key`.
@@ -65,24 +95,34 @@ impl<'a> Fields<'a> {
     }
 }
 
-struct FieldsVisitor;
+/// The whole part of a number and its fraction; none if it is none, or too large for its integers to be told apart.
+fn number(text: &str) -> Option<(i64, f64)> {
+    if let Ok(whole) = text.parse() {
+        return Some((whole, 0.0));
+    }
+    let number: f64 = text.parse().ok()?;
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole, and within the range of exact integers")]
+    (number.abs() < EXACT).then(|| (number.trunc() as i64, number.fract()))
+}
 
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields<'de>;
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Vec<(String, &'de RawValue)>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-        let mut fields = Vec::new();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
         // Keys are taken raw too: one that is no Unicode text (a lone surrogate) is unknown, but no reason to lose the push.
         while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
             if let (Ok(key), true) = (serde_json::from_str(key.get()), value.get() != "null") {
-                fields.push((key, value));
+                members.push((key, value));
             }
         }
-        Ok(Fields(fields))
+        Ok(members)
     }
 }
 

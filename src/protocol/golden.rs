@@ -20,13 +20,17 @@ fn said(push: &str) -> Value {
         json!({"kind": message.kind().as_str(), "to": to_uid, "from": message.from_uid(), "time": message.time()});
     if let Some(content) = message.content() {
         said["content"] = String::from_utf8_lossy(&content.bytes).into();
-        assert!(!content.not_base64);
+        if content.not_base64 {
+            said["not_base64"] = true.into();
+        }
     }
     match message {
         Message::Presence { online, .. } => said["online"] = online.into(),
         Message::Topic { subject, .. } => said["subject"] = subject.as_str().into(),
         Message::Group { group, .. } => said["group"] = group.as_str().into(),
-        Message::Other { body } => assert_eq!(body.get(), push.trim()),
+        Message::Other { object, bytes } => {
+            assert_eq!((object.unwrap().get(), bytes), (push.trim(), None));
+        }
         Message::Text { .. } | Message::File { .. } => {}
     }
     said
@@ -83,6 +87,23 @@ fn pushes_with_the_liberties_of_the_manuals_samples() {
     assert_eq!(
         said(fixture!("push/liberal-nulls.json")),
         json!({"kind": "text", "from": "413", "to": null, "time": null, "content": "hello"})
+    );
+}
+
+#[test]
+fn pushes_as_servers_between_write_them() {
+    let time = 1_457_408_202;
+    assert_eq!(
+        said(fixture!("push/liberal-byte-order-mark-and-nul.json")),
+        json!({"kind": "text", "from": "413", "to": "414", "time": time, "content": "hello"})
+    );
+    assert_eq!(
+        said(fixture!("push/liberal-content-a-number.json")),
+        json!({"kind": "text", "from": "413", "to": "414", "time": null, "content": "21.50", "not_base64": true})
+    );
+    assert_eq!(
+        said(fixture!("push/liberal-milliseconds.json")),
+        json!({"kind": "presence", "from": "414", "to": "413", "time": time, "online": true})
     );
 }
 

@@ -11,6 +11,8 @@ use flate2::bufread::GzDecoder;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const GZIP: &[u8] = b"\x1f\x8b";
+/// Stands for one byte that is not UTF-8: JSON allows it in strings and nowhere else.
+const STAND_IN: char = '\u{7f}';
 
 /// What a gzipped `body` holds; none if it is not gzipped, is damaged, or holds more than `max` bytes.
 ///
@@ -33,7 +35,8 @@ pub fn text(body: &[u8]) -> Cow<'_, str> {
 }
 
 /// `body` without the byte order mark, white space and NULs around it.
-fn trimmed(body: &[u8]) -> &[u8] {
+#[must_use]
+pub fn trimmed(body: &[u8]) -> &[u8] {
     let is_void = |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, 0 | b'\x0b');
     let mut rest = body;
     loop {
@@ -49,6 +52,67 @@ fn trimmed(body: &[u8]) -> &[u8] {
     }
 }
 
+/// A JSON text that knows the bytes behind each part of it, also where they are not UTF-8.
+pub(super) struct Text<'a> {
+    bytes: &'a [u8],
+    /// As long as `bytes`, so that a part of it lies where its bytes lie.
+    text: Cow<'a, str>,
+}
+
+impl<'a> Text<'a> {
+    /// The JSON text in `body`.
+    pub(super) fn of(body: &'a [u8]) -> Self {
+        let bytes = trimmed(body);
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => Cow::Borrowed(text),
+            Err(_) => Cow::Owned(stood_in(bytes)),
+        };
+        Self { bytes, text }
+    }
+
+    /// To be parsed.
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether some of its bytes are not UTF-8.
+    pub(super) fn is_spoilt(&self) -> bool {
+        matches!(self.text, Cow::Owned(_))
+    }
+
+    /// The bytes of `part`, which is a part of [`Self::as_str`].
+    pub(super) fn bytes_of(&self, part: &str) -> &'a [u8] {
+        let start = part.as_ptr().addr().wrapping_sub(self.text.as_ptr().addr());
+        self.bytes.get(start..).and_then(|rest| rest.get(..part.len())).unwrap_or_default()
+    }
+}
+
+fn stood_in(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| STAND_IN));
+    }
+    text
+}
+
+/// The bytes that a JSON string means, quotes and escapes undone; what is not UTF-8 in it means itself. None if it is no
+/// string, or has an escape that is no Unicode.
+pub(super) fn string(json: &[u8]) -> Option<Vec<u8>> {
+    if let Ok(text) = std::str::from_utf8(json) {
+        return serde_json::from_str(text).ok().map(String::into_bytes);
+    }
+    let inner = json.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    let mut bytes = Vec::with_capacity(inner.len());
+    // No escape is cut in two: all of its bytes are ASCII, and a text that has other bytes within one is no JSON.
+    for chunk in inner.utf8_chunks() {
+        let valid: String = serde_json::from_str(&format!("\"{}\"", chunk.valid())).ok()?;
+        bytes.extend_from_slice(valid.as_bytes());
+        bytes.extend_from_slice(chunk.invalid());
+    }
+    Some(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -56,6 +120,7 @@ mod tests {
     use flate2::Compression;
     use flate2::write::GzEncoder;
     use proptest::prelude::*;
+    use serde_json::value::RawValue;
 
     use super::*;
 
@@ -114,7 +179,47 @@ mod tests {
         assert_eq!(gunzip(&gzipped(b"{\"a\":1}"), 6), None);
     }
 
+    #[test]
+    fn strings_mean_their_bytes() {
+        for (json, meant) in [
+            (&b"\"\""[..], Some(&b""[..])),
+            (b"\"a\\n\\u00e9\\\"\"", Some(b"a\n\xc3\xa9\"")),
+            (b"\"\xb5\xe7\xb5\xc6\"", Some(b"\xb5\xe7\xb5\xc6")),
+            (b"\"a\\t\xffb\\ud83d\\ude00\"", Some(b"a\t\xffb\xf0\x9f\x98\x80")),
+            (b"\"\\ud83d\xff\\ude00\"", None),
+            (b"\"\\\xff\"", None),
+            (b"1", None),
+            (b"\"", None),
+        ] {
+            assert_eq!(string(json).as_deref(), meant, "{json:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_knows_its_bytes() {
+        let body = b"\xef\xbb\xbf {\"\xd0\":\"\xb5\xe7\",\"b\":7}\0";
+        let text = Text::of(body);
+        assert!(text.is_spoilt() && !Text::of(b"{}").is_spoilt());
+        let fields: std::collections::BTreeMap<String, &RawValue> = serde_json::from_str(text.as_str()).unwrap();
+        assert_eq!(text.bytes_of(fields["\u{7f}"].get()), b"\"\xb5\xe7\"");
+        assert_eq!(text.bytes_of(fields["b"].get()), b"7");
+        assert_eq!(text.bytes_of("elsewhere"), b"");
+    }
+
     proptest! {
+        #[test]
+        fn any_string_is_read_as_by_other_parsers(string: String) {
+            let json = serde_json::to_string(&string).unwrap();
+            prop_assert_eq!(super::string(json.as_bytes()), Some(string.into_bytes()));
+        }
+
+        #[test]
+        fn a_stand_in_is_as_long_as_what_it_stands_for(body: Vec<u8>) {
+            let text = Text::of(&body);
+            prop_assert_eq!(text.as_str().len(), trimmed(&body).len());
+            prop_assert_eq!(text.bytes_of(text.as_str()), trimmed(&body));
+        }
+
         #[test]
         fn bytes_in_a_string_spoil_nothing_but_the_string(spoilt: Vec<u8>) {
             let plain: Vec<u8> = spoilt.into_iter().filter(|byte| *byte >= 0x80).collect();

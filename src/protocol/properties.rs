@@ -107,10 +107,35 @@ proptest! {
     fn every_json_object_is_some_push_and_nothing_else_is(object in pushed_object(), value in json_value()) {
         let text = object.to_string();
         let push = Push::decode(text.as_bytes()).unwrap();
-        if let Message::Other { body } = push.message {
-            prop_assert_eq!(body.get(), &text);
+        if let Message::Other { object, bytes } = push.message {
+            prop_assert_eq!((object.map(|object| object.to_string()), bytes), (Some(text), None));
         }
         prop_assert_eq!(Push::decode(value.to_string().as_bytes()).is_ok(), value.is_object());
+    }
+
+    #[test]
+    fn what_stands_around_a_push_changes_nothing(
+        object in pushed_object(), before in "[\\x00 \t\r\n\u{feff}]{0,4}", after in "[\\x00 \t\r\n\u{feff}]{0,4}",
+    ) {
+        let text = object.to_string();
+        let wrapped = format!("{before}{text}{after}");
+        let (plain, wrapped) = (Push::decode(text.as_bytes()).unwrap(), Push::decode(wrapped.as_bytes()).unwrap());
+        prop_assert_eq!(format!("{plain:?}"), format!("{wrapped:?}"));
+    }
+
+    #[test]
+    fn a_spoilt_push_is_a_push(object in pushed_object(), spoilt in vec(0x80_u8.., 1..9), at: prop::sample::Index) {
+        let text = object.to_string().into_bytes();
+        // Right behind a quote that opens a string: the key's, or the content's.
+        let quotes: Vec<_> = (1..text.len()).filter(|n| matches!(&text[n - 1..=*n], b"{\"" | b":\"")).collect();
+        prop_assume!(!quotes.is_empty());
+        let mut body = text.clone();
+        let behind = quotes[at.index(quotes.len())] + 1;
+        body.splice(behind..behind, spoilt);
+        // A quote of a string's own content opens none.
+        if serde_json::from_slice::<Map<String, Value>>(String::from_utf8_lossy(&body).as_bytes()).is_ok() {
+            prop_assert!(Push::decode(&body).is_ok());
+        }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! A push says what it is by its shape rather than by `msg_type` alone: the manual's own sample of a group message (§4.2)
 //! has the type of a text, and types are shared between presence (§4.3) and topics (§4.4). Decoding is liberal, as the
-//! manual's samples are: ids may be numbers, integers may be strings, keys may have stray spaces. Any JSON object is a
-//! push; one of no known shape, or without an id that its MQTT topic needs, is [`Message::Other`] and is kept whole.
+//! manual's samples are: ids may be numbers, integers may be strings, keys may have stray spaces; and what a body may be
+//! wrapped in is [`lenient`]'s. Any JSON object is a push; one of no known shape, or without an id that its MQTT topic needs,
+//! is [`Message::Other`] and is kept whole. So is what is no JSON object at all ([`Push::unreadable`]).
 //!
 //! Making a push durable, recognising repeats and publishing it happen elsewhere.
 
@@ -11,9 +12,10 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
-use super::content::{self, Content};
+use super::content::Content;
 use super::fields::Fields;
 use super::ids::{GroupId, Subject, Uid};
+use super::lenient::{self, Text};
 
 /// A push that could be read.
 #[derive(Debug, Clone)]
@@ -76,10 +78,12 @@ pub enum Message {
         /// When, in seconds since the epoch.
         time: Option<i64>,
     },
-    /// Any other JSON object.
+    /// Anything else.
     Other {
-        /// The push as it came, verbatim.
-        body: Box<RawValue>,
+        /// The push as it came, if it is a JSON object.
+        object: Option<Box<RawValue>>,
+        /// Its bytes, where `object` does not tell all of them.
+        bytes: Option<Vec<u8>>,
     },
 }
 
@@ -124,7 +128,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The body is not one JSON object in UTF-8, or nests more than 128 levels deep.
+/// The body is not one JSON object, or nests more than 128 levels deep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not a JSON object")]
 pub struct NotAnObject;
@@ -136,13 +140,22 @@ impl Push {
     ///
     /// [`NotAnObject`]; every JSON object is some push.
     pub fn decode(body: &[u8]) -> Result<Self, NotAnObject> {
-        let text = std::str::from_utf8(body).map_err(|_| NotAnObject)?;
-        let fields = Fields::parse(text).ok_or(NotAnObject)?;
+        let text = Text::of(body);
+        let fields = Fields::parse(&text).ok_or(NotAnObject)?;
         let message = match recognise(&fields) {
             Some(message) => message,
-            None => Message::Other { body: serde_json::from_str(text).map_err(|_| NotAnObject)? },
+            None => Message::Other {
+                object: Some(serde_json::from_str(&lenient::text(body)).map_err(|_| NotAnObject)?),
+                bytes: text.is_spoilt().then(|| body.to_vec()),
+            },
         };
         Ok(Self { to_uid: fields.id("to_uid"), message })
+    }
+
+    /// A push that cannot be read: kept as it came.
+    #[must_use]
+    pub fn unreadable(body: &[u8]) -> Self {
+        Self { to_uid: None, message: Message::Other { object: None, bytes: Some(body.to_vec()) } }
     }
 }
 
@@ -155,7 +168,8 @@ impl fmt::Debug for Message {
             Self::Presence { online, .. } => shown.field("online", online),
             Self::Topic { subject, .. } => shown.field("subject", subject),
             Self::Group { group, .. } => shown.field("group", group),
-            Self::Other { body } => shown.field("len", &body.get().len()),
+            Self::Other { object: Some(object), .. } => shown.field("len", &object.get().len()),
+            Self::Other { bytes, .. } => shown.field("unreadable", &bytes.as_ref().map(Vec::len)),
             Self::Text { .. } | Self::File { .. } => &mut shown,
         };
         shown.field("content", &self.content()).field("time", &self.time()).finish()
@@ -222,10 +236,10 @@ fn recognise(fields: &Fields) -> Option<Message> {
             1 => true,
             _ => return None,
         };
-        return Some(Message::Presence { from: fields.id("from_uid")?, online, time: fields.integer("time")? });
+        return Some(Message::Presence { from: fields.id("from_uid")?, online, time: fields.seconds("time")? });
     }
-    let content = content::decode(&fields.string("content")?);
-    let time = fields.integer("create_time");
+    let content = fields.content("content")?;
+    let time = fields.seconds("create_time");
     match (fields.has("group_id"), fields.integer("msg_type")?) {
         (true, 4) => {
             Some(Message::Topic { from: fields.id("from_uid"), subject: fields.id("group_id")?, content, time })
@@ -268,12 +282,78 @@ mod tests {
             "{\"a\":1,}",
             "{a:1}",
             "{'a':1}",
-            "\u{feff}{}",
+            "{}\0{}",
+            "{\0}",
         ] {
             assert_eq!(Push::decode(body.as_bytes()).err(), Some(NotAnObject), "{body:?}");
         }
-        assert_eq!(Push::decode(b"{\"a\":\"\xff\"}").err(), Some(NotAnObject));
+        for body in [&b"{\"a\":\"\\\xff\"}"[..], b"{\xff\"a\":1}", b"{\"a\":1\xff}", b"{\"a\":\"\\u00\xff0\"}"] {
+            assert_eq!(Push::decode(body).err(), Some(NotAnObject), "{body:?}");
+        }
         assert_eq!(kind(" \n{} \t"), Kind::Other);
+    }
+
+    #[test]
+    fn what_stands_around_the_object_is_skipped() {
+        for body in ["\u{feff}{}", "{}\0", "\0 \u{feff}{}\r\n\0"] {
+            let Message::Other { object: Some(object), bytes: None } = decode(body) else { panic!("{body:?}") };
+            assert_eq!(object.get(), "{}");
+        }
+        assert_eq!(kind("\u{feff}{\"from_uid\":\"1\",\"msg_type\":1,\"content\":\"b24=\"}\0\n"), Kind::Text);
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_cost_their_string_and_nothing_else() {
+        let push = |body: &[u8]| Push::decode(body).unwrap();
+        let gbk = push(b"{\"from_uid\":\"1\",\"to_uid\":\"\xff\",\"nick\":\"\xb5\xc6\",\"msg_type\":1,\"content\":\"\xbf\xaa\\n\xb5\xc6\"}");
+        assert_eq!((gbk.message.kind(), gbk.to_uid), (Kind::Text, None));
+        let content = Content { bytes: b"\xbf\xaa\n\xb5\xc6".to_vec(), not_base64: true };
+        assert_eq!(gbk.message.content(), Some(&content));
+        let spoilt = b"\n{\"from_uid\":\"\xff1\",\"msg_type\":1,\"content\":\"b24=\"}";
+        let Message::Other { object: Some(object), bytes: Some(bytes) } = push(spoilt).message else { panic!() };
+        assert_eq!(object.get(), "{\"from_uid\":\"\u{fffd}1\",\"msg_type\":1,\"content\":\"b24=\"}");
+        assert_eq!(bytes, spoilt);
+    }
+
+    #[test]
+    fn numbers_and_booleans_are_content_as_they_are_written() {
+        for written in ["21.5", "-1", "2024", "1.50e3", "true", "false"] {
+            let message = decode(&format!(r#"{{"from_uid":"1","msg_type":1,"content": {written} }}"#));
+            assert_eq!(message.content(), Some(&Content { bytes: written.into(), not_base64: true }));
+        }
+        for written in ["{}", "[1]"] {
+            assert_eq!(kind(&format!(r#"{{"from_uid":"1","msg_type":1,"content":{written}}}"#)), Kind::Other);
+        }
+    }
+
+    #[test]
+    fn times_are_whole_seconds() {
+        for (written, seconds) in [
+            ("1457408202", Some(1_457_408_202)),
+            ("1457408202.9", Some(1_457_408_202)),
+            ("\" 1457408202.9 \"", Some(1_457_408_202)),
+            ("1.457408202E9", Some(1_457_408_202)),
+            ("1457408202123", Some(1_457_408_202)),
+            ("1457408202123.4", Some(1_457_408_202)),
+            ("100000000000", Some(100_000_000_000)),
+            ("100000000001", Some(100_000_000)),
+            ("-5.5", Some(-5)),
+            ("1e300", None),
+            ("\"inf\"", None),
+            ("\"today\"", None),
+        ] {
+            let message = decode(&format!(r#"{{"from_uid":"1","msg_type":1,"content":"","create_time":{written}}}"#));
+            assert_eq!(message.time(), seconds, "{written}");
+        }
+        assert_eq!(decode(r#"{"from_uid":"1","type":1,"time":1457408202123}"#).time(), Some(1_457_408_202));
+        assert_eq!(kind(r#"{"from_uid":"1","msg_type":1.0,"content":""}"#), Kind::Text);
+        assert_eq!(kind(r#"{"from_uid":"1","msg_type":1.5,"content":""}"#), Kind::Other);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_kept_as_it_came() {
+        let Message::Other { object: None, bytes: Some(bytes) } = Push::unreadable(b"\xff{").message else { panic!() };
+        assert_eq!(bytes, b"\xff{");
     }
 
     #[test]
@@ -293,7 +373,7 @@ mod tests {
         for fields in [
             r#""from_uid":"1","type":2,"time":5"#,
             r#""from_uid":"1","type":true,"time":5"#,
-            r#""from_uid":"1","type":1,"time":5.5"#,
+            r#""from_uid":"1","type":1.5,"time":5"#,
             r#""from_uid":"1","type":1,"time":99999999999999999999"#,
             r#""from_uid":"1","type":1,"time":null"#,
             r#""from_uid":"1","time":5"#,

@@ -171,13 +171,36 @@ fn every_call() {
 
 #[test]
 fn payloads_that_are_no_object() {
-    for payload in
-        [" ", "[]", "null", "1", "\"x\"", "{", "{}}", "{},", "{\"a\":}", "{'a':1}", "\u{feff}{}", "{}x", "[{}]"]
-    {
+    for payload in [
+        " ",
+        "[]",
+        "null",
+        "1",
+        "\"x\"",
+        "{",
+        "{}}",
+        "{},",
+        "{\"a\":}",
+        "{'a':1}",
+        "\u{feff}",
+        "{\u{feff}}",
+        "{}x",
+        "[{}]",
+    ] {
         assert_eq!(json("ham_group/list", payload), Err(Reason::BadPayload), "{payload}");
     }
     let rejection = decode_call("ham_group/list", b"{\"ref\":\"\xff\"}", &rules()).unwrap_err();
     assert_eq!((rejection.reason, rejection.reference), (Reason::BadPayload, None));
+}
+
+#[test]
+fn what_editors_and_c_strings_leave_around_the_object_is_skipped() {
+    for payload in ["\u{feff}{}", "{}\0", " \u{feff}\n{}\r\n\0\0"] {
+        assert_eq!(json("ham_group/list", payload).map(|command| command.call), Ok(Call::ListGroups), "{payload:?}");
+    }
+    let marked = "\u{feff}{\"accept_uid\":\"1\",\"content\":\"\u{feff}a\",\"ref\":1}";
+    assert_eq!(reference_of("send_msg/text", marked).as_deref(), Some("1"));
+    assert_eq!(json("send_msg/text", marked).map(|command| command.call), Ok(text("1", "\u{feff}a")));
 }
 
 #[test]
@@ -235,11 +258,16 @@ fn content_in_json() {
     assert_eq!(send(r#""content":"aGk=","encoding":"utf8""#), Ok(text("1", "aGk=")));
     assert_eq!(send(r#""encoding":"base64","content":"aGk=""#), Ok(text("1", "hi")));
     assert_eq!(send(r#""content":"\u5f00\n\u0000""#), Ok(text("1", "开\n\0")));
+    for written in ["21.5", "-0", "1.50e+3", "1234567890123456", "true", "false"] {
+        assert_eq!(send(&format!(r#""content": {written} "#)), Ok(text("1", written)), "{written}");
+    }
+    assert_eq!(send(r#""encoding":"base64","content":2024"#), send(r#""encoding":"base64","content":"2024""#));
+    assert_eq!(send(r#""content":12345678901234567"#), Err(Reason::TooLarge));
     for fields in [
         r#""content":"""#,
         r#""content":"","encoding":"base64""#,
-        r#""content":1"#,
         r#""content":null"#,
+        r#""content":[]"#,
         r#""content":{}"#,
         r#""encoding":"utf8""#,
         r#""content":"a","encoding":"hex""#,

@@ -131,6 +131,22 @@ fn other_pushes_have_no_raw_form() {
 }
 
 #[test]
+fn what_cannot_be_read_comes_as_it_came() {
+    let of = |push: &Push| String::from_utf8(envelope_json(push, &received(), Flags::default())).unwrap();
+    let unreadable = of(&Push::unreadable(b"\xff{"));
+    assert!(
+        unreadable.contains(r#""kind":"other""#) && unreadable.ends_with(r#","body_base64":"/3s="}"#),
+        "{unreadable}"
+    );
+    let spoilt = of(&Push::decode(b"{\"a\":\"\xff\"}").unwrap());
+    assert!(spoilt.ends_with("\"body\":{\"a\":\"\u{fffd}\"},\"body_base64\":\"eyJhIjoi/yJ9\"}"), "{spoilt}");
+    let gbk = of(&Push::decode(b"{\"from_uid\":\"1\",\"msg_type\":1,\"content\":\"\xb5\xc6\"}").unwrap());
+    assert!(gbk.ends_with(r#""content":"tcY=","encoding":"base64","content_not_base64":true}"#), "{gbk}");
+    let number = of(&Push::decode(br#"{"from_uid":"1","msg_type":1,"content":21.50}"#).unwrap());
+    assert!(number.ends_with(r#""content":"21.50","encoding":"utf8","content_not_base64":true}"#), "{number}");
+}
+
+#[test]
 fn an_id_that_no_property_can_hold_does_not_cost_the_envelope() {
     let long = TEXT_PUSH.replace("413", &"9".repeat(MAX_STRING + 1));
     let event = &published(&long, Output::Json, Flags::default(), false)[0];

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ilink2mqtt::local::command::decode;
 use ilink2mqtt::local::{Flags, Output, Parsed, Publication, Received, envelope_json, publications};
-use ilink2mqtt::protocol::{Call, Kind, Message, Push, Uid, content};
+use ilink2mqtt::protocol::{Call, Kind, Message, Push, Uid, content, lenient};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -15,13 +15,13 @@ use super::input::{assert_mqtt_string, assert_publishable, base, parts, rules, s
 /// Switches, then the body.
 pub fn run(data: &[u8]) {
     let [options, body] = parts(data);
-    let Ok(push) = Push::decode(body) else {
+    check_gzip(body);
+    let text = lenient::text(body);
+    let push = Push::decode(body).unwrap_or_else(|_| {
         // Whatever another parser takes for an object is a push.
-        assert!(serde_json::from_slice::<Map<String, Value>>(body).is_err(), "a JSON object is no push");
-        return;
-    };
-    let text = std::str::from_utf8(body).unwrap().trim_matches([' ', '\n', '\t', '\r']);
-    assert!(text.starts_with('{') && text.ends_with('}'));
+        assert!(serde_json::from_str::<Map<String, Value>>(&text).is_err(), "a JSON object is no push");
+        Push::unreadable(body)
+    });
     let _ = format!("{push:?}");
 
     let [raw, json, late, not_allowed, stale, limited, ..] = switches(options);
@@ -39,8 +39,13 @@ pub fn run(data: &[u8]) {
     for publication in &published {
         check_publication(publication, &push, &received, body.len());
     }
-    check_envelope(&envelope_json(&push, &received, flags), &push, text);
+    check_envelope(&envelope_json(&push, &received, flags), &push, &text, body);
     check_way_back(&push.message);
+}
+
+fn check_gzip(body: &[u8]) {
+    let unpacked = lenient::gunzip(body, 1000);
+    assert!(unpacked.is_none_or(|unpacked| unpacked.len() <= 1000 && body.starts_with(b"\x1f\x8b")));
 }
 
 fn check_publication(publication: &Publication, push: &Push, received: &Received, body: usize) {
@@ -73,28 +78,33 @@ struct Envelope<'a> {
     encoding: Option<String>,
     #[serde(borrow)]
     body: Option<&'a RawValue>,
+    body_base64: Option<String>,
     #[serde(default)]
     content_not_base64: bool,
 }
 
 /// The envelope says what the push says.
-fn check_envelope(json: &[u8], push: &Push, text: &str) {
+fn check_envelope(json: &[u8], push: &Push, text: &str, whole: &[u8]) {
     let envelope: Envelope = serde_json::from_slice(json).unwrap();
     let message = &push.message;
     assert_eq!(envelope.kind, message.kind().as_str());
     assert_eq!(envelope.from_uid.as_deref(), message.from_uid().map(Uid::as_str));
     assert_eq!(envelope.to_uid.as_deref(), push.to_uid.as_ref().map(Uid::as_str));
     assert_eq!(envelope.time, message.time());
-    let (mut group_id, mut subject, mut online, mut body) = (None, None, None, None);
+    let (mut group_id, mut subject, mut online, mut body, mut bytes) = (None, None, None, None, None);
     match message {
         Message::Group { group, .. } => group_id = Some(group.as_str()),
         Message::Topic { subject: id, .. } => subject = Some(id.as_str()),
         Message::Presence { online: is, .. } => online = Some(*is),
-        Message::Other { .. } => body = Some(text),
+        Message::Other { object, .. } => {
+            body = object.as_ref().map(|_| text);
+            bytes = (object.is_none() || std::str::from_utf8(whole).is_err()).then_some(whole);
+        }
         Message::Text { .. } | Message::File { .. } => {}
     }
     assert_eq!((envelope.group_id.as_deref(), envelope.subject.as_deref()), (group_id, subject));
     assert_eq!((envelope.online, envelope.body.map(RawValue::get)), (online, body));
+    assert_eq!(envelope.body_base64.map(|body| content::decode(body).bytes).as_deref(), bytes);
     let bytes = envelope.content.map(|content| match envelope.encoding.as_deref() {
         Some("utf8") => content.into_bytes(),
         Some("base64") => content::decode(&content).bytes,

@@ -1,16 +1,20 @@
 //! The callback listener as the service and strangers meet it: handshakes, refusals, repeats.
 
 use std::collections::HashSet;
+use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use reqwest::Method;
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use super::callers::rejected;
 use super::world::World;
 use crate::support::DEADLINE;
-use crate::support::bridge::{Bridge, SECRET, text_push};
+use crate::support::bridge::{Bridge, SECRET, base64, text_push};
 use crate::support::http::{Answer, http, raw_connection, raw_post, read_to_close};
 
 #[tokio::test]
@@ -104,19 +108,69 @@ async fn proxies_may_strip_or_add_a_prefix_and_a_query() {
 }
 
 #[tokio::test]
-async fn malformed_pushes_are_answered_1010() {
+async fn what_cannot_be_read_is_kept() {
     let world = World::ready().await;
     let deep = format!("{{\"a\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
-    for body in ["", "not json", "[]", "1", "null", "\"text\"", "{\"a\":1", "{} {}", "{\"a\":1,}", &deep] {
-        let answer = world.bridge.post_bytes(body.as_bytes().to_vec()).await;
-        assert_eq!((answer.status, answer.json()), (400, json!({"code": 1010})), "{body:.20}");
+    let utf16: Vec<u8> = "{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let bodies = ["not json", "[]", "1", "null", "\"text\"", "{\"a\":1", "{} {}", "{\"a\":1,}", " ", "\0", &deep];
+    let bodies: Vec<Vec<u8>> = bodies.into_iter().map(Vec::from).chain([utf16, b"\xff\xfe".to_vec()]).collect();
+    for body in &bodies {
+        let answer = world.bridge.post_bytes(body.clone()).await;
+        assert_eq!((answer.status, answer.json()), (200, json!({"code": 0})), "{body:.20?}");
+        let event = world.client.expect("ilink/event/other").await.json();
+        assert_eq!((event["body_base64"].as_str(), event.get("body")), (Some(&*base64(body)), None), "{body:.20?}");
     }
-    let answer = world.bridge.post_bytes(b"{\"from_uid\":\"\xff\"}".to_vec()).await;
-    assert_eq!((answer.status, answer.json()), (400, json!({"code": 1010})));
-    // And it goes on.
-    world.bridge.push(&text_push("413", "still here")).await;
-    world.client.expect_text("ilink/recv/user/413/text", "still here").await;
-    assert!(!world.bridge.log().contains("not json"), "a malformed push's text was logged");
+    assert_eq!(rejected(&world, "json").await, bodies.len() as u64);
+    let warned = world.bridge.log().matches("a push is not a JSON object").count();
+    assert_eq!(warned, 1, "{}", world.bridge.log());
+    assert!(!world.bridge.log().contains("not json"), "a push's text was logged");
+    // Nothing is no message.
+    let empty = world.bridge.post_bytes(Vec::new()).await;
+    assert_eq!((empty.status, empty.json()), (200, json!({"code": 0})));
+    world.bridge.push(&text_push("413", "the last")).await;
+    world.client.expect_text("ilink/recv/user/413/text", "the last").await;
+    assert_eq!(world.client.all(|message| message.topic == "ilink/event/other").len(), bodies.len());
+}
+
+#[tokio::test]
+async fn what_is_wrapped_or_spoilt_is_read_all_the_same() {
+    let mut world = World::ready().await;
+    let push = text_push("413", "wrapped").to_string();
+    let gzipped = |bytes: &[u8]| {
+        let mut packer = GzEncoder::new(Vec::new(), Compression::best());
+        packer.write_all(bytes).unwrap();
+        packer.finish().unwrap()
+    };
+    for body in [
+        format!("\u{feff}{push}").into_bytes(),
+        format!("{push}\0").into_bytes(),
+        format!("\0\n\u{feff} {push} \r\n\0").into_bytes(),
+        gzipped(push.as_bytes()),
+        gzipped(format!("\u{feff}{push}").as_bytes()),
+        [b"{\"nick\":\"\xb5\xc6\",", &push.as_bytes()[1..]].concat(),
+    ] {
+        let answer = world.bridge.post_bytes(body.clone()).await;
+        assert_eq!((answer.status, answer.json()), (200, json!({"code": 0})), "{body:?}");
+        assert_eq!(world.client.expect("ilink/recv/user/413/text").await.text(), "wrapped", "{body:?}");
+    }
+    // Content that is no base64 and no UTF-8, a number, a time in milliseconds.
+    let gbk = b"{\"from_uid\":\"413\",\"msg_type\":1,\"create_time\":1457408202123,\"content\":\"\xbf\xaa\xb5\xc6\"}";
+    world.bridge.post_bytes(gbk.to_vec()).await;
+    assert_eq!(world.client.expect("ilink/recv/user/413/text").await.payload, &b"\xbf\xaa\xb5\xc6"[..]);
+    let event = world.client.expect_json("ilink/event/text", |event| event["content_not_base64"] == json!(true)).await;
+    let said = (&event["content"], &event["encoding"], &event["time"]);
+    assert_eq!(said, (&json!(base64(b"\xbf\xaa\xb5\xc6")), &json!("base64"), &json!(1_457_408_202)), "{event}");
+    world.bridge.post_bytes(br#"{"from_uid":"413","msg_type":1,"content":21.50}"#.to_vec()).await;
+    world.client.expect_text("ilink/recv/user/413/text", "21.50").await;
+    // A bomb is kept as it came.
+    let bomb = gzipped(&vec![b' '; 200 << 20]);
+    let before = world.bridge.process().memory();
+    let answer = world.bridge.post_bytes(bomb.clone()).await;
+    assert_eq!((answer.status, answer.json()), (200, json!({"code": 0})));
+    let event = world.client.expect("ilink/event/other").await.json();
+    assert_eq!(event["body_base64"], json!(base64(&bomb)));
+    let grown = world.bridge.process().memory().saturating_sub(before);
+    assert!(grown < 20 * 1024, "{grown} KiB for a bomb");
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ async fn still_works(world: &World) {
 }
 
 /// How often the bridge refused for this reason, by its own count.
-async fn rejected(world: &World, reason: &str) -> u64 {
+pub(super) async fn rejected(world: &World, reason: &str) -> u64 {
     let status = world.bridge.verb(&["status"]).await;
     assert_eq!(status.code, Some(0), "{status:?}");
     let reasons = status.stdout.lines().find_map(|line| line.strip_prefix("turned away")).unwrap_or_default();
