@@ -10,7 +10,8 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use url::Url;
 
-use super::client::TransportError;
+use super::transport::TransportError;
+use crate::protocol::ResultCode;
 use crate::tls;
 
 /// Whom the client talks to, for the texts.
@@ -38,14 +39,20 @@ impl Peer {
         if error.is_connect() {
             return TransportError::Unsent { cause: self.no_connection(&error) };
         }
-        let cause = if error.is_timeout() {
-            format!("no answer from {} within {}", self.api, words(self.timeout))
-        } else if closed(&error) {
-            format!("{} closed the connection without an answer", self.api)
-        } else {
-            format!("the call to {} failed: {}", self.api, innermost(&error))
-        };
-        TransportError::Ambiguous { cause }
+        if error.is_timeout() {
+            let cause = format!("no answer from {} within {}", self.api, words(self.timeout));
+            return TransportError::Unanswered { cause };
+        }
+        if closed(&error) {
+            let cause = format!("{} closed the connection without an answer", self.api);
+            return TransportError::Unanswered { cause };
+        }
+        let cause = format!("the call to {} failed: {}", self.api, innermost(&error));
+        // What is no HTTP came as an answer, and cannot be read.
+        if find::<hyper::Error>(&error).is_some_and(hyper::Error::is_parse) {
+            return TransportError::Unreadable { cause };
+        }
+        TransportError::Unanswered { cause }
     }
 
     /// Explains a response whose body did not arrive whole.
@@ -56,10 +63,11 @@ impl Peer {
         } else {
             format!("the answer of {} broke off", self.api)
         };
-        TransportError::Ambiguous { cause }
+        TransportError::BrokenOff { cause }
     }
 
-    pub(super) fn status(&self, status: StatusCode) -> TransportError {
+    /// A status without iLink's JSON.
+    pub(super) fn status(&self, status: StatusCode, retry_after: Option<Duration>) -> TransportError {
         let hint = if status.is_redirection() {
             "; redirects are not followed: is ilink.api right?"
         } else if status == StatusCode::NOT_FOUND {
@@ -69,12 +77,19 @@ impl Peer {
         } else {
             ""
         };
-        TransportError::Ambiguous { cause: format!("{} answered HTTP status {status}{hint}", self.api) }
+        let cause = format!("{} answered HTTP status {status}{hint}", self.api);
+        TransportError::InFront { cause, status: status.as_u16(), retry_after }
+    }
+
+    /// iLink's JSON with a status that says it failed: which of the two is right, nobody knows.
+    pub(super) fn contradicted(&self, status: StatusCode, code: ResultCode) -> TransportError {
+        let cause = format!("{} answered code {code} with HTTP status {status}, which contradict each other", self.api);
+        TransportError::Unreadable { cause }
     }
 
     pub(super) fn too_long(&self, limit: usize) -> TransportError {
         let cause = format!("the answer of {} is longer than {} MiB", self.api, limit / (1024 * 1024));
-        TransportError::Ambiguous { cause }
+        TransportError::Unreadable { cause }
     }
 
     pub(super) fn not_a_reply(&self) -> TransportError {
@@ -82,7 +97,7 @@ impl Peer {
             "the answer of {} is not JSON with an integer code: is ilink.api right, or does a proxy answer for it?",
             self.api
         );
-        TransportError::Ambiguous { cause }
+        TransportError::Unreadable { cause }
     }
 
     fn no_connection(&self, error: &reqwest::Error) -> String {

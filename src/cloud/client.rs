@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use reqwest::Response;
 use reqwest::header::{CONTENT_TYPE, DATE};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -19,11 +20,16 @@ use url::Url;
 
 use super::cause::Peer;
 use super::echo;
+use super::transport::{self, TransportError};
 use crate::counters::Counters;
 use crate::protocol::{Reply, Request};
 
 /// No reply of this API is near this; a longer one is not read on.
 const MAX_REPLY: usize = 4 * 1024 * 1024;
+/// What a failing status may bring: iLink's JSON is short, and the pages of proxies are not read.
+const MAX_FAILURE: usize = 64 * 1024;
+/// From this status on, an answer does not say what it says with 200.
+const FAILED: u16 = 300;
 
 /// Establishing a connection may take half of the whole time-out, and at most this: a failure to connect must be known as
 /// one, so it must not run into the whole time-out, after which nobody can say whether the request was read.
@@ -80,39 +86,6 @@ pub enum ClientError {
     /// Anything else in the HTTP client.
     #[error("the HTTP client cannot be built: {0}")]
     Build(String),
-}
-
-/// There is no reply. Causes are plain words with a remedy where there is one, and hold neither secrets nor URLs.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TransportError {
-    /// No connection stood, so the request was certainly not read.
-    #[error("{cause}")]
-    Unsent {
-        /// Why.
-        cause: String,
-    },
-    /// The request may have been read, and even executed.
-    #[error("{cause}")]
-    Ambiguous {
-        /// Why.
-        cause: String,
-    },
-}
-
-impl TransportError {
-    /// Whether the request may have been read.
-    #[must_use]
-    pub fn is_ambiguous(&self) -> bool {
-        matches!(self, Self::Ambiguous { .. })
-    }
-
-    /// Why there is no reply.
-    #[must_use]
-    pub fn cause(&self) -> &str {
-        match self {
-            Self::Unsent { cause } | Self::Ambiguous { cause } => cause,
-        }
-    }
 }
 
 /// What the session needs of a client. [`Client`] is the one there is; the session's own tests script another.
@@ -180,8 +153,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`TransportError`] if there is no connection, no answer in time, a status other than 2xx, or an answer that is not a
-    /// JSON object with an integer `code`.
+    /// [`TransportError`] if there is no connection, no answer in time, a status of 300 or more, or an answer that is not a
+    /// JSON object with a `code`.
     pub async fn post(&self, request: &Request, token: Option<&SecretString>) -> Result<Reply, TransportError> {
         let began = Instant::now();
         let reply = self.exchange(request, token).await;
@@ -207,18 +180,29 @@ impl Client {
         let sending = self.http.post(self.url(request, token)).header(CONTENT_TYPE, "application/json").body(body);
         let mut response = sending.send().await.map_err(|e| self.peer.explain(e))?;
         let status = response.status();
-        if !status.is_success() {
-            return Err(self.peer.status(status));
+        if status.as_u16() >= FAILED {
+            let body = self.read(&mut response, MAX_FAILURE).await.unwrap_or_default();
+            // Gateways write JSON with a code as well; §6 tells whose it is.
+            let code = Reply::decode(&body).map(|reply| reply.code).ok().filter(|code| code.is_listed());
+            return Err(match code {
+                Some(code) => self.peer.contradicted(status, code),
+                None => self.peer.status(status, transport::retry_after(response.headers(), SystemTime::now())),
+            });
         }
+        let body = self.read(&mut response, MAX_REPLY).await?;
+        let reply = Reply::decode(&body).map_err(|_| self.peer.not_a_reply())?;
+        Ok(echo::masked(reply, request, token))
+    }
+
+    async fn read(&self, response: &mut Response, limit: usize) -> Result<Vec<u8>, TransportError> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| self.peer.cut_short(e))? {
-            if body.len() + chunk.len() > MAX_REPLY {
-                return Err(self.peer.too_long(MAX_REPLY));
+            if body.len() + chunk.len() > limit {
+                return Err(self.peer.too_long(limit));
             }
             body.extend_from_slice(&chunk);
         }
-        let reply = Reply::decode(&body).map_err(|_| self.peer.not_a_reply())?;
-        Ok(echo::masked(reply, request, token))
+        Ok(body)
     }
 
     /// The URL of a call. It holds the token: it goes nowhere but into the request.

@@ -14,14 +14,16 @@ mod echo;
 mod handshakes;
 mod registry;
 pub mod session;
+mod transport;
 
 pub(crate) use cause::{find as find_cause, innermost as innermost_cause};
 
 pub use backoff::{Backoff, Timing};
-pub use client::{Client, ClientConfig, ClientError, Post, TransportError, web_client};
+pub use client::{Client, ClientConfig, ClientError, Post, web_client};
 pub use handshakes::{Handshake, HandshakeLog};
 pub use registry::Registry;
 pub use session::{
     CloudState, ConfigQuota, Door, Doors, Endpoint, Gate, Outcome, RegisterPolicy, Session, SessionConfig, Status,
     start,
 };
+pub use transport::{Executed, MAX_RETRY_AFTER, TransportError};

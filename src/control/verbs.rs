@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{Answer, Verb};
 use crate::cli::{EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE};
-use crate::cloud::{Outcome, Session};
+use crate::cloud::{Executed, Outcome, Session};
 use crate::local::command::decode_call;
 use crate::local::{Globs, Rules, Status};
 use crate::progress::{self, Progress};
@@ -110,7 +110,7 @@ pub fn parse_call(name: &str, json: &str, max_content: usize) -> Result<Call, An
 pub fn outcome(outcome: Outcome) -> Answer {
     match outcome {
         Outcome::Reply(reply) => answer(Ok(reply)),
-        Outcome::Retry { ambiguous: true, cause, .. } => Answer {
+        Outcome::Retry { executed: Executed::Unlikely | Executed::Perhaps, cause, .. } => Answer {
             exit: EXIT_UNAVAILABLE,
             text: format!("the call may or may not have been executed, and was not repeated: {cause}"),
         },

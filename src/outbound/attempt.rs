@@ -15,7 +15,7 @@ use ulid::Ulid;
 use super::passed::passed;
 use super::record::{Command, Mark, Record, StoredResult};
 use super::route_book::RouteBook;
-use crate::cloud::{Backoff, Endpoint, Outcome, Session};
+use crate::cloud::{Backoff, Endpoint, Executed, Outcome, Session};
 use crate::counters::Counters;
 use crate::local::{Base, CommandResult, Status};
 use crate::log::Few;
@@ -129,7 +129,8 @@ impl Attempts {
                 let result = CommandResult::answered(id, command.reference.clone(), reply, attempts, elapsed);
                 self.finish(seq, command, result).await
             }
-            Outcome::Retry { ambiguous, code, cause } => {
+            Outcome::Retry { executed, code, cause, after } => {
+                let ambiguous = executed != Executed::No;
                 tried = Tried {
                     attempts: command.attempts,
                     ambiguous: tried.ambiguous | ambiguous,
@@ -142,8 +143,8 @@ impl Attempts {
                 command.mark = if tried.ambiguous { Mark::Ambiguous } else { Mark::Unsent };
                 self.spool.replace_lazily(Queue::Outbound, seq, encode(&command));
                 let wait = if code.is_some_and(|code| code.class() == Class::Quota) { QUOTA_WAIT } else { WAIT };
-                let after = wait.jittered(tried.attempts);
-                Ok(Step::Later(tried, after))
+                let wait = wait.jittered(tried.attempts).max(after.unwrap_or_default());
+                Ok(Step::Later(tried, wait))
             }
             Outcome::NotReady { cause, code, after } => {
                 if code.is_some() {

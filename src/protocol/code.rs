@@ -99,6 +99,12 @@ impl ResultCode {
         self == Self::OK
     }
 
+    /// Whether §6 lists it.
+    #[must_use]
+    pub fn is_listed(self) -> bool {
+        self.row().is_some()
+    }
+
     /// What to do about it. A code that §6 does not list is permanent: repeating it would be a guess.
     #[must_use]
     pub fn class(self) -> Class {

@@ -16,7 +16,7 @@ use super::gate::{Gate, Open};
 use super::task::{Channels, Task};
 use super::types::{CloudState, Outcome, SessionConfig, Status};
 use super::words;
-use crate::cloud::{HandshakeLog, Post, Registry};
+use crate::cloud::{Executed, HandshakeLog, Post, Registry};
 use crate::protocol::{Account, Call, Class, Qos, Reply, ResultCode, Subject, Uid};
 
 /// Room for what callers tell the task. It answers at once, so this only fills while it has no turn.
@@ -119,10 +119,12 @@ impl Session {
         Ok(match self.attempt_through(gate, call, Origin::Command).await? {
             Attempt::Reply(reply) => Outcome::Reply(reply),
             Attempt::Later(code) => {
-                Outcome::Retry { ambiguous: code.is_ambiguous(), code: Some(code), cause: words::not_now(code) }
+                let executed = if code.is_ambiguous() { Executed::Perhaps } else { Executed::No };
+                Outcome::Retry { executed, code: Some(code), cause: words::not_now(code), after: None }
             }
             Attempt::Lost(error) => {
-                Outcome::Retry { ambiguous: error.is_ambiguous(), code: None, cause: error.cause().to_owned() }
+                let (executed, after) = (error.executed(), error.retry_after());
+                Outcome::Retry { executed, code: None, cause: error.cause().to_owned(), after }
             }
             Attempt::NotReady { cause, code } => Outcome::NotReady { cause, code, after: None },
         })

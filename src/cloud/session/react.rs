@@ -142,7 +142,8 @@ impl Task {
                 self.registration.want(Want::Register, again);
             }
             // The service calls us back before it answers: that this takes long says nothing about other calls.
-            Err(TransportError::Ambiguous { cause }) => {
+            Err(error) => {
+                let cause = error.cause();
                 self.registration.failures += 1;
                 let wait = self.config.timing.callback.jittered(self.registration.failures);
                 self.registration.want(Want::Register, now + wait);

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::cloud::Timing;
+use crate::cloud::{Executed, Timing};
 use crate::protocol::{Account, Qos, Reply, ResultCode, Subject, Uid};
 
 /// Whether and when the session registers the callback.
@@ -117,11 +117,13 @@ pub enum Outcome {
     /// It failed and may succeed later.
     Retry {
         /// Whether it may have been executed.
-        ambiguous: bool,
+        executed: Executed,
         /// What iLink said, if it answered.
         code: Option<ResultCode>,
         /// Why it failed.
         cause: String,
+        /// How long whoever answered asks us to wait.
+        after: Option<Duration>,
     },
     /// Nothing was executed: this call is not possible now.
     NotReady {

@@ -45,9 +45,13 @@ async fn post(config: &ClientConfig) -> Result<Reply, TransportError> {
     answer
 }
 
-async fn ambiguous(config: &ClientConfig) -> String {
+/// Why there is no reply although the request may have been read; also the name of the kind.
+async fn lost(config: &ClientConfig) -> (&'static str, String) {
     match post(config).await {
-        Err(TransportError::Ambiguous { cause }) => cause,
+        Err(TransportError::InFront { cause, .. }) => ("in front", cause),
+        Err(TransportError::Unanswered { cause }) => ("unanswered", cause),
+        Err(TransportError::BrokenOff { cause }) => ("broken off", cause),
+        Err(TransportError::Unreadable { cause }) => ("unreadable", cause),
         other => panic!("not ambiguous: {other:?}"),
     }
 }
@@ -125,27 +129,33 @@ async fn once_a_connection_stood_the_request_may_have_been_read() {
     let moved = Behaviour::response("302 Found", "Location: /elsewhere\r\n", "");
     let broken = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"code\":0".to_vec();
     let long = format!(r#"{{"code":0,"x":"{}"}}"#, "x".repeat(5 * 1024 * 1024));
-    let cases: [(Behaviour, &[&str]); 11] = [
-        (Behaviour::Close, &["closed the connection without an answer"]),
-        (Behaviour::response("502 Bad Gateway", "", r#"{"code":0}"#), &["HTTP status 502 Bad Gateway"]),
-        (Behaviour::response("404 Not Found", "", ""), &["HTTP status 404", "ilink.api"]),
-        (Behaviour::response("407 Proxy Authentication Required", "", ""), &["ilink.proxy"]),
-        (moved, &["HTTP status 302", "redirects are not followed"]),
-        (Behaviour::reply("<html>hello</html>"), &["not JSON"]),
-        (Behaviour::reply(r#"{"ok":true}"#), &["not JSON with an integer code"]),
-        (Behaviour::reply(""), &["not JSON"]),
-        (Behaviour::Bytes(broken), &["broke off"]),
-        (Behaviour::reply(&long), &["longer than 4 MiB"]),
-        (Behaviour::Bytes(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), &["failed"]),
+    let cases: [(&str, Behaviour, &[&str]); 13] = [
+        ("unanswered", Behaviour::Close, &["closed the connection without an answer"]),
+        ("unreadable", Behaviour::response("502 Bad Gateway", "", r#"{"code":0}"#), &["HTTP status 502 Bad Gateway"]),
+        ("in front", Behaviour::response("502 Bad Gateway", "", r#"{"code":502}"#), &["HTTP status 502 Bad Gateway"]),
+        ("in front", Behaviour::response("404 Not Found", "", ""), &["HTTP status 404", "ilink.api"]),
+        ("in front", Behaviour::response("407 Proxy Authentication Required", "", ""), &["ilink.proxy"]),
+        ("in front", moved, &["HTTP status 302", "redirects are not followed"]),
+        ("unreadable", Behaviour::reply("<html>hello</html>"), &["not JSON"]),
+        ("unreadable", Behaviour::reply(r#"{"ok":true}"#), &["not JSON with an integer code"]),
+        ("unreadable", Behaviour::reply(""), &["not JSON"]),
+        ("unreadable", Behaviour::response("204 No Content", "", ""), &["not JSON"]),
+        ("broken off", Behaviour::Bytes(broken), &["broke off"]),
+        ("unreadable", Behaviour::reply(&long), &["longer than 4 MiB"]),
+        ("unreadable", Behaviour::Bytes(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), &["failed"]),
     ];
     let wanted = cases.len();
-    for (behaviour, words) in cases {
+    for (kind, behaviour, words) in cases {
         cloud.script([behaviour]);
-        says(&ambiguous(&config(&cloud.api)).await, words);
+        let (met, cause) = lost(&config(&cloud.api)).await;
+        assert_eq!(met, kind, "{cause}");
+        says(&cause, words);
     }
     assert_eq!(cloud.seen().len(), wanted, "something was repeated or followed");
     cloud.script([Behaviour::Hang]);
-    says(&ambiguous(&impatient(&cloud.api)).await, &["no answer", "within 4 s"]);
+    let (kind, cause) = lost(&impatient(&cloud.api)).await;
+    assert_eq!(kind, "unanswered");
+    says(&cause, &["no answer", "within 4 s"]);
     let unfinished = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"code\":".to_vec();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let api = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
@@ -157,7 +167,21 @@ async fn once_a_connection_stood_the_request_may_have_been_read() {
         stream.write_all(&unfinished).await.unwrap();
         std::future::pending::<()>().await;
     });
-    says(&ambiguous(&impatient(&api)).await, &["did not finish its answer within 4 s"]);
+    let (kind, cause) = lost(&impatient(&api)).await;
+    assert_eq!(kind, "broken off");
+    says(&cause, &["did not finish its answer within 4 s"]);
+}
+
+#[tokio::test]
+async fn who_stands_in_front_may_ask_for_patience() {
+    let cloud = ScriptedCloud::start().await;
+    for (header, wanted) in [("", None), ("Retry-After: 17\r\n", Some(17)), ("Retry-After: 864000\r\n", Some(600))] {
+        cloud.script([Behaviour::response("503 Service Unavailable", header, "<html>later</html>")]);
+        let Err(TransportError::InFront { status, retry_after, .. }) = post(&config(&cloud.api)).await else {
+            panic!()
+        };
+        assert_eq!((status, retry_after), (503, wanted.map(Duration::from_secs)));
+    }
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use ilink2mqtt::cloud::{
-    Backoff, Client, ClientConfig, CloudState, Handshake, HandshakeLog, Outcome, RegisterPolicy, Registry, Session,
-    SessionConfig, Status, Timing, start,
+    Backoff, Client, ClientConfig, CloudState, Executed, Handshake, HandshakeLog, Outcome, RegisterPolicy, Registry,
+    Session, SessionConfig, Status, Timing, start,
 };
 use ilink2mqtt::protocol::{Accepted, Account, Call, Qos, Variant, signature};
 use ilink2mqtt::sim::{Options, serve};
@@ -255,7 +255,7 @@ async fn a_call_that_is_dropped_is_ambiguous_and_the_way_opens_again() {
     let running = world.ready().await;
     for mode in ["drop", "status", "garbage"] {
         world.control("/sim/fault", &json!({"path": "send_msg", "mode": mode})).await;
-        assert!(matches!(running.send().await, Outcome::Retry { ambiguous: true, .. }), "{mode}");
+        assert!(matches!(running.send().await, Outcome::Retry { executed: Executed::Perhaps, .. }), "{mode}");
         timeout(DEADLINE, running.session.ready()).await.unwrap();
         assert_eq!(code(&running.send().await), 0);
     }

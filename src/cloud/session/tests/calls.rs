@@ -176,10 +176,10 @@ async fn refused_credentials_stop_everything() {
 async fn trouble_inside_the_service_is_the_callers_to_repeat() {
     let world = World::registered();
     let running = world.ready().await;
-    for (transient, may_be_executed) in [(1016, false), (1017, true), (1016, false)] {
+    for (transient, may_be_executed) in [(1016, Executed::No), (1017, Executed::Perhaps), (1016, Executed::No)] {
         world.service.next("send_msg", [code(transient)]);
-        let Outcome::Retry { ambiguous, code, cause } = running.send().await else { panic!() };
-        assert_eq!((ambiguous, code.map(ResultCode::value)), (may_be_executed, Some(transient)));
+        let Outcome::Retry { executed, code, cause, .. } = running.send().await else { panic!() };
+        assert_eq!((executed, code.map(ResultCode::value)), (may_be_executed, Some(transient)));
         assert!(cause.contains(&transient.to_string()), "{cause}");
     }
     assert_eq!(replied(&running.send().await), 0);
@@ -192,7 +192,7 @@ async fn codes_of_other_calls_lose_no_command() {
         let world = World::registered();
         let running = world.ready().await;
         world.service.next("send_msg", [code(quota)]);
-        assert!(matches!(running.send().await, Outcome::Retry { ambiguous: false, code: Some(_), .. }));
+        assert!(matches!(running.send().await, Outcome::Retry { executed: Executed::No, code: Some(_), .. }));
     }
     for elsewhere in [1005, 1006] {
         let world = World::registered();
@@ -213,7 +213,7 @@ async fn a_service_that_is_down_is_probed_by_a_harmless_call_and_not_by_commands
     let begun = Instant::now();
     let lanes: Vec<Call> = (0..100).map(|lane| text(&format!("u{lane}"))).collect();
     let outcomes = join_all(lanes.iter().map(|call| running.session.call(call))).await;
-    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Retry { ambiguous: false, .. })));
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Retry { executed: Executed::No, .. })));
     assert_eq!(running.state(CloudState::Offline).await.cause, "refused");
     not_ready(&running.send().await);
     tokio::time::sleep(Duration::from_mins(10)).await;
@@ -235,7 +235,7 @@ async fn one_request_on_which_the_service_chokes_holds_up_nobody_else() {
     let before = running.session.status().borrow().clone();
     for _ in 0..5 {
         world.service.next("send_msg", [ambiguous()]);
-        assert!(matches!(running.send().await, Outcome::Retry { ambiguous: true, .. }));
+        assert!(matches!(running.send().await, Outcome::Retry { executed: Executed::Perhaps, .. }));
         let begun = Instant::now();
         running.ready().await;
         assert_eq!(replied(&running.session.call(&text("500")).await), 0);
@@ -249,7 +249,7 @@ async fn a_service_that_answers_nobody_is_offline() {
     let world = World::registered();
     let running = world.ready().await;
     world.service.next("send_msg", [ambiguous()]).next("ham_user", [ambiguous(), ambiguous()]);
-    assert!(matches!(running.send().await, Outcome::Retry { ambiguous: true, .. }));
+    assert!(matches!(running.send().await, Outcome::Retry { executed: Executed::Perhaps, .. }));
     running.state(CloudState::Offline).await;
     running.state(CloudState::Online).await;
     assert_eq!(world.service.count("ham_user"), 3);

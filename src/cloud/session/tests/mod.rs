@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{CloudState, Outcome, RegisterPolicy, Session, SessionConfig, Status, start};
-use crate::cloud::{Handshake, HandshakeLog, Post, Registry, Timing, TransportError};
+use crate::cloud::{Executed, Handshake, HandshakeLog, Post, Registry, Timing, TransportError};
 use crate::protocol::{Account, Call, Reply, Request, ResultCode};
 
 const URL: &str = "https://home.example/ilink/path-s3cret";
@@ -61,7 +61,7 @@ fn unsent() -> Answer {
 }
 
 fn ambiguous() -> Answer {
-    Err(TransportError::Ambiguous { cause: "no answer".to_owned() })
+    Err(TransportError::Unanswered { cause: "no answer".to_owned() })
 }
 
 impl Service {
