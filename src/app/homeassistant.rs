@@ -14,7 +14,7 @@ use tracing::{debug, info};
 
 use crate::inbound::relay::RelaySettings;
 use crate::local::{Discovery, Publication};
-use crate::mqtt::{Delivery, Publisher};
+use crate::mqtt::Publisher;
 use crate::spool::Spool;
 
 /// The note of the topics that may have a configuration of ours.
@@ -46,9 +46,9 @@ pub(super) async fn run(
         let new = wanted.keys().filter(|topic| !known.contains(*topic)).count();
         let mut taken_back = 0;
         for topic in stale {
-            publisher.set_state(nothing(topic.clone()));
             if being_cleared.insert(topic.clone()) {
-                clearing.push(clear(publisher.clone(), topic.clone()));
+                let (topic, cleared) = (topic.clone(), publisher.clear(topic.clone()));
+                clearing.push(async move { (topic, cleared.await) });
                 taken_back += 1;
             }
         }
@@ -73,28 +73,19 @@ pub(super) async fn run(
                 Ok(()) = heard.settings.changed() => break,
                 Some((topic, cleared)) = clearing.next() => {
                     being_cleared.remove(&topic);
-                    // Wanted again meanwhile: the empty one may have come last.
                     if wanted.contains_key(&topic) {
+                        continue;
+                    }
+                    // It was wanted again in between.
+                    if !cleared {
                         break;
                     }
-                    if cleared && known.remove(&topic) {
-                        note(&spool, &known);
-                    }
+                    known.remove(&topic);
+                    note(&spool, &known);
                 }
             }
         }
     }
-}
-
-/// Takes a configuration back; whether the broker has heard it.
-async fn clear(publisher: Publisher, topic: String) -> (String, bool) {
-    let delivery = publisher.publish(nothing(topic.clone())).await.await;
-    (topic, matches!(delivery, Delivery::Acked { .. }))
-}
-
-/// What removes a retained message.
-fn nothing(topic: String) -> Publication {
-    Publication { topic, retain: true, ..Publication::default() }
 }
 
 async fn noted(spool: &Spool) -> BTreeSet<String> {

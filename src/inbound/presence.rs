@@ -19,7 +19,7 @@ pub struct Known {
     pub time: Option<i64>,
     /// What was published.
     pub online: bool,
-    /// Whether it was one of `ilink.subscribe.presence` then.
+    /// Whether it was one of `ilink.subscribe.presence` then, or since its topic was last cleared.
     pub configured: bool,
 }
 
@@ -28,6 +28,8 @@ pub struct PresenceBook {
     spool: Spool,
     known: HashMap<Uid, Known>,
     configured: HashSet<Uid>,
+    /// No longer configured, with nothing noted since.
+    dropped: HashSet<Uid>,
 }
 
 impl PresenceBook {
@@ -44,7 +46,7 @@ impl PresenceBook {
                 Some((uid, postcard::from_bytes(&value).ok()?))
             })
             .collect();
-        Ok(Self { spool, known, configured })
+        Ok(Self { spool, known, configured, dropped: HashSet::new() })
     }
 
     /// Is a push of this `time` older than what was published?
@@ -56,7 +58,9 @@ impl PresenceBook {
     /// Notes what is being published. `time` is none for a state read by `ham_user/states`, which does not say since when.
     pub fn note(&mut self, uid: &Uid, online: bool, time: Option<i64>) {
         let time = time.or_else(|| self.known.get(uid).and_then(|known| known.time));
-        let known = Known { time, online, configured: self.configured.contains(uid) };
+        self.dropped.remove(uid);
+        let configured = self.configured.contains(uid) || self.known.get(uid).is_some_and(|known| known.configured);
+        let known = Known { time, online, configured };
         if self.known.insert(uid.clone(), known) != Some(known)
             && let Ok(value) = postcard::to_stdvec(&known)
         {
@@ -67,17 +71,31 @@ impl PresenceBook {
     /// Takes over a changed configuration and returns the uids it dropped, whose retained topics are to be cleared.
     pub fn reconfigure(&mut self, configured: HashSet<Uid>) -> Vec<Uid> {
         self.configured = configured;
-        let dropped =
-            |(uid, known): (&Uid, &Known)| (known.configured && !self.configured.contains(uid)).then(|| uid.clone());
-        self.known.iter().filter_map(dropped).collect()
+        let dropped: Vec<Uid> = self.known.keys().filter(|uid| self.is_dropped(uid)).cloned().collect();
+        self.dropped = dropped.iter().cloned().collect();
+        dropped
     }
 
-    /// The retained topic of `uid` has been cleared, because it was dropped; nothing, if it is published again since.
-    pub fn forget_dropped(&mut self, uid: &Uid) {
-        if self.known.get(uid).is_some_and(|known| known.configured) && !self.configured.contains(uid) {
+    /// Whether `uid` is no longer configured, and its topic is to be cleared for that.
+    #[must_use]
+    pub fn is_dropped(&self, uid: &Uid) -> bool {
+        self.known.get(uid).is_some_and(|known| known.configured) && !self.configured.contains(uid)
+    }
+
+    /// The topic of `uid` is to be cleared once more.
+    pub fn drop_again(&mut self, uid: &Uid) {
+        self.dropped.insert(uid.clone());
+    }
+
+    /// The retained topic of `uid` has been cleared, because it was dropped. False, and nothing is forgotten, if it is configured
+    /// or published again since.
+    pub fn forget_dropped(&mut self, uid: &Uid) -> bool {
+        let forget = self.dropped.remove(uid) && self.is_dropped(uid);
+        if forget {
             self.known.remove(uid);
             self.spool.remove_note(&format!("{PREFIX}{uid}"));
         }
+        forget
     }
 
     /// Everything published and not cleared, to publish it again to a broker that lost it.

@@ -81,7 +81,7 @@ pub struct Relay {
     pub spool: Spool,
     /// Where to.
     pub publisher: Publisher,
-    /// The link's state: a broker that lost our session has perhaps lost the retained presence too.
+    /// The link's state: nothing is published while it is not connected.
     pub link: watch::Receiver<LinkState>,
     /// For what is refused.
     pub set_aside: SetAside,
@@ -141,7 +141,7 @@ impl Relay {
         let mut appended = relay.spool.appended(Queue::Inbound);
         let mut under_way = FuturesUnordered::new();
         let (mut bytes, mut cursor) = (0, 0);
-        retained.configure(configured, &stop).await;
+        retained.configure(configured);
         while !stop.is_cancelled() {
             relay.progress.beat();
             appended.mark_unchanged();
@@ -160,12 +160,9 @@ impl Relay {
                     Ok(()) = appended.changed(), if room > 0 => {}
                     Ok(()) = settings.changed() => {
                         let configured = settings.borrow_and_update().presence.clone();
-                        retained.configure(configured, &stop).await;
+                        retained.configure(configured);
                     }
-                    Ok(()) = link.changed() => {
-                        let state = link.borrow_and_update().clone();
-                        retained.restore(&state, &stop).await;
-                    }
+                    Ok(()) = link.changed() => {}
                     () = retained.cleared() => {}
                     () = stop.cancelled() => {}
                 }

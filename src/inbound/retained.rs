@@ -1,4 +1,7 @@
 //! The retained presence topics at the broker: cleared for who is configured no longer, restored to a broker that lost them.
+//!
+//! What a push says of presence is published in its turn by the relay; all of it is kept at the broker by the link's one
+//! [holder](Publisher::set_state) of retained topics, so that nothing older overwrites it.
 
 use std::collections::HashSet;
 use std::future::pending;
@@ -6,11 +9,10 @@ use std::future::pending;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio_util::sync::CancellationToken;
 
 use super::presence::PresenceBook;
 use crate::local::{Base, Publication};
-use crate::mqtt::{Delivery, LinkState, Publisher};
+use crate::mqtt::Publisher;
 use crate::protocol::Uid;
 
 /// Keeps them in step with the book.
@@ -19,15 +21,18 @@ pub(super) struct Retained {
     pub(super) book: PresenceBook,
     base: Base,
     publisher: Publisher,
-    /// What is being cleared, and whether the broker has heard it.
+    /// What is being cleared, and whether the broker has acknowledged it.
     clearing: FuturesUnordered<BoxFuture<'static, (Uid, bool)>>,
-    /// The session ([`LinkState::session_began`]) whose broker has them.
-    session: u64,
+    being_cleared: HashSet<Uid>,
 }
 
 impl Retained {
+    /// Restores all that earlier runs published.
     pub(super) fn new(book: PresenceBook, base: Base, publisher: Publisher) -> Self {
-        Self { book, base, publisher, clearing: FuturesUnordered::new(), session: 0 }
+        for (uid, online) in book.all() {
+            publisher.restore(Self::publication(&base, uid, online));
+        }
+        Self { book, base, publisher, clearing: FuturesUnordered::new(), being_cleared: HashSet::new() }
     }
 
     /// What the topic of `uid` says.
@@ -35,40 +40,38 @@ impl Retained {
         Publication::raw(base.presence(uid), if online { "online" } else { "offline" }).retained()
     }
 
-    /// Clears the topics of uids that are not configured any more, until `stop`.
-    pub(super) async fn configure(&mut self, configured: HashSet<Uid>, stop: &CancellationToken) {
+    /// Clears the topics of uids that are not configured any more.
+    pub(super) fn configure(&mut self, configured: HashSet<Uid>) {
         for uid in self.book.reconfigure(configured) {
-            let empty = Publication { topic: self.base.presence(&uid), retain: true, ..Publication::default() };
-            let Some(completion) = stop.run_until_cancelled(self.publisher.publish(empty)).await else { return };
-            let cleared = completion.map(|delivery| (uid, matches!(delivery, Delivery::Acked { .. })));
-            self.clearing.push(cleared.boxed());
+            self.clear(uid);
+        }
+        // Configured again before they were cleared: what was published stands, until it is read anew.
+        for (uid, online) in self.book.all().filter(|(uid, _)| self.being_cleared.contains(*uid)) {
+            if !self.book.is_dropped(uid) {
+                self.publisher.restore(Self::publication(&self.base, uid, online));
+            }
         }
     }
 
-    /// Notes the next topic that the broker has cleared; waits while there is none. One that it refused, or that nobody heard
-    /// before the process ends, is cleared again by the next run.
+    fn clear(&mut self, uid: Uid) {
+        if self.being_cleared.insert(uid.clone()) {
+            let cleared = self.publisher.clear(self.base.presence(&uid));
+            self.clearing.push(cleared.map(|cleared| (uid, cleared)).boxed());
+        }
+    }
+
+    /// Notes the next topic that the broker has cleared; waits while there is none. What nobody heard before the process ends is
+    /// cleared again by the next run.
     ///
     /// Cancel-safe.
     pub(super) async fn cleared(&mut self) {
-        match self.clearing.next().await {
-            Some((uid, true)) => self.book.forget_dropped(&uid),
-            Some((_, false)) => {}
-            None => pending().await,
-        }
-    }
-
-    /// A broker that does not know our session may have lost its retained messages with it.
-    pub(super) async fn restore(&mut self, link: &LinkState, stop: &CancellationToken) {
-        if !link.connected || link.session_began == self.session {
-            return;
-        }
-        self.session = link.session_began;
-        for (uid, online) in self.book.all() {
-            let publication = Self::publication(&self.base, uid, online);
-            // Whether it is taken is of no interest: a connection lost before sends it again.
-            if stop.run_until_cancelled(self.publisher.publish(publication)).await.is_none() {
-                return;
-            }
+        let Some((uid, cleared)) = self.clearing.next().await else { return pending().await };
+        self.being_cleared.remove(&uid);
+        let forgotten = cleared && self.book.forget_dropped(&uid);
+        // A push from before it was dropped came in between.
+        if !forgotten && self.book.is_dropped(&uid) {
+            self.book.drop_again(&uid);
+            self.clear(uid);
         }
     }
 }

@@ -73,7 +73,7 @@ pub struct LinkConfig {
     pub own_uid: Uid,
     /// `bridge/state` = `offline`, retained: the last will, and published at a clean stop.
     pub will: Publication,
-    /// Published first on every connection, in this order: `bridge/state` = `online`, retained, …
+    /// What [stands](super::Publisher::set_state) from the start, published in this order: `bridge/state` = `online`, retained, …
     pub birth: Vec<Publication>,
     /// The link's patience.
     pub timing: Timing,
@@ -92,13 +92,13 @@ pub struct Timing {
     pub stable_after: Duration,
     /// Within this the self-test must have been heard.
     pub self_test_limit: Duration,
-    /// How often a failed self-test or a refused subscription is tried again.
+    /// How often a failed self-test, a refused subscription, or refused state is tried again.
     pub recheck_every: Duration,
     /// How often to look again while another account uses the base topic.
     pub conflict_retry: Duration,
     /// How long a stop waits for the PUBACK of `offline`.
     pub stop_limit: Duration,
-    /// First wait before a publish is repeated that the broker refused for now.
+    /// First wait before a publish is repeated that the broker refused for now; doubles, up to `recheck_every`.
     pub refused_retry: Duration,
 }
 

@@ -5,7 +5,7 @@
 //! [`handshake`](super::handshake); what goes out in [`sending`](super::sending), what comes in in
 //! [`receiving`](super::receiving).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::time::Duration;
@@ -91,10 +91,6 @@ pub(super) struct Connection<'t, W: Wire> {
     pub(super) asked: VecDeque<Vec<String>>,
     /// What is still to be unsubscribed from.
     pub(super) unsubscribing: VecDeque<String>,
-    /// Versions of standing publications that the broker has, and topics with one under way.
-    pub(super) standing_held: HashMap<String, u64>,
-    pub(super) standing_busy: HashSet<String>,
-    pub(super) standing_changed: bool,
 }
 
 impl<'t, W: Wire> Connection<'t, W> {
@@ -126,9 +122,6 @@ impl<'t, W: Wire> Connection<'t, W> {
             probe,
             asked: VecDeque::new(),
             unsubscribing: VecDeque::new(),
-            standing_held: HashMap::new(),
-            standing_busy: HashSet::new(),
-            standing_changed: true,
         }
     }
 
@@ -181,7 +174,7 @@ impl<'t, W: Wire> Connection<'t, W> {
             self.pump()?;
             let takes_jobs = self.task.outbox.has_room() && matches!(self.phase, Phase::Up);
             let wake = tokio::time::sleep_until(self.next_wake());
-            // Cancel-safe: `poll` is borrowed and goes on next time; channels' recv and changed, a token, a timer made anew.
+            // Cancel-safe: `poll` is borrowed and goes on next time; channels' recv and changed, a token, a notification, a timer made anew.
             tokio::select! {
                 event = &mut poll => {
                     return match event {
@@ -190,11 +183,12 @@ impl<'t, W: Wire> Connection<'t, W> {
                     };
                 }
                 Some((publication, done)) = self.task.ends.jobs.recv(), if takes_jobs => {
+                    self.task.ends.standing.caller_began(&publication);
                     let origin = Origin::Caller(done);
                     self.task.outbox.add(publication, origin);
                 }
                 Some(token) = self.task.ends.acks.recv() => self.acknowledge(&token),
-                Ok(()) = self.task.ends.standing.changed() => self.standing_changed = true,
+                () = self.task.ends.standing.changed() => {}
                 // Marked as seen by this; what is to be done about it is known by the mark.
                 Ok(()) = self.task.routes.changed(), if matches!(self.phase, Phase::Up) => self.task.routes.mark_changed(),
                 () = self.task.shutdown.cancelled(), if !stopping => {}
@@ -246,7 +240,7 @@ impl<'t, W: Wire> Connection<'t, W> {
         match self.phase {
             Phase::Up => {
                 self.follow_routes()?;
-                self.take_standing();
+                self.send_standing();
                 self.send_waiting()
             }
             Phase::Leaving => self.send_waiting(),
@@ -258,7 +252,8 @@ impl<'t, W: Wire> Connection<'t, W> {
         let stalled = self.last_event + self.patience;
         // Delayed jobs outlive connections, and are only looked at when they could be sent.
         let due = if matches!(self.phase, Phase::Up | Phase::Leaving) { self.task.outbox.next_due() } else { None };
-        let own = [self.phase_until, self.ack_due, self.paused_until, self.ask_at, due];
+        let standing = if matches!(self.phase, Phase::Up) { self.task.ends.standing.next_due() } else { None };
+        let own = [self.phase_until, self.ack_due, self.paused_until, self.ask_at, due, standing];
         own.into_iter().chain(self.probe.timers()).flatten().fold(stalled, Instant::min)
     }
 

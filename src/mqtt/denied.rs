@@ -1,9 +1,8 @@
-//! Which of the link's own publications the broker refuses, remembered across connections.
+//! That the broker refuses our probe, remembered across connections.
 //!
-//! They would be tried first on every connection. Mosquitto 2.0.11 with `max_queued_messages 0` closes the connection after
-//! the PUBACK that refuses a publish, so a missing ACL line for `bridge/state` would stop everything else too.
+//! It would be tried first on every connection. Mosquitto 2.0.11 with `max_queued_messages 0` closes the connection after the
+//! PUBACK that refuses a publish, so a missing ACL line for it would stop everything else too.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,43 +12,50 @@ const LONGEST: Duration = Duration::from_hours(1);
 
 #[derive(Debug)]
 pub(super) struct Denied {
-    first: Duration,
-    topics: HashMap<String, Refused>,
+    every: Duration,
+    refused: Option<Refused>,
+    /// How many connections it cost in a row.
+    costs: u32,
 }
 
 #[derive(Debug)]
 struct Refused {
-    times: u32,
+    at: Instant,
     until: Instant,
     reason: String,
 }
 
 impl Denied {
-    /// `first`: when to try again after the first refusal; doubles with each that follows, up to an hour.
-    pub(super) fn new(first: Duration) -> Self {
-        Self { first, topics: HashMap::new() }
+    /// `every`: when to try again, so that a mended ACL is found out. Where each try costs the connection, ever later.
+    pub(super) fn new(every: Duration) -> Self {
+        Self { every, refused: None, costs: 0 }
     }
 
     /// Until when not to try, and why.
-    pub(super) fn until(&self, topic: &str, now: Instant) -> Option<(Instant, &str)> {
-        self.topics
-            .get(topic)
+    pub(super) fn until(&self, now: Instant) -> Option<(Instant, &str)> {
+        self.refused
+            .as_ref()
             .filter(|refused| now < refused.until)
             .map(|refused| (refused.until, refused.reason.as_str()))
     }
 
     /// The broker refused it. Returns when to try again.
-    pub(super) fn refused(&mut self, topic: &str, reason: &str, now: Instant) -> Instant {
-        let times = self.topics.get(topic).map_or(0, |refused| refused.times);
-        let until = now + self.first.saturating_mul(2_u32.saturating_pow(times)).min(LONGEST);
-        let refused = Refused { times: times.saturating_add(1), until, reason: reason.to_owned() };
-        self.topics.insert(topic.to_owned(), refused);
+    pub(super) fn refused(&mut self, reason: &str, now: Instant) -> Instant {
+        let until = now + self.every.saturating_mul(2_u32.saturating_pow(self.costs)).min(LONGEST);
+        self.refused = Some(Refused { at: now, until, reason: reason.to_owned() });
         until
     }
 
+    /// A refusal has just ended the connection; `within`: this one, if it is no older.
+    pub(super) fn cost(&mut self, now: Instant, within: Duration) {
+        if self.refused.as_ref().is_some_and(|refused| now.duration_since(refused.at) < within) {
+            self.costs = self.costs.saturating_add(1);
+        }
+    }
+
     /// The broker took it.
-    pub(super) fn taken(&mut self, topic: &str) {
-        self.topics.remove(topic);
+    pub(super) fn taken(&mut self) {
+        (self.refused, self.costs) = (None, 0);
     }
 }
 
@@ -58,17 +64,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_are_believed_longer_and_longer_until_one_is_taken() {
+    fn a_refusal_is_believed_for_a_while_and_longer_and_longer_where_it_costs_connections() {
         let mut denied = Denied::new(Duration::from_mins(1));
-        let now = Instant::now();
-        for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
-            let until = denied.refused("a", "not authorized", now);
-            assert_eq!(until - now, Duration::from_mins(minutes));
+        let (now, soon) = (Instant::now(), Duration::from_secs(1));
+        for _ in 0..5 {
+            assert_eq!(denied.refused("not authorized", now) - now, Duration::from_mins(1));
+            denied.cost(now + 2 * soon, soon);
         }
-        assert_eq!(denied.until("a", now).map(|(_, reason)| reason), Some("not authorized"));
-        assert_eq!(denied.until("a", now + LONGEST), None);
-        assert_eq!(denied.until("b", now), None);
-        denied.taken("a");
-        assert_eq!(denied.until("a", now), None);
+        for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
+            let until = denied.refused("not authorized", now);
+            assert_eq!(until - now, Duration::from_mins(minutes));
+            denied.cost(now, soon);
+        }
+        assert_eq!(denied.until(now).map(|(_, reason)| reason), Some("not authorized"));
+        assert_eq!(denied.until(now + LONGEST), None);
+        denied.taken();
+        assert_eq!(denied.until(now), None);
+        assert_eq!(denied.refused("not authorized", now) - now, Duration::from_mins(1));
     }
 }

@@ -38,6 +38,7 @@ impl<W: Wire> Connection<'_, W> {
         LinkCounters::one(&self.task.counters.connects);
         self.accept(accepted);
         self.note_session(accepted);
+        self.task.ends.standing.connected(accepted.session_present);
         let check = AccountCheck::new(&self.task.dialer.config.base);
         if !self.wire.subscribe(&check.topics().map(|topic| (topic, Subscription::Look))) {
             return Err(request_lost());
@@ -85,7 +86,6 @@ impl<W: Wire> Connection<'_, W> {
                 self.enter(Phase::Up, None);
                 self.task.connected();
                 self.task.owns_base = true;
-                self.announce();
                 self.on_granted(granted);
                 Ok(())
             }

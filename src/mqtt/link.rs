@@ -45,6 +45,7 @@ use super::incoming::CommandSender;
 use super::outbox::{Job, Origin, Outbox};
 use super::publisher::{Delivery, PublisherEnds, Refusal};
 use super::refused::RefusedTopics;
+use super::standing::COSTS_WITHIN;
 use super::state::{LinkCounters, LinkState, Subscriptions};
 use super::wire::{Dialer, Wire};
 use crate::log::{Seldom, clipped};
@@ -93,7 +94,7 @@ impl Task {
             }
             quick_losses = if stood.is_some() && !stable { quick_losses + 1 } else { 0 };
             let suspicious = matches!(end, End::Lost(_)) && stood.is_some() && !stable && !after_refusal;
-            self.requeue(suspicious);
+            self.lost(suspicious, after_refusal);
             let wait = match end {
                 End::Stopped => break,
                 End::Conflict(uid) => {
@@ -111,7 +112,12 @@ impl Task {
         self.disconnected("stopped".to_owned(), None);
     }
 
-    fn requeue(&mut self, blame: bool) {
+    fn lost(&mut self, blame: bool, after_refusal: bool) {
+        let suspects = if blame { self.outbox.standing_in_flight() } else { Vec::new() };
+        self.ends.standing.lost(&suspects, after_refusal, Instant::now());
+        if after_refusal {
+            self.denied.cost(Instant::now(), COSTS_WITHIN);
+        }
         let lost = self.outbox.lost(blame);
         LinkCounters::add(&self.counters.requeued, lost.requeued);
         for job in lost.condemned {
@@ -126,6 +132,7 @@ impl Task {
     /// Tells the caller of a job what became of it.
     pub(super) fn complete(&mut self, job: Job, delivery: Delivery) {
         let Origin::Caller(done) = job.origin else { return };
+        self.ends.standing.caller_ended(&job.publication, job.order, &delivery, Instant::now());
         let topic = &job.publication.topic;
         match &delivery {
             Delivery::Acked { .. } => self.topic_taken(topic),

@@ -28,6 +28,7 @@ mod receiving;
 mod refused;
 mod rights;
 mod sending;
+mod standing;
 mod state;
 mod tls;
 mod v311;
@@ -53,6 +54,7 @@ use denied::Denied;
 use link::Task;
 use outbox::Outbox;
 use refused::RefusedTopics;
+use standing::Standing;
 use v5::V5;
 use v311::V311;
 use wire::Dialer;
@@ -81,7 +83,8 @@ pub struct Link {
 /// such error; see [`LinkState::cause`].
 pub fn start(config: LinkConfig, shutdown: CancellationToken) -> Result<Link, StartError> {
     let counters = Arc::new(LinkCounters::default());
-    let (publisher, ends) = Publisher::new(Arc::clone(&counters));
+    let (publisher, ends) = Publisher::new(Standing::new(&config.timing), Arc::clone(&counters));
+    config.birth.iter().for_each(|birth| publisher.set_state(birth.clone()));
     let (command_sender, commands) = incoming::channel();
     let (state_sender, state) = watch::channel(LinkState::default());
     let (protocol, expects_session) = (config.protocol, config.expect_session);

@@ -43,10 +43,8 @@ impl Key {
 pub(super) enum Origin {
     /// A [`Completion`](super::Completion). Only these outlive a connection; the link makes its own anew.
     Caller(oneshot::Sender<Delivery>),
-    /// [`Publisher::set_state`](super::Publisher::set_state), with its version.
+    /// What should [stand](super::standing), with its version.
     Standing(u64),
-    /// One of the configured birth messages.
-    Birth,
     /// The self-test.
     Probe,
     /// The farewell.
@@ -57,6 +55,8 @@ pub(super) enum Origin {
 pub(super) struct Job {
     pub(super) publication: Publication,
     pub(super) origin: Origin,
+    /// Grows from job to job.
+    pub(super) order: u64,
     /// How often the broker refused it for now.
     pub(super) refusals: u8,
     losses: u8,
@@ -88,11 +88,12 @@ impl Outbox {
         let rank = match origin {
             Origin::Caller(_) => Rank::Caller,
             Origin::Standing(_) => Rank::Standing,
-            Origin::Birth | Origin::Probe | Origin::Offline => Rank::Link,
+            Origin::Probe | Origin::Offline => Rank::Link,
         };
         let key = Key(rank, self.next);
+        let order = self.next;
         self.next += 1;
-        self.jobs.insert(key, Job { publication, origin, refusals: 0, losses: 0, losses_alone: 0 });
+        self.jobs.insert(key, Job { publication, origin, order, refusals: 0, losses: 0, losses_alone: 0 });
         self.waiting.insert(key);
     }
 
@@ -103,6 +104,12 @@ impl Outbox {
     /// Handed and in flight: what fills the window.
     pub(super) fn outstanding(&self) -> usize {
         self.handed.len() + self.by_pkid.len()
+    }
+
+    /// The topics of what stands there that are in flight.
+    pub(super) fn standing_in_flight(&self) -> Vec<String> {
+        let standing = self.by_pkid.values().filter(|key| key.0 == Rank::Standing);
+        standing.filter_map(|key| self.jobs.get(key)).map(|job| job.publication.topic.clone()).collect()
     }
 
     /// Whether one of the jobs is suspected of killing connections.
@@ -266,8 +273,8 @@ mod tests {
     fn the_links_own_go_first_and_do_not_outlive_a_connection() {
         let mut outbox = outbox(&["a"]);
         outbox.add(Publication::raw("standing".to_owned(), ""), Origin::Standing(1));
-        outbox.add(Publication::raw("birth".to_owned(), ""), Origin::Birth);
-        assert_eq!(send(&mut outbox, 9), ["birth", "standing", "a"]);
+        outbox.add(Publication::raw("probe".to_owned(), ""), Origin::Probe);
+        assert_eq!(send(&mut outbox, 9), ["probe", "standing", "a"]);
         outbox.lost(false);
         assert_eq!(send(&mut outbox, 9), ["a"]);
     }

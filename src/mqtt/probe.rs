@@ -57,7 +57,7 @@ impl Probe {
 
 impl<W: Wire> Connection<'_, W> {
     pub(super) fn start_probe(&mut self) {
-        if let Some((until, reason)) = self.task.denied.until(&self.probe.prefix, Instant::now()) {
+        if let Some((until, reason)) = self.task.denied.until(Instant::now()) {
             let unverified = Subscriptions::Unverified(reason.to_owned());
             return self.recheck_at(until, unverified);
         }
@@ -91,14 +91,14 @@ impl<W: Wire> Connection<'_, W> {
     pub(super) fn probe_finished(&mut self, delivery: &Delivery) {
         let Delivery::Refused(refusal) = delivery else {
             if matches!(delivery, Delivery::Acked { .. }) {
-                self.task.denied.taken(&self.probe.prefix);
+                self.task.denied.taken();
             }
             return;
         };
         self.probe.heard_by = None;
         let now = Subscriptions::Unverified(refusal.reason.clone());
         let news = self.task.state.borrow().subscriptions != now;
-        let until = self.task.denied.refused(&self.probe.prefix, &refusal.reason, Instant::now());
+        let until = self.task.denied.refused(&refusal.reason, Instant::now());
         self.recheck_at(until, now);
         if news {
             let remedy = &refusal.remedy;

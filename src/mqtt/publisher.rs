@@ -3,14 +3,14 @@
 //! A publication is handed over in order and stays the link's until its [`Completion`] says what became of it; meanwhile
 //! connections may come and go. Nothing here waits for the broker but the completion.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
+use super::standing::{Lasts, Standing};
 use super::state::LinkCounters;
 use crate::local::Publication;
 
@@ -23,23 +23,15 @@ pub(super) const QUEUE: usize = 100;
 pub struct Publisher {
     jobs: mpsc::Sender<(Publication, oneshot::Sender<Delivery>)>,
     acks: mpsc::UnboundedSender<AckToken>,
-    standing: Arc<watch::Sender<Standing>>,
+    standing: Arc<Standing>,
     counters: Arc<LinkCounters>,
-}
-
-/// The newest publication per topic that the broker should hold; see [`Publisher::set_state`].
-#[derive(Debug, Default)]
-pub(super) struct Standing {
-    /// Grows with each change, so that one that is under way is told from the one that replaced it.
-    next_version: u64,
-    pub(super) topics: BTreeMap<String, (u64, Publication)>,
 }
 
 /// The link task's ends of a [`Publisher`].
 pub(super) struct PublisherEnds {
     pub(super) jobs: mpsc::Receiver<(Publication, oneshot::Sender<Delivery>)>,
     pub(super) acks: mpsc::UnboundedReceiver<AckToken>,
-    pub(super) standing: watch::Receiver<Standing>,
+    pub(super) standing: Arc<Standing>,
 }
 
 /// What became of a publication.
@@ -88,16 +80,17 @@ impl Future for Completion {
 }
 
 impl Publisher {
-    pub(super) fn new(counters: Arc<LinkCounters>) -> (Self, PublisherEnds) {
+    pub(super) fn new(standing: Standing, counters: Arc<LinkCounters>) -> (Self, PublisherEnds) {
         let (jobs, jobs_rx) = mpsc::channel(QUEUE);
         // Unbounded, so that acknowledging never blocks; it holds at most one entry per message handed out, and those are bounded.
         let (acks, acks_rx) = mpsc::unbounded_channel();
-        let (standing, standing_rx) = watch::channel(Standing::default());
-        let ends = PublisherEnds { jobs: jobs_rx, acks: acks_rx, standing: standing_rx };
-        (Self { jobs, acks, standing: Arc::new(standing), counters }, ends)
+        let standing = Arc::new(standing);
+        let ends = PublisherEnds { jobs: jobs_rx, acks: acks_rx, standing: Arc::clone(&standing) };
+        (Self { jobs, acks, standing, counters }, ends)
     }
 
-    /// Hands over a publication, after waiting for room in the queue. The order of calls is the order on the wire.
+    /// Hands over a publication, after waiting for room in the queue. The order of calls is the order on the wire. A retained
+    /// one is what stands at its topic from then on.
     ///
     /// Cancel-safe: dropped before it returns, nothing was handed over.
     pub async fn publish(&self, publication: Publication) -> Completion {
@@ -107,14 +100,23 @@ impl Publisher {
         Completion(completion)
     }
 
-    /// Sets what the broker should hold at a retained topic: sent now, and again after every connect, always the newest only.
-    /// Never blocks and is never queued, so it suits the few topics about the bridge itself. Refusals are logged.
+    /// Sets what the broker should hold at a retained topic: sent now, and again after every connect, always the newest only,
+    /// and again and again while it is refused. Never blocks and is never queued. Refusals are logged.
     pub fn set_state(&self, publication: Publication) {
-        self.standing.send_modify(|standing| {
-            standing.next_version += 1;
-            let version = standing.next_version;
-            standing.topics.insert(publication.topic.clone(), (version, publication));
-        });
+        self.standing.set(publication, Lasts::Connection);
+    }
+
+    /// As [`Self::set_state`], for what does not change while the bridge is away: sent again only to a broker that may have
+    /// lost it.
+    pub fn restore(&self, publication: Publication) {
+        self.standing.set(publication, Lasts::Session);
+    }
+
+    /// Takes back what stands at a retained topic, however long that takes: true once the broker has acknowledged it, false if
+    /// something newer was published there instead, or the link has stopped.
+    pub fn clear(&self, topic: String) -> impl Future<Output = bool> + Send + use<> {
+        let cleared = self.standing.clear(topic);
+        async move { cleared.await.unwrap_or(false) }
     }
 
     /// Acknowledges a received message. Never blocks; does nothing if its connection has gone (the broker sends it again).

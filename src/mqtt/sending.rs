@@ -9,6 +9,7 @@ use super::connection::{Connection, End, Phase, Step};
 use super::explain::Failure;
 use super::outbox::{Job, Origin};
 use super::publisher::{Delivery, Refusal};
+use super::standing::Outcome;
 use super::state::LinkCounters;
 use super::wire::{Ack, Wire};
 use super::{acl, validate};
@@ -81,6 +82,10 @@ impl<W: Wire> Connection<'_, W> {
                 return self.finish(job, Delivery::Refused(refusal));
             }
         };
+        if let Origin::Standing(version) = job.origin {
+            self.standing_refused_for_now(&job.publication.topic, version, refused_for_now);
+            return Ok(());
+        }
         job.refusals += 1;
         if job.refusals >= TRIES || matches!(job.origin, Origin::Probe | Origin::Offline) {
             let refusal = Refusal {
@@ -100,60 +105,49 @@ impl<W: Wire> Connection<'_, W> {
     fn finish(&mut self, job: Job, delivery: Delivery) -> Step {
         match &job.origin {
             Origin::Caller(_) => self.task.complete(job, delivery),
-            Origin::Standing(version) => {
-                self.standing_busy.remove(&job.publication.topic);
-                self.standing_held.insert(job.publication.topic.clone(), *version);
-                self.standing_changed = true;
-                self.own_finished(&job.publication.topic, &delivery);
-            }
-            Origin::Birth => self.own_finished(&job.publication.topic, &delivery),
+            Origin::Standing(version) => self.standing_finished(&job.publication.topic, *version, &delivery),
             Origin::Probe => self.probe_finished(&delivery),
             Origin::Offline => return self.disconnect(End::Stopped),
         }
         Ok(())
     }
 
-    /// One of the link's own, whose refusal nobody else hears of.
-    fn own_finished(&mut self, topic: &str, delivery: &Delivery) {
-        match delivery {
+    /// What should stand at the broker has ended for good; nobody else hears of its refusal.
+    fn standing_finished(&mut self, topic: &str, version: u64, delivery: &Delivery) {
+        let outcome = match delivery {
             Delivery::Acked { .. } => {
-                self.task.denied.taken(topic);
                 self.task.topic_taken(topic);
+                Outcome::Acked
             }
-            Delivery::Refused(refusal @ Refusal { reason, remedy }) => {
-                if self.task.topic_refused(topic, refusal) {
-                    warn!(topic, reason, remedy, "the bridge's own state cannot be published");
-                }
-                self.task.denied.refused(topic, reason, Instant::now());
+            Delivery::Refused(refusal) => {
+                self.own_refused(topic, refusal);
+                Outcome::ForGood
             }
-            Delivery::Expired | Delivery::Closed => {}
+            // Nothing that stands has a deadline.
+            Delivery::Expired | Delivery::Closed => Outcome::ForNow,
+        };
+        self.task.ends.standing.ended(topic, version, outcome, Instant::now());
+    }
+
+    fn standing_refused_for_now(&mut self, topic: &str, version: u64, reason: &str) {
+        if self.task.ends.standing.ended(topic, version, Outcome::ForNow, Instant::now()) {
+            let reason = format!("the broker refuses it for now, again and again: {reason}");
+            self.own_refused(topic, &Refusal { reason, remedy: "look for the reason in the broker's log".to_owned() });
         }
     }
 
-    /// Makes jobs of the birth messages, but for those that the broker refused lately.
-    pub(super) fn announce(&mut self) {
-        let now = Instant::now();
-        for birth in &self.task.dialer.config.birth {
-            if self.task.denied.until(&birth.topic, now).is_none() {
-                self.task.outbox.add(birth.clone(), Origin::Birth);
-            }
+    fn own_refused(&mut self, topic: &str, refusal: &Refusal) {
+        if self.task.topic_refused(topic, refusal) {
+            let Refusal { reason, remedy } = refusal;
+            warn!(topic, reason, remedy, "the bridge's own state cannot be published");
         }
     }
 
-    /// Makes jobs of the standing publications that the broker does not have yet, one per topic at a time.
-    pub(super) fn take_standing(&mut self) {
-        if !std::mem::take(&mut self.standing_changed) {
-            return;
-        }
+    /// Makes jobs of what should stand at the broker and does not yet, one per topic at a time.
+    pub(super) fn send_standing(&mut self) {
         let now = Instant::now();
-        let standing = self.task.ends.standing.borrow();
-        for (topic, (version, publication)) in &standing.topics {
-            let held = self.standing_held.get(topic) == Some(version);
-            if held || self.standing_busy.contains(topic) || self.task.denied.until(topic, now).is_some() {
-                continue;
-            }
-            self.standing_busy.insert(topic.clone());
-            self.task.outbox.add(publication.clone(), Origin::Standing(*version));
+        while let Some((version, publication)) = self.task.ends.standing.next(now) {
+            self.task.outbox.add(publication, Origin::Standing(version));
         }
     }
 }

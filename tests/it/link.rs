@@ -7,6 +7,7 @@ mod inbox;
 mod mosquitto;
 mod outbox;
 mod results;
+mod standing;
 mod tls;
 
 use std::time::Duration;

@@ -133,6 +133,73 @@ async fn presence_that_is_dropped_while_the_broker_is_away_is_cleared_by_a_later
     world.client.expect_text("ilink/presence/413", "").await;
 }
 
+#[tokio::test]
+async fn presence_that_a_reload_drops_is_gone_in_the_end_also_on_3_1_1() {
+    let configure = |bridge: Bridge| {
+        bridge.with_toml("ilink.subscribe.presence", r#"["413","412"]"#).with("mqtt.protocol", "3.1.1")
+    };
+    let mut world = World::ready_with(configure).await;
+    for uid in ["413", "412"] {
+        world.client.expect(&format!("ilink/presence/{uid}")).await;
+    }
+    // The broker keeps what is retained, and comes back without a session of ours.
+    world.broker.stop();
+    world.bridge.logged("the connection to the broker was lost").await;
+    world.bridge.set_toml("ilink.subscribe.presence", r#"["412"]"#);
+    world.bridge.write_config();
+    world.bridge.process().signal(rustix::process::Signal::HUP);
+    world.bridge.logged("the configuration was reloaded").await;
+    world.broker.restart();
+    presence_is(&world, &["412"]).await;
+    // Nor does it come back with another session, or another run.
+    world.broker.restart();
+    world.bridge.wait_ready().await;
+    presence_is(&world, &["412"]).await;
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    world.bridge.start().await;
+    presence_is(&world, &["412"]).await;
+}
+
+#[tokio::test]
+async fn presence_that_is_dropped_is_gone_in_the_end_also_where_the_session_is_lost() {
+    let configure = |bridge: Bridge| bridge.with_toml("ilink.subscribe.presence", r#"["413","412"]"#);
+    let mut world = World::ready_with(configure).await;
+    for uid in ["413", "412"] {
+        world.client.expect(&format!("ilink/presence/{uid}")).await;
+    }
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    world.bridge.set_toml("ilink.subscribe.presence", r#"["412"]"#);
+    lose_session(&world).await;
+    world.bridge.start().await;
+    presence_is(&world, &["412"]).await;
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    lose_session(&world).await;
+    world.bridge.start().await;
+    presence_is(&world, &["412"]).await;
+}
+
+/// Whoever has the same client id and begins a session ends the bridge's.
+async fn lose_session(world: &World) {
+    let as_the_bridge = |options: &mut rumqttc::v5::MqttOptions| {
+        options.set_client_id(format!("ilink2mqtt-{UID}")).set_clean_start(true).set_session_expiry_interval(Some(0));
+    };
+    drop(Client::connect_with(world.broker.port(), None, as_the_bridge).await);
+}
+
+/// Waits until whoever comes later finds the presence of these and of nobody else.
+async fn presence_is(world: &World, uids: &[&str]) {
+    let expected: Vec<String> = uids.iter().map(|uid| format!("ilink/presence/{uid}")).collect();
+    crate::support::eventually(&format!("presence of {uids:?} alone"), async || {
+        let late = Client::connect(&world.broker).await;
+        late.subscribe("ilink/presence/#").await;
+        late.settle().await;
+        let retained = late.all(|message| message.retain && !message.payload.is_empty());
+        let topics: Vec<String> = retained.into_iter().map(|message| message.topic).collect();
+        (topics == expected).then_some(())
+    })
+    .await;
+}
+
 /// Another client of the service, with a callback of its own.
 async fn register_other(world: &World, uid: &str) -> Bridge {
     let mut other = Bridge::new(&world.broker, &world.sim).with("ilink.uid", uid).with("mqtt.base_topic", "other");

@@ -116,6 +116,11 @@ impl Mosquitto {
         self.signal(rustix::process::Signal::CONT);
     }
 
+    /// Has it read its ACL again (SIGHUP).
+    pub(crate) fn reload(&self) {
+        self.signal(rustix::process::Signal::HUP);
+    }
+
     fn signal(&self, signal: rustix::process::Signal) {
         let child = &self.child.as_ref().expect("it runs").child;
         rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).expect("the process is there");
