@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 use tracing::error;
@@ -45,6 +45,8 @@ pub(super) struct Core {
     pub(super) seen: Arc<LastSeen>,
     pub(super) handshakes: HandshakeLog,
     pub(super) path_secrets: watch::Sender<Vec<SecretString>>,
+    /// Held while the callback URL is changed, by a reload or by a new secret: each knows only its own half of the URL.
+    pub(super) changing_url: Arc<Mutex<()>>,
     tasks: TaskTracker,
 }
 
@@ -75,6 +77,7 @@ impl Core {
             seen: Arc::default(),
             handshakes: HandshakeLog::default(),
             path_secrets,
+            changing_url: Arc::default(),
             tasks: TaskTracker::new(),
         })
     }
@@ -192,6 +195,7 @@ impl Core {
             session,
             identity: Arc::clone(&self.identity),
             path_secrets: self.path_secrets.clone(),
+            changing_url: Arc::clone(&self.changing_url),
             callback_url: Box::new(move |secret| for_url.borrow().callback_url(secret)),
             change_url: Box::new(move |url| {
                 let session = changing.clone();

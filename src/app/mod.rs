@@ -137,9 +137,19 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     info!(version = env!("CARGO_PKG_VERSION"), uid = %config.ilink.uid, callback = %callback_at, broker = %config.mqtt.broker, "started");
     notifier.ready().await;
 
-    let identity = Arc::clone(&core.identity);
-    let mut reload =
-        reload::Reload { source, config, current, session: session.clone(), settings, routes, info, identity, tls };
+    let (identity, changing_url) = (Arc::clone(&core.identity), Arc::clone(&core.changing_url));
+    let mut reload = reload::Reload {
+        source,
+        config,
+        current,
+        session: session.clone(),
+        settings,
+        routes,
+        info,
+        identity,
+        changing_url,
+        tls,
+    };
     let failure = until_stop(&mut signals, &mut reload, &notifier, &stop, &mut critical, &core.spool).await;
     notifier.stopping();
     signals.end_at_the_next();

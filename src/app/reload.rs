@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tracing::{error, info, warn};
 
 use super::parts;
@@ -42,6 +42,7 @@ pub(super) struct Reload {
     pub(super) routes: RouteParts,
     pub(super) info: watch::Sender<Info>,
     pub(super) identity: Arc<Identity>,
+    pub(super) changing_url: Arc<Mutex<()>>,
     pub(super) tls: Tls,
 }
 
@@ -74,6 +75,8 @@ impl Reload {
         if let (Some(current), Some(tls)) = (&self.tls, certificates) {
             *current.write().unwrap_or_else(PoisonError::into_inner) = tls;
         }
+        // Until the verbs see the new configuration: the secret must not change in between, nor a URL be made of the old one.
+        let changing = self.changing_url.lock().await;
         let url = new.callback_url(&self.identity.path_secret());
         self.session.reconfigure(new.ilink.topics.clone(), new.ilink.presence.clone(), url).await;
         let (callback_host, warnings) = (parts::callback_host(&new), new.warnings());
@@ -83,6 +86,7 @@ impl Reload {
             changed
         });
         self.current.send_replace(new);
+        drop(changing);
         info!("the configuration was reloaded");
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use super::{Answer, Verb};
 use crate::cli::{EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE};
@@ -32,6 +32,8 @@ pub struct Verbs {
     pub identity: Arc<Identity>,
     /// Which paths the callback serves.
     pub path_secrets: watch::Sender<Vec<SecretString>>,
+    /// Held while the callback URL is changed.
+    pub changing_url: Arc<Mutex<()>>,
     /// Makes the callback URL of a path secret.
     pub callback_url: Box<dyn Fn(&SecretString) -> SecretString + Send + Sync>,
     /// Registers a changed callback URL with the session.
@@ -63,6 +65,7 @@ impl Verbs {
 
     async fn register(&self, new_secret: bool) -> Answer {
         if new_secret {
+            let _changing = self.changing_url.lock().await;
             let secret = match self.identity.new_secret() {
                 Ok(secret) => secret,
                 Err(error) => return Answer { exit: EXIT_USAGE, text: error.to_string() },

@@ -122,7 +122,7 @@ impl Task {
     /// A call of the session's own has come to an end.
     pub(super) fn kept_up(&mut self, done: UpkeepDone) {
         match done {
-            UpkeepDone::Probed { attempt, states } => {
+            UpkeepDone::Probed { attempt, read } => {
                 let now = Instant::now();
                 match attempt {
                     Attempt::Reply(_) | Attempt::Later(_) => {
@@ -130,9 +130,8 @@ impl Task {
                             self.registration.known = Known::Yes;
                         }
                         self.release();
-                        if let Some(states) = states {
-                            self.upkeep.presence_was_read();
-                            self.presence.send_replace(states);
+                        if let Some(read) = read {
+                            self.presence.send_replace(self.upkeep.probe_read(read));
                         }
                     }
                     Attempt::Lost(error) => {
@@ -149,10 +148,10 @@ impl Task {
                     }
                 }
             }
-            UpkeepDone::Kept { progress, states } => {
+            UpkeepDone::Kept { progress, read } => {
                 self.upkeep.kept(progress, &self.config.timing);
-                if let Some(states) = states {
-                    self.presence.send_replace(states);
+                if let Some(read) = read {
+                    self.presence.send_replace(self.upkeep.still_wanted(read));
                 }
             }
         }

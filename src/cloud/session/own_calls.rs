@@ -1,11 +1,12 @@
 //! The calls that only the task makes: `set_config` (§3) and `get_access_token` (§5.1), one at a time.
 //!
-//! Each runs beside the loop and ends as a [`Done`]; what must be on disk with its outcome is written before that.
+//! Each runs beside the loop and ends as a [`Done`], which carries what was asked for: what is wanted may have changed
+//! meanwhile. What must be on disk with its outcome is written before that.
 
 use std::io;
 use std::sync::Arc;
 
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -21,10 +22,13 @@ use crate::protocol::{Reply, SetConfig, TokenGrant, get_access_token};
 type Posted = Result<Reply, TransportError>;
 /// A `set_config` or `get_access_token` that has come to an end.
 pub(super) enum Done {
-    Query(Posted),
-    /// With what the callback saw meanwhile.
-    Register(Posted, String),
+    /// Whether this URL is registered.
+    Query { url: SecretString, posted: Posted },
+    /// To have this URL registered; with what the callback saw meanwhile.
+    Register { url: SecretString, posted: Posted, seen: String },
+    /// To have none registered, and how recording it went.
     Unregister(Posted, io::Result<()>),
+    /// For a token, at this moment.
     Token(Posted, Instant),
 }
 
@@ -34,7 +38,8 @@ impl Task {
         let url = self.config.callback_url.clone();
         self.calling = Some(Box::pin(async move {
             let request = SetConfig::Query { url: url.expose_secret() }.request(&session.shared.account);
-            Done::Query(session.shared.client.post(&request, None).await)
+            let posted = session.shared.client.post(&request, None).await;
+            Done::Query { url, posted }
         }));
     }
 
@@ -44,6 +49,7 @@ impl Task {
             (Arc::clone(&self.registry), self.config.callback_url.clone(), self.config.handshake_token.clone());
         // Whoever registers wants it to last: should this attempt fail, it is repeated, also by the next run.
         let again = std::mem::take(&mut self.unregistered);
+        let (store, outlived) = (self.store.clone(), self.upkeep.outliving());
         self.calling = Some(Box::pin(async move {
             if again {
                 let registry = Arc::clone(&registry);
@@ -55,12 +61,18 @@ impl Task {
             let config = SetConfig::Register { url: url.expose_secret(), token: token.expose_secret() };
             let posted = session.shared.client.post(&config.request(&session.shared.account), None).await;
             let seen = handshakes.explain_since(&mark);
-            if posted.as_ref().is_ok_and(|reply| reply.code.is_ok())
-                && let Err(error) = on_disk(move || registry.record(&url, &token)).await
-            {
-                tracing::warn!(%error, "the registration could not be recorded: it will be repeated at the next start");
+            if posted.as_ref().is_ok_and(|reply| reply.code.is_ok()) {
+                let registered = url.clone();
+                // The subscriptions first: those of a registration that is over must not be on record beside a new one.
+                let recorded = on_disk(move || {
+                    store.put_subscribed(&outlived)?;
+                    registry.record(&registered, &token)
+                });
+                if let Err(error) = recorded.await {
+                    tracing::warn!(%error, "the registration could not be recorded: it will be repeated at the next start");
+                }
             }
-            Done::Register(posted, seen)
+            Done::Register { url, posted, seen }
         }));
     }
 

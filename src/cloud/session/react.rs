@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
 use super::asks::Verb;
@@ -19,6 +20,11 @@ use crate::protocol::{Class, Reply, ResultCode, TokenGrant};
 /// No token lives longer than this, whatever its reply says.
 const LONGEST_LIFE: Duration = Duration::from_hours(30 * 24);
 
+/// Whether a refusal of `set_config` is about the URL that was asked for, and about nothing else.
+fn concerns_url(code: ResultCode) -> bool {
+    matches!(code.value(), 1005 | 1006)
+}
+
 /// How long a token lives.
 pub(super) fn life(grant: &TokenGrant) -> Duration {
     Duration::from_secs(grant.expires_in).min(LONGEST_LIFE)
@@ -29,20 +35,20 @@ impl Task {
     pub(super) fn react(&mut self, done: Done) {
         let now = Instant::now();
         match done {
-            Done::Query(posted) => {
-                self.answer_verb(Verb::Query, &posted);
+            Done::Query { url, posted } => {
+                self.answer_verb(Verb::Query, &url, &posted);
                 if !self.unregistered {
-                    self.queried(now, posted);
+                    self.queried(now, &url, posted);
                 }
             }
-            Done::Register(posted, seen) => {
-                self.answer_verb(Verb::Register, &posted);
-                self.registered(now, posted, &seen);
+            Done::Register { url, posted, seen } => {
+                self.answer_verb(Verb::Register, &url, &posted);
+                self.registered(now, &url, posted, &seen);
             }
             Done::Unregister(posted, recorded) => {
                 let gone = posted.as_ref().is_ok_and(|reply| matches!(reply.code.value(), 0 | 1007));
                 match recorded {
-                    Ok(()) => self.answer_verb(Verb::Unregister, &posted),
+                    Ok(()) => self.answer(posted.clone().map_err(|error| error.cause().to_owned())),
                     Err(error) => self.answer(Err(words::unregistered_unrecorded(&error))),
                 }
                 match posted {
@@ -58,10 +64,19 @@ impl Task {
         }
     }
 
-    fn answer_verb(&mut self, verb: Verb, posted: &Result<Reply, TransportError>) {
+    fn answer_verb(&mut self, verb: Verb, url: &SecretString, posted: &Result<Reply, TransportError>) {
         if self.answering.as_ref().is_some_and(|(asked, _)| *asked == verb) {
-            self.answer(posted.clone().map_err(|error| error.cause().to_owned()));
+            self.answer(if self.is_wanted(url) {
+                posted.clone().map_err(|error| error.cause().to_owned())
+            } else {
+                Err(words::url_changed_meanwhile())
+            });
         }
+    }
+
+    /// Whether this is still the URL to be registered.
+    fn is_wanted(&self, url: &SecretString) -> bool {
+        self.config.callback_url.expose_secret() == url.expose_secret()
     }
 
     fn answer(&mut self, answer: Result<Reply, String>) {
@@ -87,7 +102,7 @@ impl Task {
         if every.is_zero() { None } else { now.checked_add(every) }
     }
 
-    fn queried(&mut self, now: Instant, posted: Result<Reply, TransportError>) {
+    fn queried(&mut self, now: Instant, url: &SecretString, posted: Result<Reply, TransportError>) {
         let reply = match posted {
             Ok(reply) => reply,
             Err(error) => {
@@ -108,11 +123,14 @@ impl Task {
                         words::odd("the query", code)
                     );
                 }
-                // What 0 means is thin: only with our own record does it say that this very URL is registered.
-                if self.confirmed || self.registration.known == Known::Yes {
-                    self.registration.confirm(self.verify_at(now));
-                } else if self.registration.want != Some(Want::Register) {
-                    self.registration.want(Want::Register, now);
+                // What 0 means is thin: only with our own record does it say that this very URL is registered. And what is to
+                // be registered is not yet, whatever a query says.
+                if self.registration.want != Some(Want::Register) {
+                    if self.confirmed || self.registration.known == Known::Yes {
+                        self.registration.confirm(self.verify_at(now));
+                    } else {
+                        self.registration.want(Want::Register, now);
+                    }
                 }
                 self.answered(true);
             }
@@ -121,21 +139,32 @@ impl Task {
                 self.registration.missing(now);
                 self.answered(true);
             }
+            _ if concerns_url(code) && !self.is_wanted(url) => self.answered(false),
             _ => self.set_config_refused(now, Want::Query, code, words::SAID_TO_A_QUERY),
         }
     }
 
-    fn registered(&mut self, now: Instant, posted: Result<Reply, TransportError>, seen: &str) {
+    fn registered(&mut self, now: Instant, url: &SecretString, posted: Result<Reply, TransportError>, seen: &str) {
+        let wanted = self.is_wanted(url);
         match posted {
             Ok(reply) if reply.code.is_ok() => {
-                self.confirmed = true;
                 self.registration.epoch += 1;
                 self.registration.renewed = std::mem::take(&mut self.registration.renewing);
-                self.registration.confirm(self.verify_at(now));
+                tracing::info!("the callback {} is registered at iLink", words::shown(url));
+                if wanted {
+                    self.confirmed = true;
+                    self.registration.confirm(self.verify_at(now));
+                } else {
+                    // iLink knows us, by a URL that is wanted no more: the new one is due since it was.
+                    self.registration.known = Known::Yes;
+                    tracing::info!("the callback {} is registered next", words::shown(&self.config.callback_url));
+                }
                 self.upkeep.registered();
                 self.answered(true);
-                tracing::info!("the callback {} is registered at iLink", words::shown(&self.config.callback_url));
             }
+            // It says nothing about the URL that is wanted now, which is due already.
+            Ok(reply) if !wanted && concerns_url(reply.code) => self.answered(false),
+            Err(error) if !wanted && error.is_ambiguous() => {}
             Ok(reply) => self.set_config_refused(now, Want::Register, reply.code, seen),
             Err(error @ TransportError::Unsent { .. }) => {
                 let again = self.lost(&error);
@@ -155,6 +184,8 @@ impl Task {
     pub(super) fn set_config_refused(&mut self, now: Instant, asked: Want, code: ResultCode, seen: &str) {
         let timing = self.config.timing;
         let registration = &mut self.registration;
+        // Whoever asked may have been overtaken by the wish to register, which no query fulfils.
+        let asked = if registration.want == Some(Want::Register) { Want::Register } else { asked };
         registration.failures = registration.failures.saturating_add(1);
         let failures = registration.failures;
         let (cause, wait) = match (code.class(), code.value()) {

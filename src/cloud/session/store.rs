@@ -49,6 +49,23 @@ pub(super) struct StoredToken {
 pub(super) struct Subscribed {
     pub(super) topics: Vec<(Subject, Qos)>,
     pub(super) presence: Vec<Uid>,
+    /// Those of the above about which a call got no answer: nobody knows whether they are subscribed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) doubtful_topics: Vec<Subject>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) doubtful_presence: Vec<Uid>,
+}
+
+impl Subscribed {
+    pub(super) fn forget_topic(&mut self, subject: &Subject) {
+        self.topics.retain(|(topic, _)| topic != subject);
+        self.doubtful_topics.retain(|topic| topic != subject);
+    }
+
+    pub(super) fn forget_presence(&mut self, uids: &[Uid]) {
+        self.presence.retain(|uid| !uids.contains(uid));
+        self.doubtful_presence.retain(|uid| !uids.contains(uid));
+    }
 }
 
 /// What was asked for too often (1004, 1009): a bridge that is restarted again and again must not go on asking.
@@ -232,6 +249,7 @@ mod tests {
         let subscribed = Subscribed {
             topics: vec![("home/lamp".parse().unwrap(), Qos::AtLeastOnce)],
             presence: vec!["413".parse().unwrap()],
+            ..Subscribed::default()
         };
         store.put_subscribed(&subscribed).unwrap();
         assert_eq!(store.subscribed(), subscribed);

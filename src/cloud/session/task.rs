@@ -16,8 +16,8 @@ use super::doors::Keeper;
 use super::handle::Session;
 use super::own_calls::Done;
 use super::quotas::QuotaMarks;
-use super::store::Store;
-use super::tracks::{Hold, Known, Registration, Streak, Token, Want};
+use super::store::{Store, Subscribed};
+use super::tracks::{Hold, Known, Registration, Streak, Token, Want, Why};
 use super::types::{RegisterPolicy, SessionConfig, Status};
 use super::upkeep::{Upkeep, UpkeepDone};
 use super::words;
@@ -50,6 +50,8 @@ pub(super) struct Task {
     pub(super) token: Token,
     pub(super) hold: Option<Hold>,
     pub(super) opening: u64,
+    /// The subscriptions that are on disk.
+    kept_subscribed: Subscribed,
     /// The quotas that are on disk.
     pub(super) kept_quotas: QuotaMarks,
     /// The operator unregistered.
@@ -94,6 +96,7 @@ impl Task {
             registration: Registration::new(now, known, want),
             token: Token::new(now),
             hold: None,
+            kept_subscribed: Subscribed::default(),
             kept_quotas: QuotaMarks::default(),
             opening: 1,
             unregistered: false,
@@ -127,6 +130,7 @@ impl Task {
             let wake = self.step(Instant::now());
             self.publish();
             self.keep_quotas().await;
+            self.keep_subscribed().await;
             self.answers.drain(..).for_each(|answer| answer());
             self.answer_waiting();
             // Cancel-safe: what runs stays in its field until it has finished, a receive that is dropped takes nothing, and
@@ -159,6 +163,7 @@ impl Task {
         // Whoever registers instead of us decides alone whether we are registered.
         self.unregistered = unregistered && self.config.register != RegisterPolicy::Never;
         self.confirmed = confirmed;
+        self.kept_subscribed = subscribed.clone();
         self.upkeep.restore(subscribed);
         if let Some(stored) = token {
             self.token.accept(stored.token, Instant::now(), stored.life, stored.left);
@@ -240,9 +245,21 @@ impl Task {
             if due > now {
                 wake.at(due);
             } else {
-                let work = self.upkeep.run(self.session.clone(), self.store.clone());
+                let work = self.upkeep.run(self.session.clone());
                 self.keeping_up = Some(Box::pin(work));
             }
+        }
+    }
+
+    /// Writes down what is subscribed when that has changed.
+    async fn keep_subscribed(&mut self) {
+        if *self.upkeep.subscribed() == self.kept_subscribed {
+            return;
+        }
+        self.kept_subscribed = self.upkeep.subscribed().clone();
+        let (store, subscribed) = (self.store.clone(), self.kept_subscribed.clone());
+        if let Err(error) = on_disk(move || store.put_subscribed(&subscribed)).await {
+            tracing::warn!(%error, "the subscriptions could not be recorded: the next start repeats them");
         }
     }
 
@@ -279,6 +296,10 @@ impl Task {
                 if self.config.callback_url.expose_secret() != callback_url.expose_secret() {
                     self.config.callback_url = callback_url;
                     self.confirmed = false;
+                    // Another URL may be what was wrong.
+                    if let Some(hold) = self.hold.as_mut().filter(|hold| hold.why == Why::Config) {
+                        hold.until = Instant::now();
+                    }
                     if self.config.register != RegisterPolicy::Never {
                         self.registration.want(Want::Register, Instant::now());
                     }

@@ -11,8 +11,7 @@ use tokio::time::Instant;
 
 use super::asks::{Attempt, Origin};
 use super::handle::Session;
-use super::store::{Store, Subscribed};
-use super::task::on_disk;
+use super::store::Subscribed;
 use super::types::SessionConfig;
 use crate::cloud::Timing;
 use crate::protocol::{Call, Qos, Reply, Subject, Uid};
@@ -32,8 +31,14 @@ pub(super) struct Upkeep {
 
 /// The end of a piece of work.
 pub(super) enum UpkeepDone {
-    Probed { attempt: Attempt, states: Option<Vec<(Uid, bool)>> },
-    Kept { progress: Progress, states: Option<Vec<(Uid, bool)>> },
+    Probed { attempt: Attempt, read: Option<Read> },
+    Kept { progress: Progress, read: Option<Read> },
+}
+
+/// Presence that was read, and whose was asked for: others may be configured by now.
+pub(super) struct Read {
+    uids: Vec<Uid>,
+    states: Vec<(Uid, bool)>,
 }
 
 /// How far the work got.
@@ -46,7 +51,7 @@ pub(super) struct Progress {
 
 impl Upkeep {
     pub(super) fn new(config: &SessionConfig) -> Self {
-        let wanted = Subscribed { topics: config.topics.clone(), presence: config.presence.clone() };
+        let wanted = wanted(config.topics.clone(), config.presence.clone());
         Self {
             presence_due: !wanted.presence.is_empty(),
             subscriptions_due: wanted != Subscribed::default(),
@@ -66,29 +71,48 @@ impl Upkeep {
     }
 
     pub(super) fn configure(&mut self, topics: Vec<(Subject, Qos)>, presence: Vec<Uid>) {
-        self.wanted = Subscribed { topics, presence };
-        self.revision += 1;
+        self.wanted = wanted(topics, presence);
         self.subscriptions_due = !self.missing().is_empty();
         self.read_presence();
     }
 
-    /// There is a new registration: of the subscriptions only those are still on record that are to be ended.
+    /// What is subscribed, as far as we know.
+    pub(super) fn subscribed(&self) -> &Subscribed {
+        &self.subscribed
+    }
+
+    /// There is a new registration.
     pub(super) fn registered(&mut self) {
-        let wanted = &self.wanted;
-        self.subscribed.topics.retain(|(subject, _)| !wanted.topics.iter().any(|(wanted, _)| wanted == subject));
-        self.subscribed.presence.retain(|uid| !wanted.presence.contains(uid));
-        self.revision += 1;
+        self.subscribed = self.outliving();
         self.registration += 1;
         self.subscriptions_due = !self.missing().is_empty();
         self.read_presence();
     }
 
+    /// Which subscriptions stay on record beyond a new registration: only those that are to be ended.
+    pub(super) fn outliving(&self) -> Subscribed {
+        let (wanted, mut subscribed) = (&self.wanted, self.subscribed.clone());
+        subscribed.topics.retain(|(subject, _)| !wanted.topics.iter().any(|(wanted, _)| wanted == subject));
+        subscribed.presence.retain(|uid| !wanted.presence.contains(uid));
+        subscribed.doubtful_topics.clear();
+        subscribed.doubtful_presence.clear();
+        subscribed
+    }
+
     pub(super) fn read_presence(&mut self) {
+        self.revision += 1;
         self.presence_due = !self.wanted.presence.is_empty();
     }
 
-    pub(super) fn presence_was_read(&mut self) {
-        self.presence_due = false;
+    /// A probe has read presence, after all that asked for it; what of it is still configured.
+    pub(super) fn probe_read(&mut self, read: Read) -> Vec<(Uid, bool)> {
+        self.presence_due &= read.uids != self.wanted.presence;
+        self.still_wanted(read)
+    }
+
+    /// What was read of those who are configured. The presence of others is none of ours, and would stay retained.
+    pub(super) fn still_wanted(&self, read: Read) -> Vec<(Uid, bool)> {
+        read.states.into_iter().filter(|(uid, _)| self.wanted.presence.contains(uid)).collect()
     }
 
     /// When there is work.
@@ -97,10 +121,14 @@ impl Upkeep {
     }
 
     pub(super) fn kept(&mut self, progress: Progress, timing: &Timing) {
-        if progress.registration == self.registration {
-            self.subscribed = progress.subscribed;
+        self.subscribed = progress.subscribed;
+        if progress.registration != self.registration {
+            self.subscribed = self.outliving();
         }
-        if progress.revision == self.revision && progress.complete {
+        if progress.revision != self.revision {
+            // Something else is wanted by now than when this began.
+            self.subscriptions_due = !self.missing().is_empty();
+        } else if progress.complete {
             (self.subscriptions_due, self.presence_due) = (false, false);
         }
         self.failures = if progress.complete { 0 } else { self.failures.saturating_add(1) };
@@ -118,15 +146,15 @@ impl Upkeep {
             }
         }
         for topic in &wanted.topics {
-            if !subscribed.topics.contains(topic) {
+            if !subscribed.topics.contains(topic) || subscribed.doubtful_topics.contains(&topic.0) {
                 steps.push_back(Step::Subscribe(topic.clone()));
             }
         }
         let without = |these: &[Uid], those: &[Uid]| -> Vec<Uid> {
             these.iter().filter(|uid| !those.contains(uid)).cloned().collect()
         };
-        let (ended, begun) =
-            (without(&subscribed.presence, &wanted.presence), without(&wanted.presence, &subscribed.presence));
+        let certain = without(&subscribed.presence, &subscribed.doubtful_presence);
+        let (ended, begun) = (without(&subscribed.presence, &wanted.presence), without(&wanted.presence, &certain));
         if !ended.is_empty() {
             steps.push_back(Step::Unwatch(ended));
         }
@@ -144,34 +172,36 @@ impl Upkeep {
             uids.push(session.shared.account.uid.clone());
         }
         async move {
-            let attempt = session.attempt(&Call::UserStates { uids }, Origin::Probe).await;
-            let states = match &attempt {
-                Attempt::Reply(reply) if configured && reply.code.is_ok() => Some(states(reply)),
+            let attempt = session.attempt(&Call::UserStates { uids: uids.clone() }, Origin::Probe).await;
+            let read = match &attempt {
+                Attempt::Reply(reply) if configured && reply.code.is_ok() => Some(Read { uids, states: states(reply) }),
                 _ => None,
             };
-            UpkeepDone::Probed { attempt, states }
+            UpkeepDone::Probed { attempt, read }
         }
     }
 
     /// Does what is to be done, up to the first call that has to wait.
-    pub(super) fn run(&self, session: Session, store: Store) -> impl Future<Output = UpkeepDone> + Send + 'static {
+    pub(super) fn run(&self, session: Session) -> impl Future<Output = UpkeepDone> + Send + 'static {
         let steps = self.missing();
         let subscribed = self.subscribed.clone();
         let presence = if self.presence_due { self.wanted.presence.clone() } else { Vec::new() };
         let (revision, registration) = (self.revision, self.registration);
         async move {
-            let (subscribed, mut complete) = keep(&session, &store, steps, subscribed).await;
+            let (subscribed, mut complete) = keep(&session, steps, subscribed).await;
             let mut read = None;
             if complete && !presence.is_empty() {
-                match session.attempt(&Call::UserStates { uids: presence }, Origin::Upkeep).await {
-                    Attempt::Reply(reply) if reply.code.is_ok() => read = Some(states(&reply)),
+                match session.attempt(&Call::UserStates { uids: presence.clone() }, Origin::Upkeep).await {
+                    Attempt::Reply(reply) if reply.code.is_ok() => {
+                        read = Some(Read { uids: presence, states: states(&reply) });
+                    }
                     Attempt::Reply(reply) => {
                         tracing::warn!("iLink does not tell the presence of the configured users: {}", reply.code);
                     }
                     Attempt::Later(_) | Attempt::Lost(_) | Attempt::NotReady { .. } => complete = false,
                 }
             }
-            UpkeepDone::Kept { progress: Progress { subscribed, complete, revision, registration }, states: read }
+            UpkeepDone::Kept { progress: Progress { subscribed, complete, revision, registration }, read }
         }
     }
 }
@@ -198,13 +228,34 @@ impl Step {
     /// What is subscribed after it.
     fn apply(self, subscribed: &mut Subscribed) {
         match self {
-            Self::Subscribe(topic) => {
-                subscribed.topics.retain(|(subject, _)| *subject != topic.0);
-                subscribed.topics.push(topic);
+            Self::Subscribe((subject, qos)) => {
+                subscribed.forget_topic(&subject);
+                subscribed.topics.push((subject, qos));
             }
-            Self::Unsubscribe(subject) => subscribed.topics.retain(|(topic, _)| *topic != subject),
-            Self::Watch(uids) => subscribed.presence.extend(uids),
-            Self::Unwatch(uids) => subscribed.presence.retain(|uid| !uids.contains(uid)),
+            Self::Unsubscribe(subject) => subscribed.forget_topic(&subject),
+            Self::Watch(uids) => {
+                subscribed.forget_presence(&uids);
+                subscribed.presence.extend(uids);
+            }
+            Self::Unwatch(uids) => subscribed.forget_presence(&uids),
+        }
+    }
+
+    /// What is on record when nobody knows whether it was done: to be ended if it is unwanted, to be made if it is wanted.
+    fn doubt(self, subscribed: &mut Subscribed) {
+        match self {
+            Self::Subscribe((subject, qos)) => {
+                Self::Subscribe((subject.clone(), qos)).apply(subscribed);
+                subscribed.doubtful_topics.push(subject);
+            }
+            Self::Unsubscribe(subject) => {
+                subscribed.doubtful_topics.retain(|topic| *topic != subject);
+                subscribed.doubtful_topics.push(subject);
+            }
+            Self::Watch(uids) | Self::Unwatch(uids) => {
+                Self::Watch(uids.clone()).apply(subscribed);
+                subscribed.doubtful_presence.extend(uids);
+            }
         }
     }
 
@@ -235,18 +286,7 @@ fn joined(uids: &[Uid]) -> String {
     uids.iter().map(Uid::as_str).collect::<Vec<_>>().join(", ")
 }
 
-async fn keep(
-    session: &Session,
-    store: &Store,
-    mut steps: VecDeque<Step>,
-    mut subscribed: Subscribed,
-) -> (Subscribed, bool) {
-    if steps.is_empty() {
-        return (subscribed, true);
-    }
-    // What a new registration may have ended must not be on record while it is being made anew.
-    record(store, &subscribed).await;
-    let mut complete = true;
+async fn keep(session: &Session, mut steps: VecDeque<Step>, mut subscribed: Subscribed) -> (Subscribed, bool) {
     while let Some(step) = steps.pop_front() {
         match session.attempt(&step.call(), Origin::Upkeep).await {
             Attempt::Reply(reply) if reply.code.is_ok() => step.apply(&mut subscribed),
@@ -263,21 +303,22 @@ async fn keep(
                     step.apply(&mut subscribed);
                 }
             }
-            Attempt::Later(_) | Attempt::Lost(_) | Attempt::NotReady { .. } => {
-                complete = false;
-                break;
+            Attempt::Lost(error) if error.is_ambiguous() => {
+                step.doubt(&mut subscribed);
+                return (subscribed, false);
             }
+            Attempt::Later(code) if code.is_ambiguous() => {
+                step.doubt(&mut subscribed);
+                return (subscribed, false);
+            }
+            Attempt::Later(_) | Attempt::Lost(_) | Attempt::NotReady { .. } => return (subscribed, false),
         }
     }
-    record(store, &subscribed).await;
-    (subscribed, complete)
+    (subscribed, true)
 }
 
-async fn record(store: &Store, subscribed: &Subscribed) {
-    let (store, subscribed) = (store.clone(), subscribed.clone());
-    if let Err(error) = on_disk(move || store.put_subscribed(&subscribed)).await {
-        tracing::warn!(%error, "the subscriptions could not be recorded: the next start repeats them");
-    }
+fn wanted(topics: Vec<(Subject, Qos)>, presence: Vec<Uid>) -> Subscribed {
+    Subscribed { topics, presence, ..Subscribed::default() }
 }
 
 /// The states in a reply to `ham_user/states` (§5.10), as liberal as pushes are read; what is no state is left out.

@@ -140,6 +140,12 @@ pub(super) fn never() -> String {
     "callback.register = \"never\": this bridge does not call set_config".to_owned()
 }
 
+/// To an operator whose `register` or query was overtaken by a reload.
+pub(super) fn url_changed_meanwhile() -> String {
+    "the callback URL was changed meanwhile, so iLink's answer is about the old one; the new one is registered by itself"
+        .to_owned()
+}
+
 pub(super) fn unregistered() -> String {
     "unregistered by the operator: `ilink2mqtt register` registers again".to_owned()
 }

@@ -3,6 +3,7 @@
 
 mod calls;
 mod gated;
+mod overtaken;
 mod registering;
 mod upkeep;
 
@@ -37,6 +38,8 @@ struct Inner {
     script: HashMap<&'static str, VecDeque<Answer>>,
     always: HashMap<&'static str, Answer>,
     calls: Vec<(Instant, String, Option<String>, serde_json::Value)>,
+    /// Calls whose answers wait, and how many wait.
+    held: HashMap<&'static str, usize>,
     tokens: u32,
     /// What the callback sees during the next registrations.
     handshakes: VecDeque<Option<(HandshakeLog, Handshake)>>,
@@ -80,6 +83,29 @@ impl Service {
     /// A call is answered well again.
     fn forget(&self, call: &'static str) {
         self.0.lock().unwrap().always.remove(call);
+    }
+
+    /// From now on, answers to this call wait until [`Self::let_go`].
+    fn hold(&self, call: &'static str) {
+        self.0.lock().unwrap().held.entry(call).or_default();
+    }
+
+    /// Resolves when an answer waits.
+    async fn held(&self, call: &'static str) {
+        while self.0.lock().unwrap().held.get(call) == Some(&0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn let_go(&self, call: &'static str) {
+        self.0.lock().unwrap().held.remove(call);
+    }
+
+    /// Whether this call has to wait; counts it once.
+    fn waits(&self, call: &'static str, first: bool) -> bool {
+        let mut inner = self.0.lock().unwrap();
+        let waiting = inner.held.get_mut(call);
+        waiting.map(|waiting| *waiting += usize::from(first)).is_some()
     }
 
     /// The names of the calls so far, apart from the session's own about presence and subscriptions.
@@ -140,6 +166,11 @@ impl Post for Service {
         Box::pin(async move {
             // Every call takes a while, so that calls overlap.
             tokio::time::sleep(Duration::from_millis(10)).await;
+            let mut first = true;
+            while self.waits(name(request), first) {
+                first = false;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             self.answer(request, token)
         })
     }
