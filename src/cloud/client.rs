@@ -181,7 +181,7 @@ impl Client {
         let mut response = sending.send().await.map_err(|e| self.peer.explain(e))?;
         let status = response.status();
         if status.as_u16() >= FAILED {
-            let body = self.read(&mut response, MAX_FAILURE).await.unwrap_or_default();
+            let (body, _) = self.read(&mut response, MAX_FAILURE).await;
             // Gateways write JSON with a code as well; §6 tells whose it is.
             let code = Reply::decode(&body).map(|reply| reply.code).ok().filter(|code| code.is_listed());
             return Err(match code {
@@ -189,20 +189,23 @@ impl Client {
                 None => self.peer.status(status, transport::retry_after(response.headers(), SystemTime::now())),
             });
         }
-        let body = self.read(&mut response, MAX_REPLY).await?;
-        let reply = Reply::decode(&body).map_err(|_| self.peer.not_a_reply())?;
+        let (body, end) = self.read(&mut response, MAX_REPLY).await;
+        // An object that is whole is an answer, also when more was announced.
+        let reply = Reply::decode(&body).map_err(|_| end.err().unwrap_or_else(|| self.peer.not_a_reply()))?;
         Ok(echo::masked(reply, request, token))
     }
 
-    async fn read(&self, response: &mut Response, limit: usize) -> Result<Vec<u8>, TransportError> {
+    /// What arrives of a body, and whether that is all of it.
+    async fn read(&self, response: &mut Response, limit: usize) -> (Vec<u8>, Result<(), TransportError>) {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| self.peer.cut_short(e))? {
-            if body.len() + chunk.len() > limit {
-                return Err(self.peer.too_long(limit));
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if body.len() + chunk.len() > limit => return (body, Err(self.peer.too_long(limit))),
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => return (body, Ok(())),
+                Err(error) => return (body, Err(self.peer.cut_short(error))),
             }
-            body.extend_from_slice(&chunk);
         }
-        Ok(body)
     }
 
     /// The URL of a call. It holds the token: it goes nowhere but into the request.

@@ -30,10 +30,7 @@ impl<'a> Fields<'a> {
         if nests_too_deep(text.as_str()) {
             return None;
         }
-        let mut json = serde_json::Deserializer::from_str(text.as_str());
-        let members = json.deserialize_map(MembersVisitor).ok()?;
-        json.end().ok()?;
-        Some(Self { text, members })
+        Some(Self { text, members: members(text.as_str())? })
     }
 
     /// The value under `key`, else under `key` with stray spaces around it; of duplicates the last, as most parsers have it.
@@ -103,6 +100,14 @@ fn number(text: &str) -> Option<(i64, f64)> {
     let number: f64 = text.parse().ok()?;
     #[expect(clippy::cast_possible_truncation, reason = "it is whole, and within the range of exact integers")]
     (number.abs() < EXACT).then(|| (number.trunc() as i64, number.fract()))
+}
+
+/// The members of the object in `text` that are not `null`, in their order, values unread, however deep they nest.
+pub(super) fn members(text: &str) -> Option<Vec<(String, &RawValue)>> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let members = json.deserialize_map(MembersVisitor).ok()?;
+    json.end().ok()?;
+    Some(members)
 }
 
 struct MembersVisitor;

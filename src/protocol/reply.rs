@@ -1,11 +1,20 @@
-//! Replies to our calls (§3, §5): a JSON object with an integer `code` and, on success, sometimes more.
+//! Replies to our calls (§3, §5): a JSON object with a `code` and, on success, sometimes more.
 //!
-//! What else a reply carries is kept whole for whoever asked. What a code means is [`ResultCode`]'s.
+//! A reply that is read too strictly is taken for none, the call is made again, and a person gets a copy. So this one decoder,
+//! which all replies go through, is as kind as that of pushes. What else a reply carries is kept whole for whoever asked. What
+//! a code means is [`ResultCode`]'s.
+
+use std::time::Duration;
 
 use secrecy::SecretString;
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
+use serde_json::{Map, Number, Value};
 
 use super::code::ResultCode;
+use super::{fields, lenient};
+
+/// What a gzipped reply may hold, in bytes: as much as one that is not.
+const MAX_UNPACKED: usize = 4 * 1024 * 1024;
 
 /// The life of a token whose reply does not say it, in seconds: what the manual calls today's value (§5.1).
 const DEFAULT_EXPIRES_IN: u64 = 7200;
@@ -33,16 +42,88 @@ impl std::fmt::Debug for Reply {
 }
 
 impl Reply {
-    /// Reads the body of a 2xx response.
+    /// Reads the body of a response, through what [`lenient`] says may stand around the object and in its strings. The code
+    /// may be an integer, an integral number or a string that holds one. A field that cannot be read is left out.
     ///
     /// # Errors
     ///
-    /// [`NotAReply`] if it is not a JSON object with an integer `code`.
+    /// [`NotAReply`] if it is not a JSON object with such a `code`.
     pub fn decode(body: &[u8]) -> Result<Self, NotAReply> {
-        let mut extra: Map<String, Value> = serde_json::from_slice(body).map_err(|_| NotAReply)?;
-        let code = extra.remove("code").and_then(|code| code.as_i64()).ok_or(NotAReply)?;
+        let unpacked = lenient::gunzip(body, MAX_UNPACKED);
+        let text = lenient::text(unpacked.as_deref().unwrap_or(body));
+        let mut extra = match serde_json::from_str(&text) {
+            Ok(object) => object,
+            // Half an emoji, or what nests too deep, must not hide the other fields, least of all the code.
+            Err(_) => readable(&text).ok_or(NotAReply)?,
+        };
+        let name = key(&extra, "code").ok_or(NotAReply)?.to_owned();
+        let code = extra.remove(&name).as_ref().and_then(integer).ok_or(NotAReply)?;
         Ok(Self { code: ResultCode::new(code), extra })
     }
+
+    /// A field by its name.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&Value> {
+        field(&self.extra, name)
+    }
+}
+
+/// The members of an object that can be parsed, each as it would be within the object.
+fn readable(text: &str) -> Option<Map<String, Value>> {
+    let value = |raw: &RawValue| {
+        let [value] = serde_json::from_str::<[Value; 1]>(&format!("[{raw}]")).ok()?;
+        Some(value)
+    };
+    let members = fields::members(text)?.into_iter();
+    Some(members.filter_map(|(key, raw)| Some((key, value(raw)?))).collect())
+}
+
+/// A field of a reply, or of an object in it, by its name; the manual's samples have stray spaces in names (§5.10).
+#[must_use]
+pub fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    object.get(key(object, name)?)
+}
+
+/// The key for a name: that itself, else one with stray spaces around it.
+fn key<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    let exact = object.get_key_value(name).map(|(key, _)| key);
+    exact.or_else(|| object.keys().find(|key| key.trim() == name)).map(String::as_str)
+}
+
+/// An integer, as a JSON number, also written with a fraction of zero or an exponent, or as a string that holds one.
+#[must_use]
+pub fn integer(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => integral(number),
+        Value::String(text) => match text.trim().parse() {
+            Ok(integer) => Some(integer),
+            Err(_) => integral(&text.trim().parse().ok()?),
+        },
+        _ => None,
+    }
+}
+
+/// The value of a number that is an integer, to the last digit.
+fn integral(number: &Number) -> Option<i64> {
+    if let Some(integer) = number.as_i64() {
+        return Some(integer);
+    }
+    let text = number.as_str();
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
+        None => (text, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}").parse::<i128>().ok()?;
+    // By so many places the point is to be moved; a power of ten that is no i128 leaves nothing of an i64 but zero.
+    let places = exponent.checked_sub(i32::try_from(fraction.len()).ok()?)?;
+    if digits == 0 {
+        return Some(0);
+    }
+    let power = 10_i128.checked_pow(places.unsigned_abs())?;
+    let value =
+        if places >= 0 { digits.checked_mul(power)? } else { (digits % power == 0).then_some(digits / power)? };
+    i64::try_from(value).ok()
 }
 
 /// What `get_access_token` granted (§5.1).
@@ -59,22 +140,36 @@ impl TokenGrant {
     /// positive is taken as the manual's 7200 s: should the token be dead, the first call says so.
     #[must_use]
     pub fn from_reply(reply: &Reply) -> Option<Self> {
-        let token = reply.extra.get("access_token")?.as_str()?;
+        let token = match reply.field("access_token")? {
+            Value::String(token) => token.trim().to_owned(),
+            Value::Number(token) => token.to_string(),
+            _ => return None,
+        };
         if !reply.code.is_ok() || token.is_empty() {
             return None;
         }
-        let expires_in = match reply.extra.get("expires_in") {
-            Some(Value::Number(number)) => number.as_u64(),
-            Some(Value::String(text)) => text.trim().parse().ok(),
-            _ => None,
-        };
+        let expires_in = reply.field("expires_in").and_then(seconds);
         let expires_in = expires_in.filter(|seconds| *seconds > 0).unwrap_or(DEFAULT_EXPIRES_IN);
         Some(Self { access_token: token.into(), expires_in })
     }
 }
 
+/// Whole seconds; a fraction is cut off.
+fn seconds(value: &Value) -> Option<u64> {
+    let seconds = match value {
+        Value::String(text) => text.trim().parse().ok(),
+        Value::Number(number) => number.as_f64(),
+        _ => None,
+    };
+    Some(Duration::try_from_secs_f64(seconds?).ok()?.as_secs())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
     use proptest::prelude::*;
     use secrecy::ExposeSecret as _;
 
@@ -103,16 +198,75 @@ mod tests {
             "0",
             "{}",
             r#"{"code":null}"#,
-            r#"{"code":"0"}"#,
+            r#"{"code":"ok"}"#,
+            r#"{"code":""}"#,
+            r#"{"code":"0 0"}"#,
+            r#"{"code":[0]}"#,
+            r#"{"code":true}"#,
             r#"{"code":0.5}"#,
+            r#"{"code":1e-999}"#,
+            r#"{"code":1e999}"#,
             r#"{"code":0}x"#,
             r#"{"code":99999999999999999999}"#,
             "<html>502</html>",
             r#"{"code":0"#,
+            r#"{"code":0,"a":}"#,
         ] {
             assert_eq!(Reply::decode(body.as_bytes()), Err(NotAReply), "{body}");
         }
-        assert_eq!(Reply::decode(b"{\"code\":0,\"a\":\"\xff\"}"), Err(NotAReply));
+        assert_eq!(Reply::decode(b"{\"code\":0,\xff:1}"), Err(NotAReply));
+    }
+
+    #[test]
+    fn a_code_is_an_integer_however_it_is_written() {
+        for (written, code) in [
+            ("0", 0),
+            ("-0", 0),
+            ("0.0", 0),
+            ("0e0", 0),
+            ("0E-7", 0),
+            (r#""0""#, 0),
+            (r#"" 0 ""#, 0),
+            (r#""0.0""#, 0),
+            ("1016.0", 1016),
+            ("1.016e3", 1016),
+            ("101600e-2", 1016),
+            (r#""1016""#, 1016),
+            (r#""-7""#, -7),
+            ("9223372036854775807.0", i64::MAX),
+        ] {
+            let body = format!(r#"{{"code":{written}}}"#);
+            assert_eq!(Reply::decode(body.as_bytes()).map(|reply| reply.code.value()), Ok(code), "{body}");
+        }
+        assert_eq!(Reply::decode(br#"{"code ":0,"x":1}"#).unwrap().extra.len(), 1);
+        assert_eq!(Reply::decode(br#"{" code":1,"code":0}"#).unwrap().code, ResultCode::OK);
+    }
+
+    #[test]
+    fn what_stands_around_and_inside_a_reply_does_not_hide_it() {
+        let plain = br#"{"code":0,"msg":"ok"}"#;
+        let mut packer = GzEncoder::new(Vec::new(), Compression::default());
+        packer.write_all(plain).unwrap();
+        let (mark, nul) = (b"\xef\xbb\xbf".as_slice(), b"\0".as_slice());
+        for body in [
+            [mark, plain].concat(),
+            [plain, nul].concat(),
+            [mark, b"\r\n", plain, nul].concat(),
+            packer.finish().unwrap(),
+        ] {
+            assert_eq!(Reply::decode(&body), Reply::decode(plain), "{body:?}");
+        }
+        // GBK in a string, half an emoji, and what no parser follows: that field is spoilt, and no other.
+        let deep = format!(r#"{{"deep":{}{},"code":"0","group_id":"g"}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        for body in [
+            b"{\"code\":0,\"msg\":\"\xb3\xc9\xb9\xa6\",\"group_id\":\"g\"}".as_slice(),
+            br#"{"msg":"\ud83d","code":0,"group_id":"g"}"#,
+            br#"{"\udc00":1,"code":0,"group_id":"g"}"#,
+            deep.as_bytes(),
+        ] {
+            let reply = Reply::decode(body).unwrap();
+            assert_eq!((reply.code, reply.field("group_id").unwrap()), (ResultCode::OK, &Value::from("g")));
+        }
     }
 
     fn grant(body: &str) -> Option<(String, u64)> {
@@ -125,6 +279,12 @@ mod tests {
         for (life, seconds) in [
             (r#","expires_in":60"#, 60),
             (r#","expires_in":" 60 ""#, 60),
+            (r#","expires_in":60.0"#, 60),
+            (r#","expires_in":60.9"#, 60),
+            (r#","expires_in":"60.5""#, 60),
+            (r#","expires_in":6.05e1"#, 60),
+            (r#","expires_in":1e300"#, 7200),
+            (r#","expires_in ":60"#, 60),
             ("", 7200),
             (r#","expires_in":null"#, 7200),
             (r#","expires_in":0"#, 7200),
@@ -137,11 +297,19 @@ mod tests {
     }
 
     #[test]
+    fn a_token_may_be_written_as_a_number() {
+        assert_eq!(grant(r#"{"code":"0"," access_token":12345678901234567890}"#).unwrap().0, "12345678901234567890");
+        assert_eq!(grant("{\"code\":0,\"access_token\":\"T\\n\"}").unwrap().0, "T");
+    }
+
+    #[test]
     fn no_token_is_no_grant() {
         for body in [
             r#"{"code":0}"#,
             r#"{"code":0,"access_token":""}"#,
-            r#"{"code":0,"access_token":7}"#,
+            r#"{"code":0,"access_token":" "}"#,
+            r#"{"code":0,"access_token":null}"#,
+            r#"{"code":0,"access_token":["T"]}"#,
             r#"{"code":1009,"access_token":"T"}"#,
         ] {
             assert_eq!(grant(body), None, "{body}");
@@ -163,7 +331,9 @@ mod tests {
 
         #[test]
         fn every_code_survives(code: i64) {
-            prop_assert_eq!(Reply::decode(format!(r#"{{"code":{code}}}"#).as_bytes()).unwrap().code.value(), code);
+            for body in [format!(r#"{{"code":{code}}}"#), format!(r#"{{"code":"{code}"}}"#), format!(r#"{{"code":{code}.00}}"#)] {
+                prop_assert_eq!(Reply::decode(body.as_bytes()).unwrap().code.value(), code);
+            }
         }
     }
 }

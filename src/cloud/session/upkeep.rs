@@ -14,7 +14,7 @@ use super::handle::Session;
 use super::store::Subscribed;
 use super::types::SessionConfig;
 use crate::cloud::Timing;
-use crate::protocol::{Call, Qos, Reply, Subject, Uid};
+use crate::protocol::{Call, Qos, Reply, Subject, Uid, reply};
 
 pub(super) struct Upkeep {
     wanted: Subscribed,
@@ -323,25 +323,22 @@ fn wanted(topics: Vec<(Subject, Qos)>, presence: Vec<Uid>) -> Subscribed {
 
 /// The states in a reply to `ham_user/states` (§5.10), as liberal as pushes are read; what is no state is left out.
 fn states(reply: &Reply) -> Vec<(Uid, bool)> {
-    let Some(Value::Array(list)) = field(&reply.extra, "uid_state_list") else { return Vec::new() };
+    let Some(Value::Array(list)) = reply.field("uid_state_list") else { return Vec::new() };
     list.iter().filter_map(Value::as_object).filter_map(state).collect()
 }
 
 fn state(entry: &Map<String, Value>) -> Option<(Uid, bool)> {
-    let uid = match field(entry, "uid")? {
+    let uid = match reply::field(entry, "uid")? {
         Value::String(uid) => uid.parse().ok()?,
         Value::Number(uid) => uid.to_string().parse().ok()?,
         _ => return None,
     };
-    let online = match field(entry, "state")? {
-        Value::Number(state) => state.as_i64()?,
-        Value::String(state) => state.trim().parse().ok()?,
-        _ => return None,
-    };
-    matches!(online, 0 | 1).then_some((uid, online == 1))
-}
-
-/// A field by its name; the manual's samples have stray spaces in names.
-fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-    object.get(name).or_else(|| object.iter().find(|(key, _)| key.trim() == name).map(|(_, value)| value))
+    match reply::field(entry, "state")? {
+        Value::Bool(online) => Some((uid, *online)),
+        state => match reply::integer(state)? {
+            0 => Some((uid, false)),
+            1 => Some((uid, true)),
+            _ => None,
+        },
+    }
 }

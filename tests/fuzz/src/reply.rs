@@ -1,10 +1,14 @@
 //! What iLink replies: the body of an HTTP response, the token in it, and the result that a device gets of it.
 
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use ilink2mqtt::clock::Stamp;
 use ilink2mqtt::control::verbs::answer;
 use ilink2mqtt::local::{CommandResult, Reference, Status};
 use ilink2mqtt::outbound::record::{Record, ReplyTo, StoredResult};
-use ilink2mqtt::protocol::{Class, Reply, TokenGrant};
+use ilink2mqtt::protocol::{Class, NotAReply, Reply, TokenGrant};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value};
 use ulid::Ulid;
@@ -15,17 +19,38 @@ use super::input::base;
 pub fn run(body: &[u8]) {
     let object: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
     let code = object.as_ref().and_then(|object| object.get("code")).and_then(Value::as_i64);
-    let Ok(reply) = Reply::decode(body) else {
+    let decoded = Reply::decode(body);
+    check_kindness(body, &decoded);
+    let Ok(reply) = decoded else {
         assert_eq!(code, None, "a JSON object with a code is no reply");
         return;
     };
-    assert_eq!(Some(reply.code.value()), code);
+    assert!(code.is_none_or(|code| code == reply.code.value()));
     assert_eq!(reply.code.is_ok(), reply.code.class() == Class::Done);
     assert!(!reply.code.name().is_empty() && !reply.code.meaning().is_empty());
     check_token(&reply);
     let told = answer(Ok(reply.clone()));
     assert!(!told.text.is_empty() && (told.exit == 0) == reply.code.is_ok());
     check_result(reply);
+}
+
+/// What may stand around a reply changes nothing about it, and neither does how its code is written.
+fn check_kindness(body: &[u8], decoded: &Result<Reply, NotAReply>) {
+    if body.starts_with(b"\x1f\x8b") {
+        return;
+    }
+    let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+    packer.write_all(body).unwrap();
+    let around = [[b"\xef\xbb\xbf", body].concat(), [body, b"\0"].concat(), [b"\r\n\0", body, b" "].concat()];
+    for odd in around.into_iter().chain([packer.finish().unwrap()]) {
+        assert_eq!(Reply::decode(&odd), *decoded, "{odd:?}");
+    }
+    let Ok(reply) = decoded else { return };
+    let code = reply.code.value();
+    for written in [format!("\"{code}\""), format!("{code}.0"), format!("{code}e0")] {
+        let odd = Reply::decode(format!("{{\"code\":{written}}}").as_bytes());
+        assert_eq!(odd.map(|reply| reply.code.value()), Ok(code), "{written}");
+    }
 }
 
 fn check_token(reply: &Reply) {

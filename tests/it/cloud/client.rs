@@ -1,8 +1,11 @@
 //! One POST: its form, and why there is no reply.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use ilink2mqtt::cloud::{Client, ClientConfig, ClientError, TransportError};
 use ilink2mqtt::protocol::{Account, Call, Reply};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -170,6 +173,33 @@ async fn once_a_connection_stood_the_request_may_have_been_read() {
     let (kind, cause) = lost(&impatient(&api)).await;
     assert_eq!(kind, "broken off");
     says(&cause, &["did not finish its answer within 4 s"]);
+}
+
+#[tokio::test]
+async fn an_odd_answer_that_says_its_code_is_an_answer() {
+    let cloud = ScriptedCloud::start().await;
+    let mut packer = GzEncoder::new(Vec::new(), Compression::default());
+    packer.write_all(br#"{"code":0}"#).unwrap();
+    let gzip = packer.finish().unwrap();
+    let odd: [&[u8]; 8] = [
+        br#"{"code":"0"}"#,
+        br#"{"code":0.0}"#,
+        b"\xef\xbb\xbf{\"code\":0}",
+        b"{\"code\":0}\0",
+        b"\r\n {\"code\":0}\n",
+        b"{\"code\":0,\"msg\":\"\xb3\xc9\xb9\xa6\"}",
+        br#"{"code":0,"msg":"\ud83d"}"#,
+        &gzip,
+    ];
+    for body in odd {
+        for header in ["", "Content-Encoding: gzip\r\n", "Content-Type: text/html; charset=gbk\r\n"] {
+            cloud.script([Behaviour::response("200 OK", header, body)]);
+            assert!(post(&config(&cloud.api)).await.unwrap().code.is_ok(), "{body:?} {header}");
+        }
+    }
+    // More is announced than comes, and the object is whole.
+    cloud.script([Behaviour::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"code\":7}".to_vec())]);
+    assert_eq!(post(&config(&cloud.api)).await.unwrap().code.value(), 7);
 }
 
 #[tokio::test]
