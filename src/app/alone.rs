@@ -9,6 +9,7 @@ use super::AppError;
 use super::core::Core;
 use super::listeners;
 use super::parts;
+use super::supervisor::{Step, Supervisor};
 use crate::cli::EXIT_UNAVAILABLE;
 use crate::cloud::{self, ConfigQuota, RegisterPolicy, Registry, SessionConfig};
 use crate::config::{Config, Register};
@@ -96,14 +97,14 @@ async fn register(config: &Config, core: &Core, new_secret: bool) -> Result<Answ
     }
     core.path_secrets.send_replace(core.identity.accepted_secrets());
     let shutdown = Shutdown::default();
-    let mut serving = super::Critical::new();
+    let mut serving = Supervisor::default();
     let listener = listeners::bind("callback.listen", config.callback.listen)?;
     core.serve_callback(config, listener, &shutdown, &mut serving)?;
     let (url, token) = (config.callback_url(&core.identity.path_secret()), core.identity.handshake_token());
     let register = SetConfig::Register { url: url.expose_secret(), token: token.expose_secret() };
     let reply = post(config, core, &register).await?;
     shutdown.callback.cancel();
-    while serving.join_next().await.is_some() {}
+    serving.join(Step::Callback, None).await;
     if reply.as_ref().is_ok_and(|reply| reply.code.is_ok()) {
         let registry = core.registry(config);
         let recorded = registry.record(&url, &token).and_then(|()| registry.set_unregistered_by_operator(false));

@@ -12,7 +12,8 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use super::routes::RouteParts;
-use super::{AppError, Critical, parts};
+use super::supervisor::{Step, Supervisor};
+use super::{AppError, parts};
 use crate::cloud::{Client, HandshakeLog, RegisterPolicy, Session, SessionConfig};
 use crate::config::{Config, Register, Repeats};
 use crate::control::verbs::Verbs;
@@ -94,7 +95,7 @@ impl Core {
         config: &Config,
         listener: TcpListener,
         shutdown: &Shutdown,
-        critical: &mut Critical,
+        supervisor: &mut Supervisor,
     ) -> Result<Tls, AppError> {
         let tls = match &config.callback.tls {
             None => None,
@@ -116,16 +117,16 @@ impl Core {
         let (spool, counters, tasks) = (self.spool.clone(), Arc::clone(&self.counters), self.tasks.clone());
         let (seen, handshakes, stop) = (Arc::clone(&self.seen), self.handshakes.clone(), shutdown.callback.clone());
         let remember = config.callback.repeats == Repeats::Unanswered;
-        critical.spawn(async move {
+        supervisor.part("the callback", Step::Callback, async move {
             let repeats = match spool.load_keys().await {
                 Ok(keys) => remember.then(|| inbound::repeats::Repeats::new(keys.repeats)),
-                Err(error) => return ("the callback", Err(error.to_string())),
+                Err(error) => return Err(error),
             };
             let store = Arc::new(Store::new(spool, repeats, Arc::clone(&counters), tasks));
             let callback = Arc::new(Callback::new(callback_config, store, handshakes, Arc::clone(&counters), seen));
             let guarded = Guarded { callback, access, counters };
             listener::serve(listener, "callback.listen", room, serving, guarded, stop).await;
-            ("the callback", Ok(()))
+            Ok(())
         });
         Ok(tls)
     }

@@ -1,12 +1,11 @@
 //! The four loops that carry messages, each joined to what it needs.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 
-use super::{Around, Critical, parts};
+use super::supervisor::{Step, Supervisor};
+use super::{Around, parts};
 use crate::inbound::relay::{Relay, RelaySettings};
 use crate::log::{Few, SaidOnce};
 use crate::mqtt::{self, Publisher};
@@ -16,12 +15,10 @@ use crate::outbound::deliver::Deliver;
 use crate::outbound::results::Results;
 use crate::progress::Progress;
 use crate::set_aside::SetAside;
-use crate::spool::SpoolError;
 
 /// What the loops leave behind for the others.
 pub(super) struct Loops {
     pub(super) publisher: Publisher,
-    pub(super) link_task: JoinHandle<()>,
     /// Whether they are stuck, by name.
     pub(super) progress: Vec<(&'static str, Progress)>,
     /// Counts how often Home Assistant has started.
@@ -33,7 +30,7 @@ pub(super) fn start(
     around: &Around<'_>,
     link: mqtt::Link,
     settings: watch::Receiver<Arc<RelaySettings>>,
-    critical: &mut Critical,
+    supervisor: &mut Supervisor,
 ) -> Loops {
     let Around { config, core, session, routes, shutdown } = *around;
     let mqtt::Link { publisher, commands, state, task, .. } = link;
@@ -86,18 +83,11 @@ pub(super) fn start(
         publisher: publisher.clone(),
         set_aside,
     };
-    spawn(critical, "the relay loop", relay.run(shutdown.loops.clone()));
-    spawn(critical, "the command loop", accept.run(commands, shutdown.commands.clone()));
-    spawn(critical, "the deliver loop", deliver.run(accepted_rx, shutdown.loops.clone()));
-    spawn(critical, "the results loop", results.run(results_rx, shutdown.results.clone()));
+    supervisor.adopt("the link to the broker", Step::Link, task);
+    supervisor.part("the relay loop", Step::Loops, relay.run(shutdown.loops.clone()));
+    supervisor.part("the command loop", Step::Loops, accept.run(commands, shutdown.commands.clone()));
+    supervisor.part("the deliver loop", Step::Loops, deliver.run(accepted_rx, shutdown.loops.clone()));
+    supervisor.part("the results loop", Step::Results, results.run(results_rx, shutdown.results.clone()));
     let progress = vec![("relay", relay_progress), ("commands", accept_progress), ("deliver", deliver_progress)];
-    Loops { publisher, link_task: task, progress, births: births_rx }
-}
-
-fn spawn(
-    critical: &mut Critical,
-    name: &'static str,
-    part: impl Future<Output = Result<(), SpoolError>> + Send + 'static,
-) {
-    critical.spawn(async move { (name, part.await.map_err(|error| error.to_string())) });
+    Loops { publisher, progress, births: births_rx }
 }

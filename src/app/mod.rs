@@ -14,14 +14,14 @@ mod observers;
 mod parts;
 mod reload;
 mod routes;
+mod supervisor;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use self::core::Core;
 use crate::cli::{EXIT_INTERNAL, EXIT_STATE_DIR, EXIT_USAGE};
@@ -36,6 +36,7 @@ use crate::systemd::{Notifier, Sockets};
 use observers::Observers;
 pub use reload::Source;
 use routes::RouteParts;
+use supervisor::{Step, Supervisor};
 
 /// Why the daemon did not start, or stopped unasked.
 #[derive(Debug, thiserror::Error)]
@@ -81,11 +82,6 @@ struct Around<'a> {
     shutdown: &'a Shutdown,
 }
 
-/// A part that must run for as long as the daemon does: its name and how it ended.
-type Ended = (&'static str, Result<(), String>);
-/// All of them.
-type Critical = JoinSet<Ended>;
-
 /// Runs the daemon until a signal, or until `stop` is cancelled (the demo's way), on `sockets` where there are some.
 ///
 /// # Errors
@@ -105,9 +101,9 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     })?;
 
     let client = core.client(&config)?;
-    let mut critical = Critical::new();
+    let mut supervisor = Supervisor::default();
     let callback_at = callback.local_addr().unwrap_or(config.callback.listen);
-    let tls = core.serve_callback(&config, callback, &shutdown, &mut critical)?;
+    let tls = core.serve_callback(&config, callback, &shutdown, &mut supervisor)?;
     let routes = RouteParts::open(&config, &core.spool).await?;
     let link_config = notes::link_config(&config, &core, routes.filters()).await?;
     let link = mqtt::start(link_config, shutdown.link.clone()).map_err(|error| AppError::Config(error.to_string()))?;
@@ -118,12 +114,13 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         core.handshakes.clone(),
         shutdown.session.clone(),
     );
+    supervisor.adopt("the session with iLink", Step::Session, session_task);
     let (settings, settings_rx) = watch::channel(Arc::new(parts::relay_settings(&config)));
     let (info, info_rx) = watch::channel(parts::info(&config));
     let report = Arc::new(core.report(&config, info_rx, &session, &link, &routes));
 
     let around = Around { config: &config, core: &core, session: &session, routes: &routes, shutdown: &shutdown };
-    let loops = loops::start(&around, link, settings_rx, &mut critical);
+    let loops = loops::start(&around, link, settings_rx, &mut supervisor);
     let (current, current_rx) = watch::channel(config.clone());
     let observers = Observers {
         around: &around,
@@ -133,7 +130,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         current: current_rx,
         notifier: &notifier,
     };
-    let observers = observers.start(control_listener, admin_listener);
+    observers.start(control_listener, admin_listener, &mut supervisor);
     info!(version = env!("CARGO_PKG_VERSION"), uid = %config.ilink.uid, callback = %callback_at, broker = %config.mqtt.broker, "started");
     notifier.ready().await;
 
@@ -150,14 +147,14 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         changing_url,
         tls,
     };
-    let failure = until_stop(&mut signals, &mut reload, &notifier, &stop, &mut critical, &core.spool).await;
+    let failure = until_stop(&mut signals, &mut reload, &notifier, &stop, &mut supervisor, &core.spool).await;
     notifier.stopping();
     signals.end_at_the_next();
     if let Some(failure) = &failure {
         error!(failure, "stopping: a part of the bridge failed");
     }
     core.spool.stop_trying();
-    self::stop(&shutdown, critical, loops.link_task, session_task, observers).await;
+    self::stop(&shutdown, supervisor).await;
     let _ = std::fs::remove_file(control::socket(core.state_dir.path()));
     core.close().await;
     match failure {
@@ -175,11 +172,11 @@ async fn until_stop(
     reload: &mut reload::Reload,
     notifier: &Notifier,
     stop: &CancellationToken,
-    critical: &mut Critical,
+    supervisor: &mut Supervisor,
     spool: &Spool,
 ) -> Option<String> {
     loop {
-        // asked() and join_next() are cancel-safe; the others only observe.
+        // asked() and failed() are cancel-safe; the others only observe.
         tokio::select! {
             asked = signals.asked() => match asked {
                 Asked::Stop => break None,
@@ -190,51 +187,25 @@ async fn until_stop(
                 }
             },
             () = stop.cancelled() => break None,
-            ended = critical.join_next() => break Some(describe(ended)),
+            failure = supervisor.failed() => break Some(failure),
             cause = spool.failed() => break Some(format!("the spool failed: {cause}")),
         }
     }
 }
 
-fn describe(ended: Option<Result<Ended, tokio::task::JoinError>>) -> String {
-    match ended {
-        Some(Ok((name, Err(error)))) => format!("{name} failed: {error}"),
-        Some(Ok((name, Ok(())))) => format!("{name} ended unasked"),
-        Some(Err(error)) => format!("a part panicked: {error}"),
-        None => "no part runs any more".to_owned(),
-    }
-}
-
 /// Stops in order: no more commands; the loops drain, calls under way get 3 s; results drain; the session; the link says
 /// `offline`; the callback closes last, so that until then pushes are made durable.
-async fn stop(
-    shutdown: &Shutdown,
-    mut critical: Critical,
-    link: tokio::task::JoinHandle<()>,
-    session: tokio::task::JoinHandle<()>,
-    observers: TaskTracker,
-) {
+async fn stop(shutdown: &Shutdown, mut supervisor: Supervisor) {
     shutdown.commands.cancel();
     shutdown.loops.cancel();
-    join(&mut critical, 2).await;
+    supervisor.join(Step::Loops, None).await;
     shutdown.results.cancel();
-    join(&mut critical, 1).await;
-    observers.close();
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), observers.wait()).await;
+    supervisor.join(Step::Results, None).await;
+    supervisor.join(Step::Observers, Some(Duration::from_secs(1))).await;
     shutdown.session.cancel();
-    let _ = session.await;
+    supervisor.join(Step::Session, None).await;
     shutdown.link.cancel();
-    let _ = link.await;
+    supervisor.join(Step::Link, None).await;
     shutdown.callback.cancel();
-    let all = async { while critical.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(8), all).await;
-}
-
-/// Waits until so few critical parts are left.
-async fn join(critical: &mut Critical, left: usize) {
-    while critical.len() > left {
-        if let Some(Ok((name, Err(error)))) = critical.join_next().await {
-            warn!(name, error, "a part failed while stopping");
-        }
-    }
+    supervisor.join(Step::Callback, Some(Duration::from_secs(8))).await;
 }

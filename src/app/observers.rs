@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::loops::Loops;
+use super::supervisor::{Step, Supervisor};
 use super::{Around, homeassistant, notes};
 use crate::admin::{self, Admin};
 use crate::config::Config;
@@ -31,46 +31,57 @@ pub(super) struct Observers<'a> {
 
 impl Observers<'_> {
     /// Starts them all.
-    pub(super) fn start(self, control: UnixListener, admin: Option<(TcpListener, SocketAddr)>) -> TaskTracker {
-        let tasks = TaskTracker::new();
-        self.tell(&tasks);
-        self.keep_notes(&tasks);
-        self.answer(&tasks, control, admin);
-        tasks
+    pub(super) fn start(
+        self,
+        control: UnixListener,
+        admin: Option<(TcpListener, SocketAddr)>,
+        supervisor: &mut Supervisor,
+    ) {
+        self.tell(supervisor);
+        self.keep_notes(supervisor);
+        self.answer(supervisor, control, admin);
     }
 
     /// To the broker and the service manager.
-    fn tell(&self, tasks: &TaskTracker) {
+    fn tell(&self, supervisor: &mut Supervisor) {
         let Self { report, loops, notifier, .. } = self;
-        tasks.spawn(report::run(Arc::clone(report), loops.publisher.clone(), self.stop()));
-        tasks.spawn(systemd::watch((*notifier).clone(), Arc::clone(report), loops.progress.clone(), self.stop()));
+        let telling = report::run(Arc::clone(report), loops.publisher.clone(), self.stop());
+        supervisor.service("the report", Step::Observers, telling);
+        let watching = systemd::watch((*notifier).clone(), Arc::clone(report), loops.progress.clone(), self.stop());
+        supervisor.errand("the service manager's watchdog", Step::Observers, watching);
     }
 
     /// In the spool: presence that was asked for, and what the broker has of us.
-    fn keep_notes(&self, tasks: &TaskTracker) {
+    fn keep_notes(&self, supervisor: &mut Supervisor) {
         let Around { config, core, session, routes, shutdown } = *self.around;
         let Self { report, loops, .. } = self;
         let spool = || core.spool.clone();
-        tasks.spawn(notes::queue_presence(session.presence_states(), spool(), shutdown.loops.clone()));
+        let presence = notes::queue_presence(session.presence_states(), spool(), shutdown.loops.clone());
+        supervisor.errand("the reading of presence", Step::Observers, presence);
         let name = notes::session_name(config);
-        tasks.spawn(notes::remember_session(report.link.clone(), spool(), name, self.stop()));
-        tasks.spawn(routes.remember(report.link.clone(), self.stop()));
+        let noting = notes::remember_session(report.link.clone(), spool(), name, self.stop());
+        supervisor.errand("the note of the session", Step::Observers, noting);
+        let noting = routes.remember(report.link.clone(), self.stop());
+        supervisor.errand("the note of the routes", Step::Observers, noting);
         let heard = homeassistant::Heard { births: loops.births.clone(), settings: self.settings.clone() };
         let publisher = loops.publisher.clone();
-        tasks.spawn(homeassistant::run(config.discovery(), heard, publisher, spool(), self.stop()));
+        let telling = homeassistant::run(config.discovery(), heard, publisher, spool(), self.stop());
+        supervisor.service("what Home Assistant is told", Step::Observers, telling);
     }
 
     /// On the control socket and the admin listener.
-    fn answer(&self, tasks: &TaskTracker, control: UnixListener, admin: Option<(TcpListener, SocketAddr)>) {
+    fn answer(&self, supervisor: &mut Supervisor, control: UnixListener, admin: Option<(TcpListener, SocketAddr)>) {
         let Around { config, core, session, .. } = *self.around;
         let (report, progress) = (Arc::clone(self.report), self.loops.progress.clone());
         let verbs = core.verbs(&self.current, session.clone(), Arc::clone(&report), progress.clone());
-        tasks.spawn(control::serve(control, Arc::new(verbs), self.stop()));
+        let serving = control::serve(control, Arc::new(verbs), self.stop());
+        supervisor.service("the control socket", Step::Observers, serving);
         if let Some((listener, listen)) = admin {
             let (token, hosts) = (config.admin.token.clone(), config.admin.hosts.clone());
             let admin = Admin { listen, token, hosts, report, loops: progress };
             let room = open_files::shares(config.outbound.concurrency).admin;
-            tasks.spawn(admin::serve(listener, admin, room, self.stop()));
+            let serving = admin::serve(listener, admin, room, self.stop());
+            supervisor.service("the admin listener", Step::Observers, serving);
         }
     }
 
