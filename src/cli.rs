@@ -42,6 +42,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the bridge (also the default)
     Run,
+    /// Ask for what the bridge needs, try each answer, and write the configuration
+    Setup(Setup),
     /// Check the configuration and print what it amounts to
     Check(Check),
     /// Show the state of the bridge
@@ -76,6 +78,50 @@ pub struct Completions {
     /// Which shell
     #[arg(value_enum)]
     pub shell: Shell,
+}
+
+/// Arguments of `setup`: every answer. What is not said here is asked for.
+#[derive(Debug, Default, Args)]
+pub struct Setup {
+    /// iLink's address, if it is not the real service
+    #[arg(long, value_name = "URL")]
+    pub api: Option<String>,
+    /// The AppKey of the account.
+    #[arg(long, help = "The AppKey of your account")]
+    pub appkey: Option<String>,
+    /// The SecretKey; others on this machine can see it in the list of processes: better let it be asked for
+    #[arg(long, conflicts_with = "secretkey_file")]
+    pub secretkey: Option<SecretString>,
+    /// A file with the SecretKey
+    #[arg(long, value_name = "FILE")]
+    pub secretkey_file: Option<PathBuf>,
+    /// The uid that the bridge is to be
+    #[arg(long)]
+    pub uid: Option<String>,
+    /// The broker: mqtt://HOST:1883, or mqtts://HOST:8883 for TLS
+    #[arg(long, value_name = "URL")]
+    pub broker: Option<String>,
+    /// Our user name at the broker; empty for none
+    #[arg(long, value_name = "NAME")]
+    pub mqtt_username: Option<String>,
+    /// Its password; see --secretkey
+    #[arg(long, value_name = "PASSWORD", conflicts_with = "mqtt_password_file")]
+    pub mqtt_password: Option<SecretString>,
+    /// A file with its password
+    #[arg(long, value_name = "FILE")]
+    pub mqtt_password_file: Option<PathBuf>,
+    /// How iLink reaches this machine: https://bridge.example.org/ilink
+    #[arg(long, value_name = "URL")]
+    pub public_url: Option<String>,
+    /// Where the bridge listens for iLink, if not on port 8787 of all addresses
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Replace files that are there already; each is kept as FILE.old
+    #[arg(long)]
+    pub replace: bool,
+    /// Write the answers without trying them
+    #[arg(long)]
+    pub untried: bool,
 }
 
 /// Arguments of `check`.

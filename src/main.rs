@@ -2,10 +2,11 @@
 
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ilink2mqtt::app::{self, AppError, Source};
-use ilink2mqtt::cli::{Cli, Command, EXIT_INTERNAL, EXIT_USAGE, Route, RouteCommand, RouteTest};
+use ilink2mqtt::cli::{Cli, Command, EXIT_INTERNAL, EXIT_USAGE, Route, RouteCommand, RouteTest, Setup};
 use ilink2mqtt::config::{Config, Environment, Log, LogFormat};
 use ilink2mqtt::control::{self, Answer, Verb};
 use ilink2mqtt::systemd::Sockets;
@@ -48,6 +49,7 @@ async fn execute(cli: Cli, sockets: Sockets) -> u8 {
         }
         Command::Sim(arguments) => return run_sim(arguments).await,
         Command::Demo(arguments) => return demo::run(arguments).await,
+        Command::Setup(arguments) => return setup(arguments, path, &environment).await,
         command @ (Command::Run | Command::Check(_) | Command::Route(_)) => {
             let config = match load() {
                 Ok(config) => config,
@@ -70,6 +72,15 @@ async fn execute(cli: Cli, sockets: Sockets) -> u8 {
     match load() {
         Ok(config) => ask(&config, verb).await,
         Err(error) => fail(EXIT_USAGE, &error.to_string()),
+    }
+}
+
+/// Says what it does on standard output: it is a conversation.
+async fn setup(arguments: Setup, path: Option<PathBuf>, environment: &Environment) -> u8 {
+    let _ = log::start(Log { level: tracing::level_filters::LevelFilter::ERROR, format: LogFormat::Text });
+    match app::setup::run(arguments, path, environment).await {
+        Ok(()) => 0,
+        Err(error) => fail(error.exit_code(), &error.to_string()),
     }
 }
 

@@ -15,6 +15,7 @@ mod parts;
 mod reload;
 mod routes;
 mod supervisor;
+pub mod setup;
 
 use std::sync::Arc;
 use std::time::Duration;

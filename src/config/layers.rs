@@ -45,6 +45,15 @@ impl Layers {
             Some(path) => Some(read_file(&path)?),
             None => first_default()?,
         };
+        Self::over(file, environment)
+    }
+
+    /// A text that is no file yet, and nothing over it.
+    pub(super) fn of_text(name: &str, text: &str) -> Result<Self, ConfigError> {
+        Self::over(Some((name.to_owned(), parse(name, text)?)), &Environment::default())
+    }
+
+    fn over(file: Option<(String, Dict)>, environment: &Environment) -> Result<Self, ConfigError> {
         let mut variables = Vec::new();
         let mut values = Vec::new();
         for (name, key, value) in environment.keys() {
@@ -114,18 +123,23 @@ impl Provider for Layer {
 
 fn read_file(path: &Path) -> Result<(String, Dict), Problem> {
     let name = path.display().to_string();
-    let problem = |cause: String| Problem::File { path: name.clone(), cause };
-    let text = std::fs::read_to_string(path).map_err(|error| problem(cannot_read(&error)))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Problem::File { path: name.clone(), cause: cannot_read(&error) })?;
+    let table = parse(&name, &text)?;
+    Ok((name, table))
+}
+
+fn parse(name: &str, text: &str) -> Result<Dict, Problem> {
     // Not the error's own text: that quotes the line, which may hold a secret.
-    let table = Toml::from_str::<Dict>(&text).map_err(|error| {
+    Toml::from_str::<Dict>(text).map_err(|error| {
         let line =
             error.span().and_then(|span| text.get(..span.start)).map_or(0, |before| before.matches('\n').count());
         // It has no words for a value that is missing altogether.
         let what =
             Some(error.message()).filter(|what| !what.is_empty()).unwrap_or("there is no value where one must be");
-        problem(format!("line {}: {}", line + 1, what.replace('\n', "; ")))
-    })?;
-    Ok((name, table))
+        let cause = format!("line {}: {}", line + 1, what.replace('\n', "; "));
+        Problem::File { path: name.to_owned(), cause }
+    })
 }
 
 pub(super) fn cannot_read(error: &io::Error) -> String {

@@ -77,7 +77,20 @@ impl Config {
     ///
     /// Everything that is wrong with it.
     pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
-        let mut reader = Reader::new(path, environment)?;
+        Self::read(Reader::new(path, environment)?, environment)
+    }
+
+    /// Reads a configuration that is not in a file yet; `name` is what errors call it. Of the environment only what is no key
+    /// of the bridge's counts.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    pub fn of_text(name: &str, text: &str, environment: &Environment) -> Result<Self, ConfigError> {
+        Self::read(Reader::over(layers::Layers::of_text(name, text)?, environment), environment)
+    }
+
+    fn read(mut reader: Reader<'_>, environment: &Environment) -> Result<Self, ConfigError> {
         let state_dir = reader.or("state_dir", &default_state_dir(environment), values::any);
         let ilink = Ilink::read(&mut reader);
         let callback = Callback::read(&mut reader);

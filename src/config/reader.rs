@@ -41,8 +41,11 @@ pub(super) struct Reader<'e> {
 
 impl<'e> Reader<'e> {
     pub(super) fn new(path: Option<&Path>, environment: &'e Environment) -> Result<Self, ConfigError> {
-        let layers = Layers::read(path, environment)?;
-        Ok(Self { layers, environment, known: BTreeSet::new(), problems: Vec::new(), entries: Vec::new() })
+        Ok(Self::over(Layers::read(path, environment)?, environment))
+    }
+
+    pub(super) fn over(layers: Layers, environment: &'e Environment) -> Self {
+        Self { layers, environment, known: BTreeSet::new(), problems: Vec::new(), entries: Vec::new() }
     }
 
     /// A key with a default, written as in a variable.

@@ -21,6 +21,7 @@ mod hostile_devices;
 mod link;
 mod messages;
 mod routes;
+mod setup;
 mod sim;
 mod spool;
 mod support;

@@ -23,7 +23,7 @@ use crate::state_dir::{Identity, Overrides, StateDir};
 
 /// How well a step went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Level {
+pub(super) enum Level {
     Ok,
     /// It may be all right, or be one day's trouble.
     Warn,
@@ -33,7 +33,7 @@ enum Level {
 
 /// What came of one step.
 #[derive(Debug)]
-struct Finding {
+pub(super) struct Finding {
     level: Level,
     step: &'static str,
     text: String,
@@ -41,7 +41,7 @@ struct Finding {
 
 /// All of them, in order.
 #[derive(Debug, Default)]
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
     fn add(&mut self, level: Level, step: &'static str, text: impl Into<String>) {
@@ -60,7 +60,8 @@ impl Findings {
         self.add(Level::Fail, step, text);
     }
 
-    fn answer(&self) -> Answer {
+    /// One line for each, and the exit code.
+    pub(super) fn answer(&self) -> Answer {
         let line = |Finding { level, step, text }: &Finding| {
             let level = match level {
                 Level::Ok => "ok",
@@ -113,6 +114,31 @@ pub async fn run(config: &Config) -> Result<Answer, AppError> {
     callback::check(config, &us, &mut findings).await?;
     certificate::check(config, &mut findings).await;
     Ok(findings.answer())
+}
+
+/// The account alone: does iLink answer, and does it accept us?
+pub(super) async fn account(config: &Config) -> Result<Findings, AppError> {
+    let client = parts::client(config)?;
+    let mut findings = Findings::default();
+    let us = us(config, &mut Findings::default()).await;
+    api::check(config, &client, &us, &mut findings).await;
+    Ok(findings)
+}
+
+/// The broker alone.
+pub(super) async fn broker(config: &Config) -> Result<Findings, AppError> {
+    let mut findings = Findings::default();
+    broker::check(config, &mut findings).await?;
+    Ok(findings)
+}
+
+/// The callback's public URL alone.
+pub(super) async fn callback(config: &Config) -> Result<Findings, AppError> {
+    let mut findings = Findings::default();
+    let us = us(config, &mut Findings::default()).await;
+    callback::check(config, &us, &mut findings).await?;
+    certificate::check(config, &mut findings).await;
+    Ok(findings)
 }
 
 async fn us(config: &Config, findings: &mut Findings) -> Us {
