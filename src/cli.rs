@@ -48,6 +48,8 @@ pub enum Command {
     Check(Check),
     /// Show the state of the bridge
     Status(Status),
+    /// Write what a bug report needs into one archive: no secrets, no content, ids as pseudonyms
+    Report(Report),
     /// Make one call to iLink and print its result
     Call(Call),
     /// Register the callback URL at iLink
@@ -83,23 +85,27 @@ pub struct Completions {
 /// Arguments of `setup`: every answer. What is not said here is asked for.
 #[derive(Debug, Default, Args)]
 pub struct Setup {
-    /// iLink's address, if it is not the real service
-    #[arg(long, value_name = "URL")]
+    /// Another iLink.
+    #[arg(long, value_name = "URL", help = "iLink's address, if it is not the real service")]
     pub api: Option<String>,
-    /// The AppKey of the account.
+    /// The account.
     #[arg(long, help = "The AppKey of your account")]
     pub appkey: Option<String>,
-    /// The SecretKey; others on this machine can see it in the list of processes: better let it be asked for
-    #[arg(long, conflicts_with = "secretkey_file")]
+    /// The account's secret.
+    #[arg(
+        long,
+        conflicts_with = "secretkey_file",
+        help = "The SecretKey; others on this machine can see it in the list of processes: better let it be asked for"
+    )]
     pub secretkey: Option<SecretString>,
-    /// A file with the SecretKey
-    #[arg(long, value_name = "FILE")]
+    /// The same, in a file.
+    #[arg(long, value_name = "FILE", help = "A file with the SecretKey")]
     pub secretkey_file: Option<PathBuf>,
     /// The uid that the bridge is to be
     #[arg(long)]
     pub uid: Option<String>,
-    /// The broker: mqtt://HOST:1883, or mqtts://HOST:8883 for TLS
-    #[arg(long, value_name = "URL")]
+    /// The broker.
+    #[arg(long, value_name = "URL", help = "The broker: mqtt://HOST:1883, or mqtts://HOST:8883 for TLS")]
     pub broker: Option<String>,
     /// Our user name at the broker; empty for none
     #[arg(long, value_name = "NAME")]
@@ -110,8 +116,8 @@ pub struct Setup {
     /// A file with its password
     #[arg(long, value_name = "FILE")]
     pub mqtt_password_file: Option<PathBuf>,
-    /// How iLink reaches this machine: https://bridge.example.org/ilink
-    #[arg(long, value_name = "URL")]
+    /// The callback's public URL.
+    #[arg(long, value_name = "URL", help = "How iLink reaches this machine: https://bridge.example.org/ilink")]
     pub public_url: Option<String>,
     /// Where the bridge listens for iLink, if not on port 8787 of all addresses
     #[arg(long, value_name = "ADDR")]
@@ -144,6 +150,13 @@ pub struct Status {
     /// Print it as JSON
     #[arg(long, conflicts_with = "healthy")]
     pub json: bool,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// The archive [default: ilink2mqtt-report-<time>.tar.gz in this directory]
+    pub file: Option<PathBuf>,
 }
 
 const FIELDS_HELP: &str = r#"Its fields, such as {"accept_uid":"414","content":"hello"}; only ham_group/list has none"#;

@@ -9,6 +9,8 @@
 //!
 //! A panic is a line of the log like any other, without the text that was made for it: that may quote anything.
 
+mod recent;
+
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::HashSet;
 use std::fmt as std_fmt;
@@ -27,16 +29,26 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
+pub use self::recent::Recent;
 use crate::config::{Log, LogFormat};
 
-/// Changes the level of a running program.
+/// Changes the level of a running program, and has its last lines.
 #[derive(Debug, Clone)]
-pub struct LogLevel(reload::Handle<Targets, Registry>);
+pub struct LogLevel {
+    handle: reload::Handle<Targets, Registry>,
+    recent: Recent,
+}
 
 impl LogLevel {
     /// From now on, log from this level on. Without effect once the subscriber is gone.
     pub fn set(&self, level: LevelFilter) {
-        let _ = self.0.reload(filter(level));
+        let _ = self.handle.reload(filter(level));
+    }
+
+    /// The last lines.
+    #[must_use]
+    pub fn recent(&self) -> Recent {
+        self.recent.clone()
     }
 }
 
@@ -62,8 +74,11 @@ pub fn start(log: Log) -> Result<LogLevel, AlreadySetUp> {
             lines.fmt_fields(JsonFields::new()).event_format(json).boxed()
         }
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init().map_err(|_| AlreadySetUp)?;
-    Ok(LogLevel(handle))
+    let recent = Recent::default();
+    let kept = fmt::layer().with_writer(recent.clone()).with_ansi(false).event_format(Lines::new(fmt::format(), false));
+    let lines = lines.and_then(kept).with_filter(filter);
+    tracing_subscriber::registry().with(lines).try_init().map_err(|_| AlreadySetUp)?;
+    Ok(LogLevel { handle, recent })
 }
 
 fn filter(level: LevelFilter) -> Targets {

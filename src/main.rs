@@ -62,6 +62,13 @@ async fn execute(cli: Cli, sockets: Sockets) -> u8 {
                 _ => run(config, Source { path, environment, level: None }, sockets).await,
             };
         }
+        Command::Report(arguments) => {
+            let _ = log::start(Log { level: tracing::level_filters::LevelFilter::WARN, format: LogFormat::Text });
+            return match app::bug_report::run(load(), arguments.file).await {
+                Ok(path) => print_bytes(format!("written: {}\n", path.display()).as_bytes()),
+                Err(error) => fail_with(&error),
+            };
+        }
         Command::Call(call) => Verb::Call { name: call.name, json: call.json },
         Command::Register(register) => Verb::Register { new_secret: register.new_secret },
         Command::Unregister => Verb::Unregister,

@@ -42,6 +42,10 @@ pub async fn execute(config: &Config, verb: Verb) -> Result<Answer, AppError> {
             let text = "callback.register is \"never\": somebody else registers the callback".to_owned();
             Ok(Answer { exit: crate::cli::EXIT_USAGE, text })
         }
+        Verb::Report => {
+            let text = "the bridge has just stopped: try again".to_owned();
+            Ok(Answer { exit: EXIT_UNAVAILABLE, text })
+        }
         Verb::Query => query(config, &core).await,
         Verb::Register { new_secret } => register(config, &core, new_secret).await,
         Verb::Unregister => unregister(config, &core).await,
@@ -130,7 +134,7 @@ async fn post(config: &Config, core: &Core, request: &SetConfig<'_>) -> Result<R
     Ok(reply.map_err(|error| error.cause().to_owned()))
 }
 
-fn status(config: &Config, core: &Core, json: bool) -> Answer {
+pub(super) fn status(config: &Config, core: &Core, json: bool) -> Answer {
     if json {
         let queue = |queue: Queue| {
             let stats = core.spool.stats(queue);

@@ -22,8 +22,10 @@ use crate::inbound::callback::{Callback, CallbackConfig, LastSeen};
 use crate::inbound::server::{Access, Guarded};
 use crate::inbound::store::Store;
 use crate::listener::Tls;
+use crate::log::Recent;
 use crate::mqtt::Link;
 use crate::progress::Progress;
+use crate::report::bundle::Pseudonyms;
 use crate::report::{Info, Readiness, Report};
 use crate::shutdown::Shutdown;
 use crate::spool::Spool;
@@ -190,8 +192,10 @@ impl Core {
         session: Session,
         report: Arc<Report>,
         loops: Vec<(&'static str, Progress)>,
+        recent: Recent,
     ) -> Verbs {
         let (for_url, for_change, changing) = (config.clone(), config.clone(), session.clone());
+        let (for_report, identity) = (config.clone(), Arc::clone(&self.identity));
         Verbs {
             session,
             identity: Arc::clone(&self.identity),
@@ -205,6 +209,14 @@ impl Core {
                 Box::pin(async move { session.reconfigure(topics, presence, url).await })
             }),
             max_content: config.borrow().outbound.max_content,
+            bug_report: Box::new(move |mut bundle| {
+                let config = for_report.borrow();
+                bundle.add("config.toml", config.describe());
+                bundle.add("log.txt", recent.lines());
+                let met = bundle.met().to_vec();
+                let ids = super::bug_report::ids(&config).into_iter().chain(met);
+                bundle.with(&Pseudonyms::new(&identity.handshake_token(), ids))
+            }),
             report,
             loops,
         }

@@ -4,6 +4,7 @@
 //! registration, so the callback is served first); the loops. Stop: see `stop` below.
 
 pub mod alone;
+pub mod bug_report;
 pub mod checkup;
 mod core;
 mod homeassistant;
@@ -14,8 +15,8 @@ mod observers;
 mod parts;
 mod reload;
 mod routes;
-mod supervisor;
 pub mod setup;
+mod supervisor;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use crate::cli::{EXIT_INTERNAL, EXIT_STATE_DIR, EXIT_USAGE};
 use crate::cloud;
 use crate::config::Config;
 use crate::control;
+use crate::log::LogLevel;
 use crate::mqtt;
 use crate::open_files;
 use crate::shutdown::{Asked, Shutdown, Signals};
@@ -130,6 +132,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         settings: settings.subscribe(),
         current: current_rx,
         notifier: &notifier,
+        recent: source.level.as_ref().map(LogLevel::recent).unwrap_or_default(),
     };
     observers.start(control_listener, admin_listener, &mut supervisor);
     info!(version = env!("CARGO_PKG_VERSION"), uid = %config.ilink.uid, callback = %callback_at, broker = %config.mqtt.broker, "started");

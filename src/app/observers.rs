@@ -14,6 +14,7 @@ use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::control;
 use crate::inbound::relay::RelaySettings;
+use crate::log::Recent;
 use crate::open_files;
 use crate::report::{self, Report};
 use crate::systemd::{self, Notifier};
@@ -27,6 +28,8 @@ pub(super) struct Observers<'a> {
     /// The configuration as it was reloaded last.
     pub(super) current: watch::Receiver<Config>,
     pub(super) notifier: &'a Notifier,
+    /// The last lines of the log.
+    pub(super) recent: Recent,
 }
 
 impl Observers<'_> {
@@ -73,7 +76,8 @@ impl Observers<'_> {
     fn answer(&self, supervisor: &mut Supervisor, control: UnixListener, admin: Option<(TcpListener, SocketAddr)>) {
         let Around { config, core, session, .. } = *self.around;
         let (report, progress) = (Arc::clone(self.report), self.loops.progress.clone());
-        let verbs = core.verbs(&self.current, session.clone(), Arc::clone(&report), progress.clone());
+        let verbs =
+            core.verbs(&self.current, session.clone(), Arc::clone(&report), progress.clone(), self.recent.clone());
         let serving = control::serve(control, Arc::new(verbs), self.stop());
         supervisor.service("the control socket", Step::Observers, serving);
         if let Some((listener, listen)) = admin {

@@ -48,6 +48,8 @@ pub enum Verb {
     Query,
     /// The callback URL with its secret.
     CallbackUrl,
+    /// What a bug report holds.
+    Report,
     /// The state of every part.
     Status {
         /// Only whether the loops make progress.

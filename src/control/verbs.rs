@@ -15,6 +15,7 @@ use crate::local::command::decode_call;
 use crate::local::{Globs, Rules, Status};
 use crate::progress::{self, Progress};
 use crate::protocol::{Call, Reply};
+use crate::report::bundle::Bundle;
 use crate::report::{Overview, Report};
 use crate::state_dir::Identity;
 
@@ -40,6 +41,8 @@ pub struct Verbs {
     pub change_url: ChangeUrl,
     /// The largest content, in bytes.
     pub max_content: usize,
+    /// Completes a bug report by what only its maker knows, and replaces the ids in it.
+    pub bug_report: Box<dyn Fn(Bundle) -> Bundle + Send + Sync>,
     /// The state of every part.
     pub report: Arc<Report>,
     /// The loops that must make progress, by name.
@@ -58,6 +61,7 @@ impl Verbs {
             Verb::Unregister => answer(self.session.unregister().await),
             Verb::Query => answer(self.session.query().await),
             Verb::CallbackUrl => url(&(self.callback_url)(&self.identity.path_secret())),
+            Verb::Report => self.bug_report().await,
             Verb::Status { healthy: true, .. } => self.healthy(),
             Verb::Status { json, .. } => self.status(json).await,
         }
@@ -82,6 +86,14 @@ impl Verbs {
     async fn status(&self, json: bool) -> Answer {
         let overview = Overview::of(&self.report).await;
         Answer { exit: 0, text: if json { overview.json() } else { overview.text() } }
+    }
+
+    async fn bug_report(&self) -> Answer {
+        let mut bundle = Bundle::default();
+        bundle.add_overview(Overview::of(&self.report).await);
+        bundle.add("metrics.txt", self.report.metrics().await);
+        let bundle = (self.bug_report)(bundle);
+        Answer { exit: 0, text: serde_json::to_string(&bundle).unwrap_or_default() }
     }
 
     /// For container engines: nobody else's reachability counts, because a restart would not mend it.

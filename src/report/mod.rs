@@ -3,6 +3,7 @@
 //! [`Report`] looks at every part and makes a [`Health`] of it; [`run`] publishes it when something changes and every minute.
 //! It watches; it decides nothing.
 
+pub mod bundle;
 mod health;
 pub mod metrics;
 mod overview;

@@ -10,6 +10,7 @@
 
 mod admin;
 mod blackbox;
+mod bug_report;
 mod checkup;
 mod cloud;
 mod demo;

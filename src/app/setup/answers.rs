@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 
 use super::SetupError;
 use crate::cli::Setup;
@@ -131,13 +131,13 @@ impl Answers {
 
     /// None if there is no answer, or an empty one.
     pub(super) fn get(&self, key: Key) -> Option<&str> {
-        self.0.get(&key).map(|answer| answer.expose_secret()).filter(|answer| !answer.is_empty())
+        self.0.get(&key).map(SecretString::expose_secret).filter(|answer| !answer.is_empty())
     }
 
     /// The configuration as far as it is known, with its secrets in it, to be tried and never written. What is not known yet
     /// has a value that is none of anybody's.
     pub(super) fn draft(&self) -> String {
-        self.toml(|key, file| match (self.get(key), key) {
+        toml(|key, file| match (self.get(key), key) {
             _ if file => None,
             (Some(answer), _) => Some(answer.to_owned()),
             (None, Key::Uid) => Some("0".to_owned()),
@@ -151,7 +151,7 @@ impl Answers {
     pub(super) fn configuration(&self, secretkey: &Path, password: &Path) -> String {
         let head = "# Written by `ilink2mqtt setup`. Every other key, with its default, is in config.example.toml.\n\
                     # No secret is in here: each has a file of its own.\n";
-        let body = self.toml(|key, file| match (key, file) {
+        let body = toml(|key, file| match (key, file) {
             (Key::Secretkey, true) => Some(secretkey.display().to_string()),
             (Key::Password, true) => self.get(key).map(|_| password.display().to_string()),
             (Key::Secretkey | Key::Password, false) => None,
@@ -159,42 +159,46 @@ impl Answers {
         });
         format!("{head}{body}")
     }
+}
 
-    /// The sections with what `value` says for each key, and for each secret's file (then it is told `true`).
-    fn toml(&self, value: impl Fn(Key, bool) -> Option<String>) -> String {
-        const LAYOUT: [(&str, &[(&str, Key, bool)]); 3] = [
-            (
-                "ilink",
-                &[
-                    ("api", Key::Api, false),
-                    ("appkey", Key::Appkey, false),
-                    ("secretkey", Key::Secretkey, false),
-                    ("secretkey_file", Key::Secretkey, true),
-                    ("uid", Key::Uid, false),
-                ],
-            ),
-            ("callback", &[("public_url", Key::PublicUrl, false), ("listen", Key::Listen, false)]),
-            (
-                "mqtt",
-                &[
-                    ("broker", Key::Broker, false),
-                    ("username", Key::Username, false),
-                    ("password", Key::Password, false),
-                    ("password_file", Key::Password, true),
-                ],
-            ),
-        ];
-        let mut text = String::new();
-        for (section, keys) in LAYOUT {
-            let _ = write!(text, "\n[{section}]\n");
-            for (name, key, file) in keys {
-                if let Some(value) = value(*key, *file) {
-                    let _ = writeln!(text, "{name} = {}", quoted(&value));
-                }
+/// A key's name, the answer it comes from, and whether it names the file of a secret.
+type Line = (&'static str, Key, bool);
+
+const LAYOUT: [(&str, &[Line]); 3] = [
+    (
+        "ilink",
+        &[
+            ("api", Key::Api, false),
+            ("appkey", Key::Appkey, false),
+            ("secretkey", Key::Secretkey, false),
+            ("secretkey_file", Key::Secretkey, true),
+            ("uid", Key::Uid, false),
+        ],
+    ),
+    ("callback", &[("public_url", Key::PublicUrl, false), ("listen", Key::Listen, false)]),
+    (
+        "mqtt",
+        &[
+            ("broker", Key::Broker, false),
+            ("username", Key::Username, false),
+            ("password", Key::Password, false),
+            ("password_file", Key::Password, true),
+        ],
+    ),
+];
+
+/// The sections, with what `value` says for each line.
+fn toml(value: impl Fn(Key, bool) -> Option<String>) -> String {
+    let mut text = String::new();
+    for (section, lines) in LAYOUT {
+        let _ = write!(text, "\n[{section}]\n");
+        for (name, key, file) in lines {
+            if let Some(value) = value(*key, *file) {
+                let _ = writeln!(text, "{name} = {}", quoted(&value));
             }
         }
-        text
     }
+    text
 }
 
 /// As a string of TOML, which JSON's are but for one character.

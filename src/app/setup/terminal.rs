@@ -10,11 +10,12 @@ use super::answers::Question;
 /// Standard input and output.
 pub(super) struct Terminal {
     person: bool,
+    out: io::Stdout,
 }
 
 impl Terminal {
     pub(super) fn of_process() -> Self {
-        Self { person: io::stdin().is_terminal() }
+        Self { person: io::stdin().is_terminal(), out: io::stdout() }
     }
 
     /// Whether somebody is there to be asked again.
@@ -23,7 +24,7 @@ impl Terminal {
     }
 
     pub(super) fn say(&mut self, text: &str) -> Result<(), SetupError> {
-        Ok(writeln!(io::stdout(), "{text}")?)
+        Ok(writeln!(self.out, "{text}")?)
     }
 
     /// The answer, or the default for an empty one.
@@ -58,9 +59,8 @@ impl Terminal {
     }
 
     fn prompt(&mut self, text: &str) -> Result<(), SetupError> {
-        let mut out = io::stdout();
-        write!(out, "{text}")?;
-        Ok(out.flush()?)
+        write!(self.out, "{text}")?;
+        Ok(self.out.flush()?)
     }
 
     /// None at the end of the input.

@@ -12,7 +12,7 @@ use crate::files;
 /// A service's own user reads it, and no secret is in it.
 const READABLE: u32 = 0o644;
 
-/// The configuration and, beside it, the secrets: the SecretKey, and our password at the broker.
+/// The configuration and, beside it, the secrets: that of the account, and our password at the broker.
 pub(super) fn paths(config: &Path) -> [PathBuf; 3] {
     let directory = config.parent().unwrap_or(Path::new(""));
     [config.to_owned(), directory.join("secretkey"), directory.join("mqtt-password")]
