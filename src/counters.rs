@@ -6,6 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::series::Series;
 use crate::trail::Trail;
 
+/// Why a push is left unanswered, so that iLink sends it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unanswered {
+    /// The inbound queue holds `spool.max_bytes`.
+    Full,
+    /// The disk refuses: an error, or no space left.
+    Failed,
+    /// The disk takes too long.
+    Slow,
+    /// Too many wait already, or their bodies take all the memory that there is for them.
+    Overload,
+}
+
 /// One number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -35,6 +48,17 @@ macro_rules! counters {
         }
 
         impl Counters {
+            /// A try of a push is left unanswered.
+            pub fn unanswered(&self, why: Unanswered) {
+                self.pushes_unstored.add();
+                match why {
+                    Unanswered::Full => self.pushes_unanswered_full.add(),
+                    Unanswered::Failed => self.pushes_unanswered_failed.add(),
+                    Unanswered::Slow => self.pushes_unanswered_slow.add(),
+                    Unanswered::Overload => self.pushes_unanswered_overload.add(),
+                }
+            }
+
             /// Every plain counter's name and its count so far.
             #[must_use]
             pub fn all(&self) -> Vec<(&'static str, u64)> {
@@ -49,8 +73,16 @@ counters! {
     pushes_stored,
     /// Repeats of a push that was stored and not answered: answered, not stored again.
     pushes_repeated,
-    /// Pushes that could not be made durable in time (503, or the peer left).
+    /// Tries of pushes that could not be made durable in time, and were not answered; why is counted below.
     pushes_unstored,
+    /// Of these: `spool.max_bytes` were reached.
+    pushes_unanswered_full,
+    /// Of these: the disk refused, or has failed.
+    pushes_unanswered_failed,
+    /// Of these: the disk took too long.
+    pushes_unanswered_slow,
+    /// Of these: too many others waited.
+    pushes_unanswered_overload,
     /// Pushes for another uid than ours.
     pushes_for_other_uid,
     /// Requests on the callback from an address outside `callback.allow`.

@@ -16,7 +16,8 @@
 //! query, register if needed, fetch a token, keep the configured subscriptions, read the presence of the configured uids.
 //!
 //! **Stopping** ([`app`]). No more commands; both loops drain; results drain; the session; the link says `offline` and
-//! disconnects; the callback closes last; then the spool. A part that ends unasked stops the process with a failure.
+//! disconnects; the callback closes last; then the spool. A part that ends unasked stops the process with a failure; then
+//! the callback is cut first, and nothing is answered any more.
 //!
 //! # Layers
 //!

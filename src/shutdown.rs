@@ -22,6 +22,8 @@ pub struct Shutdown {
     pub link: CancellationToken,
     /// The callback closes, last: until here pushes are made durable.
     pub callback: CancellationToken,
+    /// The callback is cut, first, because a part has failed: nobody is told any more that a push is safe.
+    pub callback_at_once: CancellationToken,
 }
 
 /// The signals the bridge reacts to.

@@ -32,7 +32,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::listener::{self, Serve, Visit};
+use crate::listener::{self, NoAnswer, Serve, Visit};
 use crate::progress::{self, Progress};
 use crate::report::{self, Overview, Report};
 use crate::secret;
@@ -88,12 +88,9 @@ struct Pages(TowerToHyperService<Router>);
 impl Serve for Pages {
     type Body = Body;
 
-    async fn serve(&self, mut request: axum::http::Request<Incoming>, visit: &Visit) -> Response {
+    async fn serve(&self, mut request: axum::http::Request<Incoming>, visit: &Visit) -> Result<Response, NoAnswer> {
         request.extensions_mut().insert(Cut(visit.cut()));
-        match self.0.call(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        }
+        self.0.call(request).await.map_err(|never| match never {})
     }
 }
 

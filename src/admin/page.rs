@@ -209,7 +209,9 @@ fn row(message: &Passed) -> Markup {
 }
 
 fn counters(overview: &Overview) -> Markup {
-    let turned_away = overview.health.callback.rejected.iter().filter(|(_, count)| **count > 0);
+    let callback = &overview.health.callback;
+    let turned_away = callback.rejected.iter().filter(|(_, count)| **count > 0);
+    let unanswered = callback.unanswered.iter().filter(|(_, count)| **count > 0);
     html! {
         table {
             tbody {
@@ -223,6 +225,9 @@ fn counters(overview: &Overview) -> Markup {
                 }
                 @for (reason, count) in turned_away {
                     tr { th scope="row" { "turned away: " (reason) } td.number { (count) } }
+                }
+                @for (cause, count) in unanswered {
+                    tr { th scope="row" { "pushes unanswered: " (cause) } td.number { (count) } }
                 }
             }
         }

@@ -21,7 +21,7 @@ use crate::counters::Counters;
 use crate::inbound::callback::{Callback, CallbackConfig, LastSeen};
 use crate::inbound::server::{Access, Guarded};
 use crate::inbound::store::Store;
-use crate::listener::Tls;
+use crate::listener::{Stop, Tls};
 use crate::log::Recent;
 use crate::mqtt::Link;
 use crate::progress::Progress;
@@ -117,14 +117,16 @@ impl Core {
             strict_to_uid: config.callback.strict_to_uid,
         };
         let (spool, counters, tasks) = (self.spool.clone(), Arc::clone(&self.counters), self.tasks.clone());
-        let (seen, handshakes, stop) = (Arc::clone(&self.seen), self.handshakes.clone(), shutdown.callback.clone());
+        let (seen, handshakes) = (Arc::clone(&self.seen), self.handshakes.clone());
+        let stop = Stop { gently: shutdown.callback.clone(), at_once: shutdown.callback_at_once.clone() };
         let remember = config.callback.repeats == Repeats::Unanswered;
         supervisor.part("the callback", Step::Callback, async move {
             let repeats = match spool.load_keys().await {
                 Ok(keys) => remember.then(|| inbound::repeats::Repeats::new(keys.repeats)),
                 Err(error) => return Err(error),
             };
-            let store = Arc::new(Store::new(spool, repeats, Arc::clone(&counters), tasks));
+            let max_body = callback_config.max_body;
+            let store = Arc::new(Store::new(spool, repeats, max_body, Arc::clone(&counters), tasks));
             let callback = Arc::new(Callback::new(callback_config, store, handshakes, Arc::clone(&counters), seen));
             let guarded = Guarded { callback, access, counters };
             listener::serve(listener, "callback.listen", room, serving, guarded, stop).await;

@@ -1,7 +1,8 @@
 //! Builds the parts of the daemon, in one place; starts them in order, stops them in order.
 //!
 //! Start: state directory and spool; the callback's socket; the link; the session (iLink calls us back *during* the
-//! registration, so the callback is served first); the loops. Stop: see `stop` below.
+//! registration, so the callback is served first); the loops. Stop: see `stop` below; the callback closes last, or first of
+//! all if a part has failed.
 
 pub mod alone;
 pub mod bug_report;
@@ -155,6 +156,8 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     notifier.stopping();
     signals.end_at_the_next();
     if let Some(failure) = &failure {
+        // Before anything else: from here on nobody is told that a push is safe.
+        shutdown.callback_at_once.cancel();
         error!(failure, "stopping: a part of the bridge failed");
     }
     core.spool.stop_trying();
@@ -198,7 +201,7 @@ async fn until_stop(
 }
 
 /// Stops in order: no more commands; the loops drain, calls under way get 3 s; results drain; the session; the link says
-/// `offline`; the callback closes last, so that until then pushes are made durable.
+/// `offline`; the callback closes last, so that until then pushes are made durable (when a part has failed it was cut first).
 async fn stop(shutdown: &Shutdown, mut supervisor: Supervisor) {
     shutdown.commands.cancel();
     shutdown.loops.cancel();

@@ -1,7 +1,8 @@
 //! The callback's two handlers: `GET` is iLink's handshake (manual §3.1), `POST` is a push (§4).
 //!
 //! Nothing of a request is looked at before its path was found to be the secret one. What a request was refused for is
-//! counted, and never told to the peer in more than a status code.
+//! counted, and never told to the peer in more than a status code. For iLink any status is an answer, after which it does not
+//! try again: so what is a push of ours and was not stored gets none at all ([`NoAnswer`]).
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -15,30 +16,30 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, Hea
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
+use super::room::Held;
 use super::store::Store;
 use crate::clock;
 use crate::cloud::{Handshake, HandshakeLog};
-use crate::counters::Counters;
-use crate::listener::Visit;
+use crate::counters::{Counters, Unanswered};
 use crate::listener::answered::{Answer, Armed};
+use crate::listener::{NoAnswer, Visit};
 use crate::log::Seldom;
 use crate::protocol::signature::{self, Accepted, Variant};
 use crate::protocol::{Push, Uid, lenient};
 use crate::secret;
 use crate::series::PushOutcome;
 
-/// A body that is not there after this is not coming; iLink itself waits 5 s for the whole exchange (manual §2.2).
+/// A body that is not there this long after there was room for it is not coming; iLink itself waits 5 s for the whole exchange
+/// (manual §2.2).
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer that left later than this came too late: iLink had dropped the connection (manual §2.2).
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a refused peer is read on.
 const LINGER: Duration = Duration::from_secs(1);
-/// Bytes of bodies that are held at once, while they are read and stored; the rest waits unread.
-const BODIES_AT_MOST: usize = 64 << 20;
 const DONE: &str = r#"{"code":0}"#;
 
 /// What the callback is told by the configuration.
@@ -102,8 +103,6 @@ pub struct Callback {
     handshakes: HandshakeLog,
     counters: Arc<Counters>,
     seen: Arc<LastSeen>,
-    /// In KiB.
-    room: Semaphore,
 }
 
 impl Callback {
@@ -116,12 +115,19 @@ impl Callback {
         counters: Arc<Counters>,
         seen: Arc<LastSeen>,
     ) -> Self {
-        let room = Semaphore::new(kib(BODIES_AT_MOST.max(config.max_body)) as usize);
-        Self { config, store, handshakes, counters, seen, room }
+        Self { config, store, handshakes, counters, seen }
     }
 
     /// Answers one request of `visit`'s connection that came from `client`.
-    pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, client: IpAddr, visit: &Visit) -> Response<Answer>
+    ///
+    /// # Errors
+    /// If it is a push that could not be stored.
+    pub async fn handle<B>(
+        self: &Arc<Self>,
+        request: Request<B>,
+        client: IpAddr,
+        visit: &Visit,
+    ) -> Result<Response<Answer>, NoAnswer>
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -130,7 +136,7 @@ impl Callback {
             let _vouched = visit.vouch();
             match head.method {
                 Method::GET => self.handshake(head.uri.query().unwrap_or_default(), &visit.armed),
-                Method::POST => self.push(&head, &mut body, client, &visit.armed).await,
+                Method::POST => self.push(&head, &mut body, client, &visit.armed).await?,
                 _ => {
                     self.counters.callback_rejected_method.add();
                     let mut response = refusal(StatusCode::METHOD_NOT_ALLOWED);
@@ -150,7 +156,7 @@ impl Callback {
         if !response.status().is_success() && !head.headers.contains_key(EXPECT) {
             linger(&mut body, self.config.max_body).await;
         }
-        response
+        Ok(response)
     }
 
     /// Notes a request of a client that may not call, whose address could be read or not: a handshake is missed then.
@@ -207,43 +213,47 @@ impl Callback {
         response
     }
 
-    async fn push<B>(self: &Arc<Self>, head: &Parts, body: &mut B, client: IpAddr, armed: &Armed) -> Response<Answer>
+    async fn push<B>(
+        self: &Arc<Self>,
+        head: &Parts,
+        body: &mut B,
+        client: IpAddr,
+        armed: &Armed,
+    ) -> Result<Response<Answer>, NoAnswer>
     where
         B: Body<Data = Bytes> + Unpin,
     {
         let arrived = Instant::now();
-        // The room is held until the push is stored.
-        let (body, _room) = match timeout(BODY_TIMEOUT, self.read(head, body)).await {
-            Ok(Ok(read)) => read,
-            Ok(Err(ReadError::TooLarge)) => {
+        let body = match self.read(head, body).await {
+            Ok(body) => body,
+            Err(ReadError::TooLarge) => {
                 self.counters.callback_rejected_size.add();
                 if self.seen.too_large.may() {
                     warn!(%client, max_body = self.config.max_body, "refused a push: its body is larger than callback.max_body, which could be raised");
                 }
-                return refusal(StatusCode::PAYLOAD_TOO_LARGE);
+                return Ok(refusal(StatusCode::PAYLOAD_TOO_LARGE));
             }
-            Ok(Err(ReadError::Broken)) => {
+            Err(ReadError::Broken) => {
                 self.counters.callback_rejected_malformed.add();
-                return refusal(StatusCode::BAD_REQUEST);
+                return Err(NoAnswer);
             }
-            Err(_) => {
+            Err(ReadError::Slow) => {
                 self.counters.callback_rejected_slow.add();
-                return refusal(StatusCode::REQUEST_TIMEOUT);
+                return Err(NoAnswer);
             }
+            Err(ReadError::NoRoom) => return Err(NoAnswer),
         };
-        if body.is_empty() {
+        if body.bytes().is_empty() {
             debug!(%client, "a push without a body: there is nothing to store");
-            return json(StatusCode::OK, Answer::new(DONE));
+            return Ok(json(Answer::new(DONE)));
         }
-        let (body, push) = self.understand(body, client);
+        let (body, push) = self.understand(body, client)?;
         let kind = push.message.kind();
         if let Some(refused) = self.check_receiver(push.to_uid.as_ref()) {
             self.counters.series.push(kind, PushOutcome::Refused);
-            return refused;
+            return Ok(refused);
         }
-        let Ok(ticket) = self.store.store(body, kind).await else {
-            return refusal(StatusCode::SERVICE_UNAVAILABLE);
-        };
+        let ticket = self.store.store(body, kind).await?;
         self.seen.push_ms.store(clock::wall_now_ms(), Ordering::Relaxed);
         self.counters.series.push_stored(arrived.elapsed());
         debug!(kind = kind.as_str(), took = ?arrived.elapsed(), "stored a push");
@@ -258,11 +268,12 @@ impl Callback {
             };
             answer = answer.then(armed, Box::new(in_time));
         }
-        json(StatusCode::OK, answer)
+        self.store.may_answer(kind)?;
+        Ok(json(answer))
     }
 
-    /// The body, and the room in memory that it takes.
-    async fn read<B>(&self, head: &Parts, body: &mut B) -> Result<(Bytes, SemaphorePermit<'_>), ReadError>
+    /// The body, in the room in memory that it takes.
+    async fn read<B>(&self, head: &Parts, body: &mut B) -> Result<Held, ReadError>
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -271,38 +282,28 @@ impl Callback {
         if announced.is_some_and(|length| length > max as u64) {
             return Err(ReadError::TooLarge);
         }
-        // What is not announced may come as large as any. While there is no room, the peer's bytes stay with the peer.
-        let expected = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(max);
-        let room = self.room.acquire_many(kib(expected)).await.map_err(|_| ReadError::Broken)?;
-        let mut read = BytesMut::new();
-        while let Some(data) = next_data(body).await {
-            let data = data?;
-            if read.len() + data.len() > max {
-                return Err(ReadError::TooLarge);
-            }
-            if read.is_empty() && body.is_end_stream() {
-                return Ok((data, room));
-            }
-            read.extend_from_slice(&data);
-        }
-        Ok((read.freeze(), room))
+        let announced = announced.and_then(|length| usize::try_from(length).ok());
+        // What is not announced may come as large as any.
+        let place = self.store.room(announced.unwrap_or(max)).await.map_err(|_| ReadError::NoRoom)?;
+        let read = timeout(BODY_TIMEOUT, collect(body, announced.unwrap_or_default(), max)).await;
+        Ok(Held::new(read.map_err(|_| ReadError::Slow)??, place))
     }
 
-    /// The push in `body`, and the bytes to store of it. What cannot be read is a push too: iLink would not send it again.
-    fn understand(&self, body: Bytes, client: IpAddr) -> (Bytes, Push) {
-        if let Some(unpacked) = lenient::gunzip(&body, self.config.max_body)
+    /// The push in `body`, and what to store of it. What cannot be read is a push too: iLink would not send it again.
+    fn understand(&self, body: Held, client: IpAddr) -> Result<(Held, Push), Unanswered> {
+        if let Some(unpacked) = lenient::gunzip(body.bytes(), self.config.max_body)
             && let Ok(push) = Push::decode(&unpacked)
         {
-            return (unpacked.into(), push);
+            return Ok((self.store.exchanged(body, unpacked.into())?, push));
         }
-        let push = Push::decode(&body).unwrap_or_else(|_| {
+        let push = Push::decode(body.bytes()).unwrap_or_else(|_| {
             self.counters.callback_rejected_json.add();
             if !self.seen.unreadable.swap(true, Ordering::Relaxed) {
-                warn!(%client, bytes = body.len(), "a push is not a JSON object: it is kept, and comes as event/other with body_base64 (further ones are only counted)");
+                warn!(%client, bytes = body.bytes().len(), "a push is not a JSON object: it is kept, and comes as event/other with body_base64 (further ones are only counted)");
             }
-            Push::unreadable(&body)
+            Push::unreadable(body.bytes())
         });
-        (body, push)
+        Ok((body, push))
     }
 
     fn check_receiver(&self, to_uid: Option<&Uid>) -> Option<Response<Answer>> {
@@ -322,10 +323,35 @@ impl Callback {
 enum ReadError {
     TooLarge,
     Broken,
+    Slow,
+    NoRoom,
 }
 
-fn kib(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+impl From<Unanswered> for NoAnswer {
+    fn from(_: Unanswered) -> Self {
+        Self
+    }
+}
+
+/// The whole body, of at most `max` bytes, which is probably of `expected`.
+async fn collect<B>(body: &mut B, expected: usize, max: usize) -> Result<Bytes, ReadError>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut read = BytesMut::new();
+    while let Some(data) = next_data(body).await {
+        let data = data?;
+        if read.len() + data.len() > max {
+            return Err(ReadError::TooLarge);
+        }
+        if read.is_empty() && body.is_end_stream() {
+            return Ok(data);
+        }
+        // At once: growing step by step would take up to twice as much.
+        read.reserve(data.len().max(expected.saturating_sub(read.len())));
+        read.extend_from_slice(&data);
+    }
+    Ok(read.freeze())
 }
 
 async fn next_data<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Option<Result<Bytes, ReadError>> {
@@ -356,9 +382,8 @@ pub(super) fn refusal(status: StatusCode) -> Response<Answer> {
     response
 }
 
-fn json(status: StatusCode, answer: Answer) -> Response<Answer> {
+fn json(answer: Answer) -> Response<Answer> {
     let mut response = Response::new(answer);
-    *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

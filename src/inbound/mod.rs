@@ -3,8 +3,10 @@
 //! A push's way through the files here:
 //!
 //! 1. **accept**: [`crate::listener`] takes the connection, [`server`] checks the address, [`callback`] path, size and shape;
-//! 2. **make durable**: [`store`] appends it to the spool, once, however often iLink tries ([`repeats`]);
-//! 3. **answer the sender**: `{"code":0}`; [`crate::listener::answered`] notes the moment the whole answer left;
+//! 2. **make durable**: [`store`] appends it to the spool, once, however often iLink tries ([`repeats`]), within the memory
+//!    that pushes may take ([`room`]);
+//! 3. **answer the sender**: `{"code":0}`; [`crate::listener::answered`] notes the moment the whole answer left. What could
+//!    not be made durable is not answered at all;
 //! 4. **deliver**: [`relay`] publishes it in order, and with it what the routes make of it (`routed`);
 //! 5. **complete**: the relay removes it from the spool once the broker has acknowledged every publish of it.
 //!
@@ -16,6 +18,7 @@ pub mod record;
 pub mod relay;
 pub mod repeats;
 mod retained;
+pub mod room;
 mod routed;
 pub mod server;
 pub mod store;

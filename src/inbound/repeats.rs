@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::Stamp;
+use crate::counters::Unanswered;
 
 /// How long a stored, unanswered push is remembered: three tries of 5 s each, with room.
 pub const WINDOW: Duration = Duration::from_mins(1);
@@ -25,8 +26,8 @@ pub type Digest = [u8; 32];
 pub enum Progress {
     /// On its way to the disk.
     Storing,
-    /// The disk is full or slow; it is still being tried.
-    Held,
+    /// The spool refused it; it is still being tried.
+    Refused(Unanswered),
     /// It is in the spool.
     Stored,
 }

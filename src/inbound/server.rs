@@ -15,7 +15,7 @@ use tracing::debug;
 use super::callback::{Callback, refusal};
 use crate::counters::Counters;
 use crate::listener::answered::Answer;
-use crate::listener::{Serve, TurnedAway, Visit};
+use crate::listener::{NoAnswer, Serve, TurnedAway, Visit};
 
 /// Whose requests are answered.
 pub struct Access {
@@ -89,12 +89,12 @@ pub struct Guarded {
 impl Serve for Guarded {
     type Body = Answer;
 
-    async fn serve(&self, request: Request<Incoming>, visit: &Visit) -> Response<Answer> {
+    async fn serve(&self, request: Request<Incoming>, visit: &Visit) -> Result<Response<Answer>, NoAnswer> {
         let client = self.access.client(visit.peer, request.headers());
         if !self.access.allows(client) {
             self.callback.refused_address(&request, client);
             debug!(peer = %visit.peer, ?client, "refused a request: its address is not in callback.allow");
-            return refusal(StatusCode::FORBIDDEN);
+            return Ok(refusal(StatusCode::FORBIDDEN));
         }
         self.callback.handle(request, client.unwrap_or(visit.peer), visit).await
     }

@@ -1,8 +1,9 @@
 //! Makes a push durable, once, however often iLink tries it.
 //!
 //! Only *no answer* makes iLink try again (manual §2.2), so a push that cannot be stored now (spool full, disk slow) is held
-//! unanswered and tried on until every try of it has left. Storing depends on no connection: a peer that leaves must not undo
-//! what is already on its way to the disk.
+//! unanswered and tried on until every try of it has left, and then is not answered at all. Storing depends on no connection:
+//! a peer that leaves must not undo what is already on its way to the disk. Nor does the memory that a push takes: [`Room`]
+//! bounds what is held, whoever still waits for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,67 +11,117 @@ use std::time::Duration;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::record::Record;
 use super::repeats::{Claim, Progress, Repeats, Ticket};
-use crate::counters::Counters;
+use super::room::{Held, Place, Room};
+use crate::counters::{Counters, Unanswered};
+use crate::log::Seldom;
 use crate::protocol::Kind;
 use crate::series::PushOutcome;
 use crate::spool::{Key, Queue, Spool, SpoolError};
 
-/// How long a try is held before it is refused: iLink itself leaves after 5 s.
+/// How long a try is held before it is cut: iLink itself leaves after 5 s.
 const HOLD: Duration = Duration::from_secs(6);
 /// A commit that takes longer than this counts as held.
 const SLOW: Duration = Duration::from_secs(1);
 /// Between two attempts to store a held push.
 const RETRY: Duration = Duration::from_millis(200);
-/// So many tries are held at once; each keeps a connection and a body in memory.
+/// So many tries are held at once; each keeps a connection.
 const HELD_AT_MOST: usize = 256;
-
-/// The push is not in the spool, and the caller should say so.
-#[derive(Debug, thiserror::Error)]
-#[error("the push could not be made durable in time")]
-pub struct NotStored;
 
 /// Stores pushes.
 pub struct Store {
     spool: Spool,
     repeats: Option<Repeats>,
     counters: Arc<Counters>,
+    room: Room,
     held: Semaphore,
     tasks: TaskTracker,
     runtime: Handle,
+    told: Seldom,
 }
 
 impl Store {
-    /// A store into `spool`. Without `repeats` every push is new (`callback.repeats = "off"`). Of use only within a runtime.
+    /// A store into `spool`, of bodies of at most `max_body` bytes. Without `repeats` every push is new (`callback.repeats =
+    /// "off"`). Of use only within a runtime.
     #[must_use]
-    pub fn new(spool: Spool, repeats: Option<Repeats>, counters: Arc<Counters>, tasks: TaskTracker) -> Self {
-        Self { spool, repeats, counters, held: Semaphore::new(HELD_AT_MOST), tasks, runtime: Handle::current() }
+    pub fn new(
+        spool: Spool,
+        repeats: Option<Repeats>,
+        max_body: usize,
+        counters: Arc<Counters>,
+        tasks: TaskTracker,
+    ) -> Self {
+        let (room, held) = (Room::new(max_body), Semaphore::new(HELD_AT_MOST));
+        Self { spool, repeats, counters, room, held, tasks, runtime: Handle::current(), told: Seldom::default() }
+    }
+
+    /// Returns once there is room in memory for a body of so many bytes. Until then the peer's bytes stay with the peer.
+    ///
+    /// # Errors
+    /// If there was none within 6 s, or too many others wait already.
+    pub(super) async fn room(&self, bytes: usize) -> Result<Place, Unanswered> {
+        if let Some(place) = self.room.try_take(bytes) {
+            return Ok(place);
+        }
+        let mut waiting = Waiting { store: self, kind: None, progress: None, held: false };
+        let taken = match self.hold(&mut waiting) {
+            Ok(_held) => timeout(HOLD, self.room.take(bytes)).await.ok().flatten().ok_or(Unanswered::Overload),
+            Err(why) => Err(why),
+        };
+        waiting.over(taken)
+    }
+
+    /// The same push in other bytes.
+    ///
+    /// # Errors
+    /// If those are larger, and there is no room for them.
+    pub(super) fn exchanged(&self, body: Held, bytes: Bytes) -> Result<Held, Unanswered> {
+        body.exchanged(bytes, &self.room).ok_or_else(|| self.unanswered(None, Unanswered::Overload))
     }
 
     /// Returns once the push, which is of this kind, is durable, with what [`Store::leaving`] wants to hear back.
     ///
     /// # Errors
     /// If it could not be stored within 6 s, or too many others wait already.
-    pub async fn store(self: &Arc<Self>, body: Bytes, kind: Kind) -> Result<Option<Ticket>, NotStored> {
-        let arrived = Instant::now();
+    pub async fn store(self: &Arc<Self>, body: Held, kind: Kind) -> Result<Option<Ticket>, Unanswered> {
+        let until = Instant::now() + HOLD;
         let Taken { ticket, progress, repeat } = self.accept(body);
-        let stored = self.wait(progress, arrived + HOLD).await;
-        let outcome = match stored {
-            Ok(()) if repeat => PushOutcome::Repeated,
-            Ok(()) => PushOutcome::Stored,
-            Err(NotStored) => PushOutcome::Unstored,
-        };
-        if outcome == PushOutcome::Unstored {
-            self.counters.pushes_unstored.add();
+        let mut waiting = Waiting { store: self, kind: Some(kind), progress: Some(progress.clone()), held: false };
+        let stored = self.wait(progress, until, &mut waiting).await;
+        waiting.over(stored)?;
+        self.counters.series.push(kind, if repeat { PushOutcome::Repeated } else { PushOutcome::Stored });
+        Ok(ticket)
+    }
+
+    /// Whether a push that was stored may still be answered: not after the spool has failed, whatever failed in it.
+    ///
+    /// # Errors
+    /// If it may not.
+    pub(super) fn may_answer(&self, kind: Kind) -> Result<(), Unanswered> {
+        if self.spool.has_failed() { Err(self.unanswered(Some(kind), Unanswered::Failed)) } else { Ok(()) }
+    }
+
+    /// Counts a try that is left unanswered.
+    fn unanswered(&self, kind: Option<Kind>, why: Unanswered) -> Unanswered {
+        self.counters.unanswered(why);
+        if let Some(kind) = kind {
+            self.counters.series.push(kind, PushOutcome::Unstored);
         }
-        self.counters.series.push(kind, outcome);
-        stored.map(|()| ticket)
+        if self.told.may() {
+            let cause = match why {
+                Unanswered::Full => "the spool is full: spool.max_bytes",
+                Unanswered::Failed => "the disk refuses to store it",
+                Unanswered::Slow => "the disk takes too long to store it",
+                Unanswered::Overload => "too many others wait for the disk",
+            };
+            warn!(cause, "a push is left unanswered, so that iLink sends it again");
+        }
+        why
     }
 
     /// An answer to a try of this push is about to leave; [`Leaving::left`] says that it did.
@@ -90,10 +141,10 @@ impl Store {
         leaving
     }
 
-    fn accept(self: &Arc<Self>, body: Bytes) -> Taken {
+    fn accept(self: &Arc<Self>, body: Held) -> Taken {
         let (ticket, tell) = match &self.repeats {
             None => (None, watch::channel(Progress::Storing).0),
-            Some(repeats) => match repeats.claim(Sha256::digest(&body).into()) {
+            Some(repeats) => match repeats.claim(Sha256::digest(body.bytes()).into()) {
                 Claim::First(ticket, tell) => (Some(ticket), tell),
                 Claim::Repeat(ticket, progress) => {
                     self.counters.pushes_repeated.add();
@@ -102,25 +153,40 @@ impl Store {
             },
         };
         let progress = tell.subscribe();
-        // No value of the type fails to encode; were it so, its `tell` would be dropped, and nobody answered 0.
-        if let Ok(row) = Record::push(body).encode() {
-            self.hand_over(Push { row: row.into(), ticket, tell });
+        // Were there no row, `tell` would be dropped, and nobody answered.
+        if let Some(row) = body.into_row() {
+            self.hand_over(Push { row, ticket, tell });
         }
         Taken { ticket, progress, repeat: false }
     }
 
-    /// A try that was not stored within a second counts as held, like one that the disk refused.
-    async fn wait(&self, mut progress: watch::Receiver<Progress>, until: Instant) -> Result<(), NotStored> {
-        if let Ok(now) = timeout(SLOW, progress.wait_for(|now| *now != Progress::Storing)).await
-            && *now.map_err(|_| NotStored)? == Progress::Stored
-        {
-            return Ok(());
+    /// A try that was not stored within a second counts as held, like one that the spool refused.
+    async fn wait(
+        &self,
+        mut progress: watch::Receiver<Progress>,
+        until: Instant,
+        waiting: &mut Waiting<'_>,
+    ) -> Result<(), Unanswered> {
+        let begun = timeout(SLOW, progress.wait_for(|now| *now != Progress::Storing)).await;
+        match begun.map(|now| now.map(|now| *now)) {
+            Ok(Ok(Progress::Stored)) => return Ok(()),
+            Ok(Err(_)) => return Err(Unanswered::Failed),
+            Ok(Ok(_)) | Err(_) => {}
         }
-        let _held = self.held.try_acquire().map_err(|_| NotStored)?;
-        match timeout_at(until, progress.wait_for(|now| *now == Progress::Stored)).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(NotStored),
+        let _held = self.hold(waiting)?;
+        let stored = timeout_at(until, progress.wait_for(|now| *now == Progress::Stored)).await;
+        match stored.map(|now| now.map(|_| ())) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Unanswered::Failed),
+            Err(_) => Err(waiting.why()),
         }
+    }
+
+    /// One of the places for those who are held, if there is one left.
+    fn hold(&self, waiting: &mut Waiting<'_>) -> Result<SemaphorePermit<'_>, Unanswered> {
+        let held = self.held.try_acquire().map_err(|_| Unanswered::Overload)?;
+        waiting.held = true;
+        Ok(held)
     }
 
     /// Gives the push to the spool. From then on it is in the writer's hands, whoever waits or leaves.
@@ -147,8 +213,9 @@ impl Store {
                 let _ = push.tell.send(Progress::Stored);
                 None
             }
-            Err(SpoolError::Full | SpoolError::Unwritable(_)) => {
-                let _ = push.tell.send(Progress::Held);
+            Err(error @ (SpoolError::Full | SpoolError::Unwritable(_))) => {
+                let why = if matches!(error, SpoolError::Full) { Unanswered::Full } else { Unanswered::Failed };
+                let _ = push.tell.send(Progress::Refused(why));
                 Some(push)
             }
             // The process is about to stop; nothing may be answered any more.
@@ -185,6 +252,39 @@ struct Taken {
     ticket: Option<Ticket>,
     progress: watch::Receiver<Progress>,
     repeat: bool,
+}
+
+/// A try that may have to wait. Dropped while it is held, its sender has left without an answer.
+struct Waiting<'a> {
+    store: &'a Store,
+    kind: Option<Kind>,
+    /// Of storing it; none while it waits for room in memory.
+    progress: Option<watch::Receiver<Progress>>,
+    held: bool,
+}
+
+impl Waiting<'_> {
+    /// Its sender is told now, or never.
+    fn over<T>(mut self, outcome: Result<T, Unanswered>) -> Result<T, Unanswered> {
+        self.held = false;
+        outcome.map_err(|why| self.store.unanswered(self.kind, why))
+    }
+
+    fn why(&self) -> Unanswered {
+        match self.progress.as_ref().map(|progress| *progress.borrow()) {
+            None => Unanswered::Overload,
+            Some(Progress::Refused(why)) => why,
+            Some(Progress::Storing | Progress::Stored) => Unanswered::Slow,
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.held {
+            self.store.unanswered(self.kind, self.why());
+        }
+    }
 }
 
 /// A push on its way to the disk, and who is to be told.

@@ -46,7 +46,7 @@ pub(super) struct Guest {
     welcome: bool,
     proven: AtomicBool,
     busy: AtomicBool,
-    /// Cancelled when it has to make way.
+    /// Cancelled when it has to make way, and when all have to go.
     pub(super) cut: CancellationToken,
 }
 
@@ -88,12 +88,14 @@ struct Inside {
 /// The connections of one listener.
 pub(super) struct Crowd {
     room: usize,
+    all: CancellationToken,
     inside: Mutex<Inside>,
 }
 
 impl Crowd {
-    pub(super) fn new(room: usize) -> Self {
-        Self { room, inside: Mutex::default() }
+    /// Room for so many; `all` cuts every one of them.
+    pub(super) fn new(room: usize, all: CancellationToken) -> Self {
+        Self { room, all, inside: Mutex::default() }
     }
 
     /// Takes a new connection in. If there is no room, another one is cut; none if all of those are busy.
@@ -118,7 +120,7 @@ impl Crowd {
             welcome,
             proven: AtomicBool::new(false),
             busy: AtomicBool::new(false),
-            cut: CancellationToken::new(),
+            cut: self.all.child_token(),
         });
         inside.next += 1;
         inside.guests.push_back(Arc::clone(&guest));
@@ -200,6 +202,10 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn crowd(room: usize) -> Crowd {
+        Crowd::new(room, CancellationToken::new())
+    }
+
     fn enter(crowd: &Crowd, peer: &str) -> Arc<Guest> {
         crowd.enter(ip(peer), true).unwrap().0
     }
@@ -210,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_equals_makes_way_and_leaving_makes_room() {
-        let crowd = Crowd::new(2);
+        let crowd = crowd(2);
         let (a, b) = (enter(&crowd, "192.0.2.1"), enter(&crowd, "192.0.2.1"));
         let (c, how) = crowd.enter(ip("192.0.2.1"), true).unwrap();
         assert_eq!((cut(&[&a, &b, &c]), how), (vec![true, false, false], Entered::MadeWay));
@@ -222,7 +228,7 @@ mod tests {
 
     #[test]
     fn the_address_that_holds_the_most_makes_way() {
-        let crowd = Crowd::new(3);
+        let crowd = crowd(3);
         let lonely = enter(&crowd, "198.51.100.7");
         let (first, second) = (enter(&crowd, "2001:db8::1"), enter(&crowd, "2001:db8::2"));
         let another = enter(&crowd, "203.0.113.1");
@@ -231,7 +237,7 @@ mod tests {
 
     #[test]
     fn who_has_shown_the_secret_stays_longer_and_its_address_too() {
-        let crowd = Crowd::new(4);
+        let crowd = crowd(4);
         let proven = enter(&crowd, "192.0.2.1");
         crowd.prove(&proven);
         let neighbour = enter(&crowd, "192.0.2.1");
@@ -250,7 +256,7 @@ mod tests {
 
     #[test]
     fn an_address_stays_familiar_after_it_left() {
-        let crowd = Crowd::new(2);
+        let crowd = crowd(2);
         let proven = enter(&crowd, "192.0.2.1");
         crowd.prove(&proven);
         crowd.leave(&proven);
@@ -260,8 +266,19 @@ mod tests {
     }
 
     #[test]
+    fn all_can_be_cut_the_busy_ones_too() {
+        let crowd = crowd(2);
+        let (idle, busy) = (enter(&crowd, "192.0.2.1"), enter(&crowd, "192.0.2.2"));
+        busy.set_busy(true);
+        crowd.all.cancel();
+        crowd.leave(&idle);
+        let late = enter(&crowd, "192.0.2.3");
+        assert_eq!(cut(&[&idle, &busy, &late]), [true; 3]);
+    }
+
+    #[test]
     fn only_so_many_addresses_are_remembered() {
-        let crowd = Crowd::new(100);
+        let crowd = crowd(100);
         for n in 0..100 {
             let guest = enter(&crowd, &format!("192.0.2.{n}"));
             crowd.prove(&guest);

@@ -7,7 +7,6 @@
 pub mod answered;
 mod crowd;
 
-use std::convert::Infallible;
 use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -82,8 +81,12 @@ pub trait Serve: Send + Sync + 'static {
     /// The body of its answers.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
 
-    /// Answers one request.
-    fn serve(&self, request: Request<Incoming>, visit: &Visit) -> impl Future<Output = Response<Self::Body>> + Send;
+    /// Answers one request; or none: then its connection ends without a byte, with what was pipelined behind it.
+    fn serve(
+        &self,
+        request: Request<Incoming>,
+        visit: &Visit,
+    ) -> impl Future<Output = Result<Response<Self::Body>, NoAnswer>> + Send;
 
     /// Whether anything from this address can be answered well; if not, its connections are the first to make way.
     fn is_welcome(&self, _peer: IpAddr) -> bool {
@@ -92,6 +95,26 @@ pub trait Serve: Send + Sync + 'static {
 
     /// A connection was ended before its request reached [`Self::serve`].
     fn turned_away(&self, _why: TurnedAway) {}
+}
+
+/// A request is not to be answered, not even by a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the request is left unanswered")]
+pub struct NoAnswer;
+
+/// How a listener ends.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// No new connections; requests under way finish.
+    pub gently: CancellationToken,
+    /// Every connection is cut where it stands.
+    pub at_once: CancellationToken,
+}
+
+impl From<CancellationToken> for Stop {
+    fn from(gently: CancellationToken) -> Self {
+        Self { gently, at_once: CancellationToken::new() }
+    }
 }
 
 /// Why a connection was ended before it had a request.
@@ -119,7 +142,7 @@ impl Visit {
     /// A visit that no listener knows of, to try a handler with.
     #[must_use]
     pub fn alone(peer: IpAddr) -> Option<Self> {
-        let crowd = Arc::new(Crowd::new(1));
+        let crowd = Arc::new(Crowd::new(1, CancellationToken::new()));
         let (guest, _) = crowd.enter(peer, true)?;
         Some(Self { peer, armed: Armed::default(), guest, crowd })
     }
@@ -159,21 +182,21 @@ struct Listener<S> {
     refused: Seldom,
 }
 
-/// Serves on `listener`, which the configuration calls `key`, at most `room` connections at once, until `stop`; then lets
-/// requests under way finish.
+/// Serves on `listener`, which the configuration calls `key`, at most `room` connections at once, until `stop`.
 pub async fn serve<S: Serve>(
     listener: TcpListener,
     key: &'static str,
     room: usize,
     tls: Tls,
     service: S,
-    stop: CancellationToken,
+    stop: impl Into<Stop>,
 ) {
+    let Stop { gently: stop, at_once } = stop.into();
     let this = Arc::new(Listener {
         key,
         service,
         tls,
-        crowd: Arc::new(Crowd::new(room)),
+        crowd: Arc::new(Crowd::new(room, at_once.clone())),
         stop: stop.clone(),
         crowded: Seldom::default(),
         refused: Seldom::default(),
@@ -184,9 +207,10 @@ pub async fn serve<S: Serve>(
         while tasks.len() > room + LEAVING_AT_MOST {
             tokio::task::yield_now().await;
         }
-        // Both arms may be dropped and begun again: accept() hands out a connection or has none.
+        // All arms may be dropped and begun again: accept() hands out a connection or has none.
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
+            () = at_once.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -279,7 +303,7 @@ impl<S: Serve> Listener<S> {
         let service = service_fn(|request: Request<Incoming>| {
             let (this, visit) = (Arc::clone(self), Arc::clone(&visit));
             let _ = had_request.set(());
-            async move { Ok::<_, Infallible>(this.service.serve(request, &visit).await) }
+            async move { this.service.serve(request, &visit).await }
         });
         let http = http1::Builder::new()
             .timer(TokioTimer::new())

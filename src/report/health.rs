@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::{Part, Report, time};
 use crate::clock;
@@ -14,6 +15,9 @@ use crate::mqtt::{Refused, Subscriptions};
 use crate::outbound;
 use crate::protocol::Variant;
 use crate::spool::{Queue, Spool};
+
+/// How long the spool is waited for, for the age of what it holds.
+const DISK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What the bridge is. No secrets: hosts, not URLs.
 #[derive(Debug, Clone, Serialize)]
@@ -99,6 +103,8 @@ pub(crate) struct Callback {
     pub(crate) last_get_at: Option<String>,
     pub(crate) last_push_at: Option<String>,
     pub(crate) rejected: BTreeMap<&'static str, u64>,
+    /// Tries of pushes that were left unanswered, by why.
+    pub(crate) unanswered: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -115,17 +121,21 @@ pub(crate) struct QueueHealth {
     pub(crate) bytes: u64,
 }
 
+/// Takes the counters with this prefix out, which is cut off.
+fn take(counters: &mut BTreeMap<&'static str, u64>, prefix: &str) -> BTreeMap<&'static str, u64> {
+    let taken = counters.iter().filter_map(|(name, count)| Some((name.strip_prefix(prefix)?, *count))).collect();
+    counters.retain(|name, _| !name.starts_with(prefix));
+    taken
+}
+
 impl Health {
     /// Looks at every part.
     pub async fn of(report: &Report) -> Self {
         let cloud = report.cloud.borrow().clone();
         let link = report.link.borrow().clone();
         let mut counters: BTreeMap<_, _> = report.counters.all().into_iter().collect();
-        let rejected = counters
-            .iter()
-            .filter_map(|(name, count)| Some((name.strip_prefix("callback_rejected_")?, *count)))
-            .collect();
-        counters.retain(|name, _| !name.starts_with("callback_rejected_"));
+        let rejected = take(&mut counters, "callback_rejected_");
+        let unanswered = take(&mut counters, "pushes_unanswered_");
         let broker = &report.link_counters;
         counters.extend([
             ("broker_connects", broker.connects.load(Ordering::Relaxed)),
@@ -152,6 +162,7 @@ impl Health {
                 last_get_at: report.handshakes.last_get_at().map(time),
                 last_push_at: report.seen.push_ms().map(clock::rfc3339),
                 rejected,
+                unanswered,
             },
             spool: report.ready().spool,
             queues: Queues {
@@ -173,7 +184,11 @@ impl Health {
 
 async fn depth(spool: &Spool, queue: Queue) -> QueueHealth {
     let stats = spool.stats(queue);
-    let oldest = if stats.depth == 0 { None } else { oldest(spool, queue).await };
+    // Asked of the disk, which may hang; that must not hide all the rest.
+    let oldest = match stats.depth {
+        0 => None,
+        _ => timeout(DISK_PATIENCE, oldest(spool, queue)).await.ok().flatten(),
+    };
     QueueHealth { depth: stats.depth, oldest_s: oldest.map(|age| age.as_secs()), bytes: stats.bytes }
 }
 

@@ -127,6 +127,9 @@ impl Report {
         let counters = &self.counters;
         let rejected = health.callback.rejected.iter().map(|(reason, count)| (vec![("reason", *reason)], *count));
         page.counters("callback_rejected_total", "What the callback turned away", rejected);
+        let unanswered = health.callback.unanswered.iter().map(|(cause, count)| (vec![("cause", *cause)], *count));
+        let left = "Tries of pushes that could not be stored and got no answer, so that iLink tries again";
+        page.counters("pushes_unanswered_total", left, unanswered);
         let routes = health.routes.iter().flat_map(|(route, counts)| {
             let labelled = move |(outcome, count): (&&'static str, &u64)| {
                 (vec![("route", route.as_str()), ("outcome", *outcome)], *count)

@@ -57,15 +57,13 @@ impl Overview {
         let (from, to) =
             self.minutes.iter().fold((0, 0), |(from, to), minute| (from + minute.from_ilink, to + minute.to_ilink));
         writeln!(text, "{:<16}{from} from iLink, {to} to iLink", "last hour")?;
-        let rejected: Vec<_> = health
-            .callback
-            .rejected
-            .iter()
-            .filter(|(_, count)| **count > 0)
-            .map(|(why, n)| format!("{why} {n}"))
-            .collect();
-        if !rejected.is_empty() {
-            writeln!(text, "{:<16}{}", "turned away", rejected.join(", "))?;
+        for (name, counts) in [("turned away", &health.callback.rejected), ("unanswered", &health.callback.unanswered)]
+        {
+            let counts: Vec<_> =
+                counts.iter().filter(|(_, count)| **count > 0).map(|(why, n)| format!("{why} {n}")).collect();
+            if !counts.is_empty() {
+                writeln!(text, "{name:<16}{}", counts.join(", "))?;
+            }
         }
         let counted = health.counters.iter().filter(|(_, count)| **count > 0);
         for (name, count) in counted {

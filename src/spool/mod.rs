@@ -320,6 +320,12 @@ impl Spool {
         }
     }
 
+    /// Whether it has failed. No I/O.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.inner.shared.failed.borrow().is_some()
+    }
+
     /// Stores what is still lazy, checkpoints and closes the file. Other handles get [`SpoolError::Failed`] from then on.
     pub async fn close(self) {
         // An error means that it has failed or is closed already; either way it is over.

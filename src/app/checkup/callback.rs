@@ -17,7 +17,7 @@ use crate::app::{AppError, listeners};
 use crate::cloud;
 use crate::config::Config;
 use crate::listener::answered::Answer;
-use crate::listener::{self, Serve, Visit};
+use crate::listener::{self, NoAnswer, Serve, Visit};
 use crate::tls;
 
 const STEP: &str = "callback";
@@ -149,13 +149,12 @@ struct Echo(String);
 impl Serve for Echo {
     type Body = Answer;
 
-    async fn serve(&self, request: Request<Incoming>, visit: &Visit) -> Response<Answer> {
+    async fn serve(&self, request: Request<Incoming>, _: &Visit) -> Result<Response<Answer>, NoAnswer> {
         if request.method() != Method::GET {
-            visit.cut().cancel();
-            return std::future::pending().await;
+            return Err(NoAnswer);
         }
         let query = request.uri().query().unwrap_or_default();
         let said = url::form_urlencoded::parse(query.as_bytes()).any(|(name, value)| name == "word" && value == self.0);
-        Response::new(Answer::new(if said { self.0.clone() } else { NO_WORD.to_owned() }))
+        Ok(Response::new(Answer::new(if said { self.0.clone() } else { NO_WORD.to_owned() })))
     }
 }

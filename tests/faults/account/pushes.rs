@@ -16,11 +16,11 @@ pub(super) fn account(seen: &Seen<'_>, verdict: &mut Verdict) {
     verdict.total("pushes sent", pushes.len());
     verdict.total("tries of them", pushes.iter().map(|push| push.tries.len()).sum());
     verdict.total("pushes answered 0", promised.len());
-    let refused = |push: &&Push| push.tries.iter().any(|made| matches!(made.answer, Some((503, _))));
-    verdict.total("pushes answered 503", pushes.iter().filter(refused).count());
+    let unanswered = |push: &&Push| push.tries.iter().all(|made| made.answer.is_none());
+    verdict.total("pushes never answered", pushes.iter().filter(unanswered).count());
     for push in pushes {
-        // A push of ours is well-formed: it is taken, or cannot be stored now.
-        if push.tries.iter().any(|made| !matches!(made.answer, None | Some((200, Some(0)) | (503, _)))) {
+        // A push of ours is well-formed: it is taken, or cannot be stored now and gets no answer.
+        if push.tries.iter().any(|made| !matches!(made.answer, None | Some((200, Some(0))))) {
             verdict.add(Rule::Refused, seen.history(&push.label));
         }
     }

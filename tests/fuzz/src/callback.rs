@@ -73,7 +73,7 @@ impl Bench {
         let (spool, _) = Spool::open(dir.path(), Limits { inbound: 0, outbound: 0, set_aside: 0 }).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let within = runtime.enter();
-        let store = Arc::new(Store::new(spool, None, Arc::default(), TaskTracker::new()));
+        let store = Arc::new(Store::new(spool, None, MAX_BODY, Arc::default(), TaskTracker::new()));
         let config = CallbackConfig {
             path_secrets: watch::channel(vec![SECRET.into()]).1,
             handshake_token: TOKEN.into(),
@@ -91,7 +91,8 @@ impl Bench {
         let peer = IpAddr::from([192, 0, 2, 1]);
         let visit = Visit::alone(peer).unwrap();
         self.runtime.block_on(async {
-            let response: Response<Answer> = self.callback.handle(request, peer, &visit).await;
+            let response: Response<Answer> =
+                self.callback.handle(request, peer, &visit).await.expect("nothing is stored here");
             let (head, body) = response.into_parts();
             (Response::from_parts(head, ()), to_bytes(Body::new(body), usize::MAX).await.unwrap())
         })

@@ -27,6 +27,11 @@ async fn metrics_with(bridge: &Bridge, name: &str, labels: &[(&str, &str)], valu
     .await
 }
 
+/// Waits until one series has this value.
+pub(crate) async fn counted(bridge: &Bridge, name: &str, labels: &[(&str, &str)], value: f64) {
+    metrics_with(bridge, name, labels, value).await;
+}
+
 #[tokio::test]
 async fn every_message_is_counted_once_and_timed() {
     let world = World::ready().await;

@@ -5,7 +5,7 @@
 mod browser;
 mod chromium;
 mod logs;
-mod metrics;
+pub(crate) mod metrics;
 mod page;
 mod prometheus;
 mod sse;

@@ -8,6 +8,7 @@ mod delivery;
 mod durability;
 mod lifecycle;
 mod outages;
+mod proxy;
 mod pushes;
 mod rejections;
 mod rights;

@@ -3,17 +3,22 @@
 use std::fs;
 use std::path::PathBuf;
 
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
 use super::recording;
+use crate::admin::metrics::counted;
 use crate::blackbox::world::World;
-use crate::support::bridge::text_push;
+use crate::support::bridge::{SECRET, text_push};
 use crate::support::client::Message;
-use crate::support::eventually;
-use crate::support::http::{Answer, http};
+use crate::support::http::{raw_post, read_to_close};
+use crate::support::{DEADLINE, eventually};
 
 const PUSHED: &str = "ilink/recv/user/413/text";
 
 /// A bridge whose file operations fail while the file that is returned says so.
-async fn world() -> (World, PathBuf) {
+pub(super) async fn world() -> (World, PathBuf) {
     let mut fault = PathBuf::new();
     let world = World::prepared(&[], |mut bridge| {
         fault = bridge.dir().join("fault");
@@ -33,10 +38,20 @@ async fn a_failed_sync_ends_the_process_and_nothing_is_answered_after_it() {
     world.broker.stop();
     world.bridge.push(&text_push("413", "before")).await;
     fs::write(&fault, "sync 5 spool.db-wal\n").unwrap();
-    let push = http().post(world.bridge.callback()).json(&text_push("413", "during"));
-    // No answer at all is best: iLink tries again.
-    assert!(Answer::try_of(push).await.map_or(true, |answer| answer.status != 200));
+    // Whoever tries, while it fails and until the process has ended, gets no answer: iLink tries again.
+    let (port, mut tries) = (world.bridge.callback_port(), JoinSet::new());
+    for n in 0..20 {
+        let request = raw_post(&format!("/{SECRET}"), text_push("413", &format!("during {n}")).to_string().as_bytes());
+        tries.spawn(async move {
+            while let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await {
+                if stream.write_all(&request).await.is_ok() {
+                    assert_eq!(read_to_close(&mut stream, DEADLINE).await, "", "something was answered");
+                }
+            }
+        });
+    }
     assert_eq!(world.bridge.process().ended().await.code(), Some(70));
+    tries.join_all().await;
     let log = world.bridge.log();
     assert!(log.contains("the disk failed to sync") && log.contains("dmesg"), "{log}");
 
@@ -57,7 +72,8 @@ async fn a_disk_that_refuses_writes_is_said_and_tried_again() {
         world.broker.stop();
         world.bridge.push(&text_push("413", "before")).await;
         fs::write(&fault, format!("write {errno} spool.db\n")).unwrap();
-        assert_eq!(world.bridge.post(&text_push("413", "refused")).await.status, 503);
+        world.bridge.unanswered(&text_push("413", "refused")).await;
+        counted(&world.bridge, "pushes_unanswered_total", &[("cause", "failed")], 1.0).await;
         let spool = world.bridge.admin("readyz").await.json()["spool"].clone();
         let cause = spool["cause"].as_str().unwrap();
         assert!(cause.contains("spool.db") && cause.contains("refuses writes") && cause.contains("dmesg"), "{cause}");
@@ -71,7 +87,7 @@ async fn a_disk_that_refuses_writes_is_said_and_tried_again() {
         world.broker.restart();
         world.bridge.push(&text_push("413", "after")).await;
         world.client.expect_text(PUSHED, "after").await;
-        // What was refused while the writer had it may have been stored all the same: 503 promises nothing.
+        // What was refused while the writer had it may have been stored all the same: no answer promises nothing.
         let pushed = world.client.all(|message| message.topic == PUSHED && message.text() != "refused");
         assert_eq!(pushed.iter().map(Message::text).collect::<Vec<_>>(), ["before", "after"]);
     }

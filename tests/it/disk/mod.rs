@@ -11,6 +11,7 @@ mod child;
 mod damage;
 mod failing;
 mod full;
+mod hanging;
 mod platter;
 mod promises;
 mod recording;

@@ -4,7 +4,8 @@
  *
  * RECORD_ROOT  the directory that is watched: an absolute path
  * RECORD_LOG   where the records go (appended); without it nothing is recorded
- * RECORD_FAULT a file that may hold lines "<write|sync|truncate|open> <errno> <part of the path>": while it does, those fail
+ * RECORD_FAULT a file that may hold lines "<write|sync|truncate|open> <errno> <part of the path>": while it does, those fail;
+ *              with 0 for the errno they hang instead
  *
  * A record: kind, is_directory, is_new, 0; pid; fd; inode; a; length of the payload (all little-endian); payload. Kinds:
  *   O opened (payload: path)   W written (a: offset)   T truncated (a: length)   B sync begins   S sync done
@@ -83,15 +84,21 @@ static void put(char kind, int fd, uint64_t a, int fresh, const void *payload, s
 /* Whether this operation on this file is to fail; errno is set then. */
 static int fails(const char *operation, const char *path) {
     if (!fault || !path) return 0;
-    FILE *list = fopen(fault, "r");
-    if (!list) return 0;
-    char named[16], part[256];
-    int number, found = 0;
-    while (!found && fscanf(list, "%15s %d %255s", named, &number, part) == 3)
-        found = !strcmp(named, operation) && strstr(path, part);
-    fclose(list);
-    if (found) errno = number;
-    return found;
+    for (;;) {
+        FILE *list = fopen(fault, "r");
+        if (!list) return 0;
+        char named[16], part[256];
+        int number, found = 0;
+        while (!found && fscanf(list, "%15s %d %255s", named, &number, part) == 3)
+            found = !strcmp(named, operation) && strstr(path, part);
+        fclose(list);
+        if (!found) return 0;
+        if (number) {
+            errno = number;
+            return 1;
+        }
+        usleep(10000);
+    }
 }
 
 static int opened(const char *path, int flags, mode_t mode, int (*real)(const char *, int, ...)) {

@@ -9,7 +9,7 @@ use std::process::ExitStatus;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::http::{Answer, http};
+use super::http::{Answer, http, raw_connection, raw_post, read_to_close};
 use super::mosquitto::{Mosquitto, free_port};
 use super::process::{Finished, Process, finish};
 use super::sim::{APPKEY, SECRETKEY, Sim};
@@ -291,6 +291,18 @@ impl Bridge {
     /// A push straight to the callback, as the service sends it.
     pub(crate) async fn post(&self, body: &Value) -> Answer {
         self.post_bytes(body.to_string().into_bytes()).await
+    }
+
+    /// A push that may be left unanswered.
+    pub(crate) async fn try_post(&self, body: &Value) -> Option<Answer> {
+        Answer::try_of(self.http.post(self.callback()).json(body)).await.ok()
+    }
+
+    /// A push that must be left unanswered: its connection ends without a byte.
+    pub(crate) async fn unanswered(&self, body: &Value) {
+        let request = raw_post(&format!("/{SECRET}"), body.to_string().as_bytes());
+        let mut stream = raw_connection(self.callback_port, &request).await;
+        assert_eq!(read_to_close(&mut stream, DEADLINE).await, "", "a push that cannot be stored is answered");
     }
 
     /// A push of any bytes.

@@ -107,7 +107,7 @@ async fn a_half_read_push_is_not_cut_for_others() {
         let enough = attackers.ends() + FEW;
         eventually("attackers to be cut", async || (attackers.ends() >= enough).then_some(())).await;
         answer = exchange(&mut push, second, b"{\"code\":0}").await;
-        if !answer.starts_with("HTTP/1.1 408") {
+        if !answer.is_empty() {
             break;
         }
     }

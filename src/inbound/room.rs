@@ -1,0 +1,137 @@
+//! How much memory pushes take, and its bound: from before a body is read until the spool has let go of its row.
+//!
+//! Whoever sent a push may leave long before the disk has it. So the place that it takes belongs to its bytes, not to the
+//! request: it travels with the body into the row, and is given back when the last who holds the row drops it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::record::Record;
+
+/// Bytes of pushes that are held at once, while they are read and stored.
+const BYTES_AT_MOST: usize = 64 << 20;
+/// What a push takes beside its bytes, in KiB.
+const BESIDE: u32 = 2;
+
+/// The room for all pushes, counted in KiB.
+pub(super) struct Room(Arc<Semaphore>);
+
+/// A part of it, for one push.
+pub(super) struct Place(OwnedSemaphorePermit);
+
+impl Room {
+    /// Room for one body of `max_body` bytes at least.
+    pub(super) fn new(max_body: usize) -> Self {
+        Self(Arc::new(Semaphore::new(cost(BYTES_AT_MOST.max(max_body)) as usize)))
+    }
+
+    /// A place for so many bytes, if there is one.
+    pub(super) fn try_take(&self, bytes: usize) -> Option<Place> {
+        Arc::clone(&self.0).try_acquire_many_owned(cost(bytes)).ok().map(Place)
+    }
+
+    /// A place for so many bytes, once there is one; none only if the room were closed.
+    pub(super) async fn take(&self, bytes: usize) -> Option<Place> {
+        Arc::clone(&self.0).acquire_many_owned(cost(bytes)).await.ok().map(Place)
+    }
+}
+
+/// A push's body in its place.
+pub struct Held {
+    bytes: Bytes,
+    place: Place,
+}
+
+impl Held {
+    /// What of `place` is not needed is given back.
+    pub(super) fn new(bytes: Bytes, mut place: Place) -> Self {
+        let needed = cost(bytes.len()) as usize;
+        drop(place.0.split(place.0.num_permits().saturating_sub(needed)));
+        Self { bytes, place }
+    }
+
+    /// The same push in other bytes; none if those are larger and there is no room.
+    pub(super) fn exchanged(self, bytes: Bytes, room: &Room) -> Option<Self> {
+        let Self { mut place, .. } = self;
+        let more = (cost(bytes.len()) as usize).saturating_sub(place.0.num_permits());
+        let more = Arc::clone(&room.0).try_acquire_many_owned(u32::try_from(more).ok()?).ok()?;
+        place.0.merge(more);
+        Some(Self::new(bytes, place))
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The push as a row of the spool. No value of the type fails to encode.
+    pub(super) fn into_row(self) -> Option<Bytes> {
+        let Self { bytes, place } = self;
+        let row = Record::push(bytes).encode().ok()?;
+        Some(Bytes::from_owner(Row { bytes: row, _place: place }))
+    }
+}
+
+struct Row {
+    bytes: Vec<u8>,
+    _place: Place,
+}
+
+impl AsRef<[u8]> for Row {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn cost(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX >> 4).saturating_add(BESIDE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kib(room: &Room) -> usize {
+        room.0.available_permits()
+    }
+
+    #[test]
+    fn a_place_lasts_as_long_as_the_row() {
+        let room = Room::new(0);
+        let all = kib(&room);
+        let held = Held::new(Bytes::from_static(b"{}"), room.try_take(1 << 20).unwrap());
+        assert_eq!(all - kib(&room), 3, "what was taken in advance is given back");
+        let row = held.into_row().unwrap();
+        let part = row.slice(1..2);
+        drop(row);
+        assert_eq!(all - kib(&room), 3);
+        drop(part);
+        assert_eq!(kib(&room), all);
+    }
+
+    #[test]
+    fn other_bytes_take_another_place() {
+        let room = Room::new(0);
+        let all = kib(&room);
+        let held = Held::new(Bytes::from_static(b"packed"), room.try_take(6).unwrap());
+        let held = held.exchanged(vec![0; 10 << 10].into(), &room).unwrap();
+        assert_eq!((all - kib(&room), held.bytes().len()), (12, 10 << 10));
+        let held = held.exchanged(Bytes::new(), &room).unwrap();
+        assert_eq!(all - kib(&room), 2);
+        let others = room.try_take(BYTES_AT_MOST - (10 << 10)).unwrap();
+        assert!(held.exchanged(vec![0; 10 << 10].into(), &room).is_none());
+        assert!(room.try_take(10 << 10).is_none());
+        drop(others);
+        assert_eq!(kib(&room), all);
+    }
+
+    #[test]
+    fn the_largest_body_has_room() {
+        let room = Room::new(100 << 20);
+        assert!(room.try_take(100 << 20).is_some());
+        assert!(room.try_take((100 << 20) + 1025).is_none());
+    }
+}
