@@ -1,41 +1,135 @@
 //! Small files that are either the old or the new one, whatever happens while they are written.
 
+use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use tokio::sync::watch;
 
 /// Everything in the state directory is its owner's alone.
 pub const MODE: u32 = 0o600;
 
-/// Replaces a file's content, durably: after a crash at any moment the file is the old one or the new one, and once this has
-/// returned it is the new one. The file is readable by its owner only. One writer at a time for one path.
+/// The failure of what keeps what was accepted: a sync that failed, whoever issued it. All clones are one.
+///
+/// After a failed sync nobody knows any more what the disk holds: the kernel counts what it could not write as written, and the
+/// next sync succeeds. So whoever syncs says here that one has failed; whoever answers for what is stored looks here first;
+/// and the process ends.
+#[derive(Debug, Clone, Default)]
+pub struct Failure(watch::Sender<Option<String>>);
+
+impl Failure {
+    /// Says that it has failed. The first cause stands.
+    pub fn set(&self, cause: String) {
+        self.0.send_if_modified(|failed| {
+            let first = failed.is_none();
+            failed.get_or_insert(cause);
+            first
+        });
+    }
+
+    /// The cause, if it has failed.
+    #[must_use]
+    pub fn get(&self) -> Option<String> {
+        self.0.borrow().clone()
+    }
+
+    /// Resolves, with the cause, once it has failed.
+    pub async fn wait(&self) -> String {
+        let mut failed = self.0.subscribe();
+        // The sender lives as long as `self`, so that waiting cannot fail.
+        match failed.wait_for(Option::is_some).await.ok().and_then(|cause| cause.clone()) {
+            Some(cause) => cause,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Syncs a file or a directory, and sets the failure if that fails. That there is no room is none: what was written is then
+    /// worth nothing, and the caller does not use it.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be synced.
+    pub fn sync(&self, file: &File, path: &Path) -> io::Result<()> {
+        file.sync_all().inspect_err(|error| {
+            if !matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+                self.set(sync_failed(&format_args!("{}: {error}", path.display())));
+            }
+        })
+    }
+}
+
+/// In words, with the remedy.
+#[must_use]
+pub fn sync_failed(error: &dyn fmt::Display) -> String {
+    format!("the disk failed to sync: look into the kernel's log (dmesg), it may be failing ({error})")
+}
+
+/// A directory with small files, and what tells all others if its disk fails.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    path: PathBuf,
+    failure: Failure,
+}
+
+impl From<&Path> for Directory {
+    fn from(path: &Path) -> Self {
+        Self { path: path.to_owned(), failure: Failure::default() }
+    }
+}
+
+impl Directory {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether its disk has failed.
+    #[must_use]
+    pub fn failure(&self) -> &Failure {
+        &self.failure
+    }
+
+    /// Replaces a file's content, durably: after a crash at any moment the file is the old one or the new one, and once this has
+    /// returned it is the new one. The file is readable by its owner only. One writer at a time for one name.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written; then the old file is still there, unless it is the last sync that has failed.
+    pub fn replace(&self, name: impl AsRef<OsStr>, content: &[u8]) -> io::Result<()> {
+        let path = self.path.join(name.as_ref());
+        let mut temporary = path.clone().into_os_string();
+        temporary.push(".tmp");
+        let temporary = PathBuf::from(temporary);
+        self.write(&temporary, content).and_then(|()| fs::rename(&temporary, &path)).inspect_err(|_| {
+            let _ = fs::remove_file(&temporary);
+        })?;
+        // The rename itself is in the directory.
+        self.failure.sync(&File::open(&self.path)?, &self.path)
+    }
+
+    fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(path)?;
+        give_to_owner_of_directory(path);
+        // A leftover of a crash may have had another mode.
+        file.set_permissions(Permissions::from_mode(MODE))?;
+        file.write_all(content)?;
+        self.failure.sync(&file, path)
+    }
+}
+
+/// The same for a file anywhere, where nothing depends on its disk.
 ///
 /// # Errors
 ///
-/// If it cannot be written; then the old file is still there.
+/// As [`Directory::replace`].
 pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = {
-        let mut temporary = name.to_owned();
-        temporary.push(".tmp");
-        directory.join(temporary)
-    };
-    write_durably(&temporary, content).and_then(|()| fs::rename(&temporary, path)).inspect_err(|_| {
-        let _ = fs::remove_file(&temporary);
-    })?;
-    // The rename itself is in the directory.
-    File::open(directory)?.sync_all()
-}
-
-fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(path)?;
-    give_to_owner_of_directory(path);
-    // A leftover of a crash may have had another mode.
-    file.set_permissions(Permissions::from_mode(MODE))?;
-    file.write_all(content)?;
-    file.sync_all()
+    Directory::from(directory).replace(name, content)
 }
 
 /// Gives a file that root made to whom its directory belongs: a verb run as root must not lock the service out. Without the
@@ -71,7 +165,7 @@ mod tests {
         let path = directory.path().join("a.json");
         fs::write(directory.path().join("a.json.tmp"), "left over").unwrap();
         for content in ["one", "two, which is longer", "3"] {
-            write_atomically(&path, content.as_bytes()).unwrap();
+            Directory::from(directory.path()).replace("a.json", content.as_bytes()).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
         }
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
@@ -82,10 +176,12 @@ mod tests {
     fn a_failure_leaves_the_old_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.json");
-        write_atomically(&path, b"old").unwrap();
+        let files = Directory::from(directory.path());
+        files.replace("a.json", b"old").unwrap();
         fs::create_dir(directory.path().join("a.json.tmp")).unwrap();
-        assert!(write_atomically(&path, b"new").is_err());
+        assert!(files.replace("a.json", b"new").is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
-        assert!(write_atomically(&directory.path().join("none/a.json"), b"new").is_err());
+        assert!(Directory::from(&*directory.path().join("none")).replace("a.json", b"new").is_err());
+        assert_eq!(files.failure().get(), None, "no sync has failed");
     }
 }

@@ -121,7 +121,7 @@ async fn register(config: &Config, core: &Core, new_secret: bool) -> Result<Answ
 
 async fn post(config: &Config, core: &Core, request: &SetConfig<'_>) -> Result<Result<Reply, String>, AppError> {
     let (client, account) = (core.client(config)?, parts::account(config));
-    let quota = ConfigQuota::new(core.state_dir.path(), &config.ilink.api, &account);
+    let quota = ConfigQuota::new(core.state_dir.directory(), &config.ilink.api, &account);
     if let Some(held) = quota.held() {
         return Ok(Err(held));
     }

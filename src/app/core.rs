@@ -18,6 +18,7 @@ use crate::cloud::{Client, HandshakeLog, RegisterPolicy, Session, SessionConfig}
 use crate::config::{Config, Register, Repeats};
 use crate::control::verbs::Verbs;
 use crate::counters::Counters;
+use crate::files::{self, Directory};
 use crate::inbound::callback::{Callback, CallbackConfig, LastSeen};
 use crate::inbound::server::{Access, Guarded};
 use crate::inbound::store::Store;
@@ -31,7 +32,7 @@ use crate::shutdown::Shutdown;
 use crate::spool::Spool;
 use crate::state_dir::{Identity, IdentityRegistry, Overrides, StateDir, StateDirError};
 use crate::trail::Trail;
-use crate::{files, inbound, listener, open_files, tls};
+use crate::{inbound, listener, open_files, tls};
 
 /// The set-aside store's cap, in bytes.
 const SET_ASIDE_BYTES: u64 = 16 * 1024 * 1024;
@@ -70,7 +71,7 @@ impl Core {
             path_secret: config.callback.path_secret.clone(),
         };
         let identity = Arc::new(Identity::open(&state_dir, overrides).map_err(|error| in_state(&error))?);
-        let spool = open_spool(config, state_dir.path())?;
+        let spool = open_spool(config, state_dir.directory())?;
         let path_secrets = watch::Sender::new(identity.accepted_secrets());
         Ok(Self {
             state_dir,
@@ -143,7 +144,7 @@ impl Core {
         SessionConfig {
             account: parts::account(config),
             api: config.ilink.api.clone(),
-            state_dir: self.state_dir.path().to_owned(),
+            state_dir: self.state_dir.directory().clone(),
             register: match config.callback.register {
                 Register::IfNeeded => RegisterPolicy::IfNeeded,
                 Register::Always => RegisterPolicy::Always,
@@ -236,15 +237,15 @@ async fn patiently(path: &Path) -> Result<StateDir, StateDirError> {
 }
 
 /// Opens the spool of a state directory.
-fn open_spool(config: &Config, dir: &Path) -> Result<Spool, AppError> {
+fn open_spool(config: &Config, dir: &Directory) -> Result<Spool, AppError> {
     let limits = crate::spool::Limits {
         inbound: config.spool.max_bytes,
         outbound: config.spool.max_bytes,
         set_aside: SET_ASIDE_BYTES,
     };
-    let (spool, recovered) = Spool::open(dir, limits).map_err(|error| AppError::State(error.to_string()))?;
+    let (spool, recovered) = Spool::open_in(dir, limits).map_err(|error| AppError::State(error.to_string()))?;
     for file in ["spool.db", "spool.db-wal", "spool.db-shm", "spool.answered"] {
-        files::give_to_owner_of_directory(&dir.join(file));
+        files::give_to_owner_of_directory(&dir.path().join(file));
     }
     for alarm in &recovered.alarms {
         error!("{alarm}");

@@ -1,13 +1,14 @@
 //! The database: its connection, its tables, and the counts that spare a scan at every start.
 
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Result};
 
 use super::fault::Fault;
 use super::keys::Repeats;
+use super::log::{leave_log, use_log};
 use super::rows::{self, signed, unsigned};
 use super::types::{PerQueue, Queue};
 
@@ -30,14 +31,12 @@ const VACUUM_UP_TO: u64 = 32 * 1024 * 1024;
 pub(super) const SEQ_JUMP: u64 = 1 << 20;
 
 /// Another program (an operator's `sqlite3`) may hold a lock for a moment, but nobody waits long for it.
-const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
 
 const SETTINGS: &str = "
     PRAGMA page_size = 1024;
     PRAGMA auto_vacuum = NONE;
-    PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
-    PRAGMA wal_autocheckpoint = 1000;
     PRAGMA journal_size_limit = 8388608;
     PRAGMA cache_size = -4096;
     PRAGMA temp_store = MEMORY;
@@ -157,9 +156,8 @@ pub(super) struct Db {
 impl Db {
     /// Opens the file at `path`, which exists; one without content becomes a spool.
     pub(super) fn open(path: &Path) -> std::result::Result<Self, Fault> {
-        let conn = connect(path)?;
         // If this goes wrong, the log is part of what is to be rescued.
-        leave_log(&conn)?;
+        let conn = connect(path)?;
         let tables = tables(&conn)?;
         if !tables.is_empty() && !are_ours(&tables) {
             return Err(Fault::Damaged("it is a database, but not a spool".to_owned()));
@@ -168,6 +166,7 @@ impl Db {
             return Err(Fault::Damaged("its tables are gone".to_owned()));
         }
         conn.execute_batch(SETTINGS)?;
+        use_log(&conn)?;
         if tables.is_empty() {
             create(&conn)?;
         } else if path.metadata().is_ok_and(|file| file.len() <= CHECK_UP_TO) {
@@ -185,8 +184,7 @@ impl Db {
             *counts.get_mut(queue) = count;
         }
         let repeats = Repeats::load(&conn)?;
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
-        Ok(Self {
+        let db = Self {
             conn,
             counts,
             repeats,
@@ -196,7 +194,22 @@ impl Db {
             fail_commit: None,
             #[cfg(test)]
             fail_reads: (0, 0),
-        })
+        };
+        db.begin_log(path)?;
+        Ok(db)
+    }
+
+    /// What an earlier run could not sync may stand in the log, read from memory, and be on no disk: whatever came behind it
+    /// would be lost with it when power fails. In the database it is written anew, and the log begins anew.
+    fn begin_log(&self, path: &Path) -> std::result::Result<(), Fault> {
+        match self.checkpoint().map_err(Fault::from) {
+            // Where there is no room for that, or another program has it open, it can only stay.
+            Ok(_) | Err(Fault::Unwritable(_)) => {}
+            Err(fault) => return Err(fault),
+        }
+        // SQLite ignores whether this sync, of the name of a new log, succeeds.
+        let dir = path.parent().unwrap_or(Path::new("."));
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| Fault::of_sync(dir, &error))
     }
 
     /// Sees to it that `repeats` is what is stored.
@@ -232,25 +245,6 @@ impl Db {
         self.counts.get(Queue::Inbound).save(&self.conn, Queue::Inbound)
     }
 
-    /// Moves everything from the log into the database, and empties the log; false if a reader is in the way.
-    ///
-    /// A log left standing is a risk: one flipped bit in it drops every later commit of it without a word.
-    pub(super) fn checkpoint(&self) -> Result<bool> {
-        self.checkpoint_by("PRAGMA wal_checkpoint(TRUNCATE)")
-    }
-
-    /// The same, but the log keeps its room on the disk and is written from its start again.
-    pub(super) fn reuse_log(&self) -> Result<bool> {
-        self.checkpoint_by("PRAGMA wal_checkpoint(RESTART)")
-    }
-
-    fn checkpoint_by(&self, pragma: &str) -> Result<bool> {
-        self.conn.busy_timeout(Duration::ZERO)?;
-        let busy = self.conn.prepare_cached(pragma)?.query_row([], |row| row.get::<_, bool>(0));
-        self.conn.busy_timeout(BUSY_TIMEOUT)?;
-        Ok(!busy?)
-    }
-
     /// Bytes of the file that hold nothing, and are used before it grows.
     pub(super) fn unused(&self) -> Result<u64> {
         Ok(PAGE_SIZE * pages(&self.conn, "PRAGMA freelist_count")?)
@@ -284,17 +278,12 @@ impl Db {
     }
 }
 
-/// Leaves the files as they are when the connection closes.
-pub(super) fn leave_log(conn: &Connection) -> Result<()> {
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    Ok(())
-}
-
 /// A connection to an existing file, with nothing set or read yet.
 pub(super) fn connect(path: &Path) -> Result<Connection> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.set_prepared_statement_cache_capacity(64);
+    leave_log(&conn)?;
     Ok(conn)
 }
 

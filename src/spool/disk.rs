@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::fault::Fault;
 use super::files::Files;
 
 /// Room kept free for completions, results and checkpoints.
@@ -67,14 +68,12 @@ impl Disk {
     }
 
     /// Makes the ballast as large as it should be, or as is possible. Best effort.
-    pub(super) fn take_ballast(&self, files: &Files) {
-        let Some(Space { free, floor }) = self.space() else { return };
+    pub(super) fn take_ballast(&self, files: &Files) -> Result<(), Fault> {
+        let Some(Space { free, floor }) = self.space() else { return Ok(()) };
         let there = files.ballast_size();
         // The log may grow by this on a full disk, and then is used over and over. Some is left for the small files beside
         // the spool.
         let size = (floor / 4).min(there.saturating_add(free / 8 * 7));
-        if size > there {
-            files.take_ballast(size);
-        }
+        if size > there { files.take_ballast(size) } else { Ok(()) }
     }
 }

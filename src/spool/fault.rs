@@ -1,7 +1,12 @@
 //! What an error of SQLite means for us: try again later, repair, or stop.
 
+use std::io;
+use std::path::Path;
+
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
+
+use crate::files::sync_failed;
 
 /// In words, with the remedy.
 const FULL: &str = "the disk is full: free some space on it";
@@ -24,6 +29,11 @@ impl Fault {
     pub(super) fn is_full(&self) -> bool {
         matches!(self, Self::Unwritable(cause) if cause == FULL)
     }
+
+    /// After a failed sync the kernel may count the lost pages as written; a second sync would succeed and lie.
+    pub(super) fn of_sync(path: &Path, error: &io::Error) -> Self {
+        Self::Fatal(sync_failed(&format_args!("{}: {error}", path.display())))
+    }
 }
 
 impl From<rusqlite::Error> for Fault {
@@ -35,9 +45,7 @@ impl From<rusqlite::Error> for Fault {
         match sqlite.extended_code {
             // After a failed sync the kernel may count the lost pages as written; a second sync would succeed and lie.
             ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC => {
-                return Self::Fatal(format!(
-                    "the disk failed to sync: look into the kernel's log (dmesg), it may be failing ({error})"
-                ));
+                return Self::Fatal(sync_failed(&error));
             }
             ffi::SQLITE_IOERR_READ => return Self::Unread(error.to_string()),
             ffi::SQLITE_IOERR_SHORT_READ | ffi::SQLITE_IOERR_CORRUPTFS => {

@@ -6,7 +6,9 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::fault::Fault;
 use super::types::OpenError;
+use crate::files::Failure;
 
 /// What SQLite keeps beside a database: its log, and the log's index.
 const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
@@ -167,8 +169,9 @@ impl Files {
         fs::metadata(&self.ballast).map_or(0, |file| file.len())
     }
 
-    /// Makes the ballast this large: as much of it as the disk takes.
-    pub(super) fn take_ballast(&self, size: u64) {
+    /// Makes the ballast this large: as much of it as the disk takes. Only a sync that fails is a fault.
+    pub(super) fn take_ballast(&self, size: u64) -> Result<(), Fault> {
+        let failure = Failure::default();
         let grow = || {
             let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.ballast)?;
             let mut left = size.saturating_sub(self.ballast_size());
@@ -178,10 +181,11 @@ impl Files {
                 file.write_all(part)?;
                 left -= part.len() as u64;
             }
-            file.sync_all()
+            failure.sync(&file, &self.ballast)
         };
         // What there is not room for is no ballast, and nothing is lost by that.
         let _: io::Result<()> = grow();
+        failure.get().map_or(Ok(()), |cause| Err(Fault::Fatal(cause)))
     }
 
     /// Gives the ballast's room back to the disk. False if there was none.

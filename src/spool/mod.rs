@@ -44,6 +44,7 @@ mod disk;
 mod fault;
 mod files;
 mod keys;
+mod log;
 mod patience;
 mod pending;
 mod recovery;
@@ -72,6 +73,7 @@ pub use types::{Counters, Key, Keys, Limits, OpenError, Queue, QueueStats, ROW_O
 use writer::Writer;
 
 use crate::clock::Stamp;
+use crate::files::Directory;
 
 /// How many may wait for an answer at once: what one commit takes. More wait before they are queued, so that dropping
 /// their future still leaves nothing behind.
@@ -103,8 +105,17 @@ impl Spool {
     ///
     /// If the files cannot be used (or the disk has no room to rebuild them), or the thread not be started.
     pub fn open(dir: &Path, limits: Limits) -> Result<(Self, Recovered), OpenError> {
-        let (db, files, recovered) = recovery::open(dir)?;
-        let shared = Arc::new(Shared::new(Answered::open(&files.answered)));
+        Self::open_in(&dir.into(), limits)
+    }
+
+    /// As [`Self::open`], in a directory where others keep files, too: if its disk fails them, the spool has failed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn open_in(dir: &Directory, limits: Limits) -> Result<(Self, Recovered), OpenError> {
+        let (db, files, recovered) = recovery::open(dir.path())?;
+        let shared = Arc::new(Shared::new(Answered::open(&files.answered), dir.failure().clone()));
         shared::add(&shared.damaged_rows, recovered.damaged_rows);
         let (requests, inbox) = mpsc::channel();
         let path = files.main.clone();
@@ -311,19 +322,13 @@ impl Spool {
 
     /// Resolves, with the cause, once the spool has failed; never after a clean close.
     pub async fn failed(&self) -> String {
-        let mut failed = self.inner.shared.failed.subscribe();
-        // The sender lives as long as `self`, so that waiting cannot fail.
-        let cause = failed.wait_for(Option::is_some).await.ok().and_then(|cause| cause.clone());
-        match cause {
-            Some(cause) => cause,
-            None => std::future::pending().await,
-        }
+        self.inner.shared.failure.wait().await
     }
 
     /// Whether it has failed. No I/O.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        self.inner.shared.failed.borrow().is_some()
+        self.inner.shared.failure.get().is_some()
     }
 
     /// Stores what is still lazy, checkpoints and closes the file. Other handles get [`SpoolError::Failed`] from then on.
@@ -343,7 +348,7 @@ impl Spool {
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, SpoolError> {
-        let failure = |()| self.inner.shared.failure();
+        let failure = |()| self.inner.shared.failed();
         let permit = Arc::clone(&self.inner.waiting).acquire_owned().await.map_err(|_| failure(()))?;
         let (sender, answer) = oneshot::channel();
         self.inner.requests.send(request(Reply::new(sender, permit))).map_err(|_| failure(()))?;

@@ -122,12 +122,10 @@ fn in_fresh(files: &Files, fault: impl Into<Fault>) -> OpenError {
 
 /// Closes a fresh database with everything in the one file.
 fn close(fresh: Db, files: &Files) -> Result<(), OpenError> {
-    // Closing does this too, but would not say if it failed.
-    if !fresh.checkpoint().map_err(|error| in_fresh(files, error))? {
-        let cause = "another program has opened the fresh database".to_owned();
-        return Err(in_fresh(files, Fault::Unwritable(cause)));
+    if fresh.close().map_err(|fault| in_fresh(files, fault))? {
+        return Ok(());
     }
-    fresh.conn.close().map_err(|(_, error)| in_fresh(files, error))
+    Err(in_fresh(files, Fault::Unwritable("another program has opened the fresh database".to_owned())))
 }
 
 /// Builds a fresh database of what can be read in the present one, which nobody may have open, and exchanges them.
@@ -157,7 +155,7 @@ fn copy(files: &Files, to: &mut Db, known: Option<&PerQueue<Count>>) -> Result<(
         };
         let (mut count, bad) = match &old {
             Some((old, tables)) if tables.iter().any(|name| name == queue.as_str()) => {
-                copy_rows((old, files), &to.conn, queue, known.map_or(rows::unsigned(i64::MAX), |known| known.next))?
+                copy_rows((old, files), to, queue, known.map_or(rows::unsigned(i64::MAX), |known| known.next))?
             }
             _ => (Count::default(), 0),
         };
@@ -187,7 +185,6 @@ fn open_damaged(path: &Path) -> Option<(Connection, Vec<String>)> {
         let conn = db::connect(path)?;
         // Lets a file be read that is shorter than it says, or whose schema does not parse.
         conn.pragma_update(None, "writable_schema", true)?;
-        db::leave_log(&conn)?;
         Ok::<_, rusqlite::Error>(conn)
     };
     let mut conn = open().ok()?;
@@ -201,12 +198,7 @@ fn open_damaged(path: &Path) -> Option<(Connection, Vec<String>)> {
 }
 
 /// Copies a queue's good rows; gives their count and how many bad ones were met. Numbers end before `end`.
-fn copy_rows(
-    (old, files): (&Connection, &Files),
-    new: &Connection,
-    queue: Queue,
-    end: u64,
-) -> Result<(Count, u64), Fault> {
+fn copy_rows((old, files): (&Connection, &Files), new: &Db, queue: Queue, end: u64) -> Result<(Count, u64), Fault> {
     let mut count = Count::default();
     let mut bad = 0;
     let mut uncommitted = 0;
@@ -215,17 +207,19 @@ fn copy_rows(
             bad += 1;
             return Ok(());
         };
-        rows::insert(new, queue, row.seq, &row.data)?;
+        rows::insert(&new.conn, queue, row.seq, &row.data)?;
         count.added(rows::size(&row.data));
         count.next = count.next.max(row.seq.saturating_add(1));
         uncommitted += rows::size(&row.data);
         if uncommitted > COPY_BATCH {
             uncommitted = 0;
-            new.execute_batch("COMMIT; BEGIN")?;
+            new.conn.execute_batch("COMMIT")?;
+            new.checkpoint_if_long()?;
+            new.conn.execute_batch("BEGIN")?;
         }
         Ok(())
     };
-    new.execute_batch("BEGIN")?;
+    new.conn.execute_batch("BEGIN")?;
     let (mut after, mut gap_start, mut looks) = (0_u64, 0_u64, 0);
     loop {
         let mut refused = None;
@@ -262,6 +256,6 @@ fn copy_rows(
             break;
         }
     }
-    new.execute_batch("COMMIT")?;
+    new.conn.execute_batch("COMMIT")?;
     Ok((count, bad))
 }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::answered::Answered;
 use super::db::Count;
 use super::types::{Counters, PerQueue, Queue, QueueStats, SpoolError};
+use crate::files::Failure;
 
 /// Written by the writer only, but for `answered`.
 #[derive(Debug)]
@@ -17,7 +18,8 @@ pub(super) struct Shared {
     bytes: PerQueue<AtomicU64>,
     pub(super) appended: PerQueue<watch::Sender<u64>>,
     pub(super) writable: watch::Sender<Result<(), String>>,
-    pub(super) failed: watch::Sender<Option<String>>,
+    /// Others may set it, too.
+    pub(super) failure: Failure,
     pub(super) damaged_rows: AtomicU64,
     pub(super) rebuilds: AtomicU64,
     /// What is asked takes as long as the disk needs: a rebuild is under way, or reads fail.
@@ -28,14 +30,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(answered: Answered) -> Self {
+    pub(super) fn new(answered: Answered, failure: Failure) -> Self {
         Self {
             answered,
             depth: PerQueue::default(),
             bytes: PerQueue::default(),
             appended: PerQueue::default(),
             writable: watch::Sender::new(Ok(())),
-            failed: watch::Sender::new(None),
+            failure,
             damaged_rows: AtomicU64::new(0),
             rebuilds: AtomicU64::new(0),
             excused: Arc::default(),
@@ -79,15 +81,11 @@ impl Shared {
     /// Says for good that nothing is stored any more. The first cause stands.
     pub(super) fn fail(&self, cause: String) {
         self.set_writable(Err(cause.clone()));
-        self.failed.send_if_modified(|failed| {
-            let first = failed.is_none();
-            failed.get_or_insert(cause);
-            first
-        });
+        self.failure.set(cause);
     }
 
-    pub(super) fn failure(&self) -> SpoolError {
-        SpoolError::Failed(self.failed.borrow().clone().unwrap_or_else(|| "it is closed".to_owned()))
+    pub(super) fn failed(&self) -> SpoolError {
+        SpoolError::Failed(self.failure.get().unwrap_or_else(|| "it is closed".to_owned()))
     }
 
     pub(super) fn set_writable(&self, now: Result<(), String>) {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StateDir;
 use crate::config::{check_path_secret, check_token};
-use crate::files::write_atomically;
+use crate::files::Directory;
 
 const FILE: &str = "identity.json";
 const TOKEN_LENGTH: usize = 32;
@@ -25,7 +25,7 @@ const SECRET_BYTES: usize = 24;
 
 /// Who we are to iLink, beside the account.
 pub struct Identity {
-    path: PathBuf,
+    directory: Directory,
     overrides: Overrides,
     record: Mutex<Record>,
 }
@@ -106,20 +106,20 @@ impl Identity {
     ///
     /// If there is one that cannot be read, or a new one cannot be made durable.
     pub fn open(state: &StateDir, overrides: Overrides) -> Result<Self, IdentityError> {
-        let path = state.path().join(FILE);
+        let (directory, path) = (state.directory().clone(), state.path().join(FILE));
         let record = match std::fs::read(&path) {
             Ok(content) => {
                 Record::parse(&content).map_err(|cause| IdentityError::Damaged { path: path.clone(), cause })?
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let record = Record::new().map_err(|source| not_written(&path, source))?;
-                record.write(&path)?;
+                record.write(&directory)?;
                 tracing::info!(path = %path.display(), "made a new handshake token and callback secret");
                 record
             }
             Err(source) => return Err(IdentityError::Inaccessible { path, action: "read", source }),
         };
-        Ok(Self { path, overrides, record: Mutex::new(record) })
+        Ok(Self { directory, overrides, record: Mutex::new(record) })
     }
 
     /// The token that handshakes are signed with.
@@ -154,7 +154,7 @@ impl Identity {
         if self.overrides.path_secret.is_some() {
             return Err(IdentityError::Configured);
         }
-        let secret = random_secret().map_err(|source| not_written(&self.path, source))?;
+        let secret = random_secret().map_err(|source| not_written(&self.directory.path().join(FILE), source))?;
         self.change(|record| {
             let unconfirmed = std::mem::replace(&mut record.path_secret, secret.clone());
             // Asked for twice in a row: iLink still knows the first.
@@ -212,7 +212,7 @@ impl Identity {
         let mut record = self.record();
         let mut changed = record.clone();
         change(&mut changed);
-        changed.write(&self.path)?;
+        changed.write(&self.directory)?;
         *record = changed;
         Ok(())
     }
@@ -251,10 +251,11 @@ impl Record {
         Ok(record)
     }
 
-    fn write(&self, path: &Path) -> Result<(), IdentityError> {
+    fn write(&self, directory: &Directory) -> Result<(), IdentityError> {
+        let path = &directory.path().join(FILE);
         let mut json = serde_json::to_vec_pretty(self).map_err(|error| not_written(path, error.into()))?;
         json.push(b'\n');
-        write_atomically(path, &json).map_err(|source| not_written(path, source))
+        directory.replace(FILE, &json).map_err(|source| not_written(path, source))
     }
 }
 
@@ -285,7 +286,7 @@ fn random_token() -> io::Result<String> {
 /// Neither value, nor the URL that holds one.
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Identity").field("path", &self.directory.path().join(FILE)).finish_non_exhaustive()
     }
 }
 

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::files;
+use crate::files::{self, Directory};
 pub use identity::{Identity, IdentityError, Overrides, Registered};
 pub use registry::IdentityRegistry;
 
@@ -27,7 +27,7 @@ const DIRECTORY_MODE: u32 = 0o700;
 /// The state directory, ours alone until this is dropped.
 #[derive(Debug)]
 pub struct StateDir {
-    path: PathBuf,
+    directory: Directory,
     /// Closing it gives the lock back.
     _lock: File,
 }
@@ -94,13 +94,19 @@ impl StateDir {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
             signed => signed.map_err(unusable("writing in it"))?,
         }
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { directory: path.into(), _lock: lock })
     }
 
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.directory.path()
+    }
+
+    /// For who keeps files in it.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.directory
     }
 }
 

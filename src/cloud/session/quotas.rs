@@ -1,7 +1,6 @@
 //! Quotas that iLink says are used up outlive the process: a bridge that is restarted again and again must not go on asking.
 
 use std::io;
-use std::path::Path;
 
 use tokio::time::Instant;
 use url::Url;
@@ -10,6 +9,7 @@ use super::store::{Quota, Quotas, Store};
 use super::task::{Task, on_disk};
 use super::words;
 use crate::cloud::Timing;
+use crate::files::Directory;
 use crate::protocol::{Account, ResultCode};
 
 /// What there is to keep: for `set_config` and `get_access_token`, how often in a row and until when.
@@ -73,7 +73,7 @@ pub struct ConfigQuota {
 impl ConfigQuota {
     /// That of this account, as it is kept in the state directory.
     #[must_use]
-    pub fn new(state_dir: &Path, api: &Url, account: &Account) -> Self {
+    pub fn new(state_dir: &Directory, api: &Url, account: &Account) -> Self {
         Self { store: Store::new(state_dir, api, account), timing: Timing::default() }
     }
 

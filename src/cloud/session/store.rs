@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -14,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::clock;
-use crate::files::write_atomically;
+use crate::files::Directory;
 use crate::protocol::{Account, Qos, Subject, Uid};
 
 const TOKEN: &str = "token.json";
@@ -24,7 +23,7 @@ const QUOTAS: &str = "quotas.json";
 /// Whose files these are.
 #[derive(Clone)]
 pub(super) struct Store {
-    dir: PathBuf,
+    dir: Directory,
     owner: Owner,
 }
 
@@ -112,9 +111,9 @@ struct TokenWire {
 }
 
 impl Store {
-    pub(super) fn new(dir: &Path, api: &Url, account: &Account) -> Self {
+    pub(super) fn new(dir: &Directory, api: &Url, account: &Account) -> Self {
         let owner = Owner { api: api.as_str().to_owned(), appkey: account.appkey.clone(), uid: account.uid.clone() };
-        Self { dir: dir.to_owned(), owner }
+        Self { dir: dir.clone(), owner }
     }
 
     pub(super) fn token(&self) -> Option<StoredToken> {
@@ -158,26 +157,27 @@ impl Store {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.dir.join(name)) {
+        match fs::remove_file(self.dir.path().join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let stored: Stored<T> = serde_json::from_slice(&fs::read(self.dir.join(name)).ok()?).ok()?;
+        let stored: Stored<T> = serde_json::from_slice(&fs::read(self.dir.path().join(name)).ok()?).ok()?;
         (stored.owner == self.owner).then_some(stored.value)
     }
 
     fn write<T: Serialize>(&self, name: &str, value: T) -> io::Result<()> {
         let bytes = serde_json::to_vec(&Stored { owner: self.owner.clone(), value })?;
-        write_atomically(&self.dir.join(name), &bytes)
+        self.dir.replace(name, &bytes)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
 
     use super::*;
 
@@ -188,7 +188,7 @@ mod tests {
             uid: uid.parse().unwrap(),
             presence_action: 2,
         };
-        Store::new(dir, &"https://api.example:8183".parse().unwrap(), &account)
+        Store::new(&dir.into(), &"https://api.example:8183".parse().unwrap(), &account)
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! What goes into the session and what comes out of it.
 
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use secrecy::SecretString;
@@ -8,6 +7,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::cloud::{Executed, Timing};
+use crate::files::Directory;
 use crate::protocol::{Account, Qos, Reply, ResultCode, Subject, Uid};
 
 /// Whether and when the session registers the callback.
@@ -30,7 +30,7 @@ pub struct SessionConfig {
     /// The API's base URL: a stored token is good for this API alone.
     pub api: Url,
     /// Where `token.json` and `subscriptions.json` live.
-    pub state_dir: PathBuf,
+    pub state_dir: Directory,
     /// `callback.register`.
     pub register: RegisterPolicy,
     /// The whole callback URL; its last segment is a secret.

@@ -15,6 +15,7 @@ use super::super::shared::Shared;
 use super::super::types::{Key, Limits, Queue};
 use super::{Turn, Writer};
 use crate::clock::{self, Stamp};
+use crate::files::Failure;
 
 /// What callers do with the keys of one of a few bodies.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +65,8 @@ impl World {
         let (db, files, _) = recovery::open(dir).unwrap();
         let limits = Limits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 1 << 20 };
         let (_, inbox) = mpsc::channel();
-        let writer = Writer::new(db, files, limits, inbox, Arc::new(Shared::new(Answered::default())));
+        let writer =
+            Writer::new(db, files, limits, inbox, Arc::new(Shared::new(Answered::default(), Failure::default())));
         Self {
             writer,
             turn: Turn::default(),

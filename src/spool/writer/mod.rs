@@ -225,6 +225,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::files::Failure;
     use crate::spool::answered::Answered;
     use crate::spool::pending::{Change, Lazy};
     use crate::spool::recovery;
@@ -236,7 +237,8 @@ mod tests {
         let (db, files, _) = recovery::open(dir.path()).unwrap();
         let limits = Limits { inbound: 1000, outbound: 1000, set_aside: 1000 };
         let (_requests, inbox) = mpsc::channel();
-        let mut writer = Writer::new(db, files, limits, inbox, Arc::new(Shared::new(Answered::default())));
+        let mut writer =
+            Writer::new(db, files, limits, inbox, Arc::new(Shared::new(Answered::default(), Failure::default())));
         assert_eq!(writer.due(), None, "a new one is in order");
         let pass = |writer: &mut Writer, time| {
             writer.grown = writer.grown.and_then(|grown| grown.checked_sub(time));

@@ -118,6 +118,10 @@ impl Writer {
             let sync = if ops.iter().any(Op::is_synced) { Sync::Now } else { Sync::Later };
             match self.db.commit(&ops, &self.pending, &self.limits, sync).map_err(|fault| self.judged(fault)) {
                 Ok(committed) => {
+                    // The sync of somebody else's file may have failed meanwhile.
+                    if let Some(cause) = self.shared.failure.get() {
+                        return Err(self.fail(cause));
+                    }
                     let marks = self.pending.clear(committed.void_went);
                     self.shared.answered.removed(marks);
                     self.grown = Some(Instant::now());
@@ -136,7 +140,7 @@ impl Writer {
                     }
                     break;
                 }
-                Err(full) if full.is_full() && makeshifts.any(|makeshift| self.make_do(makeshift)) => {}
+                Err(full) if full.is_full() && self.make_do(&mut makeshifts)? => {}
                 Err(Fault::Unwritable(cause) | Fault::Unread(cause)) => {
                     let cause = self.placed(&cause);
                     // Results may still fit where new rows do not: once more without those.
@@ -155,17 +159,51 @@ impl Writer {
                 Err(Fault::Fatal(cause)) => return Err(self.fail(cause)),
             }
         }
+        self.shorten_log()?;
         self.watch_log();
         Ok(())
     }
 
     /// Makes a little room on a full disk; false if that was not possible.
-    fn make_do(&self, makeshift: Makeshift) -> bool {
-        match makeshift {
-            // An empty one has nothing to give.
-            Makeshift::ReuseLog => self.files.log_size() > 0 && self.db.reuse_log().unwrap_or(false),
-            Makeshift::DropBallast => self.files.drop_ballast(),
+    fn make_do(&mut self, makeshifts: &mut impl Iterator<Item = Makeshift>) -> Result<bool, Stop> {
+        for makeshift in makeshifts {
+            let made = match makeshift {
+                // An empty one has nothing to give.
+                Makeshift::ReuseLog => self.files.log_size() > 0 && self.reuse_log()?,
+                Makeshift::DropBallast => self.files.drop_ballast(),
+            };
+            if made {
+                return Ok(true);
+            }
         }
+        Ok(false)
+    }
+
+    fn reuse_log(&mut self) -> Result<bool, Stop> {
+        match self.db.reuse_log().map_err(Fault::from) {
+            Ok(reused) => Ok(reused),
+            Err(Fault::Fatal(cause)) => Err(self.fail(cause)),
+            // What else is wrong, the commit tells.
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Moves the log into the database if it is long. Those whose commit made it so have their answer.
+    fn shorten_log(&mut self) -> Result<(), Stop> {
+        match self.db.checkpoint_if_long().map_err(|error| self.judged(error.into())) {
+            Ok(()) => {}
+            Err(Fault::Fatal(cause)) => return Err(self.fail(cause)),
+            Err(Fault::Damaged(cause)) => self.rebuild(&cause)?,
+            // Commits go on as long as the log can grow; then they say it.
+            Err(Fault::Unwritable(cause) | Fault::Unread(cause)) => {
+                let cause = self.placed(&cause);
+                if !self.told.contains(&cause) {
+                    warn!(cause, "the spool's log cannot be moved into its database; trying again");
+                    self.told.push(cause);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The cause, with the place it is about.

@@ -9,7 +9,6 @@ use rusqlite::Connection;
 use tracing::{error, warn};
 
 use super::super::answered::WAITING_MOST;
-use super::super::db;
 use super::super::fault::Fault;
 use super::super::recovery;
 use super::super::shared::add;
@@ -43,7 +42,7 @@ impl Writer {
             // Completions are what makes room.
             return self.store(Vec::new());
         }
-        let tried = self.db.touch();
+        let tried = self.db.touch().map_err(Fault::from);
         self.settle(tried)?;
         self.grown = Some(Instant::now());
         if self.refused.as_ref().is_some_and(|refused| refused.again <= Instant::now()) {
@@ -57,30 +56,33 @@ impl Writer {
         // What waits for a commit to ride with need not wait for ever.
         self.store(Vec::new())?;
         self.grown = None;
-        let rested = self.db.reconcile().and_then(|lost| {
-            if lost > 0 {
-                error!(rows = lost, "the spool held fewer rows than it should");
-                add(&self.shared.damaged_rows, lost);
-                self.shared.show(&self.db.counts);
-            }
-            let mut done = self.db.checkpoint()?;
-            if done && self.db.vacuum(|bytes| self.disk.has(bytes))? {
-                done = self.db.checkpoint()?;
-            }
-            self.disk.take_ballast(&self.files);
-            self.ballast = true;
-            if !done && !self.reader_warned {
-                warn!("another program is reading the spool's database: its log cannot be emptied");
-            }
-            self.reader_warned = !done;
-            Ok(())
-        });
+        let rested = self.put_in_order();
         self.settle(rested)
     }
 
+    fn put_in_order(&mut self) -> Result<(), Fault> {
+        let lost = self.db.reconcile()?;
+        if lost > 0 {
+            error!(rows = lost, "the spool held fewer rows than it should");
+            add(&self.shared.damaged_rows, lost);
+            self.shared.show(&self.db.counts);
+        }
+        let mut done = self.db.checkpoint()?;
+        if done && self.db.vacuum(|bytes| self.disk.has(bytes))? {
+            done = self.db.checkpoint()?;
+        }
+        self.disk.take_ballast(&self.files)?;
+        self.ballast = true;
+        if !done && !self.reader_warned {
+            warn!("another program is reading the spool's database: its log cannot be emptied");
+        }
+        self.reader_warned = !done;
+        Ok(())
+    }
+
     /// What to do about an error in something nobody waits for.
-    fn settle(&mut self, outcome: rusqlite::Result<()>) -> Result<(), Stop> {
-        match outcome.map_err(|error| self.judged(error.into())) {
+    fn settle(&mut self, outcome: Result<(), Fault>) -> Result<(), Stop> {
+        match outcome.map_err(|fault| self.judged(fault)) {
             Ok(()) => Ok(()),
             Err(Fault::Unwritable(cause) | Fault::Unread(cause)) => {
                 let cause = self.placed(&cause);
@@ -119,16 +121,14 @@ impl Writer {
 
     /// Must come before the file is moved: closing later would remove the log of whatever is at its path by then.
     fn close_damaged(&mut self) -> rusqlite::Result<()> {
-        db::leave_log(&self.db.conn)?;
         let damaged = mem::replace(&mut self.db.conn, Connection::open_in_memory()?);
         damaged.close().map_err(|(_, error)| error)
     }
 
     /// Nothing is stored or answered after this. Whoever waits learns of it when their reply is dropped.
-    pub(super) fn fail(&mut self, cause: String) -> Stop {
+    /// What the log holds is not known to be on the disk: it does not replace what is, because closing leaves it alone.
+    pub(super) fn fail(&self, cause: String) -> Stop {
         error!(cause, "the spool has failed");
-        // What the log holds is not known to be on the disk: it must not replace what is.
-        let _ = db::leave_log(&self.db.conn);
         self.shared.fail(cause);
         Stop
     }
@@ -141,18 +141,18 @@ impl Writer {
         if !self.pending.is_empty() {
             error!("{} completions or notes could not be stored: deliveries may be repeated", self.pending.wanting());
         }
-        let checkpointed = self.db.checkpoint();
-        if checkpointed.is_err() {
-            // Closing would try again, and remove the log in the belief that it was stored.
-            let _ = db::leave_log(&self.db.conn);
-        }
-        let closed = checkpointed.and_then(|_| self.db.conn.close().map_err(|(_, error)| error));
-        if let Err(error) = closed {
-            warn!(%error, "the spool was not closed in good order; nothing is lost");
-        }
-        if self.ballast {
-            // Of what the log has given back, before others take it: the next start needs some.
-            self.disk.take_ballast(&self.files);
+        let Self { db, files, disk, ballast, shared, .. } = self;
+        // Of what the log has given back, before others take it: the next start needs some.
+        let closed = db.close().and_then(|_| if ballast { disk.take_ballast(&files) } else { Ok(()) });
+        match closed {
+            Ok(()) => {}
+            Err(Fault::Fatal(cause)) => {
+                error!(cause, "the spool has failed");
+                shared.fail(cause);
+            }
+            Err(Fault::Unwritable(error) | Fault::Unread(error) | Fault::Damaged(error)) => {
+                warn!(error, "the spool was not closed in good order; nothing is lost");
+            }
         }
     }
 }

@@ -131,7 +131,7 @@ impl World {
         let config = SessionConfig {
             account,
             api: self.api.clone(),
-            state_dir: self.dir.path().to_owned(),
+            state_dir: self.dir.path().into(),
             register: RegisterPolicy::IfNeeded,
             callback_url: self.callback.as_str().into(),
             handshake_token: HANDSHAKE_TOKEN.into(),

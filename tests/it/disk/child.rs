@@ -36,13 +36,20 @@ pub(crate) enum Mark {
 
 const PART: &str = "DISK_CHILD_PART";
 const DIR: &str = "DISK_CHILD_DIR";
+const SEED: &str = "DISK_CHILD_SEED";
 
 /// Runs one part of the load in a process of its own, recorded, and returns once it has ended.
 pub(crate) async fn run(part: &str, dir: &Path, log: &Path) {
+    run_on(part, 0, dir, log, None).await;
+}
+
+/// The same with a seed, on a disk that fails as `fault` says.
+pub(crate) async fn run_on(part: &str, seed: u64, dir: &Path, log: &Path, fault: Option<&Path>) {
     let mut child = Command::new(std::env::current_exe().expect("this test"))
         .args(["disk::child::child", "--exact", "--ignored", "--nocapture"])
-        .envs(recording::environment(dir, Some(log), None))
+        .envs(recording::environment(dir, Some(log), fault))
         .env(PART, part)
+        .env(SEED, seed.to_string())
         .env(DIR, dir)
         .stdout(Stdio::null())
         .spawn()
@@ -58,25 +65,32 @@ pub(crate) async fn run(part: &str, dir: &Path, log: &Path) {
 async fn child() {
     let (Ok(part), Ok(dir)) = (std::env::var(PART), std::env::var(DIR)) else { return };
     let mut load = Load::open(PathBuf::from(dir), &part);
+    load.dice =
+        std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()).filter(|seed| *seed > 0).map_or(load.dice, Dice);
+    if part == "failing" {
+        return load.until_a_sync_fails().await;
+    }
+    load.reopen();
     match part.as_str() {
         "first" => load.first().await,
         "second" => load.second().await,
         "quick" => load.quick().await,
+        "afterwards" => load.afterwards().await,
         other => panic!("{other}"),
     }
 }
 
-struct Load {
-    dir: PathBuf,
-    spool: Option<Spool>,
+pub(super) struct Load {
+    pub(super) dir: PathBuf,
+    pub(super) spool: Option<Spool>,
     marks: File,
-    dice: Dice,
+    pub(super) dice: Dice,
     n: u64,
     /// Rows that are there: queue, number, tag.
-    rows: Vec<(Queue, u64, u64)>,
+    pub(super) rows: Vec<(Queue, u64, u64)>,
     /// When the pushes with these tags were taken.
     taken: HashMap<u64, Stamp>,
-    next_tag: u64,
+    pub(super) next_tag: u64,
     version: u32,
 }
 
@@ -84,12 +98,11 @@ impl Load {
     fn open(dir: PathBuf, part: &str) -> Self {
         let marks = OpenOptions::new().create(true).append(true).open(dir.join("marks")).unwrap();
         // Numbers go on where an earlier part may have ended.
-        let first = if part == "second" { 1_000_000 } else { 1 };
+        let first = if matches!(part, "second" | "afterwards") { 1_000_000 } else { 1 };
         let dice = Dice(first);
         let (rows, taken) = (Vec::new(), HashMap::new());
         let mut load = Self { dir, spool: None, marks, dice, n: first, rows, taken, next_tag: first, version: 0 };
         load.phase(&format!("{part}: opening"));
-        load.reopen();
         load
     }
 
@@ -122,23 +135,23 @@ impl Load {
         self.close().await;
     }
 
-    fn phase(&mut self, name: &str) {
+    pub(super) fn phase(&mut self, name: &str) {
         self.mark(&Mark::Phase(name.to_owned()));
     }
 
-    fn mark(&mut self, mark: &Mark) {
+    pub(super) fn mark(&mut self, mark: &Mark) {
         let mut line = serde_json::to_vec(mark).unwrap();
         line.push(b'\n');
         self.marks.write_all(&line).unwrap();
     }
 
-    fn begin(&mut self, sets: Vec<Setting>) -> u64 {
+    pub(super) fn begin(&mut self, sets: Vec<Setting>) -> u64 {
         self.n += 1;
         self.mark(&Mark::Begin { n: self.n, at_ms: wall_now_ms(), sets });
         self.n
     }
 
-    fn spool(&self) -> Spool {
+    pub(super) fn spool(&self) -> Spool {
         self.spool.clone().expect("it is open")
     }
 
@@ -226,7 +239,7 @@ impl Load {
         self.mark(&Mark::Done { n });
     }
 
-    async fn lazily(&mut self) {
+    pub(super) async fn lazily(&mut self) {
         for _ in 0..self.dice.below(5) {
             match self.dice.below(6) {
                 0..=2 => self.complete(),
@@ -325,7 +338,7 @@ pub(crate) fn register(queue: Queue, tag: u64) -> String {
 }
 
 /// The content of a row: which one it is, and which of its versions.
-fn row(tag: u64, version: u32, size: usize) -> Vec<u8> {
+pub(crate) fn row(tag: u64, version: u32, size: usize) -> Vec<u8> {
     let mut data = [&tag.to_le_bytes()[..], &version.to_le_bytes()].concat();
     data.resize(12 + size, u8::try_from((tag + u64::from(version)) % 251).unwrap());
     data

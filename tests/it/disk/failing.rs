@@ -1,7 +1,10 @@
 //! A disk that fails while the bridge runs, or from the start: what it does, and what it says.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use futures_util::future::join_all;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -61,6 +64,110 @@ async fn a_failed_sync_ends_the_process_and_nothing_is_answered_after_it() {
     world.client.expect_text(PUSHED, "before").await;
     world.bridge.push(&text_push("413", "after")).await;
     world.client.expect_text(PUSHED, "after").await;
+}
+
+/// Starts again on a disk that is well, and sees what was answered before.
+async fn starts_again(world: &mut World, fault: &Path) {
+    assert_eq!(world.bridge.process().ended().await.code(), Some(70), "{}", world.bridge.log());
+    let log = world.bridge.log();
+    assert!(log.contains("the disk failed to sync") && log.contains("dmesg"), "{log}");
+    fs::remove_file(fault).unwrap();
+    world.bridge.start().await;
+    world.client.expect_text(PUSHED, "before").await;
+    world.bridge.push(&text_push("413", "after")).await;
+    world.client.expect_text(PUSHED, "after").await;
+}
+
+#[tokio::test]
+async fn one_failed_sync_of_any_file_ends_the_process() {
+    // The registration is recorded and a token kept just after the start; at rest the log is moved and the ballast made.
+    for line in ["sync#2 5 identity.json", "sync#1 5 token.json", "sync#1 5 spool.ballast"] {
+        let (mut world, fault) = world().await;
+        fs::write(&fault, format!("{line}\n")).unwrap();
+        world.bridge.spawn();
+        assert_eq!(world.bridge.process().ended().await.code(), Some(70), "{line}: {}", world.bridge.log());
+        assert!(world.bridge.log().contains("the disk failed to sync"), "{line}: {}", world.bridge.log());
+        fs::remove_file(&fault).unwrap();
+        world.bridge.start().await;
+    }
+    for line in ["sync#1 5 spool.db$", "sync#2 5 spool.db-wal"] {
+        let (mut world, fault) = world().await;
+        world.bridge.start().await;
+        world.broker.stop();
+        fs::write(&fault, format!("{line}\n")).unwrap();
+        // Its own sync is the first of the log; the second comes when it is moved.
+        world.bridge.push(&text_push("413", "before")).await;
+        world.broker.restart();
+        starts_again(&mut world, &fault).await;
+    }
+}
+
+#[tokio::test]
+async fn a_failed_sync_of_a_small_file_ends_all_answers() {
+    let (mut world, fault) = world().await;
+    world.bridge.start().await;
+    world.broker.stop();
+    world.bridge.push(&text_push("413", "before")).await;
+    // iLink refuses the token; the next one is to be kept, and the folder cannot be synced then.
+    fs::write(&fault, "sync#1 5 /state$\n").unwrap();
+    world.sim.expire().await;
+    world.broker.restart();
+    world.client.publish("ilink/send/user/414/text", "a call, for which it needs a token").await;
+    starts_again(&mut world, &fault).await;
+}
+
+#[tokio::test]
+async fn a_log_that_fails_while_what_waited_is_delivered_ends_the_process_and_nothing_is_lost() {
+    let (mut world, fault) = world().await;
+    world.bridge.start().await;
+    world.broker.stop();
+    for batch in 0..30 {
+        let pushes = (0..50).map(|n| {
+            let push = text_push("413", &format!("{} {}", batch * 50 + n, "x".repeat(400)));
+            let bridge = &world.bridge;
+            async move { bridge.push(&push).await }
+        });
+        join_all(pushes).await;
+    }
+    // Completions are not synced: the first sync of the log is the one before it is moved.
+    fs::write(&fault, "sync 5 spool.db-wal\n").unwrap();
+    world.broker.restart();
+    assert_eq!(world.bridge.process().ended().await.code(), Some(70), "{}", world.bridge.log());
+    fs::remove_file(&fault).unwrap();
+    world.bridge.start().await;
+    let number = |message: &Message| message.text().split(' ').next().map(str::to_owned);
+    world
+        .client
+        .until("all 1500 pushes", |all| {
+            let pushed = all.iter().filter(|message| message.topic == PUSHED);
+            pushed.filter_map(number).collect::<BTreeSet<_>>().len() == 1500
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn what_the_disk_does_not_give_back_for_a_moment_is_delivered_a_little_later() {
+    // Too little memory; and the error that SQLite takes for damage.
+    for errno in [12, 5] {
+        let (mut world, fault) = world().await;
+        world.bridge.start().await;
+        world.broker.stop();
+        // More than is kept in memory.
+        for n in 0..9 {
+            world.bridge.push(&text_push("413", &format!("{n} {}", "x".repeat(650_000)))).await;
+        }
+        let pid = world.bridge.process().id();
+        fs::write(&fault, format!("read {errno} spool.db\n")).unwrap();
+        world.broker.restart();
+        world.bridge.logged("the spool cannot be read; trying again").await;
+        fs::remove_file(&fault).unwrap();
+        world.bridge.logged("the spool can be read again").await;
+        let all = world.client.gather("nine pushes", 9, |message| message.topic == PUSHED).await;
+        let numbers: Vec<_> = all.iter().map(|message| message.text().split(' ').next().unwrap().to_owned()).collect();
+        assert_eq!(numbers, (0..9).map(|n| n.to_string()).collect::<Vec<_>>());
+        assert_eq!(world.bridge.process().id(), pid);
+        assert!(world.bridge.process().is_running());
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@
 mod bridge_cuts;
 mod child;
 mod damage;
+mod failed_syncs;
 mod failing;
 mod full;
 mod hanging;

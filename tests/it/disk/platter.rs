@@ -101,6 +101,8 @@ struct Pending<T> {
 struct File {
     durable: Vec<u8>,
     pending: Vec<Pending<Change>>,
+    /// As processes see it, for as long as there is power.
+    cached: Vec<u8>,
 }
 
 /// Names given to files or taken from them by one step.
@@ -151,6 +153,11 @@ impl Platter {
                     self.sync_file(*inode, began);
                 }
             }
+            // A directory's names are the file system's own, which does not forget them.
+            Event::SyncFailed { inode, directory: false } => {
+                let id = self.by_inode[inode];
+                self.files[id].pending.clear();
+            }
             Event::Renamed { from, to } => {
                 let file = self.names.get(from).copied();
                 assert!(file.is_some() || from.is_empty(), "an unknown file was renamed: {from}");
@@ -168,12 +175,13 @@ impl Platter {
 
     fn change(&mut self, inode: u64, change: Change) {
         let id = self.by_inode[&inode];
+        change.apply(&mut self.files[id].cached);
         self.files[id].pending.push(Pending { number: self.number, what: change });
     }
 
     fn sync_file(&mut self, inode: u64, began: usize) {
         let id = self.by_inode[&inode];
-        let File { durable, pending } = &mut self.files[id];
+        let File { durable, pending, .. } = &mut self.files[id];
         let done = pending.iter().take_while(|change| change.number < began).count();
         for change in pending.drain(..done) {
             change.what.apply(durable);
@@ -189,8 +197,7 @@ impl Platter {
 
     /// The directory as the process sees it.
     pub(crate) fn now(&self) -> BTreeMap<String, Vec<u8>> {
-        let content =
-            |(name, id): (&String, &usize)| (name.clone(), self.files[*id].cut(Fate::Kept, usize::MAX, &mut Dice(0)));
+        let content = |(name, id): (&String, &usize)| (name.clone(), self.files[*id].cached.clone());
         self.names.iter().map(content).collect()
     }
 

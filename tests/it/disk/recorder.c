@@ -4,11 +4,12 @@
  *
  * RECORD_ROOT  the directory that is watched: an absolute path
  * RECORD_LOG   where the records go (appended); without it nothing is recorded
- * RECORD_FAULT a file that may hold lines "<write|sync|truncate|open> <errno> <part of the path>": while it does, those fail;
- *              with 0 for the errno they hang instead
+ * RECORD_FAULT a file that may hold lines "<read|write|sync|truncate|open> <errno> <part of the path>": while it does, those fail;
+ *              with 0 for the errno they hang instead. A part that ends in $ is the end of the path. "sync#7": of the syncs that
+ *              it names, only the seventh from then on. "hang <milliseconds> <part>": a sync takes that much longer.
  *
  * A record: kind, is_directory, is_new, 0; pid; fd; inode; a; length of the payload (all little-endian); payload. Kinds:
- *   O opened (payload: path)   W written (a: offset)   T truncated (a: length)   B sync begins   S sync done
+ *   O opened (payload: path)   W written (a: offset)   T truncated (a: length)   B sync begins   S sync done   F sync failed
  *   R renamed (payload: from NUL to)   U unlinked (path)
  *   o socket opened   r received   p about to send   s sent   c socket closed
  * A change of a file and its record are one step.
@@ -81,6 +82,20 @@ static void put(char kind, int fd, uint64_t a, int fresh, const void *payload, s
     if (real_writev(log_fd, parts, 2) != (ssize_t)(sizeof header + length)) abort();
 }
 
+static int is_named(const char *path, const char *part) {
+    size_t length = strlen(part), whole = strlen(path);
+    if (!length || part[length - 1] != '$') return strstr(path, part) != NULL;
+    return whole >= length - 1 && !strncmp(path + whole - (length - 1), part, length - 1);
+}
+
+/* "sync#7": the seventh. */
+static int is_counted(const char *named, const char *operation) {
+    static int count;
+    size_t length = strlen(operation);
+    if (strncmp(named, operation, length) || named[length] != '#') return 0;
+    return __sync_add_and_fetch(&count, 1) == atoi(named + length + 1);
+}
+
 /* Whether this operation on this file is to fail; errno is set then. */
 static int fails(const char *operation, const char *path) {
     if (!fault || !path) return 0;
@@ -88,10 +103,14 @@ static int fails(const char *operation, const char *path) {
         FILE *list = fopen(fault, "r");
         if (!list) return 0;
         char named[16], part[256];
-        int number, found = 0;
-        while (!found && fscanf(list, "%15s %d %255s", named, &number, part) == 3)
-            found = !strcmp(named, operation) && strstr(path, part);
+        int number, found = 0, pause = 0;
+        while (!found && fscanf(list, "%15s %d %255s", named, &number, part) == 3) {
+            if (!is_named(path, part)) continue;
+            if (!strcmp(named, "hang") && !strcmp(operation, "sync")) pause = number;
+            found = !strcmp(named, operation) || is_counted(named, operation);
+        }
         fclose(list);
+        usleep((useconds_t)pause * 1000);
         if (!found) return 0;
         if (number) {
             errno = number;
@@ -168,6 +187,25 @@ int close(int fd) {
     errno = kept; \
     return done
 
+#define READ(call) \
+    if (fails("read", file_of(fd))) return -1; \
+    return call
+
+ssize_t read(int fd, void *data, size_t size) {
+    REAL(ssize_t, read, int, void *, size_t);
+    READ(real(fd, data, size));
+}
+
+ssize_t pread(int fd, void *data, size_t size, off_t offset) {
+    REAL(ssize_t, pread, int, void *, size_t, off_t);
+    READ(real(fd, data, size, offset));
+}
+
+ssize_t pread64(int fd, void *data, size_t size, off64_t offset) {
+    REAL(ssize_t, pread64, int, void *, size_t, off64_t);
+    READ(real(fd, data, size, offset));
+}
+
 static off_t written_at(int fd, ssize_t done) { return lseek(fd, 0, SEEK_CUR) - done; }
 
 ssize_t write(int fd, const void *data, size_t size) {
@@ -208,7 +246,12 @@ int ftruncate64(int fd, off64_t length) {
 
 static int synced(int fd, int (*real)(int)) {
     if (!file_of(fd)) return real(fd);
-    if (fails("sync", file_of(fd))) return -1;
+    if (fails("sync", file_of(fd))) {
+        int number = errno;
+        put('F', fd, 0, 0, NULL, 0);
+        errno = number;
+        return -1;
+    }
     put('B', fd, 0, 0, NULL, 0);
     int done = real(fd);
     int kept = errno;

@@ -34,6 +34,11 @@ pub(crate) enum Event {
         inode: u64,
         directory: bool,
     },
+    /// What was not synced never will be: the kernel counts it as written.
+    SyncFailed {
+        inode: u64,
+        directory: bool,
+    },
     Renamed {
         from: String,
         to: String,
@@ -109,6 +114,7 @@ pub(crate) fn read(log: &Path, root: &Path) -> Vec<Event> {
             b'T' => Event::Truncated { inode, length: a },
             b'B' => Event::SyncBegan { by },
             b'S' => Event::Synced { by, inode, directory },
+            b'F' => Event::SyncFailed { inode, directory },
             b'R' => {
                 let middle = payload.iter().position(|byte| *byte == 0).expect("two names");
                 Event::Renamed { from: name(&payload[..middle]), to: name(&payload[middle + 1..]) }

@@ -20,6 +20,8 @@ struct Promises {
     /// Everything each register was set to, with the number of the request.
     registers: BTreeMap<String, Vec<(u64, Option<String>)>>,
     begun: HashMap<u64, u64>,
+    /// What a run that failed was asked and did not answer is there or not, whatever the next one answers.
+    undecided: HashMap<String, BTreeSet<Option<String>>>,
     /// Every request up to this one is durable.
     durable: u64,
     partial: Vec<u8>,
@@ -31,7 +33,13 @@ impl Promises {
         while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
             let line: Vec<_> = self.partial.drain(..=end).collect();
             match serde_json::from_slice(&line).unwrap() {
-                Mark::Phase(name) => self.phase = name,
+                Mark::Phase(name) => {
+                    if name.starts_with("afterwards") {
+                        let allowed = |register: &String| (register.clone(), self.allowed(register));
+                        self.undecided = self.registers.keys().map(allowed).collect();
+                    }
+                    self.phase = name;
+                }
                 Mark::Begin { n, at_ms, sets } => {
                     self.begun.insert(n, at_ms);
                     for (register, value) in sets {
@@ -48,13 +56,14 @@ impl Promises {
         let Some(settings) = self.registers.get(register) else { return BTreeSet::from([None]) };
         let floor = settings.iter().rposition(|(n, _)| *n <= self.durable);
         let since = settings[floor.unwrap_or(0)..].iter().map(|(_, value)| value.clone());
-        since.chain(floor.is_none().then_some(None)).collect()
+        let undecided = self.undecided.get(register).into_iter().flatten().cloned();
+        since.chain(floor.is_none().then_some(None)).chain(undecided).collect()
     }
 }
 
 /// What is wrong with what was found.
 #[derive(Debug, Default)]
-struct Findings {
+pub(super) struct Findings {
     failed_opens: usize,
     lost: usize,
     invented: usize,
@@ -63,7 +72,7 @@ struct Findings {
 }
 
 impl Findings {
-    fn any(&self) -> bool {
+    pub(super) fn any(&self) -> bool {
         self.failed_opens + self.lost + self.invented + self.alarms > 0
     }
 
@@ -217,15 +226,15 @@ fn points(events: &[Event], marks: u64, wanted: usize) -> Vec<usize> {
     points
 }
 
-struct Replayed {
-    findings: Findings,
+pub(super) struct Replayed {
+    pub(super) findings: Findings,
     points: usize,
     writes: usize,
     syncs: usize,
 }
 
 /// Cuts the power at `wanted` points of a recorded history.
-async fn replay(events: &[Event], wanted: usize, lies: bool) -> (Replayed, Platter) {
+pub(super) async fn replay(events: &[Event], wanted: usize, lies: bool) -> (Replayed, Platter) {
     let marks = events
         .iter()
         .find_map(|event| match event {

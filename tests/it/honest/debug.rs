@@ -41,7 +41,7 @@ fn nothing_that_holds_a_secret_shows_it() {
     let session = SessionConfig {
         account: account.clone(),
         api: "http://a".parse().unwrap(),
-        state_dir: dir.path().to_owned(),
+        state_dir: dir.path().into(),
         register: RegisterPolicy::IfNeeded,
         callback_url: url.clone(),
         handshake_token: token.clone(),

@@ -236,7 +236,7 @@ impl World {
         let config = SessionConfig {
             account,
             api: "https://api.example:8183".parse().unwrap(),
-            state_dir: dir.path().to_owned(),
+            state_dir: dir.path().into(),
             register: RegisterPolicy::IfNeeded,
             callback_url: URL.into(),
             handshake_token: "handshakes3cret".into(),

@@ -200,7 +200,7 @@ async fn quotas_outlive_a_restart() {
 #[tokio::test(start_paused = true)]
 async fn a_quota_that_ended_while_it_was_down_is_forgotten_after_success() {
     let world = World::new();
-    let store = Store::new(world.dir.path(), &world.config.api, &world.config.account);
+    let store = Store::new(&world.config.state_dir, &world.config.api, &world.config.account);
     let ended = Some(Quota::new(Duration::ZERO, 3));
     store.put_quotas(&Quotas { set_config: ended, get_access_token: None }).unwrap();
     let running = world.ready().await;
