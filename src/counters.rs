@@ -29,6 +29,11 @@ impl Counter {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts one more, if `condition`.
+    pub fn add_if(&self, condition: bool) {
+        self.0.fetch_add(u64::from(condition), Ordering::Relaxed);
+    }
+
     /// The count so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -111,6 +116,8 @@ counters! {
     handshakes_answered,
     /// Pushes delivered: every publish of them is acknowledged by the broker.
     pushes_delivered,
+    /// Pushes of which the broker refused a publish for good: set aside, not delivered.
+    pushes_set_aside,
     /// Pushes that went to `event/` only because they were too old.
     pushes_late,
     /// Pushes that went to `event/` only because of their sender.

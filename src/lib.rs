@@ -38,6 +38,7 @@ pub mod cloud;
 pub mod config;
 pub mod control;
 pub mod counters;
+pub mod delivery;
 pub mod demo;
 pub mod dry_run;
 pub mod files;

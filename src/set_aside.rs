@@ -12,7 +12,7 @@ use crate::clock;
 use crate::counters::Counters;
 use crate::local::Publication;
 use crate::log::Seldom;
-use crate::mqtt::{Completion, Delivery, Publisher, Refusal};
+use crate::mqtt::Refusal;
 use crate::spool::{Spool, SpoolError};
 
 /// The set-aside store.
@@ -76,47 +76,4 @@ pub fn age(row: &[u8]) -> Option<Duration> {
     }
     let SetAsideAt { at_ms } = serde_json::from_slice(row).ok()?;
     Some(Duration::from_millis(clock::wall_now_ms().saturating_sub(at_ms)))
-}
-
-/// What became of a group of publishes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
-    /// Each was acknowledged by the broker, or refused and set aside.
-    All,
-    /// One was refused and could not be set aside, before the bridge stopped or by who tries once.
-    NotKept,
-    /// The link stopped first.
-    Stopped,
-}
-
-/// Publishes that the link has taken, with what will tell their fate.
-pub type Sent = Vec<(Publication, Completion)>;
-
-/// Hands a group without deadlines to the link: in the order of the calls, if the next one waits for this one.
-///
-/// Cancel-safe: what was not handed over is dropped.
-pub async fn hand_over(publisher: &Publisher, publications: Vec<Publication>) -> Sent {
-    let mut sent = Vec::with_capacity(publications.len());
-    for publication in publications {
-        let completion = publisher.publish(publication.clone()).await;
-        sent.push((publication, completion));
-    }
-    sent
-}
-
-/// Waits for the fate of each.
-pub async fn settle(set_aside: &SetAside, sent: Sent) -> Settled {
-    let mut settled = Settled::All;
-    for (publication, completion) in sent {
-        match completion.await {
-            Delivery::Acked { .. } | Delivery::Expired => {}
-            Delivery::Refused(refusal) => {
-                if !set_aside.keep(&publication, &refusal).await {
-                    settled = Settled::NotKept;
-                }
-            }
-            Delivery::Closed => return Settled::Stopped,
-        }
-    }
-    settled
 }

@@ -18,6 +18,7 @@ use crate::cloud::{Client, HandshakeLog, RegisterPolicy, Session, SessionConfig}
 use crate::config::{Config, Register, Repeats};
 use crate::control::verbs::Verbs;
 use crate::counters::Counters;
+use crate::delivery::busy::AllBusy;
 use crate::files::{self, Directory};
 use crate::inbound::callback::{Callback, CallbackConfig, LastSeen};
 use crate::inbound::server::{Access, Guarded};
@@ -46,6 +47,7 @@ pub(super) struct Core {
     pub(super) identity: Arc<Identity>,
     pub(super) spool: Spool,
     pub(super) counters: Arc<Counters>,
+    pub(super) busy: Arc<watch::Sender<AllBusy>>,
     pub(super) seen: Arc<LastSeen>,
     pub(super) handshakes: HandshakeLog,
     pub(super) path_secrets: watch::Sender<Vec<SecretString>>,
@@ -78,6 +80,7 @@ impl Core {
             identity,
             spool,
             counters: Arc::new(Counters { trail: Trail::new(config.admin.show_content), ..Counters::default() }),
+            busy: Arc::default(),
             seen: Arc::default(),
             handshakes: HandshakeLog::default(),
             path_secrets,
@@ -183,6 +186,7 @@ impl Core {
             handshakes: self.handshakes.clone(),
             seen: Arc::clone(&self.seen),
             counters: Arc::clone(&self.counters),
+            busy: self.busy.subscribe(),
             routes: Arc::clone(&routes.states),
             readiness: Readiness::default(),
         }

@@ -6,6 +6,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::supervisor::{Step, Supervisor};
 use super::{Around, parts};
+use crate::delivery::busy::BusyBoard;
+use crate::delivery::lanes::Patience;
 use crate::inbound::relay::{Relay, RelaySettings};
 use crate::log::{Few, SaidOnce};
 use crate::mqtt::{self, Publisher};
@@ -48,6 +50,7 @@ pub(super) fn start(
         publisher: publisher.clone(),
         link: state.clone(),
         set_aside: set_aside.clone(),
+        busy: BusyBoard::new("messages from iLink", Arc::clone(&core.busy)),
         counters: Arc::clone(&core.counters),
         progress: relay_progress.clone(),
     };
@@ -61,6 +64,7 @@ pub(super) fn start(
         book: routes.book.clone(),
         births,
         accepted,
+        results: results.clone(),
         counters: Arc::clone(&core.counters),
         progress: accept_progress.clone(),
         ignored: SaidOnce::default(),
@@ -82,6 +86,8 @@ pub(super) fn start(
         spool: core.spool.clone(),
         publisher: publisher.clone(),
         set_aside,
+        busy: BusyBoard::new("results", Arc::clone(&core.busy)),
+        patience: Patience::default(),
     };
     supervisor.adopt("the link to the broker", Step::Link, task);
     supervisor.part("the relay loop", Step::Loops, relay.run(shutdown.loops.clone()));

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::AppError;
 use crate::cloud::{Client, ClientConfig};
 use crate::config::{Ambiguous, Config, MqttProtocol};
+use crate::delivery::lanes::Patience;
 use crate::inbound::relay::{RelayConfig, RelaySettings};
 use crate::local::{Globs, Publication, Rules};
 use crate::mqtt::{self, LinkConfig, Protocol, RouteFilters, Timing, TlsOptions};
@@ -98,6 +99,7 @@ pub(super) fn relay_config(config: &Config) -> RelayConfig {
         uid: config.ilink.uid.clone(),
         output: config.mqtt.output,
         raw_max_age: config.inbound.raw_max_age,
+        patience: Patience::default(),
     }
 }
 

@@ -7,7 +7,8 @@
 //!    that pushes may take ([`room`]);
 //! 3. **answer the sender**: `{"code":0}`; [`crate::listener::answered`] notes the moment the whole answer left. What could
 //!    not be made durable is not answered at all;
-//! 4. **deliver**: [`relay`] publishes it in order, and with it what the routes make of it (`routed`);
+//! 4. **deliver**: [`relay`] publishes it (`render`) in the order of its sender ([`crate::delivery::lanes`]), and with it what
+//!    the routes make of it (`routed`);
 //! 5. **complete**: the relay removes it from the spool once the broker has acknowledged every publish of it.
 //!
 //! The broker being down changes nothing before step 4.
@@ -16,6 +17,7 @@ pub mod callback;
 pub mod presence;
 pub mod record;
 pub mod relay;
+mod render;
 pub mod repeats;
 mod retained;
 pub mod room;

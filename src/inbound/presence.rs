@@ -7,10 +7,15 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::protocol::Uid;
 use crate::spool::{Spool, SpoolError};
 
 const PREFIX: &str = "presence/";
+
+/// A push's time may be so far ahead of our clock, in seconds: clocks and time zones are set wrongly. What is further ahead
+/// tells nothing, and would make everything that follows older than itself.
+const AHEAD_MOST: i64 = 24 * 60 * 60;
 
 /// What is known of one uid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +31,7 @@ pub struct Known {
 /// The published presence of every uid.
 pub struct PresenceBook {
     spool: Spool,
-    known: HashMap<Uid, Known>,
+    known: HashMap<Uid, (Known, u64)>,
     configured: HashSet<Uid>,
     /// No longer configured, with nothing noted since.
     dropped: HashSet<Uid>,
@@ -43,29 +48,37 @@ impl PresenceBook {
             .into_iter()
             .filter_map(|(key, value)| {
                 let uid = key.strip_prefix(PREFIX)?.parse().ok()?;
-                Some((uid, postcard::from_bytes(&value).ok()?))
+                Some((uid, (postcard::from_bytes(&value).ok()?, 0)))
             })
             .collect();
         Ok(Self { spool, known, configured, dropped: HashSet::new() })
     }
 
-    /// Is a push of this `time` older than what was published?
+    /// Notes what row `seq` publishes, unless something newer was published before: false then. `time` is none for a state read
+    /// by `ham_user/states`, which does not say since when; then, and between rows of one time, the later row is newer.
     #[must_use]
-    pub fn is_stale(&self, uid: &Uid, time: i64) -> bool {
-        self.known.get(uid).and_then(|known| known.time).is_some_and(|published| time < published)
-    }
-
-    /// Notes what is being published. `time` is none for a state read by `ham_user/states`, which does not say since when.
-    pub fn note(&mut self, uid: &Uid, online: bool, time: Option<i64>) {
-        let time = time.or_else(|| self.known.get(uid).and_then(|known| known.time));
+    pub fn note(&mut self, uid: &Uid, online: bool, time: Option<i64>, seq: u64) -> bool {
+        let now = i64::try_from(clock::wall_now_ms() / 1000).unwrap_or(i64::MAX);
+        let time = time.map(|time| credible(time, now));
+        let before = self.known.get(uid).copied();
+        if let Some((known, by)) = before {
+            // One that a clock set wrongly, here or there, has put ahead of all that comes says nothing.
+            let published = known.time.filter(|time| *time <= now.saturating_add(AHEAD_MOST));
+            if seq < by || time.zip(published).is_some_and(|(time, published)| time < published) {
+                return false;
+            }
+        }
+        let time = time.or_else(|| before.and_then(|(known, _)| known.time));
         self.dropped.remove(uid);
-        let configured = self.configured.contains(uid) || self.known.get(uid).is_some_and(|known| known.configured);
+        let configured = self.configured.contains(uid) || before.is_some_and(|(known, _)| known.configured);
         let known = Known { time, online, configured };
-        if self.known.insert(uid.clone(), known) != Some(known)
+        self.known.insert(uid.clone(), (known, seq));
+        if before.map(|(known, _)| known) != Some(known)
             && let Ok(value) = postcard::to_stdvec(&known)
         {
             self.spool.put_note(&format!("{PREFIX}{uid}"), value);
         }
+        true
     }
 
     /// Takes over a changed configuration and returns the uids it dropped, whose retained topics are to be cleared.
@@ -79,7 +92,7 @@ impl PresenceBook {
     /// Whether `uid` is no longer configured, and its topic is to be cleared for that.
     #[must_use]
     pub fn is_dropped(&self, uid: &Uid) -> bool {
-        self.known.get(uid).is_some_and(|known| known.configured) && !self.configured.contains(uid)
+        self.known.get(uid).is_some_and(|(known, _)| known.configured) && !self.configured.contains(uid)
     }
 
     /// The topic of `uid` is to be cleared once more.
@@ -100,6 +113,11 @@ impl PresenceBook {
 
     /// Everything published and not cleared, to publish it again to a broker that lost it.
     pub fn all(&self) -> impl Iterator<Item = (&Uid, bool)> {
-        self.known.iter().map(|(uid, known)| (uid, known.online))
+        self.known.iter().map(|(uid, (known, _))| (uid, known.online))
     }
+}
+
+/// A time that is further ahead than a clock may be wrong counts as now.
+fn credible(time: i64, now: i64) -> i64 {
+    if time > now.saturating_add(AHEAD_MOST) { now } else { time }
 }

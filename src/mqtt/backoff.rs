@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::config::Timing;
 
+/// A series of waits.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub struct Backoff {
     min: Duration,
     max: Duration,
     failures: u32,
@@ -14,7 +15,13 @@ pub(super) struct Backoff {
 
 impl Backoff {
     pub(super) fn new(timing: &Timing) -> Self {
-        Self { min: timing.backoff_min, max: timing.backoff_max, failures: 0 }
+        Self::between(timing.backoff_min, timing.backoff_max)
+    }
+
+    /// The first wait is at most `min`; none is longer than `max`.
+    #[must_use]
+    pub const fn between(min: Duration, max: Duration) -> Self {
+        Self { min, max, failures: 0 }
     }
 
     /// A connection proved itself. Not at CONNACK: two clients with one client id get theirs at once, each time.
@@ -23,7 +30,8 @@ impl Backoff {
     }
 
     /// The wait after one more failure: between half of the present step and all of it.
-    pub(super) fn next(&mut self) -> Duration {
+    #[expect(clippy::should_implement_trait, reason = "it is no iterator: it never ends")]
+    pub fn next(&mut self) -> Duration {
         let step = self.min.saturating_mul(2_u32.saturating_pow(self.failures)).min(self.max);
         self.failures = self.failures.saturating_add(1);
         // Without randomness all of it: slower, never faster.

@@ -18,7 +18,6 @@ use super::arrivals::Arrivals;
 use super::explain::Failure;
 use super::incoming::Held;
 use super::link::Task;
-use super::outbox::Origin;
 use super::probe::Probe;
 use super::sending::SETTLE;
 use super::wire::{Accepted, Dialer, Event, SHORTEST_KEEP_ALIVE, WINDOW, Wire, keep_alive_of};
@@ -75,7 +74,7 @@ pub(super) struct Connection<'t, W: Wire> {
     ask_at: Option<Instant>,
     /// When the next PUBACK is overdue; none while nothing is in flight.
     pub(super) ack_due: Option<Instant>,
-    /// Nothing is sent before: the broker's quota is exceeded, or it may be about to close.
+    /// Nothing is sent before: the broker may be about to close.
     pub(super) paused_until: Option<Instant>,
     /// When the broker last refused something.
     pub(super) refused_at: Option<Instant>,
@@ -182,10 +181,9 @@ impl<'t, W: Wire> Connection<'t, W> {
                         Err(_panic) => Err(End::Lost(Failure::Undecodable("a packet that cannot be decoded".to_owned()))),
                     };
                 }
-                Some((publication, done)) = self.task.ends.jobs.recv(), if takes_jobs => {
-                    self.task.ends.standing.caller_began(&publication);
-                    let origin = Origin::Caller(done);
-                    self.task.outbox.add(publication, origin);
+                Some(handed) = self.task.ends.jobs.recv(), if takes_jobs => {
+                    self.task.ends.standing.caller_began(&handed.publication);
+                    self.task.outbox.add_handed(handed);
                 }
                 Some(token) = self.task.ends.acks.recv() => self.acknowledge(&token),
                 () = self.task.ends.standing.changed() => {}
@@ -250,10 +248,8 @@ impl<'t, W: Wire> Connection<'t, W> {
 
     fn next_wake(&self) -> Instant {
         let stalled = self.last_event + self.patience;
-        // Delayed jobs outlive connections, and are only looked at when they could be sent.
-        let due = if matches!(self.phase, Phase::Up | Phase::Leaving) { self.task.outbox.next_due() } else { None };
         let standing = if matches!(self.phase, Phase::Up) { self.task.ends.standing.next_due() } else { None };
-        let own = [self.phase_until, self.ack_due, self.paused_until, self.ask_at, due, standing];
+        let own = [self.phase_until, self.ack_due, self.paused_until, self.ask_at, standing];
         own.into_iter().chain(self.probe.timers()).flatten().fold(stalled, Instant::min)
     }
 

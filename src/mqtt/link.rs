@@ -16,11 +16,12 @@
 //! 2. While there is room in the window. Never awaited: the task that polls must not wait for its own queue.
 //! 3. rumqttc says which packet id the oldest handed job got. One that is in use already means that it lost count: 7.
 //! 4. Matched by packet id and by nothing else. An unknown one means that the broker lost count: 7.
-//! 5. The broker has it, or refused it for good.
-//! 6. A refusal that may pass (quota, unspecified) is tried again later, a few times.
+//! 5. The broker has it, or refused it: for good, or for now (quota, unspecified). What to do then is the caller's to say:
+//!    it knows what must wait for it.
+//! 6. Only what the link publishes by itself it also tries again by itself.
 //! 7. What had been acknowledged and not reported yet is harvested first. Then everything in flight waits again, the
 //!    generation grows, and after a back-off a new connection is opened. What was in flight across several quick losses is sent
-//!    alone, and set aside if that kills the connection too.
+//!    alone, and if the connection ends at it then, that is a refusal for now.
 //! 8. Retained state of our own topics and the self-test end here. The rest goes on with a token (generation, packet id).
 //! 9. A token of an earlier generation is dropped: its packet id may belong to another message by now.
 //! 10. In the order of arrival, as MQTT wants it.
@@ -43,7 +44,7 @@ use super::denied::Denied;
 use super::explain::{Failure, History};
 use super::incoming::CommandSender;
 use super::outbox::{Job, Origin, Outbox};
-use super::publisher::{Delivery, PublisherEnds, Refusal};
+use super::publisher::{Delivery, ForNow, PublisherEnds, Refusal};
 use super::refused::RefusedTopics;
 use super::standing::COSTS_WITHIN;
 use super::state::{LinkCounters, LinkState, Subscriptions};
@@ -120,12 +121,9 @@ impl Task {
         }
         let lost = self.outbox.lost(blame);
         LinkCounters::add(&self.counters.requeued, lost.requeued);
-        for job in lost.condemned {
-            let refusal = Refusal {
-                reason: "the broker closes the connection whenever it gets this message".to_owned(),
-                remedy: "look for the reason in the broker's log".to_owned(),
-            };
-            self.complete(job, Delivery::Refused(refusal));
+        if let Some(job) = lost.ended_at {
+            let cause = "the broker ends the connection when it gets the message".to_owned();
+            self.complete(job, Delivery::ForNow(ForNow { cause, fatal: true }));
         }
     }
 
@@ -150,7 +148,9 @@ impl Task {
                 &self.counters.acked
             }
             Delivery::Refused(_) => &self.counters.refused,
-            Delivery::Expired | Delivery::Closed => &self.counters.expired,
+            Delivery::ForNow(_) => &self.counters.for_now,
+            Delivery::Expired => &self.counters.expired,
+            Delivery::Withdrawn | Delivery::Closed => &self.counters.withdrawn,
         });
         // A caller that no longer waits does not want to know.
         let _ = done.send(delivery);

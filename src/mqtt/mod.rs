@@ -42,9 +42,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use backoff::Backoff;
 pub use config::{LinkConfig, Protocol, RouteFilters, StartError, Timing, TlsOptions};
 pub use incoming::{Commands, Incoming};
-pub use publisher::{AckToken, Completion, Delivery, Publisher, Refusal};
+pub use publisher::{AckToken, Completion, Delivery, ForNow, Handling, Publisher, Refusal};
 pub use refused::Refused;
 pub use rights::{Rights, RightsError, Verdict, Wanted, try_out};
 pub use state::{LinkCounters, LinkState, Subscriptions};

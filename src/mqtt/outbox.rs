@@ -1,15 +1,14 @@
 //! Every publication the link owns, from its hand-over to its end, across connections.
 //!
-//! A job is in exactly one place: *waiting* (to be handed to rumqttc), *delayed* (refused for now), *handed* (in rumqttc's
+//! A job is in exactly one place: *waiting* (to be handed to rumqttc), *handed* (in rumqttc's
 //! channel, packet id not known yet), or *in flight* (by packet id). Losing the connection moves handed and in-flight jobs
 //! back to waiting, in the order they first had. Pure bookkeeping: no I/O, no clock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
-use super::publisher::Delivery;
+use super::publisher::{Delivery, Handed, Handling};
 use super::wire::WINDOW;
 use crate::local::Publication;
 
@@ -17,8 +16,6 @@ use crate::local::Publication;
 const JOBS: usize = 2 * WINDOW as usize;
 /// In flight across so many quick losses, a job is suspected of causing them: from then on one is sent at a time.
 const SUSPECT_AFTER: u8 = 3;
-/// Sent alone, and lost with the connection quickly, so many times: nothing else can have caused it.
-const CONDEMNED_AFTER: u8 = 3;
 
 /// The order of sending: by rank, then by age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,10 +54,8 @@ pub(super) struct Job {
     pub(super) origin: Origin,
     /// Grows from job to job.
     pub(super) order: u64,
-    /// How often the broker refused it for now.
-    pub(super) refusals: u8,
+    pub(super) handling: Handling,
     losses: u8,
-    losses_alone: u8,
 }
 
 /// What losing a connection did.
@@ -68,15 +63,14 @@ pub(super) struct Job {
 pub(super) struct Lost {
     /// Jobs that were in flight and will be sent again.
     pub(super) requeued: u64,
-    /// Jobs that are to blame for it, taken out.
-    pub(super) condemned: Vec<Job>,
+    /// The job at which it ended, taken out: a suspect, sent alone. Whether that is its fault is for others to say.
+    pub(super) ended_at: Option<Job>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     jobs: BTreeMap<Key, Job>,
     waiting: BTreeSet<Key>,
-    delayed: BTreeMap<Key, Instant>,
     handed: VecDeque<Key>,
     by_pkid: HashMap<u16, Key>,
     next: u64,
@@ -85,6 +79,15 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn add(&mut self, publication: Publication, origin: Origin) {
+        self.insert(publication, origin, Handling::default());
+    }
+
+    /// Takes over what a caller handed to the link.
+    pub(super) fn add_handed(&mut self, Handed { publication, handling, done }: Handed) {
+        self.insert(publication, Origin::Caller(done), handling);
+    }
+
+    fn insert(&mut self, publication: Publication, origin: Origin, handling: Handling) {
         let rank = match origin {
             Origin::Caller(_) => Rank::Caller,
             Origin::Standing(_) => Rank::Standing,
@@ -93,7 +96,9 @@ impl Outbox {
         let key = Key(rank, self.next);
         let order = self.next;
         self.next += 1;
-        self.jobs.insert(key, Job { publication, origin, order, refusals: 0, losses: 0, losses_alone: 0 });
+        let losses = if handling.alone { SUSPECT_AFTER } else { 0 };
+        self.suspects |= handling.alone;
+        self.jobs.insert(key, Job { publication, origin, order, handling, losses });
         self.waiting.insert(key);
     }
 
@@ -131,7 +136,13 @@ impl Outbox {
     /// Takes a waiting job out.
     pub(super) fn take(&mut self, key: Key) -> Option<Job> {
         self.waiting.remove(&key);
-        self.jobs.remove(&key)
+        let job = self.jobs.remove(&key);
+        self.look_for_suspects();
+        job
+    }
+
+    fn look_for_suspects(&mut self) {
+        self.suspects = self.suspects && self.jobs.values().any(Job::is_suspect);
     }
 
     /// The oldest handed job got a packet id.
@@ -150,33 +161,11 @@ impl Outbox {
     }
 
     /// The job that a PUBACK is for, taken out.
-    pub(super) fn acked(&mut self, pkid: u16) -> Option<(Key, Job)> {
+    pub(super) fn acked(&mut self, pkid: u16) -> Option<Job> {
         let key = self.by_pkid.remove(&pkid)?;
         let job = self.jobs.remove(&key)?;
-        if self.suspects {
-            self.suspects = self.jobs.values().any(Job::is_suspect);
-        }
-        Some((key, job))
-    }
-
-    /// Puts a refused job back, to be sent when `until` has come.
-    pub(super) fn delay(&mut self, key: Key, job: Job, until: Instant) {
-        self.jobs.insert(key, job);
-        self.delayed.insert(key, until);
-    }
-
-    /// When the next delayed job is due.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.delayed.values().min().copied()
-    }
-
-    /// Moves due jobs to the waiting ones.
-    pub(super) fn wake(&mut self, now: Instant) {
-        let due: Vec<Key> = self.delayed.iter().filter(|(_, until)| **until <= now).map(|(key, _)| *key).collect();
-        for key in due {
-            self.delayed.remove(&key);
-            self.waiting.insert(key);
-        }
+        self.look_for_suspects();
+        Some(job)
     }
 
     /// The connection has gone. `blame`: it went so soon that what was in flight may have caused it.
@@ -185,11 +174,11 @@ impl Outbox {
         let mut lost = Lost::default();
         for key in &in_flight {
             if let Some(job) = self.jobs.get_mut(key) {
-                job.note_loss(blame, in_flight.len() == 1);
-                if job.losses_alone >= CONDEMNED_AFTER && key.0 == Rank::Caller {
-                    lost.condemned.extend(self.jobs.remove(key));
+                if blame && in_flight.len() == 1 && job.is_suspect() && key.0 == Rank::Caller {
+                    lost.ended_at = self.jobs.remove(key);
                     continue;
                 }
+                job.losses = job.losses.saturating_add(u8::from(blame));
                 lost.requeued += 1;
             }
         }
@@ -198,7 +187,6 @@ impl Outbox {
         // The link makes its own messages anew on every connection.
         self.jobs.retain(|key, _| key.0 == Rank::Caller);
         self.waiting.retain(|key| self.jobs.contains_key(key));
-        self.delayed.retain(|key, _| self.jobs.contains_key(key));
         self.suspects = self.jobs.values().any(Job::is_suspect);
         lost
     }
@@ -207,15 +195,6 @@ impl Outbox {
 impl Job {
     fn is_suspect(&self) -> bool {
         self.losses >= SUSPECT_AFTER
-    }
-
-    fn note_loss(&mut self, blame: bool, alone: bool) {
-        if blame && alone && self.is_suspect() {
-            self.losses_alone += 1;
-        }
-        if blame {
-            self.losses = self.losses.saturating_add(1);
-        }
     }
 }
 
@@ -248,7 +227,7 @@ mod tests {
     fn what_was_lost_is_sent_again_in_its_first_order() {
         let mut outbox = outbox(&["a", "b", "c", "d"]);
         assert_eq!(send(&mut outbox, 3), ["a", "b", "c"]);
-        assert_eq!(outbox.acked(2).unwrap().1.publication.topic, "b");
+        assert_eq!(outbox.acked(2).unwrap().publication.topic, "b");
         assert!(outbox.acked(2).is_none());
         assert_eq!(outbox.lost(false).requeued, 2);
         assert_eq!(outbox.outstanding(), 0);
@@ -280,25 +259,35 @@ mod tests {
     }
 
     #[test]
-    fn only_what_kills_connections_alone_is_condemned() {
+    fn a_suspect_that_a_connection_ends_at_is_handed_back() {
         let mut outbox = outbox(&["a", "poison", "c"]);
         for _ in 0..SUSPECT_AFTER {
             assert!(!outbox.has_suspects());
             send(&mut outbox, 9);
-            assert!(outbox.lost(true).condemned.is_empty());
+            assert!(outbox.lost(true).ended_at.is_none());
         }
         assert!(outbox.has_suspects());
         assert_eq!(send(&mut outbox, 1), ["a"]);
         outbox.acked(1).unwrap();
-        for _ in 1..CONDEMNED_AFTER {
-            assert_eq!(send(&mut outbox, 1), ["poison"]);
-            assert!(outbox.lost(true).condemned.is_empty());
-        }
         assert_eq!(send(&mut outbox, 1), ["poison"]);
-        let condemned = outbox.lost(true).condemned;
-        assert_eq!(condemned.iter().map(|job| job.publication.topic.as_str()).collect::<Vec<_>>(), ["poison"]);
+        let ended_at = outbox.lost(true).ended_at.unwrap();
+        assert_eq!(ended_at.publication.topic, "poison");
         assert_eq!(send(&mut outbox, 1), ["c"]);
         outbox.acked(1).unwrap();
+        assert!(!outbox.has_suspects());
+    }
+
+    #[test]
+    fn what_is_to_be_sent_alone_is_a_suspect_from_the_start() {
+        let mut outbox = outbox(&["a"]);
+        let handling = Handling::default().alone(true);
+        let publication = Publication::raw("poison".to_owned(), "");
+        outbox.add_handed(Handed { publication, handling, done: oneshot::channel().0 });
+        assert!(outbox.has_suspects());
+        assert_eq!(send(&mut outbox, 1), ["a"]);
+        outbox.acked(1).unwrap();
+        assert_eq!(send(&mut outbox, 1), ["poison"]);
+        assert!(outbox.lost(true).ended_at.is_some());
         assert!(!outbox.has_suspects());
     }
 
@@ -307,21 +296,8 @@ mod tests {
         let mut outbox = outbox(&["a"]);
         for _ in 0..20 {
             send(&mut outbox, 1);
-            assert!(outbox.lost(false).condemned.is_empty());
+            assert!(outbox.lost(false).ended_at.is_none());
         }
         assert!(!outbox.has_suspects());
-    }
-
-    #[tokio::test]
-    async fn delayed_jobs_come_back_when_due() {
-        let mut outbox = outbox(&["a", "b"]);
-        send(&mut outbox, 1);
-        let (key, job) = outbox.acked(1).unwrap();
-        let due = Instant::now();
-        outbox.delay(key, job, due);
-        assert_eq!(outbox.next_due(), Some(due));
-        outbox.wake(due);
-        assert_eq!(outbox.next_due(), None);
-        assert_eq!(send(&mut outbox, 9), ["a", "b"]);
     }
 }

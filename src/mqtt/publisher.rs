@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::sync::{mpsc, oneshot};
@@ -21,7 +22,7 @@ pub(super) const QUEUE: usize = 100;
 /// Publishes and acknowledges.
 #[derive(Clone)]
 pub struct Publisher {
-    jobs: mpsc::Sender<(Publication, oneshot::Sender<Delivery>)>,
+    jobs: mpsc::Sender<Handed>,
     acks: mpsc::UnboundedSender<AckToken>,
     standing: Arc<Standing>,
     counters: Arc<LinkCounters>,
@@ -29,9 +30,50 @@ pub struct Publisher {
 
 /// The link task's ends of a [`Publisher`].
 pub(super) struct PublisherEnds {
-    pub(super) jobs: mpsc::Receiver<(Publication, oneshot::Sender<Delivery>)>,
+    pub(super) jobs: mpsc::Receiver<Handed>,
     pub(super) acks: mpsc::UnboundedReceiver<AckToken>,
     pub(super) standing: Arc<Standing>,
+}
+
+/// A publication on its way to the link task.
+pub(super) struct Handed {
+    pub(super) publication: Publication,
+    pub(super) handling: Handling,
+    pub(super) done: oneshot::Sender<Delivery>,
+}
+
+/// How a publication is handled by the link.
+#[derive(Debug, Clone, Default)]
+pub struct Handling {
+    /// Set by whoever wants it back: if it is not on the wire, it ends as [`Delivery::Withdrawn`]. Nobody's, if it is none.
+    withdrawn: Option<Arc<AtomicBool>>,
+    /// It is suspected of ending connections: nothing else is in flight beside it.
+    pub alone: bool,
+}
+
+impl Handling {
+    /// Of what may be withdrawn, together with all clones of this.
+    #[must_use]
+    pub fn withdrawable() -> Self {
+        Self { withdrawn: Some(Arc::default()), alone: false }
+    }
+
+    /// The same, sent alone.
+    #[must_use]
+    pub fn alone(&self, alone: bool) -> Self {
+        Self { alone, ..self.clone() }
+    }
+
+    /// Wants back what is not on the wire yet.
+    pub fn withdraw(&self) {
+        if let Some(withdrawn) = &self.withdrawn {
+            withdrawn.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.withdrawn.as_ref().is_some_and(|withdrawn| withdrawn.load(Ordering::Relaxed))
+    }
 }
 
 /// What became of a publication.
@@ -44,6 +86,10 @@ pub enum Delivery {
     },
     /// It will never be taken: set it aside.
     Refused(Refusal),
+    /// The broker does not take it now. When to try again, and what must wait for it, is the caller's to say.
+    ForNow(ForNow),
+    /// It was wanted back before it was on the wire (again); an earlier connection may have delivered it.
+    Withdrawn,
     /// Its deadline passed before it was acknowledged.
     Expired,
     /// The link has stopped; whether the broker has it is unknown.
@@ -57,6 +103,15 @@ pub struct Refusal {
     pub reason: String,
     /// What to do about it.
     pub remedy: String,
+}
+
+/// Why a publication was not taken for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForNow {
+    /// In plain words.
+    pub cause: String,
+    /// Whether the connection ended at it, when it was sent alone.
+    pub fatal: bool,
 }
 
 /// The right to acknowledge one received message, on the connection it came by. Messages are acknowledged to the broker in
@@ -94,9 +149,16 @@ impl Publisher {
     ///
     /// Cancel-safe: dropped before it returns, nothing was handed over.
     pub async fn publish(&self, publication: Publication) -> Completion {
+        self.publish_as(publication, Handling::default()).await
+    }
+
+    /// As [`Self::publish`], and how it is to be handled.
+    ///
+    /// Cancel-safe, as that.
+    pub async fn publish_as(&self, publication: Publication, handling: Handling) -> Completion {
         let (done, completion) = oneshot::channel();
         // A link that has stopped drops the sender, which resolves the completion to Closed.
-        let _ = self.jobs.send((publication, done)).await;
+        let _ = self.jobs.send(Handed { publication, handling, done }).await;
         Completion(completion)
     }
 

@@ -8,15 +8,13 @@ use tracing::warn;
 use super::connection::{Connection, End, Phase, Step};
 use super::explain::Failure;
 use super::outbox::{Job, Origin};
-use super::publisher::{Delivery, Refusal};
+use super::publisher::{Delivery, ForNow, Refusal};
 use super::standing::Outcome;
 use super::state::LinkCounters;
 use super::wire::{Ack, Wire};
 use super::{acl, validate};
 use crate::clock::boot_now;
 
-/// A publish that the broker refuses for now is sent so many times in all; with the waits doubling that is half a minute.
-const TRIES: u8 = 6;
 /// A broker that closes the connection because of what it just refused does so within this: Mosquitto 2.0.11 with
 /// `max_queued_messages 0` does. What was sent next is not to blame then.
 pub(super) const SETTLE: Duration = Duration::from_millis(300);
@@ -25,8 +23,6 @@ impl<W: Wire> Connection<'_, W> {
     pub(super) fn send_waiting(&mut self) -> Step {
         let now = Instant::now();
         let leaving = matches!(self.phase, Phase::Leaving);
-        // First, so that what is due is no timer any more while the pause lasts.
-        self.task.outbox.wake(now);
         if self.paused_until.is_some_and(|until| now < until) && !leaving {
             return Ok(());
         }
@@ -40,7 +36,12 @@ impl<W: Wire> Connection<'_, W> {
             if self.task.outbox.outstanding() >= limit || (leaving && !key.is_links_own()) {
                 break;
             }
-            match fit::<W>(job, self.maximum_packet) {
+            let fit = if job.handling.is_withdrawn() {
+                Fit::Never(Delivery::Withdrawn)
+            } else {
+                fit::<W>(job, self.maximum_packet)
+            };
+            match fit {
                 Fit::Now(expiry) => {
                     if !self.wire.publish(&job.publication, expiry) {
                         break;
@@ -60,7 +61,7 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     pub(super) fn on_acked(&mut self, pkid: u16, ack: Ack) -> Step {
-        let Some((key, mut job)) = self.task.outbox.acked(pkid) else {
+        let Some(job) = self.task.outbox.acked(pkid) else {
             return Err(End::Lost(Failure::Protocol(format!(
                 "it acknowledged packet {pkid}, which was not in flight"
             ))));
@@ -82,24 +83,23 @@ impl<W: Wire> Connection<'_, W> {
                 return self.finish(job, Delivery::Refused(refusal));
             }
         };
-        if let Origin::Standing(version) = job.origin {
-            self.standing_refused_for_now(&job.publication.topic, version, refused_for_now);
-            return Ok(());
+        match job.origin {
+            Origin::Standing(version) => {
+                self.standing_refused_for_now(&job.publication.topic, version, refused_for_now);
+                Ok(())
+            }
+            Origin::Caller(_) => {
+                let cause = format!("the broker refuses it for now: {refused_for_now}");
+                self.finish(job, Delivery::ForNow(ForNow { cause, fatal: false }))
+            }
+            Origin::Probe | Origin::Offline => {
+                let refusal = Refusal {
+                    reason: format!("the broker refuses it for now: {refused_for_now}"),
+                    remedy: "look for the reason in the broker's log".to_owned(),
+                };
+                self.finish(job, Delivery::Refused(refusal))
+            }
         }
-        job.refusals += 1;
-        if job.refusals >= TRIES || matches!(job.origin, Origin::Probe | Origin::Offline) {
-            let refusal = Refusal {
-                reason: format!("the broker refused it {} times: {refused_for_now}", job.refusals),
-                remedy: "look for the reason in the broker's log".to_owned(),
-            };
-            return self.finish(job, Delivery::Refused(refusal));
-        }
-        let until = now + self.task.dialer.config.timing.refused_retry * 2_u32.pow(u32::from(job.refusals) - 1);
-        if ack == Ack::QuotaExceeded {
-            self.paused_until = Some(until);
-        }
-        self.task.outbox.delay(key, job, until);
-        Ok(())
     }
 
     fn finish(&mut self, job: Job, delivery: Delivery) -> Step {
@@ -124,7 +124,7 @@ impl<W: Wire> Connection<'_, W> {
                 Outcome::ForGood
             }
             // Nothing that stands has a deadline.
-            Delivery::Expired | Delivery::Closed => Outcome::ForNow,
+            Delivery::ForNow(_) | Delivery::Withdrawn | Delivery::Expired | Delivery::Closed => Outcome::ForNow,
         };
         self.task.ends.standing.ended(topic, version, outcome, Instant::now());
     }

@@ -74,8 +74,12 @@ pub struct LinkCounters {
     pub no_subscribers: AtomicU64,
     /// Publications refused for good.
     pub refused: AtomicU64,
+    /// Publications not taken for now: the broker said so, or ended the connection at them.
+    pub for_now: AtomicU64,
     /// Publications whose deadline passed first.
     pub expired: AtomicU64,
+    /// Publications that their owners wanted back before they were on the wire.
+    pub withdrawn: AtomicU64,
     /// Publications in flight when a connection was lost, to be sent again.
     pub requeued: AtomicU64,
     /// Connections that were accepted by a broker.

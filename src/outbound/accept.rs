@@ -21,25 +21,26 @@ use std::time::Duration;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::coop::{Unconstrained, unconstrained};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use ulid::Ulid;
 
 use super::deliver::Accepted;
 use super::passed::passed;
-use super::record::{Command, Mark, Record, ReplyTo};
+use super::record::{Command, Mark, Record, ReplyTo, StoredResult};
 use super::redelivery::{Digest, Redelivery, digest};
 use super::route_book::{Remembered, RouteBook};
 use crate::clock::Stamp;
 use crate::counters::Counters;
+use crate::delivery::{Part, Settled, hand_over, settle};
 use crate::local::command::reference;
 use crate::local::{Base, Command as Decoded, CommandResult, Parsed, Reason, Rejection, Rules, response_topic_allowed};
 use crate::log::{SaidOnce, clipped};
-use crate::mqtt::{AckToken, Commands, Incoming, LinkState, Publisher};
+use crate::mqtt::{AckToken, Backoff, Commands, Handling, Incoming, LinkState, Publisher};
 use crate::progress::Progress;
 use crate::routing::Routing;
-use crate::set_aside::{SetAside, Settled, hand_over, settle};
+use crate::set_aside::SetAside;
 use crate::spool::{Key, Queue, Spool, SpoolError};
 
 /// Messages taken and not yet acknowledged. An MQTT 5 broker sends fewer; this bounds QoS 0 and 3.1.1.
@@ -85,6 +86,8 @@ pub struct Accept {
     pub births: watch::Sender<u64>,
     /// Told of every durable command.
     pub accepted: mpsc::UnboundedSender<Accepted>,
+    /// Told of every durable result.
+    pub results: mpsc::UnboundedSender<u64>,
     /// What is counted.
     pub counters: Arc<Counters>,
     /// Whether the loop is stuck.
@@ -342,11 +345,38 @@ impl Accept {
         debug!(topic = reply_to.topic, reason = rejection.reason.as_str(), "refused a command");
         let result = CommandResult::rejected(Ulid::from_bytes(id), rejection, 0);
         self.counters.trail.note(passed("command", Some(&reply_to.topic), None, &result, &self.counters.trail));
-        let publications = reply_to.publications(&self.config.base, &result);
-        match settle(&self.set_aside, hand_over(&self.publisher, publications).await).await {
-            // Also if its result was refused and the disk is full: one message must not hold up the PUBACKs of all others.
-            Settled::All | Settled::NotKept => ack,
-            Settled::Stopped => None,
+        self.publish(reply_to, &result, ack).await
+    }
+
+    /// Publishes a result that is not in the spool. If the broker does not take it now, it is put there: nothing else is to
+    /// wait for it.
+    async fn publish(&self, reply_to: ReplyTo, result: &CommandResult, ack: Option<AckToken>) -> Option<AckToken> {
+        let mut backoff = Backoff::between(Duration::from_secs(1), Duration::from_mins(1));
+        loop {
+            let parts = reply_to.publications(&self.config.base, result).into_iter();
+            let parts = parts.map(|publication| Part { publication, route: None }).collect();
+            let handling = Handling::default();
+            match settle(hand_over(&self.publisher, parts, &handling).await, &handling).await {
+                Settled::All { refused, .. } => {
+                    for (part, refusal) in refused {
+                        // Also if the disk is full: one message must not hold up the PUBACKs of all others.
+                        self.set_aside.keep(&part.publication, &refusal).await;
+                    }
+                    return ack;
+                }
+                Settled::Stopped => return None,
+                Settled::ForNow { .. } | Settled::Again { .. } => {}
+            }
+            let stored = StoredResult { at: Stamp::now(), reply_to: reply_to.clone(), json: result.to_json() };
+            let Ok(row) = Record::Result(stored).encode() else { return ack };
+            match self.spool.append(Queue::Outbound, row, None).await {
+                Ok(seq) => {
+                    let _ = self.results.send(seq);
+                    return ack;
+                }
+                Err(SpoolError::Failed(_)) => return None,
+                Err(_) => sleep(backoff.next()).await,
+            }
         }
     }
 }

@@ -1,25 +1,30 @@
 //! Publishes results and removes them from the spool once the broker has acknowledged every copy.
+//!
+//! Results on one topic go in their order; what the broker refuses for now holds up those alone
+//! ([`lanes`](crate::delivery::lanes)).
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::record::{Record, StoredResult};
-use crate::local::{Base, CommandResult, Publication};
+use crate::clock;
+use crate::delivery::Part;
+use crate::delivery::busy::BusyBoard;
+use crate::delivery::courier::{Courier, Owner};
+use crate::delivery::lanes::{Memo, Patience};
+use crate::local::{Base, CommandResult};
 use crate::mqtt::Publisher;
-use crate::set_aside::{Sent, SetAside, Settled, hand_over, settle};
-use crate::spool::{Queue, Spool, SpoolError};
+use crate::set_aside::SetAside;
+use crate::spool::{Queue, Row as Stored, Spool, SpoolError};
 
 /// Results being published at once: each holds its row in memory.
 const UNDER_WAY: usize = 64;
-/// How long a stopping loop waits for what is under way.
-const DRAIN: Duration = Duration::from_secs(3);
+/// The same in bytes of their rows.
+const UNDER_WAY_BYTES: usize = 16 * 1024 * 1024;
 
 /// The loop's surroundings.
 pub struct Results {
@@ -29,8 +34,26 @@ pub struct Results {
     pub spool: Spool,
     /// Where they go.
     pub publisher: Publisher,
-    /// For what the broker refuses.
+    /// For what the broker refuses for good.
     pub set_aside: SetAside,
+    /// Told of what it refuses for now.
+    pub busy: BusyBoard,
+    /// With a broker that does.
+    pub patience: Patience,
+}
+
+/// The topics of a result's copies that are settled, while others are not.
+#[derive(Debug, Default)]
+pub struct SettledTopics(Vec<String>);
+
+impl Memo for SettledTopics {
+    fn settle(&mut self, taken: Vec<Part>, _late: bool) {
+        self.0.extend(taken.into_iter().map(|part| part.publication.topic));
+    }
+
+    fn unsettle(&mut self) {
+        self.0.clear();
+    }
 }
 
 impl Results {
@@ -40,38 +63,53 @@ impl Results {
     /// If the spool failed.
     pub async fn run(self, mut ready: mpsc::UnboundedReceiver<u64>, stop: CancellationToken) -> Result<(), SpoolError> {
         let results = Arc::new(self);
-        let mut under_way = FuturesUnordered::new();
-        'ready: loop {
-            // recv() is cancel-safe; FuturesUnordered keeps what is not finished.
+        let mut courier = Courier::new(Arc::clone(&results), results.patience, UNDER_WAY, UNDER_WAY_BYTES);
+        let render = |row: &mut StoredResult, _, settled: &mut SettledTopics| results.parts(row, settled);
+        while !stop.is_cancelled() {
+            if courier.go_on(render, &stop).await? {
+                continue;
+            }
+            let room = courier.room();
+            let wake = courier.next_change().map(|at| Instant::now() + at.saturating_sub(clock::boot_now()));
+            // recv() is cancel-safe, and so is what has ended; the others only observe.
             let seq = tokio::select! {
                 () = stop.cancelled() => break,
-                Some(()) = under_way.next() => continue,
-                seq = ready.recv(), if under_way.len() < UNDER_WAY => seq,
+                () = courier.settled() => continue,
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => continue,
+                seq = ready.recv(), if room > 0 => seq,
             };
             let Some(seq) = seq else { break };
-            let Some(row) = results.spool.read(Queue::Outbound, seq).await? else { continue };
-            let Some(publications) = results.publications(seq, &row.data) else { continue };
-            // Handed over one after the other: side by side, results of one receiver could overtake each other. Cancel-safe:
-            // `handing` is borrowed, and dropped by `stop` only; what was not handed over stays in the spool.
-            let mut handing = pin!(hand_over(&results.publisher, publications));
-            let sent = loop {
-                tokio::select! {
-                    sent = &mut handing => break sent,
-                    Some(()) = under_way.next() => {}
-                    () = stop.cancelled() => break 'ready,
-                }
-            };
-            under_way.push(Arc::clone(&results).complete(seq, sent));
+            if let Some(row) = results.spool.read(Queue::Outbound, seq).await?
+                && !courier.take(row, render, &stop).await
+            {
+                break;
+            }
         }
-        let _ = timeout(DRAIN, async { while under_way.next().await.is_some() {} }).await;
+        courier.drain().await;
         Ok(())
     }
 
-    /// What a row is to be published as; none if it is no result that can be read.
-    fn publications(&self, seq: u64, row: &[u8]) -> Option<Vec<Publication>> {
-        match Record::decode(row) {
-            Ok(Record::Result(StoredResult { reply_to, json, .. })) => match CommandResult::from_json(&json) {
-                Ok(result) => return Some(reply_to.publications(&self.base, &result)),
+    fn parts(&self, row: &StoredResult, settled: &SettledTopics) -> Vec<Part> {
+        let Ok(result) = CommandResult::from_json(&row.json) else { return Vec::new() };
+        let publications = row.reply_to.publications(&self.base, &result);
+        let left = publications.into_iter().filter(|publication| !settled.0.contains(&publication.topic));
+        left.map(|publication| Part { publication, route: None }).collect()
+    }
+}
+
+impl Owner for Results {
+    const QUEUE: Queue = Queue::Outbound;
+    /// The topic that the command came on: those of its results follow from it.
+    type Lane = String;
+    type Row = StoredResult;
+    type Memo = SettledTopics;
+    type Done = bool;
+
+    fn decode(&self, row: &Stored) -> Option<StoredResult> {
+        let seq = row.seq;
+        match Record::decode(&row.data) {
+            Ok(Record::Result(result)) => match CommandResult::from_json(&result.json) {
+                Ok(_) => return Some(result),
                 Err(error) => error!(seq, %error, "a stored result cannot be read; it stays in the spool"),
             },
             Ok(Record::Command(_)) => error!(seq, "a command stands where its result was expected"),
@@ -80,11 +118,31 @@ impl Results {
         None
     }
 
-    /// Removes the row once every copy is settled.
-    async fn complete(self: Arc<Self>, seq: u64, sent: Sent) {
-        if settle(&self.set_aside, sent).await == Settled::All {
-            debug!(seq, "a result is delivered");
-            self.spool.complete(Queue::Outbound, seq);
-        }
+    fn lane(row: &StoredResult) -> String {
+        row.reply_to.topic.clone()
+    }
+
+    fn done(&self, _row: StoredResult, set_aside: bool) -> bool {
+        set_aside
+    }
+
+    fn completed(&self, seq: u64, set_aside: bool) {
+        debug!(seq, set_aside, "a result is done with");
+    }
+
+    fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    fn set_aside(&self) -> &SetAside {
+        &self.set_aside
+    }
+
+    fn busy(&self) -> &BusyBoard {
+        &self.busy
     }
 }

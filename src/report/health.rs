@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::{Part, Report, time};
 use crate::clock;
+use crate::delivery::busy::Busy;
 use crate::inbound;
 use crate::local::Base;
 use crate::mqtt::{Refused, Subscriptions};
@@ -83,6 +84,8 @@ pub(crate) struct Broker {
     pub(crate) subscriptions: String,
     /// What the broker does not take from us.
     pub(crate) refused: Vec<RefusedHealth>,
+    /// What it does not take for now.
+    pub(crate) busy: Vec<BusyHealth>,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,6 +93,24 @@ pub(crate) struct RefusedHealth {
     pub(crate) topic: String,
     pub(crate) cause: String,
     pub(crate) since: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct BusyHealth {
+    /// Whose messages they are.
+    pub(crate) what: &'static str,
+    pub(crate) cause: String,
+    pub(crate) since: String,
+    /// Senders, or topics of results, that are held up; messages that wait.
+    pub(crate) lanes: usize,
+    pub(crate) messages: usize,
+}
+
+impl BusyHealth {
+    fn of((what, busy): (&&'static str, &Busy)) -> Self {
+        let (cause, since) = (busy.cause.clone(), time(busy.since));
+        Self { what, cause, since, lanes: busy.held_up.lanes, messages: busy.held_up.rows }
+    }
 }
 
 impl From<Refused> for RefusedHealth {
@@ -133,6 +154,7 @@ impl Health {
     pub async fn of(report: &Report) -> Self {
         let cloud = report.cloud.borrow().clone();
         let link = report.link.borrow().clone();
+        let busy = report.busy.borrow().iter().map(BusyHealth::of).collect();
         let mut counters: BTreeMap<_, _> = report.counters.all().into_iter().collect();
         let rejected = take(&mut counters, "callback_rejected_");
         let unanswered = take(&mut counters, "pushes_unanswered_");
@@ -143,6 +165,7 @@ impl Health {
             ("broker_sessions_lost", broker.sessions_lost.load(Ordering::Relaxed)),
             ("commands_dropped", broker.commands_dropped.load(Ordering::Relaxed)),
             ("publishes_acked", broker.acked.load(Ordering::Relaxed)),
+            ("publishes_for_now", broker.for_now.load(Ordering::Relaxed)),
             ("publishes_no_subscribers", broker.no_subscribers.load(Ordering::Relaxed)),
         ]);
         let spool = report.spool.counters();
@@ -157,6 +180,7 @@ impl Health {
                 since: time(link.since),
                 subscriptions: describe(&link.subscriptions, &report.base),
                 refused: link.refused.into_iter().map(RefusedHealth::from).collect(),
+                busy,
             },
             callback: Callback {
                 last_get_at: report.handshakes.last_get_at().map(time),

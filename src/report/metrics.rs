@@ -96,6 +96,14 @@ impl Report {
 
     fn broker(&self, page: &mut Page) {
         page.gauge("broker_connected", "Whether messages can flow", Some(truth(self.link.borrow().connected)));
+        let busy: (usize, usize) = self
+            .busy
+            .borrow()
+            .values()
+            .fold((0, 0), |(lanes, rows), busy| (lanes + busy.held_up.lanes, rows + busy.held_up.rows));
+        let held_up = "Senders (and topics of results) whose messages wait because the broker refused one for now";
+        page.gauge("held_up_lanes", held_up, Some(float(busy.0 as u64)));
+        page.gauge("held_up_messages", "Messages that wait for that reason", Some(float(busy.1 as u64)));
         let link = &self.link_counters;
         let connects = link.connects.load(Relaxed);
         page.counter("broker_connects_total", "Connections that the broker accepted", connects);
@@ -109,8 +117,8 @@ impl Report {
         );
         page.counters(
             "publishes_total",
-            "Publishes by outcome: acknowledged by the broker, refused for good (and set aside), or too late",
-            [("acked", &link.acked), ("refused", &link.refused), ("expired", &link.expired)]
+            "Publishes by outcome: acknowledged by the broker, refused for good (and set aside), not taken for now, or too late",
+            [("acked", &link.acked), ("refused", &link.refused), ("for_now", &link.for_now), ("expired", &link.expired)]
                 .map(|(outcome, count)| (vec![("outcome", outcome)], count.load(Relaxed))),
         );
         page.counter("publish_packets_total", "PUBLISH packets sent, repeats included", link.published.load(Relaxed));
@@ -142,6 +150,7 @@ impl Report {
             ("pushes_for_other_uid_total", "Pushes for another uid than ours", &counters.pushes_for_other_uid),
             ("pushes_late_total", "Pushes only published as events because they were too old", &counters.pushes_late),
             ("pushes_not_allowed_total", "The same because of inbound.allow_from", &counters.pushes_not_allowed),
+            ("pushes_set_aside_total", "Pushes set aside because the broker refused them", &counters.pushes_set_aside),
             ("presence_stale_total", "Presence older than what was published", &counters.presence_stale),
             ("set_aside_total", "Publishes set aside because the broker refused them", &counters.publishes_set_aside),
             ("commands_stored_total", "Commands made durable", &counters.commands_stored),

@@ -24,6 +24,7 @@ pub use readiness::{Part, Readiness, Ready};
 use crate::clock;
 use crate::cloud::{HandshakeLog, Status};
 use crate::counters::Counters;
+use crate::delivery::busy::AllBusy;
 use crate::inbound::callback::LastSeen;
 use crate::local::{Base, Publication};
 use crate::mqtt::{LinkCounters, LinkState, Publisher};
@@ -53,6 +54,8 @@ pub struct Report {
     pub seen: Arc<LastSeen>,
     /// What everybody counts.
     pub counters: Arc<Counters>,
+    /// What the broker does not take for now.
+    pub busy: watch::Receiver<AllBusy>,
     /// What each route did.
     pub routes: Arc<RouteStates>,
     /// Since when each part is ready or not.
@@ -88,7 +91,7 @@ fn describe_parts(ready: &Ready) -> [(&'static str, &Part); 4] {
 /// Publishes the retained `bridge/` topics until `stop`.
 pub async fn run(report: Arc<Report>, publisher: Publisher, stop: CancellationToken) {
     let (mut cloud, mut link) = (report.cloud.clone(), report.link.clone());
-    let (mut info, mut writable) = (report.info.clone(), report.spool.writable());
+    let (mut info, mut writable, mut busy) = (report.info.clone(), report.spool.writable(), report.busy.clone());
     let mut told = Told::default();
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -100,12 +103,14 @@ pub async fn run(report: Arc<Report>, publisher: Publisher, stop: CancellationTo
             Ok(()) = link.changed() => {}
             Ok(()) = writable.changed() => {}
             Ok(()) = info.changed() => {}
+            Ok(()) = busy.changed() => {}
             _ = tick.tick() => {}
         }
         cloud.mark_unchanged();
         link.mark_unchanged();
         writable.mark_unchanged();
         info.mark_unchanged();
+        busy.mark_unchanged();
         let _ = report.ready();
         told.tell(&report, &publisher).await;
     }

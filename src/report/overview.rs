@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::health::Health;
+use super::health::{BusyHealth, Health};
 use super::{Info, Ready, Report};
 use crate::cloud::CloudState;
 use crate::mqtt::Subscriptions;
@@ -95,6 +95,12 @@ impl Overview {
         for refused in &self.health.broker.refused {
             let part = format!("publishes to {}", refused.topic);
             found.push(Problem::new(true, part, &*refused.cause, Some(&refused.since)));
+        }
+        for busy in &self.health.broker.busy {
+            let BusyHealth { what, cause, since, messages, .. } = busy;
+            let cause =
+                format!("{cause}; {messages} wait and are tried again, none is lost; look into the broker's log");
+            found.push(Problem::new(true, *what, cause, Some(since)));
         }
         if let Some(cause) = unverified {
             found.push(Problem::new(false, "subscriptions", cause, None));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::health::{QueueHealth, RefusedHealth};
+use super::health::{BusyHealth, QueueHealth, RefusedHealth};
 use super::{Overview, Part, Problem, Ready, describe_parts};
 use crate::trail::{Passed, Way, harmless};
 
@@ -37,6 +37,10 @@ impl Overview {
         }
         for RefusedHealth { topic, cause, since } in &health.broker.refused {
             writeln!(text, "{:<16}{} since {since}: {}", "refused", plain(topic), plain(cause))?;
+        }
+        for BusyHealth { what, cause, since, lanes, messages } in &health.broker.busy {
+            let held_up = format!("{messages} {what} wait in {lanes} lanes");
+            writeln!(text, "{:<16}{held_up} since {since}: {}", "busy", plain(cause))?;
         }
         if let Some(left) = health.token_expires_in_s {
             writeln!(text, "{:<16}for another {left} s", "access token")?;

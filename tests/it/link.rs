@@ -4,6 +4,7 @@ mod attempts;
 mod cuts;
 mod hostile;
 mod inbox;
+mod lanes;
 mod mosquitto;
 mod outbox;
 mod results;

@@ -6,6 +6,7 @@ mod codes;
 mod commands;
 mod delivery;
 mod durability;
+mod for_now;
 mod lifecycle;
 mod outages;
 mod proxy;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ilink2mqtt::clock::boot_now;
 use ilink2mqtt::local::Publication;
-use ilink2mqtt::mqtt::Delivery;
+use ilink2mqtt::mqtt::{Delivery, Handling};
 use rumqttc::v5::mqttbytes::v5::{ConnAckProperties, PubAckReason};
 
 use super::{Tested, acked, config, refused};
@@ -16,7 +16,7 @@ async fn publish(tested: &Tested, topic: &str) -> ilink2mqtt::mqtt::Completion {
 }
 
 #[tokio::test]
-async fn a_refusal_for_now_is_tried_again_in_order_and_not_for_ever() {
+async fn a_refusal_for_now_is_the_callers_to_try_again_and_holds_nothing_else_up() {
     let broker = ScriptedBroker::bind().await;
     let tested = Tested::start(config(broker.port()));
     let (mut peer, _) = broker.accept(false, ConnAckProperties { receive_max: Some(2), ..limits() }).await;
@@ -29,7 +29,7 @@ async fn a_refusal_for_now_is_tried_again_in_order_and_not_for_ever() {
         while let Some(publish) = peer.publish().await {
             let topic = String::from_utf8(publish.topic.to_vec()).unwrap();
             let reason = match topic.as_str() {
-                "full" if !topics.contains(&topic) => PubAckReason::QuotaExceeded,
+                "full" => PubAckReason::QuotaExceeded,
                 "odd" => PubAckReason::ImplementationSpecificError,
                 _ => PubAckReason::Success,
             };
@@ -38,14 +38,43 @@ async fn a_refusal_for_now_is_tried_again_in_order_and_not_for_ever() {
         }
         topics
     });
-    assert!(acked(&full.await) && acked(&after.await));
-    let refusal = refused(odd.await);
-    assert!(refusal.reason.contains("6 times: implementation specific error"), "{refusal:?}");
+    for (completion, says) in [(full, "quota exceeded"), (odd, "implementation specific error")] {
+        match completion.await {
+            Delivery::ForNow(why) => assert!(why.cause.contains(says) && !why.fatal, "{why:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(acked(&after.await));
     assert_eq!(tested.connects(), 1);
     tested.stop().await;
-    let topics = serving.await.unwrap();
-    assert_eq!(topics[..3], ["full", "full", "after"], "a full broker is left alone, and the order is kept");
-    assert_eq!(topics.iter().filter(|topic| *topic == "odd").count(), 6);
+    assert_eq!(serving.await.unwrap(), ["full", "after", "odd"], "the link tries none of them again");
+}
+
+#[tokio::test]
+async fn what_was_withdrawn_before_it_was_sent_is_not_sent() {
+    let away = Deserted::new();
+    let tested = Tested::start(config(away.port()));
+    let (kept, wanted_back) = (Handling::withdrawable(), Handling::withdrawable());
+    let mut completions = Vec::new();
+    for (topic, handling) in [("a", &kept), ("b", &wanted_back), ("c", &kept)] {
+        let publication = Publication::raw(topic.to_owned(), "x");
+        completions.push(tested.link.publisher.publish_as(publication, handling.clone()).await);
+    }
+    wanted_back.withdraw();
+    let mut peer = ScriptedBroker::come(away).up().await;
+    let serving = tokio::spawn(async move {
+        let mut topics = Vec::new();
+        while let Some(publish) = peer.publish().await {
+            topics.push(publish.topic.clone());
+            peer.ack(publish.pkid, PubAckReason::Success).await;
+        }
+        topics
+    });
+    let fates = futures_util::future::join_all(completions).await;
+    assert!(acked(&fates[0]) && acked(&fates[2]));
+    assert_eq!(fates[1], Delivery::Withdrawn);
+    tested.stop().await;
+    assert_eq!(serving.await.unwrap(), ["a", "c"]);
 }
 
 #[tokio::test]
@@ -74,7 +103,7 @@ async fn refusals_for_good_name_the_remedy_and_hold_nothing_up() {
 }
 
 #[tokio::test]
-async fn a_message_that_kills_every_connection_is_found_and_set_aside() {
+async fn a_message_that_connections_end_at_is_found_and_handed_back() {
     let broker = ScriptedBroker::bind().await;
     let tested = Tested::start(config(broker.port()));
     let mut completions = Vec::new();
@@ -103,13 +132,14 @@ async fn a_message_that_kills_every_connection_is_found_and_set_aside() {
     for (n, completion) in completions.into_iter().enumerate() {
         let delivery = completion.await;
         if n == 20 {
-            assert!(refused(delivery).reason.contains("closes the connection whenever"));
+            let Delivery::ForNow(why) = delivery else { panic!("{delivery:?}") };
+            assert!(why.fatal && why.cause.contains("ends the connection"), "{why:?}");
         } else {
             assert!(acked(&delivery), "{n}: {delivery:?}");
         }
     }
     assert!(acked(&tested.publish("last", "x").await));
-    assert_eq!(serving.await.unwrap(), 7, "three losses in company, three alone, and then peace");
+    assert_eq!(serving.await.unwrap(), 5, "three losses in company, one alone, and then peace");
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ilink2mqtt::clock::Stamp;
+use ilink2mqtt::delivery::busy::BusyBoard;
+use ilink2mqtt::delivery::lanes::Patience;
 use ilink2mqtt::local::{CommandResult, Publication};
 use ilink2mqtt::outbound::record::{Record, ReplyTo, StoredResult};
 use ilink2mqtt::outbound::results::Results;
@@ -46,7 +48,15 @@ async fn are_published_in_the_order_in_which_they_are_ready() {
         ready.send(spool.append(Queue::Outbound, row.encode().unwrap(), None).await.unwrap()).unwrap();
     }
     let set_aside = SetAside::new(spool.clone(), Arc::default());
-    let results = Results { base, spool: spool.clone(), publisher: tested.link.publisher.clone(), set_aside };
+    let busy = BusyBoard::new("results", Arc::default());
+    let results = Results {
+        base,
+        spool: spool.clone(),
+        publisher: tested.link.publisher.clone(),
+        set_aside,
+        busy,
+        patience: Patience::default(),
+    };
     let running = tokio::spawn(results.run(numbers, CancellationToken::new()));
     // Time for some to wait; how many they are does not matter.
     tokio::time::sleep(Duration::from_millis(500)).await;

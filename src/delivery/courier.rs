@@ -1,0 +1,296 @@
+//! Takes rows to the broker: in their lanes, under way, being set aside. Both directions have one.
+
+use std::hash::Hash;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::busy::BusyBoard;
+use super::lanes::{Lanes, Memo, Outcome, Patience, Ticket, Verdict};
+use super::{Part, Settled, hand_over, settle};
+use crate::clock;
+use crate::log::clipped;
+use crate::mqtt::{ForNow, Publisher, Refusal};
+use crate::set_aside::SetAside;
+use crate::spool::{Queue, Row as Stored, Spool, SpoolError};
+
+/// Rows that wait, known by number only, and lanes that are held up: some megabytes in all. With more, a broker takes next to
+/// nothing from anybody, and the rest waits unread.
+const WAITING: usize = 250_000;
+const HELD_UP: usize = 10_000;
+/// Rows that waited and are sent in one go, before new ones have a turn.
+const TURN: usize = 32;
+/// How long a stopping loop waits for what is under way.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Whose rows they are.
+pub trait Owner: Send + Sync + 'static {
+    /// Where they wait.
+    const QUEUE: Queue;
+    /// What names a lane.
+    type Lane: Eq + Hash + Clone + Send + Sync;
+    /// A row as it is understood.
+    type Row: Send;
+    /// What is remembered of a row that is to be sent again.
+    type Memo: Memo + Send;
+    /// What is remembered of a row that is done with, until its turn to be completed has come.
+    type Done: Send;
+
+    /// What a row says; none, and told, if it cannot be read: it is left alone.
+    fn decode(&self, row: &Stored) -> Option<Self::Row>;
+    /// The lane that it goes by.
+    fn lane(row: &Self::Row) -> Self::Lane;
+    /// It is done with; `set_aside`: the broker refused one of its own publishes for good.
+    fn done(&self, row: Self::Row, set_aside: bool) -> Self::Done;
+    /// Its turn to be completed has come.
+    fn completed(&self, seq: u64, done: Self::Done);
+
+    /// Where they wait.
+    fn spool(&self) -> &Spool;
+    /// By which they go.
+    fn publisher(&self) -> &Publisher;
+    /// For what is refused for good.
+    fn set_aside(&self) -> &SetAside;
+    /// Told of what is refused for now.
+    fn busy(&self) -> &BusyBoard;
+}
+
+/// A row whose fate is known.
+struct Ended<O: Owner> {
+    ticket: Ticket<O::Lane>,
+    row: O::Row,
+    size: usize,
+    settled: Settled,
+}
+
+struct Done<D> {
+    done: D,
+    refused: Vec<(Part, Refusal)>,
+}
+
+/// The rows that were taken from the spool and are not completed.
+pub struct Courier<O: Owner> {
+    owner: Arc<O>,
+    lanes: Lanes<O::Lane, O::Memo, Done<O::Done>>,
+    under_way: FuturesUnordered<BoxFuture<'static, Ended<O>>>,
+    /// Being set aside; resolves to the bytes.
+    keeping: FuturesUnordered<BoxFuture<'static, usize>>,
+    /// Of rows under way, and of publishes being set aside.
+    bytes: usize,
+    most_rows: usize,
+    most_bytes: usize,
+}
+
+impl<O: Owner> Courier<O> {
+    /// With nothing to do yet. At most `most_rows` are under way at once, and so many bytes of them; one row always fits.
+    #[must_use]
+    pub fn new(owner: Arc<O>, patience: Patience, most_rows: usize, most_bytes: usize) -> Self {
+        let (under_way, keeping) = (FuturesUnordered::new(), FuturesUnordered::new());
+        Self { owner, lanes: Lanes::new(patience), under_way, keeping, bytes: 0, most_rows, most_bytes }
+    }
+
+    /// How many more rows may be sent.
+    fn places(&self) -> usize {
+        let taken = self.lanes.under_way() + self.keeping.len();
+        if self.bytes < self.most_bytes { self.most_rows.saturating_sub(taken) } else { 0 }
+    }
+
+    /// How many more rows may be taken from the spool.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let held_up = self.lanes.held_up();
+        if held_up.rows < WAITING && held_up.lanes < HELD_UP { self.places() } else { 0 }
+    }
+
+    /// When something changes by itself: a lane that is held up has rested.
+    #[must_use]
+    pub fn next_change(&self) -> Option<Duration> {
+        self.lanes.next_change().filter(|_| self.places() > 0)
+    }
+
+    /// Takes a row from the spool: it goes out, as `render` has it, or waits in its lane. False if it was to stop meanwhile.
+    pub async fn take(
+        &mut self,
+        stored: Stored,
+        render: impl FnOnce(&mut O::Row, u64, &mut O::Memo) -> Vec<Part> + Send,
+        stop: &CancellationToken,
+    ) -> bool {
+        let Some(row) = self.owner.decode(&stored) else { return true };
+        match self.lanes.arrive(&O::lane(&row), stored.seq) {
+            Some(ticket) => self.send(ticket, row, stored.data.len(), render, stop).await,
+            None => true,
+        }
+    }
+
+    /// Sends some of the rows that waited and may go now. True if there were any.
+    ///
+    /// # Errors
+    /// If the spool failed.
+    pub async fn go_on(
+        &mut self,
+        mut render: impl FnMut(&mut O::Row, u64, &mut O::Memo) -> Vec<Part> + Send,
+        stop: &CancellationToken,
+    ) -> Result<bool, SpoolError> {
+        for number in 0..TURN {
+            if self.places() == 0 {
+                return Ok(number > 0);
+            }
+            let Some(ticket) = self.lanes.next(clock::boot_now()) else { return Ok(number > 0) };
+            let stored = self.owner.spool().read(O::QUEUE, ticket.seq).await?;
+            let row = stored.and_then(|stored| Some((self.owner.decode(&stored)?, stored.data.len())));
+            let Some((row, size)) = row else {
+                // Damaged meanwhile: the spool has told of it.
+                self.lanes.lost(&ticket);
+                continue;
+            };
+            if !self.send(ticket, row, size, &mut render, stop).await {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Hands one row's publishes to the link. False if it was to stop meanwhile.
+    async fn send(
+        &mut self,
+        ticket: Ticket<O::Lane>,
+        mut row: O::Row,
+        size: usize,
+        render: impl FnOnce(&mut O::Row, u64, &mut O::Memo) -> Vec<Part> + Send,
+        stop: &CancellationToken,
+    ) -> bool {
+        let owner = Arc::clone(&self.owner);
+        let Some(memo) = self.lanes.memo(&ticket) else { return true };
+        let parts = render(&mut row, ticket.seq, memo);
+        self.bytes += size;
+        let handling = ticket.handling.clone();
+        let mut giving = pin!(hand_over(owner.publisher(), parts, &handling));
+        // What ends meanwhile is seen to also while this one waits for the link to take it. Cancel-safe: `giving` is borrowed,
+        // and dropped by `stop` at most between two publishes; what was not handed over stays in the spool.
+        let sent = loop {
+            tokio::select! {
+                sent = &mut giving => break sent,
+                () = self.settled() => {}
+                () = stop.cancelled() => return false,
+            }
+        };
+        let settled = async move {
+            let settled = settle(sent, &ticket.handling).await;
+            Ended { ticket, row, size, settled }
+        };
+        self.under_way.push(settled.boxed());
+        true
+    }
+
+    /// Sees to the next row whose fate is known; waits while there is none.
+    ///
+    /// Cancel-safe.
+    pub async fn settled(&mut self) {
+        // Both arms take one out of a set.
+        tokio::select! {
+            Some(ended) = self.under_way.next() => self.ended(ended),
+            Some(bytes) = self.keeping.next() => self.bytes -= bytes,
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Sees to all rows whose fate is known already.
+    pub fn collect(&mut self) {
+        while let Some(Some(ended)) = self.under_way.next().now_or_never() {
+            self.ended(ended);
+        }
+        while let Some(Some(bytes)) = self.keeping.next().now_or_never() {
+            self.bytes -= bytes;
+        }
+    }
+
+    /// Waits briefly for what is under way.
+    pub async fn drain(&mut self) {
+        let all = async {
+            while !self.under_way.is_empty() || !self.keeping.is_empty() {
+                self.settled().await;
+            }
+        };
+        let _ = timeout(DRAIN, all).await;
+    }
+
+    fn ended(&mut self, Ended { ticket, row, size, settled }: Ended<O>) {
+        self.bytes -= size;
+        let now = clock::boot_now();
+        match settled {
+            Settled::All { refused, acked } => {
+                let done = self.done(row, refused);
+                self.lanes.settled(&ticket, Outcome::Done { done, acked }, now);
+            }
+            Settled::Again { taken, late } => {
+                self.lanes.settled(&ticket, Outcome::Again { taken, late }, now);
+            }
+            Settled::ForNow { taken, left, why } => {
+                self.owner.busy().refused(&why.cause);
+                let outcome = Outcome::ForNow { taken, why: why.clone() };
+                if self.lanes.settled(&ticket, outcome, now) == Verdict::Condemned {
+                    let done = self.done(row, condemned(left, &why));
+                    self.complete(ticket.seq, done);
+                }
+            }
+            Settled::Stopped => return,
+        }
+        while let Some((seq, done)) = self.lanes.finished() {
+            self.complete(seq, done);
+        }
+        self.owner.busy().show(self.lanes.held_up());
+    }
+
+    fn done(&self, row: O::Row, refused: Vec<(Part, Refusal)>) -> Done<O::Done> {
+        // What a route could not publish is the route's to count.
+        let set_aside = refused.iter().any(|(part, _)| part.route.is_none());
+        Done { done: self.owner.done(row, set_aside), refused }
+    }
+
+    /// A row is done with, and so is all before it in its lane.
+    fn complete(&mut self, seq: u64, Done { done, refused }: Done<O::Done>) {
+        self.owner.completed(seq, done);
+        if refused.is_empty() {
+            return self.owner.spool().complete(O::QUEUE, seq);
+        }
+        let bytes = refused.iter().map(|(part, _)| part.publication.payload.len()).sum();
+        self.bytes += bytes;
+        let owner = Arc::clone(&self.owner);
+        let keeping = async move {
+            let mut kept = true;
+            for (Part { publication, route }, refusal) in &refused {
+                if let Some(route) = route {
+                    route.counters.failed.add();
+                }
+                kept &= owner.set_aside().keep(publication, refusal).await;
+            }
+            if kept {
+                owner.spool().complete(O::QUEUE, seq);
+            }
+            bytes
+        };
+        self.keeping.push(keeping.boxed());
+    }
+}
+
+/// These parts failed each time while others did not.
+fn condemned(left: Vec<Part>, why: &ForNow) -> Vec<(Part, Refusal)> {
+    let reason = format!("again and again, while others are taken: {}", why.cause);
+    let refusal = Refusal { reason, remedy: "look for the reason in the broker's log".to_owned() };
+    if let Some(Part { publication, .. }) = left.first() {
+        warn!(
+            topic = clipped(&publication.topic),
+            reason = refusal.reason,
+            remedy = refusal.remedy,
+            "one message fails again and again while others are taken: it is set aside"
+        );
+    }
+    left.into_iter().map(|part| (part, refusal.clone())).collect()
+}

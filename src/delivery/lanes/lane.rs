@@ -1,0 +1,99 @@
+//! One lane: what was sent, what waits, and how it stands.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{Memo, Ticket};
+use crate::delivery::Part;
+use crate::delivery::blame::Blame;
+use crate::mqtt::{Backoff, ForNow, Handling};
+
+#[derive(Debug)]
+pub(super) struct Sent<M, D> {
+    /// Rising in a lane.
+    pub(super) number: u64,
+    pub(super) seq: u64,
+    pub(super) memo: M,
+    /// Once it is done with.
+    pub(super) done: Option<D>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Rows go out as they come; none waits.
+    Open,
+    /// In the line of those who have rows to send.
+    Queued,
+    /// Its rest is over, but rows that were sent before it are not settled.
+    Due,
+    Resting,
+    /// Its first row is under way alone.
+    Probing,
+}
+
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) backoff: Backoff,
+    pub(super) why: ForNow,
+    /// Of the first row.
+    pub(super) blame: Option<Blame>,
+}
+
+#[derive(Debug)]
+pub(super) struct Lane<M, D> {
+    pub(super) sent: VecDeque<Sent<M, D>>,
+    /// Not sent, or to be sent again: all behind `sent`.
+    pub(super) waiting: VecDeque<(u64, M)>,
+    pub(super) state: State,
+    handling: Handling,
+    pub(super) trouble: Option<Box<Trouble>>,
+}
+
+impl<M: Memo, D> Lane<M, D> {
+    pub(super) fn new() -> Self {
+        Self {
+            sent: VecDeque::new(),
+            waiting: VecDeque::new(),
+            state: State::Open,
+            handling: Handling::withdrawable(),
+            trouble: None,
+        }
+    }
+
+    pub(super) fn send<K>(&mut self, lane: Arc<K>, number: u64, seq: u64, memo: M) -> Ticket<K> {
+        self.sent.push_back(Sent { number, seq, memo, done: None });
+        // What a connection ended at goes alone from then on, so that it takes no other with it.
+        let fatal = self.trouble.as_ref().is_some_and(|trouble| trouble.why.fatal);
+        Ticket { lane, seq, handling: self.handling.alone(fatal), number }
+    }
+
+    /// None if it is to be sent again anyway.
+    pub(super) fn position<K>(&self, ticket: &Ticket<K>) -> Option<usize> {
+        self.sent.binary_search_by_key(&ticket.number, |sent| sent.number).ok()
+    }
+
+    /// What was sent from `at` on is to be sent again, the first of it as [`Memo::settle`] has it. Returns how many rows that is.
+    pub(super) fn begin_anew(&mut self, at: usize, taken: Vec<Part>, late: bool) -> usize {
+        let old = std::mem::replace(&mut self.handling, Handling::withdrawable());
+        old.withdraw();
+        if self.state != State::Probing
+            && let Some(trouble) = &mut self.trouble
+        {
+            // Another row comes first now.
+            trouble.blame = None;
+        }
+        if let Some((_, memo)) = self.waiting.front_mut() {
+            memo.unsettle();
+        }
+        let again = self.sent.len() - at;
+        for sent in self.sent.drain(at..).rev() {
+            let mut memo = sent.memo;
+            memo.unsettle();
+            self.waiting.push_front((sent.seq, memo));
+        }
+        if let Some((_, memo)) = self.waiting.front_mut() {
+            memo.settle(taken, late);
+        }
+        again
+    }
+}
