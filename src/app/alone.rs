@@ -11,7 +11,7 @@ use super::listeners;
 use super::parts;
 use super::supervisor::{Step, Supervisor};
 use crate::cli::EXIT_UNAVAILABLE;
-use crate::cloud::{self, ConfigQuota, RegisterPolicy, Registry, SessionConfig};
+use crate::cloud::{self, ConfigQuota, Endpoint, RegisterPolicy, Registry, SessionConfig};
 use crate::config::{Config, Register};
 use crate::control::verbs::{answer, internal, outcome, parse_call, url};
 use crate::control::{Answer, Verb};
@@ -65,7 +65,7 @@ async fn call(config: &Config, core: &Core, name: &str, json: &str) -> Result<An
     let registry = std::sync::Arc::new(core.registry(config));
     let (session, task) =
         cloud::start(core.client(config)?, session, registry, core.handshakes.clone(), shutdown.session.clone());
-    let made = if let Ok(()) = timeout(READY_TIMEOUT, session.ready()).await {
+    let made = if let Ok(()) = timeout(READY_TIMEOUT, session.ready_for(Endpoint::of(&call))).await {
         outcome(session.call(&call).await)
     } else {
         let cause = session.status().borrow().cause.clone();

@@ -101,7 +101,9 @@ impl World {
     pub(crate) fn spawn_bridge(&mut self) {
         // After "too often" (1004, 1009) it asks iLink for nothing for 10 minutes and more, also across restarts. Here a start
         // comes when those are over: there must be a load to disturb.
-        let _ = std::fs::remove_file(self.bridge.state_dir().join("quotas.json"));
+        for file in ["quotas.json", "budgets.json"] {
+            let _ = std::fs::remove_file(self.bridge.state_dir().join(file));
+        }
         self.bridge.spawn();
         let started = self.recorder.now();
         self.recorder.lock().lives.push(Life { started, ..Life::default() });

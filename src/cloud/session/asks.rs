@@ -1,8 +1,12 @@
 //! What passes between the handles and the task.
 
+use std::time::Duration;
+
 use secrecy::SecretString;
 use tokio::sync::oneshot;
 
+use super::blame::Mark;
+use super::doors::Endpoint;
 use crate::cloud::TransportError;
 use crate::protocol::{Qos, Reply, ResultCode, Subject, Uid};
 
@@ -41,6 +45,27 @@ pub(super) enum Origin {
     Probe,
 }
 
+/// Who made a call, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller {
+    pub(super) endpoint: Endpoint,
+    pub(super) mark: Mark,
+    pub(super) origin: Origin,
+    /// Nobody else might call meanwhile: this call tells.
+    pub(super) single: bool,
+    /// How many calls had been served when it began.
+    pub(super) served: u64,
+}
+
+/// Why a caller gets no renewal.
+pub(super) struct NoRenewal {
+    pub(super) cause: String,
+    /// This call alone has to wait, that long.
+    pub(super) after: Option<Duration>,
+    /// The task has drawn its conclusions from the refusal already.
+    pub(super) seen: bool,
+}
+
 /// What is renewed so that a call can be repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Renewal {
@@ -55,13 +80,18 @@ pub(super) enum Ask {
         what: Renewal,
         code: ResultCode,
         used: Access,
-        origin: Origin,
-        answer: oneshot::Sender<Result<Access, String>>,
+        caller: Caller,
+        answer: oneshot::Sender<Result<Access, NoRenewal>>,
     },
-    /// iLink refused a call for a reason that holds for all calls, after the renewal if there is one.
-    Trouble { code: ResultCode, used: Access, origin: Origin, heard: oneshot::Sender<()> },
+    /// iLink refused a call for a reason that may hold for all calls, after the renewal if there is one. Answered by how long
+    /// this call alone has to wait.
+    Refused { code: ResultCode, used: Access, caller: Caller, answer: oneshot::Sender<Option<Duration>> },
+    /// The service is in trouble, or asks for patience.
+    Busy { code: ResultCode, used: Access, caller: Caller, heard: oneshot::Sender<()> },
     /// A call got no reply.
-    Lost { error: TransportError, used: Access, heard: oneshot::Sender<()> },
+    Lost { error: TransportError, used: Access, caller: Caller, heard: oneshot::Sender<()> },
+    /// A call was served: told while somebody wants to know.
+    Served { used: Access, caller: Caller, heard: oneshot::Sender<()> },
     /// The operator wants something.
     Verb { verb: Verb, answer: oneshot::Sender<Result<Reply, String>> },
     /// The configuration was read again.
@@ -89,5 +119,7 @@ pub(super) enum Attempt {
         cause: String,
         /// What iLink refused this very call with.
         code: Option<ResultCode>,
+        /// This call alone has to wait, that long.
+        after: Option<Duration>,
     },
 }

@@ -129,7 +129,6 @@ impl Doors {
 pub(super) enum Setting {
     Open,
     /// For one, in this state of doubt; each `turn` gives one place.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the next step sets it"))]
     One {
         turn: u64,
         cause: Arc<str>,
@@ -213,6 +212,12 @@ impl Keeper {
             (table.all, table.each) = (all, each);
             changed
         });
+    }
+
+    /// Whether somebody has the one place of the door for all.
+    pub(super) fn is_taken(&self) -> bool {
+        let table = self.0.borrow();
+        matches!(table.all, Setting::One { turn, .. } if table.taken_of_all == Some(turn))
     }
 
     /// Why `endpoint` cannot be called, if so.

@@ -1,23 +1,25 @@
 //! The handle: one attempt at a call, in the caller's own task.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use secrecy::SecretString;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::asks::{Access, Ask, Attempt, Origin, Renewal, Verb};
-use super::doors::{Door, Doors, Endpoint, Keeper, Table};
+use super::asks::{Access, Ask, Attempt, Caller, NoRenewal, Origin, Renewal, Verb};
+use super::blame::{Blames, Mark};
+use super::doors::{Door, Doors, Endpoint, Keeper, Pass, Table};
 use super::gate::{Gate, Open};
 use super::task::{Channels, Task};
 use super::types::{CloudState, Outcome, SessionConfig, Status};
 use super::words;
 use crate::cloud::{Executed, HandshakeLog, Post, Registry};
-use crate::protocol::{Account, Call, Class, Qos, Reply, ResultCode, Subject, Uid};
+use crate::protocol::{Account, Call, Class, Qos, Reply, Request, ResultCode, Subject, Uid};
 
 /// Room for what callers tell the task. It answers at once, so this only fills while it has no turn.
 const ASKS: usize = 256;
@@ -28,10 +30,17 @@ pub(super) struct Shared {
     pub(super) account: Account,
     pub(super) doors: Arc<Keeper>,
     /// The newest token and registration with which a call succeeded.
-    pub(super) proven_token: AtomicU64,
-    pub(super) proven_registration: AtomicU64,
+    proven_token: AtomicU64,
+    proven_registration: AtomicU64,
     /// Commands that got iLink's last word.
-    pub(super) served: AtomicU64,
+    served: AtomicU64,
+    /// When the last one did, in milliseconds since the session began; 0: none did.
+    served_at: AtomicU64,
+    began: Instant,
+    /// Whether the task wants to be told of them.
+    pub(super) watched: AtomicBool,
+    /// Calls that wait alone.
+    blames: Mutex<Blames>,
 }
 
 /// A handle to the session's task; all clones are one session.
@@ -79,6 +88,10 @@ pub fn start(
         proven_token: AtomicU64::new(0),
         proven_registration: AtomicU64::new(0),
         served: AtomicU64::new(0),
+        served_at: AtomicU64::new(0),
+        began: Instant::now(),
+        watched: AtomicBool::new(false),
+        blames: Mutex::default(),
     };
     let session =
         Session { shared: Arc::new(shared), asks, access: access_seen, status: status_seen, presence: presence_seen };
@@ -126,7 +139,7 @@ impl Session {
                 let (executed, after) = (error.executed(), error.retry_after());
                 Outcome::Retry { executed, code: None, cause: error.cause().to_owned(), after }
             }
-            Attempt::NotReady { cause, code } => Outcome::NotReady { cause, code, after: None },
+            Attempt::NotReady { cause, code, after } => Outcome::NotReady { cause, code, after },
         })
     }
 
@@ -195,13 +208,16 @@ impl Session {
         let request = call.request(&self.shared.account);
         let mut used = self.access.borrow().clone();
         // Held until the end, when the task has heard what became of the call.
-        let _pass = match origin {
+        let pass = match origin {
             Origin::Probe => None,
-            Origin::Command | Origin::Upkeep => match self.shared.doors.enter(Endpoint::of(call)) {
+            Origin::Command | Origin::Upkeep => match self.enter(Endpoint::of(call), &request) {
                 Ok(pass) => Some(pass),
-                Err(cause) => return Ok(Attempt::NotReady { cause: cause.to_string(), code: None }),
+                Err(waits) => return Ok(waits),
             },
         };
+        let (endpoint, served) = (Endpoint::of(call), self.shared.served());
+        let single = pass.as_ref().is_some_and(Pass::is_single);
+        let caller = || Caller { endpoint, mark: Mark::of(&request), origin, single, served };
         let mut renewed = None;
         loop {
             gate.pass().await?;
@@ -209,47 +225,76 @@ impl Session {
             let reply = match self.shared.client.post(&request, token).await {
                 Ok(reply) => reply,
                 Err(error) => {
-                    self.report(|heard| Ask::Lost { error: error.clone(), used, heard }).await;
+                    self.report(|heard| Ask::Lost { error: error.clone(), used, caller: caller(), heard }).await;
                     return Ok(Attempt::Lost(error));
                 }
             };
             let code = reply.code;
             let what = match verdict(code) {
                 Verdict::LastWord => {
-                    self.shared.prove(&used, origin);
+                    self.served(used, origin, single, caller).await;
                     return Ok(Attempt::Reply(reply));
                 }
-                Verdict::Later => return Ok(Attempt::Later(code)),
-                Verdict::Renew(what) if renewed != Some(what) => what,
-                Verdict::Renew(_) | Verdict::Trouble => {
-                    self.report(|heard| Ask::Trouble { code, used, origin, heard }).await;
-                    return Ok(Attempt::NotReady { cause: words::refused(code), code: Some(code) });
+                Verdict::Later => {
+                    self.report(|heard| Ask::Busy { code, used, caller: caller(), heard }).await;
+                    return Ok(Attempt::Later(code));
                 }
+                Verdict::Renew(what) if renewed != Some(what) => what,
+                Verdict::Renew(_) | Verdict::Trouble => return Ok(self.refused(code, used, caller()).await),
             };
-            match self.renew(what, code, used.clone(), origin).await {
+            match self.renew(what, code, used.clone(), caller()).await {
                 // Repeated once: if something else was to be renewed after that, the next attempt finds it renewed.
                 Ok(_) if renewed.is_some() => {
-                    return Ok(Attempt::NotReady { cause: words::refused(code), code: Some(code) });
+                    return Ok(Attempt::NotReady { cause: words::refused(code), code: Some(code), after: None });
                 }
                 Ok(access) => {
                     used = access;
                     renewed = Some(what);
                 }
-                Err(cause) => {
-                    // A refused address stays refused without a new token; the others the task has seen to.
-                    if code.class() == Class::Conflict {
-                        self.report(|heard| Ask::Trouble { code, used, origin, heard }).await;
-                    }
-                    return Ok(Attempt::NotReady { cause, code: Some(code) });
+                // A refused address stays refused without a new token.
+                Err(NoRenewal { seen: false, .. }) if code.class() == Class::Conflict => {
+                    return Ok(self.refused(code, used, caller()).await);
                 }
+                Err(NoRenewal { cause, after, .. }) => return Ok(Attempt::NotReady { cause, code: Some(code), after }),
             }
         }
     }
 
-    async fn renew(&self, what: Renewal, code: ResultCode, used: Access, origin: Origin) -> Result<Access, String> {
+    /// The right to call; else why it waits.
+    fn enter(&self, endpoint: Endpoint, request: &Request) -> Result<Pass, Attempt> {
+        let blames = self.shared.blames();
+        if !blames.is_empty()
+            && let Some((wait, cause)) = blames.held(Mark::of(request), Instant::now())
+        {
+            return Err(Attempt::NotReady { cause, code: None, after: Some(wait) });
+        }
+        drop(blames);
+        let pass = self.shared.doors.enter(endpoint);
+        pass.map_err(|cause| Attempt::NotReady { cause: cause.to_string(), code: None, after: None })
+    }
+
+    /// A call got iLink's last word.
+    async fn served(&self, used: Access, origin: Origin, single: bool, caller: impl Fn() -> Caller) {
+        self.shared.prove(&used, origin);
+        if !self.shared.blames().is_empty() {
+            self.shared.blames().served(caller().mark);
+        }
+        if single || self.shared.watched.load(Ordering::Relaxed) {
+            self.report(|heard| Ask::Served { used, caller: caller(), heard }).await;
+        }
+    }
+
+    async fn refused(&self, code: ResultCode, used: Access, caller: Caller) -> Attempt {
         let (answer, answered) = oneshot::channel();
-        self.tell(Ask::Renew { what, code, used, origin, answer }).await;
-        answered.await.unwrap_or_else(|_| Err(words::ended()))
+        self.tell(Ask::Refused { code, used, caller, answer }).await;
+        let after = answered.await.unwrap_or_default();
+        Attempt::NotReady { cause: words::refused(code), code: Some(code), after }
+    }
+
+    async fn renew(&self, what: Renewal, code: ResultCode, used: Access, caller: Caller) -> Result<Access, NoRenewal> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Ask::Renew { what, code, used, caller, answer }).await;
+        answered.await.unwrap_or_else(|_| Err(NoRenewal { cause: words::ended(), after: None, seen: true }))
     }
 
     async fn verb(&self, verb: Verb) -> Result<Reply, String> {
@@ -278,7 +323,30 @@ impl Shared {
         self.proven_registration.fetch_max(used.registration, Ordering::Relaxed);
         if origin == Origin::Command {
             self.served.fetch_add(1, Ordering::Relaxed);
+            let at = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.served_at.store(at.max(1), Ordering::Relaxed);
         }
+    }
+
+    pub(super) fn proven_token(&self) -> u64 {
+        self.proven_token.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn proven_registration(&self) -> u64 {
+        self.proven_registration.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn served_ago(&self) -> Option<Duration> {
+        let at = self.served_at.load(Ordering::Relaxed);
+        (at > 0).then(|| self.began.elapsed().saturating_sub(Duration::from_millis(at)))
+    }
+
+    pub(super) fn blames(&self) -> MutexGuard<'_, Blames> {
+        self.blames.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,27 +9,37 @@
 //!                          ▲   ▲              ▲  │
 //!      1007 ───────────────┘   │ 1004, 1006   │  │ 1008, 1015, 1003, 90 % of its life
 //!                              └─ later       └──┘
-//!   hold: nothing is called until a moment, then one harmless call of our own probes, and its reply opens the way again
+//!   hold:     no call until a moment; then one of those who wait tells whether it is over, or, if nobody waits, a harmless
+//!             call of our own, which reads user states (§5.10)
+//!   in doubt: one call at a time, until one tells
 //! ```
 //!
-//! The probe asks for user states (§5.10): it changes nothing, so that no command has to risk an unknown outcome to find
-//! out whether the service is back.
+//! Evidence is kept by endpoint, and blame is found by comparison. What one call met is its own trouble until another call
+//! meets it as well; what two calls of one endpoint met is that endpoint's; the session's is what calls of several met.
 //!
-//! | reply to | code | what happens |
+//! | to | code | what happens |
 //! |---|---|---|
-//! | anything of ours | 1000, 1001, 1005 | hold, `auth_error`, minutes; a command's 1001 concerns its receiver and is final |
-//! | anything | 1002, 1003 | hold, `degraded`, 30 s to 5 min; 1003 after one new token and one repeat |
+//! | a call | 1008, 1015, 1003 | one new token, the call repeated once; refused again: in doubt |
+//! | a call | 1007 | registered again at once, the call repeated once; refused again: in doubt |
+//! | a call | 1000, 1002, 1005, 1006 | in doubt; a command's 1001 concerns its receiver and is final |
+//! | in doubt | – | another call is served: the refused one alone waits, 30 s to 5 min, and asks for no more renewals; a second one of the same endpoint is refused: that endpoint closes; one of another: hold, `degraded` or `auth_error` |
+//! | a call | 1016, 1017, quotas | in doubt; a second call meets it: all wait together, 1 s to 60 s (quotas: 30 s to 5 min), then one tells |
+//! | a call | no reply, but a connection | in doubt, its endpoint alone; a second call is lost there: the endpoint closes, 1 s to 60 s (answers that cannot be read: 30 s to 5 min), then one tells |
+//! | anything | no connection, or lost alike at two endpoints | hold, `offline`, 1 s to 60 s; while the service is silent, first harmless calls tell, and after three of them one of those who wait may as well |
+//! | `set_config` | 1000, 1001, 1005, 1002, 1003 | without a living token: hold, minutes or 30 s to 5 min; with one, calls go on |
 //! | `set_config` | 1004 | no `set_config` for 10 min and more; calls go on |
 //! | `set_config` | 1006 | registered again after 30 s and more, the cause says what the callback saw; calls go on |
-//! | anything | 1007 | registered again at once, the call repeated once; a second 1007: hold, `degraded` |
-//! | a call | 1008, 1015 | one new token, the call repeated once; a second one: hold, `degraded` |
+//! | `set_config` | 1016, 1017, no reply | again after a while; calls go on, if there is a token and, after a restart, a record |
 //! | `get_access_token` | 1009 | no new token for 10 min and more; the old one is used while it lives, else `degraded` |
-//! | anything | 1016, 1017 | again after 1 s to 60 s |
-//! | anything | no reply | hold, `offline`, 1 s to 60 s; if the request may have been read, a probe first tells whether the service is down or only choked on this request |
+//! | `get_access_token` | anything else | the old one is used while it lives; without one: hold, as above |
+//!
+//! Before `set_config` and `get_access_token` stands a [`budget`] that no sequence of answers, restarts or reloads outruns.
 //!
 //! It does not queue commands: whoever is told [`Outcome::NotReady`] waits for its endpoint's [`Door`].
 
 mod asks;
+mod blame;
+mod budget;
 mod callers;
 mod doors;
 mod gate;
@@ -39,6 +49,8 @@ mod own_calls;
 mod publish;
 mod quotas;
 mod react;
+mod standing;
+mod steps;
 mod store;
 mod task;
 mod tracks;

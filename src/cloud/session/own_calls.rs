@@ -33,7 +33,14 @@ pub(super) enum Done {
 }
 
 impl Task {
+    /// One `set_config` more: on disk before it leaves, see [`Task::keep_budgets`].
+    fn spend_config(&mut self) {
+        self.budgets.config.spend(Instant::now());
+        self.budgets.unsaved = true;
+    }
+
     pub(super) fn start_query(&mut self) {
+        self.spend_config();
         let session = self.session.clone();
         let url = self.config.callback_url.clone();
         self.calling = Some(Box::pin(async move {
@@ -44,6 +51,7 @@ impl Task {
     }
 
     pub(super) fn start_register(&mut self) {
+        self.spend_config();
         let (session, handshakes) = (self.session.clone(), self.handshakes.clone());
         let (registry, url, token) =
             (Arc::clone(&self.registry), self.config.callback_url.clone(), self.config.handshake_token.clone());
@@ -77,6 +85,7 @@ impl Task {
     }
 
     pub(super) fn start_unregister(&mut self) {
+        self.spend_config();
         let (session, registry, store) = (self.session.clone(), Arc::clone(&self.registry), self.store.clone());
         self.calling = Some(Box::pin(async move {
             let request = SetConfig::Unregister.request(&session.shared.account);
@@ -97,6 +106,8 @@ impl Task {
     }
 
     pub(super) fn start_token(&mut self, now: Instant) {
+        self.budgets.token.spend(now);
+        self.budgets.unsaved = true;
         let (session, store) = (self.session.clone(), self.store.clone());
         self.calling = Some(Box::pin(async move {
             let posted = session.shared.client.post(&get_access_token(&session.shared.account), None).await;
@@ -118,6 +129,10 @@ impl Task {
         if let Some(quota) = self.registration.quota_until.filter(|quota| *quota > now) {
             let wait = words::minutes(quota - now);
             let _ = answer.send(Err(format!("iLink was asked too often (1004): not again before {wait}")));
+            return;
+        }
+        if let Err(paced) = self.budgets.spend_verb(now) {
+            let _ = answer.send(Err(paced));
             return;
         }
         self.answering = Some((verb, answer));

@@ -1,11 +1,14 @@
 //! What the task tells: to callers whether they may call, to everybody how things stand.
 
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
 use super::asks::{Access, Renewal};
-use super::doors::{Endpoint, Setting};
+use super::doors::Setting;
 use super::task::Task;
-use super::tracks::Known;
+use super::tracks::{Grade, Known};
 use super::types::CloudState;
 use super::words;
 
@@ -27,9 +30,11 @@ impl Task {
         if self.unregistered {
             return Some(words::unregistered());
         }
-        if let Some(hold) = &self.hold {
-            return Some(hold.cause.clone());
-        }
+        self.hold.as_ref().map(|hold| hold.cause.clone()).or_else(|| self.impossible())
+    }
+
+    /// What calls lack.
+    fn impossible(&self) -> Option<String> {
         let registration = || self.registration.trouble.clone();
         match self.registration.known {
             Known::No => return Some(registration().unwrap_or_else(words::registering)),
@@ -42,6 +47,20 @@ impl Task {
         Some(self.token.trouble.clone().or_else(registration).unwrap_or_else(words::no_token))
     }
 
+    /// The door for all calls.
+    fn door(&self) -> Setting {
+        let closed = |cause: String| Setting::Closed { cause: cause.into() };
+        if self.unregistered {
+            return closed(words::unregistered());
+        }
+        let Some(hold) = &self.hold else { return self.impossible().map_or(Setting::Open, closed) };
+        let one = hold.doubt.is_some() || hold.one_at.is_some_and(|at| at <= Instant::now());
+        match self.impossible() {
+            None if one => Setting::One { turn: hold.turn, cause: hold.cause.as_str().into() },
+            _ => closed(hold.cause.clone()),
+        }
+    }
+
     /// The state to publish; none while something is under way whose end decides it.
     fn state(&self, closed: Option<&str>) -> Option<(CloudState, String)> {
         if self.unregistered {
@@ -50,13 +69,24 @@ impl Task {
         if let Some(hold) = &self.hold {
             return Some((hold.state()?, hold.cause.clone()));
         }
-        if let Some(cause) = &self.registration.trouble {
-            return Some((CloudState::Degraded, cause.clone()));
+        if let Some(cause) = self.silence.unbroken() {
+            let being_found_out = self.check && self.may_probe();
+            return (!being_found_out).then(|| (CloudState::Offline, cause.to_owned()));
         }
-        match (closed, &self.token.trouble) {
-            (None, note) => Some((CloudState::Online, note.clone().unwrap_or_default())),
-            (Some(_), Some(cause)) => Some((CloudState::Degraded, cause.clone())),
-            (Some(_), None) => None,
+        let (registration, token) = (&self.registration, &self.token);
+        let severe = |grade: Grade, trouble: &Option<String>| grade == Grade::Severe && trouble.is_some();
+        let no_token = severe(token.grade, &token.trouble);
+        let severe = severe(registration.grade, &registration.trouble) || no_token;
+        let bad = if severe { CloudState::AuthError } else { CloudState::Degraded };
+        let mut causes: Vec<String> = registration.trouble.iter().cloned().collect();
+        if causes.is_empty() && (closed.is_some() || no_token) {
+            causes.extend(token.trouble.clone());
+        }
+        causes.extend(self.standings.troubled().iter().map(|(_, cause, _)| cause.to_string()));
+        match (closed, causes.is_empty()) {
+            (None, true) => Some((CloudState::Online, token.trouble.clone().unwrap_or_default())),
+            (Some(_), true) => None,
+            (_, false) => Some((bad, causes.join("; "))),
         }
     }
 
@@ -64,7 +94,9 @@ impl Task {
         let closed = self.closed();
         let living = self.token.living.as_ref();
         let state = self.state(closed.as_deref());
-        let registered = self.registration.known == Known::Yes && !self.unregistered;
+        // 1007 twice: until another call tells otherwise, or it has been made again.
+        let denied = self.hold.as_ref().and_then(|hold| hold.code).is_some_and(|code| code.value() == 1007);
+        let registered = self.registration.known == Known::Yes && !self.unregistered && !denied;
         let token_dies = living.map(|living| living.dies_at);
         let token_life = living.map(|living| living.life).unwrap_or_default();
         self.status.send_if_modified(|status| {
@@ -94,8 +126,10 @@ impl Task {
             *seen = access;
             changed
         });
-        let all = closed.map_or(Setting::Open, |cause| Setting::Closed { cause: cause.into() });
-        self.session.shared.doors.set(all, Endpoint::ALL.map(|_| Setting::Open));
+        let shared = &self.session.shared;
+        let watched = self.hold.is_some() || self.standings.any() || !self.silence.is_empty();
+        shared.watched.store(watched, Ordering::Relaxed);
+        shared.doors.set(self.door(), self.standings.settings());
     }
 }
 

@@ -5,7 +5,8 @@ use std::io;
 use tokio::time::Instant;
 use url::Url;
 
-use super::store::{Quota, Quotas, Store};
+use super::budget::{self, Budget};
+use super::store::{Quota, Quotas, SpentMarks, Store};
 use super::task::{Task, on_disk};
 use super::words;
 use crate::cloud::Timing;
@@ -15,7 +16,56 @@ use crate::protocol::{Account, ResultCode};
 /// What there is to keep: for `set_config` and `get_access_token`, how often in a row and until when.
 pub(super) type QuotaMarks = [Option<(u32, Instant)>; 2];
 
+/// What the session allows itself, and the operator.
+pub(super) struct Budgets {
+    pub(super) config: Budget,
+    pub(super) token: Budget,
+    pub(super) verbs: Budget,
+    /// Something was spent that is not on disk.
+    pub(super) unsaved: bool,
+}
+
+impl Budgets {
+    pub(super) fn restore(now: Instant, kept: &SpentMarks) -> Self {
+        let [config, token, verbs] = kept.spent();
+        Self {
+            config: Budget::new(budget::CONFIG, now, config),
+            token: Budget::new(budget::TOKENS, now, token),
+            verbs: Budget::new(budget::VERBS, now, verbs),
+            unsaved: false,
+        }
+    }
+
+    fn marks(&self, now: Instant) -> SpentMarks {
+        SpentMarks::new([self.config.spent(now), self.token.spent(now), self.verbs.spent(now)])
+    }
+
+    /// An operator's `set_config`, beside what the session needs: it counts, but is not kept out by that.
+    ///
+    /// # Errors
+    /// Why not now.
+    pub(super) fn spend_verb(&mut self, now: Instant) -> Result<(), String> {
+        let next = self.verbs.next(now, 0);
+        if next > now {
+            return Err(words::paced_verb(next - now));
+        }
+        self.verbs.spend(now);
+        Ok(())
+    }
+}
+
 impl Task {
+    /// What is spent is on disk before the call leaves: the call is polled after this.
+    pub(super) async fn keep_budgets(&mut self) {
+        if !std::mem::take(&mut self.budgets.unsaved) {
+            return;
+        }
+        let (store, marks) = (self.store.clone(), self.budgets.marks(Instant::now()));
+        if let Err(error) = on_disk(move || store.put_spent(&marks)).await {
+            tracing::warn!(%error, "how often iLink was asked could not be recorded: a restart may ask too often");
+        }
+    }
+
     /// Takes up the quotas of an earlier run.
     pub(super) fn restore_quotas(&mut self, quotas: &Quotas) {
         let (now, most) = (Instant::now(), self.config.timing.quota.most);
@@ -77,11 +127,23 @@ impl ConfigQuota {
         Self { store: Store::new(state_dir, api, account), timing: Timing::default() }
     }
 
-    /// Why not to call now, if iLink has said so.
+    /// Why not to call now: iLink has said so, or the operator's allowance is used up. Else one call is taken from that.
     #[must_use]
     pub fn held(&self) -> Option<String> {
-        let left = self.store.quotas().set_config?.left(self.timing.quota.most);
-        (!left.is_zero()).then(|| words::config_quota(ResultCode::new(1004), left))
+        let quota = self.store.quotas().set_config.map(|quota| quota.left(self.timing.quota.most));
+        if let Some(left) = quota.filter(|left| !left.is_zero()) {
+            return Some(words::config_quota(ResultCode::new(1004), left));
+        }
+        let now = Instant::now();
+        let mut budgets = Budgets::restore(now, &self.store.spent());
+        if let Err(held) = budgets.spend_verb(now) {
+            return Some(held);
+        }
+        budgets.config.spend(now);
+        if let Err(error) = self.store.put_spent(&budgets.marks(now)) {
+            tracing::warn!(%error, "how often iLink was asked could not be recorded: a restart may ask too often");
+        }
+        None
     }
 
     /// Notes what iLink answered.

@@ -1,7 +1,7 @@
 //! What each result code does to the session: the table in the module's documentation, as code.
 //!
 //! A reply to our own `set_config` or `get_access_token` ends in [`Task::react`], what a call met on its way in
-//! [`Task::renew`] and [`Task::trouble`], the end of our own calls in [`Task::kept_up`].
+//! [`Task::renew`] and [`Task::refuse`], the end of our own calls in [`Task::kept_up`].
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::asks::Verb;
 use super::own_calls::Done;
 use super::task::Task;
-use super::tracks::{Known, Want};
+use super::tracks::{Grade, Known, Want};
 use super::types::RegisterPolicy;
 use super::words;
 use crate::cloud::TransportError;
@@ -25,6 +25,10 @@ fn concerns_url(code: ResultCode) -> bool {
     matches!(code.value(), 1005 | 1006)
 }
 
+fn grade(code: ResultCode) -> Grade {
+    if code.class() == Class::FatalConfig { Grade::Severe } else { Grade::Passing }
+}
+
 /// How long a token lives.
 pub(super) fn life(grant: &TokenGrant) -> Duration {
     Duration::from_secs(grant.expires_in).min(LONGEST_LIFE)
@@ -34,6 +38,7 @@ impl Task {
     /// A call of ours has come to an end.
     pub(super) fn react(&mut self, done: Done) {
         let now = Instant::now();
+        self.hear_of(now, &done);
         match done {
             Done::Query { url, posted } => {
                 self.answer_verb(Verb::Query, &url, &posted);
@@ -56,11 +61,29 @@ impl Task {
                     Ok(reply) if reply.code.class() == Class::Quota => self.config_quota(now, reply.code),
                     Ok(_) => {}
                     Err(error) => {
-                        self.lost(&error);
+                        self.own_lost("set_config", &error);
                     }
                 }
             }
             Done::Token(posted, asked) => self.granted(now, asked, posted),
+        }
+    }
+
+    /// What was answered shows that somebody does; what did not reach the service is not counted there.
+    fn hear_of(&mut self, now: Instant, done: &Done) {
+        let (posted, budget) = match done {
+            Done::Query { posted, .. } | Done::Register { posted, .. } | Done::Unregister(posted, _) => {
+                (posted, &mut self.budgets.config)
+            }
+            Done::Token(posted, _) => (posted, &mut self.budgets.token),
+        };
+        match posted {
+            Ok(_) => self.silence.answered(),
+            Err(TransportError::Unsent { .. }) => {
+                budget.refund(now);
+                self.budgets.unsaved = true;
+            }
+            Err(_) => {}
         }
     }
 
@@ -94,7 +117,7 @@ impl Task {
         self.registration.want = None;
         self.registration.trouble = None;
         self.token.kill();
-        self.release();
+        self.release(false);
     }
 
     fn verify_at(&self, now: Instant) -> Option<Instant> {
@@ -106,10 +129,17 @@ impl Task {
         let reply = match posted {
             Ok(reply) => reply,
             Err(error) => {
-                self.registration.failures += 1;
-                let again = self.lost(&error).max(now + self.config.timing.link.jittered(self.registration.failures));
-                if self.registration.want.is_some() {
-                    self.registration.due = again;
+                self.registration.failures = self.registration.failures.saturating_add(1);
+                let again = now + self.config.timing.link.jittered(self.registration.failures);
+                let offline = self.own_lost("set_config", &error);
+                if self.registration.want.is_none() {
+                    return;
+                }
+                self.registration.due = offline.unwrap_or(again).max(again);
+                if offline.is_none() || !matches!(error, TransportError::Unsent { .. }) {
+                    self.believe_the_record_meanwhile();
+                    self.registration.stall(words::alone(error.cause()), self.registration.due);
+                    self.registration.grade = Grade::Lost;
                 }
                 return;
             }
@@ -130,6 +160,7 @@ impl Task {
                         self.registration.confirm(self.verify_at(now));
                     } else {
                         self.registration.want(Want::Register, now);
+                        self.registration.trouble = None;
                     }
                 }
                 self.answered(true);
@@ -167,13 +198,14 @@ impl Task {
             Err(error) if !wanted && error.is_ambiguous() => {}
             Ok(reply) => self.set_config_refused(now, Want::Register, reply.code, seen),
             Err(error @ TransportError::Unsent { .. }) => {
-                let again = self.lost(&error);
+                let again = self.offline(&error, false);
                 self.registration.want(Want::Register, again);
             }
             // The service calls us back before it answers: that this takes long says nothing about other calls.
             Err(error) => {
                 let cause = error.cause();
-                self.registration.failures += 1;
+                self.registration.failures = self.registration.failures.saturating_add(1);
+                self.own_lost("set_config", &error);
                 let wait = self.config.timing.callback.jittered(self.registration.failures);
                 self.registration.want(Want::Register, now + wait);
                 self.registration.stall(format!("registering failed: {cause}; {seen}"), now + wait);
@@ -188,7 +220,16 @@ impl Task {
         let asked = if registration.want == Some(Want::Register) { Want::Register } else { asked };
         registration.failures = registration.failures.saturating_add(1);
         let failures = registration.failures;
+        // With a living token, what set_config does not like holds up no call.
+        let alone = self.token.living.is_some() && (self.confirmed || registration.known == Known::Yes);
         let (cause, wait) = match (code.class(), code.value()) {
+            (Class::FatalConfig, _) if alone => {
+                let cause = words::config(code, &self.config.account.uid, &self.config.callback_url);
+                (words::alone(&cause), timing.config.jittered(failures))
+            }
+            (Class::Conflict, _) if alone => {
+                (words::alone(&words::conflict(code, &self.config.account.uid)), timing.conflict.jittered(failures))
+            }
             (Class::FatalConfig, _) => {
                 let until = self.misconfigured(code);
                 return self.registration.want(asked, until);
@@ -209,9 +250,19 @@ impl Task {
             (Class::Session, _) => (words::odd("set_config", code), timing.conflict.jittered(failures)),
             (Class::Done | Class::Permanent, _) => (words::odd("to register", code), timing.config.jittered(failures)),
         };
+        let registration = &mut self.registration;
         registration.want(asked, now + wait);
         registration.stall(cause, now + wait);
+        registration.grade = grade(code);
+        self.believe_the_record_meanwhile();
         self.answered(false);
+    }
+
+    /// The record is good until iLink says otherwise.
+    fn believe_the_record_meanwhile(&mut self) {
+        if self.registration.known == Known::Unknown && self.confirmed && self.registration.want == Some(Want::Query) {
+            self.registration.known = Known::Yes;
+        }
     }
 
     fn config_quota(&mut self, now: Instant, code: ResultCode) {
@@ -226,10 +277,8 @@ impl Task {
         let registration = &mut self.registration;
         registration.quota_until = Some(now + wait);
         let cause = words::config_quota(code, wait);
-        if registration.known == Known::Unknown && self.confirmed && registration.want == Some(Want::Query) {
-            // The record is good until iLink says otherwise.
-            registration.known = Known::Yes;
-        }
+        self.believe_the_record_meanwhile();
+        let registration = &mut self.registration;
         if registration.known == Known::Yes || registration.want.is_none() {
             tracing::warn!("{cause}");
         } else {
@@ -243,8 +292,10 @@ impl Task {
             Ok(reply) => reply,
             Err(error) => {
                 self.token.failures = self.token.failures.saturating_add(1);
-                let again = self.lost(&error).max(now + timing.link.exact(self.token.failures));
-                return self.token.stall(None, again);
+                let again = now + timing.link.exact(self.token.failures);
+                let offline = self.own_lost("get_access_token", &error);
+                let cause = offline.is_none().then(|| words::alone_of("get_access_token", error.cause()));
+                return self.token.stall(cause, offline.unwrap_or(again).max(again));
             }
         };
         if let Some(grant) = TokenGrant::from_reply(&reply) {
@@ -255,7 +306,18 @@ impl Task {
         let code = reply.code;
         self.token.failures = self.token.failures.saturating_add(1);
         let failures = self.token.failures;
+        // While the old one lives, calls go on.
+        let alone = self.token.living.is_some();
         let (cause, wait) = match (code.class(), code.value()) {
+            (Class::FatalConfig, _) if alone => {
+                self.token.wanted = false;
+                let cause = words::config(code, &self.config.account.uid, &self.config.callback_url);
+                (words::alone(&cause), timing.config.jittered(failures))
+            }
+            (Class::Conflict, _) if alone => {
+                self.token.wanted = false;
+                (words::alone(&words::conflict(code, &self.config.account.uid)), timing.conflict.jittered(failures))
+            }
             (Class::FatalConfig, _) => {
                 self.token.wanted = true;
                 self.token.not_before = self.misconfigured(code);
@@ -282,6 +344,7 @@ impl Task {
             }
         };
         self.token.stall(Some(cause), now + wait);
+        self.token.grade = grade(code);
         self.answered(false);
     }
 

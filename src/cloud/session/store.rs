@@ -1,4 +1,5 @@
-//! What the session itself keeps in the state directory: `token.json`, `subscriptions.json` and `quotas.json`.
+//! What the session itself keeps in the state directory: `token.json`, `subscriptions.json`, `quotas.json` and
+//! `budgets.json`.
 //!
 //! They are bound to the account: with another API, `AppKey` or uid they are as good as absent. Losing one costs a few calls,
 //! so that a file which cannot be read is no error, and one which cannot be written is a warning. Everything here blocks.
@@ -12,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::budget::Spent;
 use crate::clock;
 use crate::files::Directory;
 use crate::protocol::{Account, Qos, Subject, Uid};
@@ -19,6 +21,7 @@ use crate::protocol::{Account, Qos, Subject, Uid};
 const TOKEN: &str = "token.json";
 const SUBSCRIPTIONS: &str = "subscriptions.json";
 const QUOTAS: &str = "quotas.json";
+const BUDGETS: &str = "budgets.json";
 
 /// Whose files these are.
 #[derive(Clone)]
@@ -95,6 +98,35 @@ impl Quota {
     }
 }
 
+/// What is spent of each budget: when each bucket is as good as new, in wall-clock milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct SpentMarks {
+    set_config: [u64; 2],
+    get_access_token: [u64; 2],
+    verbs: [u64; 2],
+}
+
+impl SpentMarks {
+    pub(super) fn new([set_config, get_access_token, verbs]: [Spent; 3]) -> Self {
+        let now = clock::wall_now_ms();
+        let until = |spent: Spent| {
+            spent.map(|left| {
+                let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                if left == 0 { 0 } else { now.saturating_add(left) }
+            })
+        };
+        Self { set_config: until(set_config), get_access_token: until(get_access_token), verbs: until(verbs) }
+    }
+
+    /// What is spent still: of `set_config`, `get_access_token` and the verbs.
+    pub(super) fn spent(&self) -> [Spent; 3] {
+        let now = clock::wall_now_ms();
+        [self.set_config, self.get_access_token, self.verbs]
+            .map(|until| until.map(|until| Duration::from_millis(until.saturating_sub(now))))
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Stored<T> {
     #[serde(flatten)]
@@ -149,6 +181,14 @@ impl Store {
 
     pub(super) fn put_quotas(&self, quotas: &Quotas) -> io::Result<()> {
         if *quotas == Quotas::default() { self.remove(QUOTAS) } else { self.write(QUOTAS, quotas.clone()) }
+    }
+
+    pub(super) fn spent(&self) -> SpentMarks {
+        self.read(BUDGETS).unwrap_or_default()
+    }
+
+    pub(super) fn put_spent(&self, spent: &SpentMarks) -> io::Result<()> {
+        self.write(BUDGETS, *spent)
     }
 
     /// Forgets the token: whoever unregistered has none.
@@ -236,6 +276,25 @@ mod tests {
         assert_eq!(self::store(dir.path(), "415").quotas(), Quotas::default());
         store.put_quotas(&Quotas::default()).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_spent_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), "414");
+        assert_eq!(store.spent().spent(), [[Duration::ZERO; 2]; 3]);
+        let minutes = |minutes| [Duration::from_mins(minutes), Duration::from_mins(10 * minutes)];
+        store.put_spent(&SpentMarks::new([minutes(1), minutes(2), minutes(0)])).unwrap();
+        let [config, token, verbs] = store.spent().spent();
+        let near = |spent: Duration, minutes| {
+            let most = Duration::from_mins(minutes);
+            assert!(spent <= most && spent > most.saturating_sub(Duration::from_secs(20)), "{spent:?}");
+        };
+        near(config[0], 1);
+        near(config[1], 10);
+        near(token[0], 2);
+        near(token[1], 20);
+        assert_eq!(verbs, [Duration::ZERO; 2]);
     }
 
     #[test]

@@ -11,12 +11,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::asks::{Access, Ask, Renewal, Verb};
+use super::asks::{Access, Ask, NoRenewal, Renewal, Verb};
+use super::callers::Renewing;
 use super::doors::Keeper;
 use super::handle::Session;
 use super::own_calls::Done;
-use super::quotas::QuotaMarks;
-use super::store::{Store, Subscribed};
+use super::quotas::{Budgets, QuotaMarks};
+use super::standing::{Silence, Standings};
+use super::store::{SpentMarks, Store, Subscribed};
 use super::tracks::{Hold, Known, Registration, Streak, Token, Want, Why};
 use super::types::{RegisterPolicy, SessionConfig, Status};
 use super::upkeep::{Upkeep, UpkeepDone};
@@ -38,7 +40,7 @@ type Running<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 struct Waiting {
     what: Renewal,
     used: Access,
-    answer: oneshot::Sender<Result<Access, String>>,
+    answer: oneshot::Sender<Result<Access, NoRenewal>>,
 }
 
 pub(super) struct Task {
@@ -52,6 +54,16 @@ pub(super) struct Task {
     pub(super) opening: u64,
     /// The subscriptions that are on disk.
     kept_subscribed: Subscribed,
+    /// Counts holds.
+    pub(super) turn: u64,
+    pub(super) standings: Standings,
+    pub(super) silence: Silence,
+    /// A harmless call is to tell whether anything answers.
+    pub(super) check: bool,
+    pub(super) budgets: Budgets,
+    /// How often in a row the service asked for patience.
+    pub(super) pressed: u32,
+    pub(super) began: Instant,
     /// The quotas that are on disk.
     pub(super) kept_quotas: QuotaMarks,
     /// The operator unregistered.
@@ -66,11 +78,11 @@ pub(super) struct Task {
     pub(super) answering: Option<(Verb, oneshot::Sender<Result<Reply, String>>)>,
     pub(super) presence: watch::Sender<Vec<(Uid, bool)>>,
     pub(super) handshakes: HandshakeLog,
-    verbs: VecDeque<(Verb, oneshot::Sender<Result<Reply, String>>)>,
+    pub(super) verbs: VecDeque<(Verb, oneshot::Sender<Result<Reply, String>>)>,
     waiting: Vec<Waiting>,
     answers: Vec<Box<dyn FnOnce() + Send>>,
     pub(super) calling: Running<Done>,
-    keeping_up: Running<UpkeepDone>,
+    pub(super) keeping_up: Running<UpkeepDone>,
     asks: mpsc::Receiver<Ask>,
     pub(super) access: watch::Sender<Access>,
     pub(super) status: watch::Sender<Status>,
@@ -99,6 +111,13 @@ impl Task {
             kept_subscribed: Subscribed::default(),
             kept_quotas: QuotaMarks::default(),
             opening: 1,
+            turn: 0,
+            standings: Standings::default(),
+            silence: Silence::default(),
+            check: false,
+            budgets: Budgets::restore(now, &SpentMarks::default()),
+            pressed: 0,
+            began: now,
             unregistered: false,
             losses: 0,
             conflicts: Streak::default(),
@@ -131,6 +150,7 @@ impl Task {
             self.publish();
             self.keep_quotas().await;
             self.keep_subscribed().await;
+            self.keep_budgets().await;
             self.answers.drain(..).for_each(|answer| answer());
             self.answer_waiting();
             // Cancel-safe: what runs stays in its field until it has finished, a receive that is dropped takes nothing, and
@@ -157,9 +177,10 @@ impl Task {
                 store.token(),
                 store.subscribed(),
                 store.quotas(),
+                store.spent(),
             ))
         });
-        let Ok((unregistered, confirmed, token, subscribed, quotas)) = read.await else { return };
+        let Ok((unregistered, confirmed, token, subscribed, quotas, spent)) = read.await else { return };
         // Whoever registers instead of us decides alone whether we are registered.
         self.unregistered = unregistered && self.config.register != RegisterPolicy::Never;
         self.confirmed = confirmed;
@@ -169,86 +190,7 @@ impl Task {
             self.token.accept(stored.token, Instant::now(), stored.life, stored.left);
         }
         self.restore_quotas(&quotas);
-    }
-
-    /// Starts what is due; tells when to come back if nothing happens until then.
-    fn step(&mut self, now: Instant) -> Option<Instant> {
-        while self.calling.is_none()
-            && let Some((verb, answer)) = self.verbs.pop_front()
-        {
-            self.start_verb(now, verb, answer);
-        }
-        if self.unregistered {
-            return None;
-        }
-        let mut wake = Wake::default();
-        match &self.token.living {
-            Some(living) if living.dies_at <= now => self.token.kill(),
-            Some(living) => wake.at(living.dies_at),
-            None => {}
-        }
-        if let Some(hold) = &self.hold
-            && hold.until > now
-        {
-            wake.at(hold.until);
-            return wake.0;
-        }
-        if self.calling.is_none() {
-            self.step_session(now, &mut wake);
-        }
-        if self.calling.is_none() && self.keeping_up.is_none() {
-            self.step_upkeep(now, &mut wake);
-        }
-        wake.0
-    }
-
-    /// Registration before token: iLink gives no token to a uid that is not registered.
-    fn step_session(&mut self, now: Instant, wake: &mut Wake) {
-        if self.registration.want.is_none()
-            && let Some(at) = self.registration.verify_at
-        {
-            if at <= now {
-                self.registration.want(Want::Query, now);
-            } else {
-                wake.at(at);
-            }
-        }
-        if let Some((want, due)) = self.registration.next() {
-            if due <= now {
-                match want {
-                    Want::Query => self.start_query(),
-                    Want::Register => self.start_register(),
-                }
-                return;
-            }
-            wake.at(due);
-            let known_missing = self.registration.known == Known::No;
-            let first_answer_missing = self.registration.known == Known::Unknown && self.registration.trouble.is_none();
-            if known_missing || first_answer_missing {
-                return;
-            }
-        }
-        let due = self.token.next();
-        if due <= now { self.start_token(now) } else { wake.at(due) }
-    }
-
-    fn step_upkeep(&mut self, now: Instant, wake: &mut Wake) {
-        let hopeless = self.registration.known == Known::No && self.config.register != RegisterPolicy::Never;
-        if self.token.living.is_none() || hopeless {
-            return;
-        }
-        if self.hold.is_some() {
-            self.keeping_up = Some(Box::pin(self.upkeep.probe(self.session.clone())));
-        } else if self.closed().is_none()
-            && let Some(due) = self.upkeep.next()
-        {
-            if due > now {
-                wake.at(due);
-            } else {
-                let work = self.upkeep.run(self.session.clone());
-                self.keeping_up = Some(Box::pin(work));
-            }
-        }
+        self.budgets = Budgets::restore(Instant::now(), &spent);
     }
 
     /// Writes down what is subscribed when that has changed.
@@ -265,30 +207,33 @@ impl Task {
 
     fn hear(&mut self, ask: Ask) {
         match ask {
-            Ask::Renew { what, code, used, origin, answer } => {
+            Ask::Renew { what, code, used, caller, answer } => match self.renew(what, code, &used, &caller) {
                 // Whoever waits is answered once the renewal has come to an end.
-                if self.renew(what, code, &used, origin) {
-                    self.waiting.push(Waiting { what, used, answer });
-                } else {
+                Renewing::Yes => self.waiting.push(Waiting { what, used, answer }),
+                Renewing::No(after) => {
                     let cause = self.closed().unwrap_or_else(|| words::refused(code));
                     self.once_published(move || {
-                        let _ = answer.send(Err(cause));
+                        let _ = answer.send(Err(NoRenewal { cause, after, seen: true }));
                     });
                 }
-            }
-            Ask::Trouble { code, used, origin, heard } => {
-                self.trouble(code, &used, origin);
+            },
+            Ask::Refused { code, used, caller, answer } => {
+                let after = self.refuse(code, &used, &caller);
                 self.once_published(move || {
-                    let _ = heard.send(());
+                    let _ = answer.send(after);
                 });
             }
-            Ask::Lost { error, used, heard } => {
-                if self.hold.is_none() && used.opening == self.opening {
-                    self.lost(&error);
-                }
-                self.once_published(move || {
-                    let _ = heard.send(());
-                });
+            Ask::Busy { code, used, caller, heard } => {
+                self.busy(code, &used, &caller);
+                self.once_heard(heard);
+            }
+            Ask::Lost { error, used, caller, heard } => {
+                self.call_lost(&error, &used, &caller);
+                self.once_heard(heard);
+            }
+            Ask::Served { used, caller, heard } => {
+                self.call_served(&used, &caller);
+                self.once_heard(heard);
             }
             Ask::Verb { verb, answer } => self.verbs.push_back((verb, answer)),
             Ask::Reconfigure { topics, presence, callback_url } => {
@@ -308,6 +253,12 @@ impl Task {
         }
     }
 
+    fn once_heard(&mut self, heard: oneshot::Sender<()>) {
+        self.once_published(move || {
+            let _ = heard.send(());
+        });
+    }
+
     /// Answers a caller when it can see what became of its news: it must not find the way open that it has just closed.
     pub(super) fn once_published(&mut self, answer: impl FnOnce() + Send + 'static) {
         self.answers.push(Box::new(answer));
@@ -323,7 +274,7 @@ impl Task {
                 self.waiting.push(waiting);
             } else {
                 let cause = self.closed().or_else(|| self.token.trouble.clone()).unwrap_or_else(words::no_renewal);
-                let _ = waiting.answer.send(Err(cause));
+                let _ = waiting.answer.send(Err(NoRenewal { cause, after: None, seen: false }));
             }
         }
     }
@@ -335,16 +286,6 @@ struct End(Arc<Keeper>);
 impl Drop for End {
     fn drop(&mut self) {
         self.0.end();
-    }
-}
-
-/// The earliest of several moments.
-#[derive(Default)]
-struct Wake(Option<Instant>);
-
-impl Wake {
-    fn at(&mut self, moment: Instant) {
-        self.0 = Some(self.0.map_or(moment, |before| before.min(moment)));
     }
 }
 

@@ -6,7 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::asks::Grant;
+use super::blame::Mark;
+use super::doors::Endpoint;
 use super::types::CloudState;
+use crate::protocol::ResultCode;
 
 /// Whether iLink has our callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +27,17 @@ pub(super) enum Want {
     Register,
 }
 
+/// Of which kind a trouble is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grade {
+    /// Time may mend it.
+    Passing,
+    /// There was no reply.
+    Lost,
+    /// Only an operator can mend it.
+    Severe,
+}
+
 pub(super) struct Registration {
     pub(super) known: Known,
     pub(super) want: Option<Want>,
@@ -35,6 +49,7 @@ pub(super) struct Registration {
     pub(super) verify_at: Option<Instant>,
     /// Why the registration does not get on; calls go on nevertheless.
     pub(super) trouble: Option<String>,
+    pub(super) grade: Grade,
     pub(super) failures: u32,
     pub(super) quota_failures: u32,
     /// Counts registrations.
@@ -54,6 +69,7 @@ impl Registration {
             quota_until: None,
             verify_at: None,
             trouble: None,
+            grade: Grade::Passing,
             failures: 0,
             quota_failures: 0,
             epoch: 1,
@@ -85,7 +101,7 @@ impl Registration {
     pub(super) fn confirm(&mut self, verify_at: Option<Instant>) {
         self.known = Known::Yes;
         self.want = None;
-        self.trouble = None;
+        (self.trouble, self.grade) = (None, Grade::Passing);
         self.failures = 0;
         self.quota_failures = 0;
         self.verify_at = verify_at;
@@ -93,10 +109,13 @@ impl Registration {
 
     /// It does not get on; again after a while.
     pub(super) fn stall(&mut self, cause: String, due: Instant) {
-        self.trouble = Some(cause);
+        (self.trouble, self.grade) = (Some(cause), Grade::Passing);
         self.due = due;
     }
 }
+
+/// A token is used for that long at least: longer than the budget makes anybody wait for the next one.
+const LEAST_LIFE: Duration = Duration::from_mins(10);
 
 pub(super) struct Living {
     pub(super) grant: Grant,
@@ -115,6 +134,9 @@ pub(super) struct Token {
     pub(super) not_before: Instant,
     /// Why there is no new one.
     pub(super) trouble: Option<String>,
+    pub(super) grade: Grade,
+    /// When the present one was asked for.
+    pub(super) granted_at: Instant,
     pub(super) failures: u32,
     pub(super) quota_failures: u32,
     /// The next one is made because iLink refuses the present one.
@@ -131,6 +153,8 @@ impl Token {
             wanted: false,
             not_before: now,
             trouble: None,
+            grade: Grade::Passing,
+            granted_at: now,
             failures: 0,
             quota_failures: 0,
             renewing: false,
@@ -149,17 +173,19 @@ impl Token {
     /// A token of which `left` of its whole `life` is left.
     pub(super) fn accept(&mut self, token: secrecy::SecretString, now: Instant, life: Duration, left: Duration) {
         self.generation += 1;
+        self.granted_at = now;
         let used = life.saturating_sub(left);
         self.living = Some(Living {
             grant: Grant { token, generation: self.generation },
             renew_at: now + (life.mul_f64(0.9)).saturating_sub(used),
-            dies_at: now + left,
+            // A life that is told too short is not believed: iLink says itself when the token is dead.
+            dies_at: now + if used.is_zero() { left.max(LEAST_LIFE) } else { left },
             life,
         });
         self.renewed = std::mem::take(&mut self.renewing);
         self.wanted = false;
         self.not_before = now;
-        self.trouble = None;
+        (self.trouble, self.grade) = (None, Grade::Passing);
         self.failures = 0;
         self.quota_failures = 0;
     }
@@ -170,7 +196,7 @@ impl Token {
     }
 
     pub(super) fn stall(&mut self, cause: Option<String>, not_before: Instant) {
-        self.trouble = cause;
+        (self.trouble, self.grade) = (cause, Grade::Passing);
         self.not_before = not_before;
     }
 }
@@ -178,8 +204,6 @@ impl Token {
 /// What keeps all calls waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Why {
-    /// A call was lost: is it the service, or only this call? Until that is known, nothing is published.
-    Checking,
     /// The service does not answer.
     Offline,
     /// Something at iLink stands between us and our uid: only a call that succeeds shows that it is gone.
@@ -188,6 +212,15 @@ pub(super) enum Why {
     Config,
     /// iLink has no callback of ours, and we may not register it.
     Unregistered,
+    /// The service is in trouble, or asks for patience.
+    Busy,
+}
+
+/// The call that was refused, while it is not known whether that is its own trouble: others go on, one at a time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Doubt {
+    pub(super) mark: Mark,
+    pub(super) endpoint: Endpoint,
 }
 
 pub(super) struct Hold {
@@ -195,15 +228,24 @@ pub(super) struct Hold {
     pub(super) cause: String,
     /// When to try again.
     pub(super) until: Instant,
+    /// From when on one call may tell whether it is over.
+    pub(super) one_at: Option<Instant>,
+    pub(super) doubt: Option<Doubt>,
+    /// What iLink said.
+    pub(super) code: Option<ResultCode>,
+    /// Counts holds, and their prolongations: each lets one call through.
+    pub(super) turn: u64,
+    /// The token of that time.
+    pub(super) generation: u64,
 }
 
 impl Hold {
     /// The state to publish.
     pub(super) fn state(&self) -> Option<CloudState> {
         match self.why {
-            Why::Checking => None,
+            Why::Busy if self.doubt.is_some() => None,
             Why::Offline => Some(CloudState::Offline),
-            Why::Conflict => Some(CloudState::Degraded),
+            Why::Conflict | Why::Busy => Some(CloudState::Degraded),
             Why::Config => Some(CloudState::AuthError),
             Why::Unregistered => Some(CloudState::Unregistered),
         }

@@ -287,6 +287,7 @@ fn joined(uids: &[Uid]) -> String {
 }
 
 async fn keep(session: &Session, mut steps: VecDeque<Step>, mut subscribed: Subscribed) -> (Subscribed, bool) {
+    let mut complete = true;
     while let Some(step) = steps.pop_front() {
         match session.attempt(&step.call(), Origin::Upkeep).await {
             Attempt::Reply(reply) if reply.code.is_ok() => step.apply(&mut subscribed),
@@ -311,10 +312,12 @@ async fn keep(session: &Session, mut steps: VecDeque<Step>, mut subscribed: Subs
                 step.doubt(&mut subscribed);
                 return (subscribed, false);
             }
+            // This one alone waits.
+            Attempt::NotReady { after: Some(_), .. } => complete = false,
             Attempt::Later(_) | Attempt::Lost(_) | Attempt::NotReady { .. } => return (subscribed, false),
         }
     }
-    (subscribed, true)
+    (subscribed, complete)
 }
 
 fn wanted(topics: Vec<(Subject, Qos)>, presence: Vec<Uid>) -> Subscribed {

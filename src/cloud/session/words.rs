@@ -42,6 +42,16 @@ pub(super) fn no_token() -> String {
     "there is no access token yet".to_owned()
 }
 
+/// Trouble of a call of our own that holds up no other.
+pub(super) fn alone(cause: &str) -> String {
+    format!("{cause}; calls go on meanwhile")
+}
+
+/// The same, where the cause does not name the call.
+pub(super) fn alone_of(path: &str, cause: &str) -> String {
+    format!("{path} does not work: {cause}")
+}
+
 pub(super) fn no_renewal() -> String {
     "the session could not be renewed".to_owned()
 }
@@ -98,6 +108,32 @@ pub(super) fn conflict(code: ResultCode, uid: &Uid) -> String {
 /// What there is to say of 1006 when nothing was registered.
 pub(super) const SAID_TO_A_QUERY: &str = "it said so when it was asked whether the callback is registered; can the internet \
                                           reach callback.public_url (DNS, port, firewall, proxy)?";
+
+/// The same of a call.
+pub(super) const SAID_TO_A_CALL: &str = "it said so to another call than set_config";
+
+/// 1016, 1017, and the quotas as answers to commands.
+pub(super) fn busy(code: ResultCode) -> String {
+    format!("{}; all calls wait together, and one after the other tells whether it is over", not_now(code))
+}
+
+/// Of one endpoint, while others work.
+pub(super) fn endpoint(path: &str, cause: &str) -> String {
+    format!("{path} does not work: {cause}; what goes there waits, everything else goes on")
+}
+
+/// The session asks no more often than its own budget allows.
+pub(super) fn paced(path: &str, wait: Duration) -> String {
+    format!("{path} was needed often of late: again in {}, before iLink calls it too often", minutes(wait))
+}
+
+/// An operator asks more often than is good.
+pub(super) fn paced_verb(wait: Duration) -> String {
+    format!(
+        "set_config was asked for often of late: again in {}, before iLink refuses it for ten minutes",
+        minutes(wait)
+    )
+}
 
 /// 1006.
 pub(super) fn callback(code: ResultCode, callback: &SecretString, seen: &str) -> String {

@@ -196,6 +196,7 @@ async fn a_token_quota_waits() {
 #[tokio::test]
 async fn a_living_token_survives_a_restart() {
     let mut world = World::ready().await;
+    eventually("a token", async || (world.sim.state().await["tokens_issued"].as_u64() >= Some(1)).then_some(())).await;
     let before = world.sim.state().await["tokens_issued"].clone();
     assert_eq!(world.bridge.stop().await.code(), Some(0));
     world.bridge.start().await;

@@ -64,6 +64,7 @@ async fn what_was_open_to_others_is_closed_and_what_is_written_is_closed_from_th
         "control.sock",
         "lock",
         "quotas.json",
+        "budgets.json",
     ] {
         assert!(names.iter().any(|seen| seen == name), "{name}: {names:?}");
     }

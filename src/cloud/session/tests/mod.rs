@@ -2,6 +2,8 @@
 //! that long. The same over HTTP is in `tests/it/cloud.rs`.
 
 mod calls;
+mod damping;
+mod endpoints;
 mod gated;
 mod overtaken;
 mod registering;
@@ -41,6 +43,10 @@ struct Inner {
     /// Calls whose answers wait, and how many wait.
     held: HashMap<&'static str, usize>,
     tokens: u32,
+    /// How long calls take that do not take 10 ms.
+    slow: HashMap<&'static str, Duration>,
+    /// What tokens are said to live.
+    life: Option<u64>,
     /// What the callback sees during the next registrations.
     handshakes: VecDeque<Option<(HandshakeLog, Handshake)>>,
 }
@@ -151,7 +157,7 @@ impl Service {
         if name == "get_access_token" {
             inner.tokens += 1;
             reply.extra.insert("access_token".to_owned(), json!(format!("token-{}", inner.tokens)));
-            reply.extra.insert("expires_in".to_owned(), json!(7200));
+            reply.extra.insert("expires_in".to_owned(), json!(inner.life.unwrap_or(7200)));
         }
         Ok(reply)
     }
@@ -165,7 +171,8 @@ impl Post for Service {
     ) -> Pin<Box<dyn Future<Output = Answer> + Send + 'a>> {
         Box::pin(async move {
             // Every call takes a while, so that calls overlap.
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            let slow = self.0.lock().unwrap().slow.get(name(request)).copied();
+            tokio::time::sleep(slow.unwrap_or(Duration::from_millis(10))).await;
             let mut first = true;
             while self.waits(name(request), first) {
                 first = false;

@@ -120,6 +120,20 @@ async fn what_ilink_refuses_is_left_and_the_rest_is_done() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_subscription_that_is_always_refused_keeps_no_other_out() {
+    let world = configured(World::new());
+    world.service.always("ham_topic", code(1008));
+    let running = world.ready().await;
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    assert!(kept(&world).iter().any(|call| call == r#"+["1","2"]"#), "presence is subscribed nevertheless");
+    assert_eq!(replied(&running.send().await), 0);
+    world.service.forget("ham_topic");
+    tokio::time::sleep(HOUR).await;
+    let kept = kept(&world);
+    assert!(kept.iter().any(|call| call == "+home/a") && kept.iter().any(|call| call == "+home/b"), "{kept:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_interrupted_upkeep_goes_on_where_it_stopped() {
     let world = configured(World::new());
     world.service.next("ham_topic", [code(0), code(1016), code(1016)]);
