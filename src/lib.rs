@@ -26,12 +26,13 @@
 //! say and hear) know no sockets, files, clocks or randomness, and a test keeps it so; [`routing`] puts routes to work. The
 //! three adapters [`spool`], [`mqtt`] and [`cloud`] never import each other. [`app`] hands plain values from [`config`] down;
 //! there are no globals. What is beside the arrows serves many and imports none of them: [`listener`] (HTTP for [`inbound`]
-//! and [`admin`]), [`open_files`], [`clock`], [`log`], [`files`], [`secret`], [`tls`] and their like; [`systemd`] is how a
+//! and [`admin`]), [`open_files`], [`children`], [`clock`], [`log`], [`files`], [`secret`], [`tls`] and their like; [`systemd`] is how a
 //! service manager hands us sockets and hears how we are. [`sim`] is iLink as we understand it, for the tests, the demo and
 //! people without an account.
 
 pub mod admin;
 pub mod app;
+pub mod children;
 pub mod cli;
 pub mod clock;
 pub mod cloud;

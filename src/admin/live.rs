@@ -17,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::page::sections;
+use crate::children;
 use crate::report::{Overview, Report};
 
 /// Between two looks, at least and at most.
@@ -46,7 +47,7 @@ pub(super) fn events(
     cut: CancellationToken,
 ) -> Response {
     let (to_peer, from_task) = mpsc::channel(1);
-    tokio::spawn(async move {
+    let telling = tokio::spawn(async move {
         let _permit = permit;
         // Cancel-safe: what is dropped only looks.
         let ended = tokio::select! {
@@ -58,9 +59,13 @@ pub(super) fn events(
             cut.cancel();
         }
     });
-    let events = stream::unfold(from_task, async |mut from_task| {
-        let event = from_task.recv().await?;
-        Some((Ok::<Event, Infallible>(event), from_task))
+    let events = stream::unfold((from_task, telling), async |(mut from_task, telling)| {
+        let Some(event) = from_task.recv().await else {
+            // With a fault, so does the connection.
+            telling.await.unwrap_or_else(children::fault);
+            return None;
+        };
+        Some((Ok::<Event, Infallible>(event), (from_task, telling)))
     });
     Sse::new(events).keep_alive(KeepAlive::new().interval(ALIVE)).into_response()
 }

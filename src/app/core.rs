@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use super::routes::RouteParts;
-use super::supervisor::{Step, Supervisor};
+use super::supervisor::{FAULT, Step, Supervisor};
 use super::{AppError, parts};
 use crate::cloud::{Client, HandshakeLog, RegisterPolicy, Session, SessionConfig};
 use crate::config::{Config, Register, Repeats};
@@ -127,14 +127,18 @@ impl Core {
         supervisor.part("the callback", Step::Callback, async move {
             let repeats = match spool.load_keys().await {
                 Ok(keys) => remember.then(|| inbound::repeats::Repeats::new(keys.repeats)),
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.to_string()),
             };
             let max_body = callback_config.max_body;
             let store = Arc::new(Store::new(spool, repeats, max_body, Arc::clone(&counters), tasks));
+            let fault = store.fault();
             let callback = Arc::new(Callback::new(callback_config, store, handshakes, Arc::clone(&counters), seen));
             let guarded = Guarded { callback, access, counters };
-            listener::serve(listener, "callback.listen", room, serving, guarded, stop).await;
-            Ok(())
+            // The listener may be dropped at any time: its connections end with it.
+            tokio::select! {
+                () = listener::serve(listener, "callback.listen", room, serving, guarded, stop) => Ok(()),
+                () = fault.cancelled() => Err(FAULT.to_owned()),
+            }
         });
         Ok(tls)
     }

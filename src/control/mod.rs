@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::children::Children;
 use verbs::Verbs;
 
 /// The largest request: a call's JSON.
@@ -98,10 +99,12 @@ pub fn bind(state_dir: &Path) -> io::Result<UnixListener> {
 
 /// Answers on `listener` until `stop`.
 pub async fn serve(listener: UnixListener, verbs: Arc<Verbs>, stop: CancellationToken) {
+    let mut children = Children::default();
     loop {
-        // accept() is cancel-safe.
+        // accept() and ended() are cancel-safe.
         let accepted = tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return children.all_ended().await,
+            () = children.ended() => continue,
             accepted = listener.accept() => accepted,
         };
         let Ok((stream, _)) = accepted else {
@@ -109,7 +112,7 @@ pub async fn serve(listener: UnixListener, verbs: Arc<Verbs>, stop: Cancellation
             continue;
         };
         let verbs = Arc::clone(&verbs);
-        tokio::spawn(async move {
+        children.spawn(async move {
             if let Err(error) = answer(stream, &verbs).await {
                 debug!(%error, "a connection on the control socket ended early");
             }

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
@@ -41,6 +42,8 @@ pub struct Store {
     room: Room,
     held: Semaphore,
     tasks: TaskTracker,
+    /// Cancelled by a fault in one of the tasks.
+    fault: CancellationToken,
     runtime: Handle,
     told: Seldom,
 }
@@ -57,7 +60,23 @@ impl Store {
         tasks: TaskTracker,
     ) -> Self {
         let (room, held) = (Room::new(max_body), Semaphore::new(HELD_AT_MOST));
-        Self { spool, repeats, counters, room, held, tasks, runtime: Handle::current(), told: Seldom::default() }
+        let (fault, runtime, told) = (CancellationToken::new(), Handle::current(), Seldom::default());
+        Self { spool, repeats, counters, room, held, tasks, fault, runtime, told }
+    }
+
+    /// Cancelled if the program has a fault in one of the store's own tasks.
+    #[must_use]
+    pub fn fault(&self) -> CancellationToken {
+        self.fault.clone()
+    }
+
+    /// Spawns a task, also from a thread that is none of the runtime's.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let fault = self.fault.clone().drop_guard();
+        self.runtime.spawn(self.tasks.track_future(async move {
+            task.await;
+            fault.disarm();
+        }));
     }
 
     /// Returns once there is room in memory for a body of so many bytes. Until then the peer's bytes stay with the peer.
@@ -195,13 +214,13 @@ impl Store {
         let store = Arc::clone(self);
         let done = move |appended| {
             if let Some(push) = store.stored(push, &appended) {
-                store.runtime.clone().spawn(store.tasks.clone().track_future(Arc::clone(&store).keep(push)));
+                store.spawn(Arc::clone(&store).keep(push));
             }
         };
         if let Err(done) = self.spool.hand_over(Queue::Inbound, row.clone(), key, done) {
             // Many others wait: so does this one.
             let spool = self.spool.clone();
-            self.tasks.spawn(async move { done(spool.append(Queue::Inbound, row, key).await) });
+            self.spawn(async move { done(spool.append(Queue::Inbound, row, key).await) });
         }
     }
 

@@ -28,9 +28,9 @@ use tokio::sync::SetOnce;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::children::Children;
 use crate::log::Seldom;
 use answered::{Armed, Watched};
 use crowd::{Crowd, Entered, Guest};
@@ -201,30 +201,30 @@ pub async fn serve<S: Serve>(
         crowded: Seldom::default(),
         refused: Seldom::default(),
     });
-    let tasks = TaskTracker::new();
+    let mut children = Children::default();
     loop {
         // Who was told to go still holds a file descriptor.
-        while tasks.len() > room + LEAVING_AT_MOST {
-            tokio::task::yield_now().await;
+        while children.len() > room + LEAVING_AT_MOST {
+            children.ended().await;
         }
         // All arms may be dropped and begun again: accept() hands out a connection or has none.
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             () = at_once.cancelled() => break,
+            () = children.ended() => continue,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
                 if let Some(guest) = this.let_in(peer) {
-                    tasks.spawn(Arc::clone(&this).connection(stream, peer, guest));
+                    children.spawn(Arc::clone(&this).connection(stream, peer, guest));
                 }
             }
             Err(error) => this.not_accepted(&error).await,
         }
     }
     drop(listener);
-    tasks.close();
-    tasks.wait().await;
+    children.all_ended().await;
 }
 
 impl<S: Serve> Listener<S> {
@@ -348,4 +348,34 @@ enum End {
     TurnedAway(TurnedAway),
     /// The peer left, or said nothing more.
     Left(Box<dyn Error + Send + Sync>),
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::answered::Answer;
+    use super::*;
+
+    /// A service at which the program has a fault.
+    struct Faulty;
+
+    impl Serve for Faulty {
+        type Body = Answer;
+
+        async fn serve(&self, _: Request<Incoming>, _: &Visit) -> Result<Response<Answer>, NoAnswer> {
+            panic!("a fault")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fault_in_a_connection_is_the_listeners() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let at = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve(listener, "callback.listen", 8, None, Faulty, CancellationToken::new()));
+        let mut peer = TcpStream::connect(at).await.unwrap();
+        peer.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let ended = timeout(Duration::from_mins(1), serving).await.unwrap();
+        assert!(ended.unwrap_err().is_panic());
+    }
 }

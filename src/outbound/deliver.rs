@@ -21,6 +21,7 @@ use tracing::error;
 use super::attempt::{Attempts, Step, Tried};
 use super::lanes::Lanes;
 use super::record::{Command, Mark, Record};
+use crate::children;
 use crate::clock;
 use crate::cloud::{Door, Doors, Endpoint};
 use crate::progress::Progress;
@@ -308,7 +309,10 @@ impl Deliver {
     }
 
     fn ended(&mut self, ended: Result<Result<Ended, SpoolError>, tokio::task::JoinError>) -> Result<(), SpoolError> {
-        let ended = ended.map_err(|error| SpoolError::Failed(format!("a call's task failed: {error}")))??;
+        let ended = ended.map_err(|error| {
+            children::fault(error);
+            SpoolError::Failed("the process is ending".to_owned())
+        })??;
         let (seq, lane, step) = match ended {
             Ended::Call { seq, lane, step } => {
                 self.calls -= 1;

@@ -23,6 +23,7 @@ use super::tracks::{Hold, Known, Registration, Streak, Token, Want, Why};
 use super::types::{RegisterPolicy, SessionConfig, Status};
 use super::upkeep::{Upkeep, UpkeepDone};
 use super::words;
+use crate::children;
 use crate::cloud::{HandshakeLog, Registry};
 use crate::protocol::{Reply, Uid};
 
@@ -310,5 +311,8 @@ async fn sleep_until(moment: Option<Instant>) {
 
 /// Disk work off the runtime's threads.
 pub(super) async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        children::fault(error);
+        Err(io::Error::other("the process is ending"))
+    })
 }
