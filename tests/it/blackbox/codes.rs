@@ -231,3 +231,48 @@ async fn an_unreachable_callback_is_explained() {
     assert!(cause.contains("no GET"), "what the bridge saw of the handshake: {cause}");
     assert_eq!(world.bridge.admin("readyz").await.status, 503);
 }
+
+#[tokio::test]
+async fn one_command_that_is_always_refused_holds_no_other_up() {
+    let world = World::ready().await;
+    let before = world.sim.state().await["tokens_issued"].as_u64().unwrap();
+    world.sim.answer_code("ham_group", 1008, 0).await;
+    world.client.publish("ilink/call/ham_group/list", r#"{"ttl":600}"#).await;
+    world.sim.calls_until("ham_group", "the refused call and its repeat", |calls| calls.len() == 2).await;
+    for _ in 0..5 {
+        let result = send(&world, IMPATIENT).await;
+        assert_eq!((&result["status"], &result["attempts"]), (&json!("ok"), &json!(1)), "{result}");
+    }
+    world.client.expect_text("ilink/bridge/cloud", "online").await;
+    assert_eq!(world.sim.calls("ham_group").await.len(), 2, "it alone waits");
+    assert!(world.sim.state().await["tokens_issued"].as_u64().unwrap() <= before + 2);
+}
+
+#[tokio::test]
+async fn a_restart_while_only_set_config_fails_holds_no_command_back() {
+    let mut world = World::ready().await;
+    assert_eq!(send(&world, COMMAND).await["status"], json!("ok"));
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    world.sim.fault(&json!({"path": "set_config", "mode": "status", "times": 0})).await;
+    world.bridge.spawn();
+    let result = send(&world, IMPATIENT).await;
+    assert_eq!(result["status"], json!("ok"), "{result}");
+    assert!(cause(&world, "degraded").await.contains("HTTP status 500"));
+    assert_eq!(send(&world, IMPATIENT).await["status"], json!("ok"));
+}
+
+#[tokio::test]
+async fn a_lost_message_and_a_broken_ham_user_stop_no_other_message() {
+    let world = World::ready().await;
+    assert_eq!(send(&world, COMMAND).await["status"], json!("ok"));
+    world.sim.fault(&json!({"path": "ham_user", "mode": "status", "times": 0})).await;
+    world.sim.fault(&json!({"path": "send_msg", "mode": "drop"})).await;
+    world.client.publish("ilink/send/user/414/text", "lost once").await;
+    world.sim.calls_until("send_msg", "the lost one", |calls| calls.len() >= 2).await;
+    for _ in 0..5 {
+        let result = send(&world, IMPATIENT).await;
+        assert_eq!((&result["status"], &result["attempts"]), (&json!("ok"), &json!(1)), "{result}");
+    }
+    let result = world.client.expect("ilink/result/send/user/414/text").await.json();
+    assert_eq!(result["status"], json!("ok"), "{result}");
+}
