@@ -197,6 +197,9 @@ impl Client {
 
     /// What arrives of a body, and whether that is all of it.
     async fn read(&self, response: &mut Response, limit: usize) -> (Vec<u8>, Result<(), TransportError>) {
+        if response.content_length().is_some_and(|length| length > limit as u64) {
+            return (Vec::new(), Err(self.peer.too_long(limit)));
+        }
         let mut body = Vec::new();
         loop {
             match response.chunk().await {

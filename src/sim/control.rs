@@ -3,7 +3,7 @@
 //! | endpoint | body | answer |
 //! |---|---|---|
 //! | `POST /sim/push` | a push, sent verbatim (any JSON object), or `{"from_uid","text"}` with or without `to_uid` | 200 and the push with its `outcome` and `tries`, once that is known; 409 when it has no receiver |
-//! | `POST /sim/fault` | `{"path","mode","code","delay_s","times"}` | 200 `{}` |
+//! | `POST /sim/fault` | `{"path","mode","code","delay_s","retry_after_s","times"}` | 200 `{}` |
 //! | `POST /sim/expire` | – | ends all access tokens: `{"expired":1}` |
 //! | `POST /sim/forget` | – | forgets all registrations, tells nobody: `{"forgotten":1}` |
 //! | `GET /sim/state` | – | the latest calls, handshakes and pushes, and what is remembered |
@@ -13,9 +13,16 @@
 //!
 //! A fault's `path` is one of the seven names, or `*` for all of them; `mode` is `code` (answers `code`), `drop` (reads the
 //! call and closes the connection), `hang` (never answers), `status` (answers the HTTP status in `code`, by default 500),
-//! `garbage` (200 and no JSON), `delay` (executes the call at once, answers `delay_s` later) or `clear` (ends the faults of
-//! that path, or all). Only `delay` executes the call. With the others, `delay_s` is waited before. It meets `times` calls
-//! (by default 1; 0: until cleared); of several the oldest goes first.
+//! `garbage` (200 and no JSON), `gateway` (a page with the status in `code`, by default 503, and `Retry-After` if there is a
+//! `retry_after_s`), `redirect` (302), `delay` (executes the call at once, answers `delay_s` later), an odd answer, or `clear`
+//! (ends the faults of that path, or all).
+//!
+//! Odd answers are given to calls that were executed: `string_code` (`"0"`), `integral_code` (`0.0`), `bom` (a byte order mark
+//! before the object), `nul` (one behind it), `gzip`, `gbk` (a string in it), `deep` (100,000 brackets), `page` (no JSON),
+//! `cut_short`, `long` (30 MB) and `endless`.
+//!
+//! Only `delay` and the odd answers execute the call. With all but `delay`, `delay_s` is waited before. A fault meets `times`
+//! calls (by default 1; 0: until cleared); of several the oldest goes first.
 //!
 //! A request that a web page makes (it has an `Origin`) is refused: a page that somebody happens to visit must not be able
 //! to push to what is behind a callback.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::calls::Path;
+use super::odd::Odd;
 
-/// What a fault does with a call; the call is executed only by `Delay`.
+/// What a fault does with a call; the call is executed only by `Delay` and `Odd`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Mode {
@@ -22,6 +23,12 @@ pub(super) enum Mode {
     Garbage,
     /// Executes the call at once and answers late.
     Delay,
+    /// Executes the call and writes the answer oddly.
+    Odd(Odd),
+    /// Answers as who stands in front of the service: a page with this HTTP status, and perhaps `Retry-After` in seconds.
+    Gateway(u16, Option<u32>),
+    /// Sends the caller elsewhere.
+    Redirect,
 }
 
 /// A fault in force.
@@ -47,6 +54,7 @@ pub(super) struct Order {
     mode: String,
     code: Option<i64>,
     delay_s: Option<f64>,
+    retry_after_s: Option<u32>,
     times: Option<u32>,
 }
 
@@ -70,15 +78,13 @@ impl Faults {
             "code" => Mode::Code(order.code.ok_or("mode \"code\" needs a \"code\"")?),
             "drop" => Mode::Drop,
             "hang" => Mode::Hang,
-            "status" => {
-                let status =
-                    u16::try_from(order.code.unwrap_or(500)).ok().filter(|status| (200..=999).contains(status));
-                Mode::Status(status.ok_or("mode \"status\" needs an HTTP status of 200–999 in \"code\"")?)
-            }
+            "status" => Mode::Status(order.status(500)?),
+            "gateway" => Mode::Gateway(order.status(503)?, order.retry_after_s),
+            "redirect" => Mode::Redirect,
             "garbage" => Mode::Garbage,
             "delay" if order.delay_s.is_some() => Mode::Delay,
             "delay" => return Err("mode \"delay\" needs \"delay_s\"".to_owned()),
-            other => return Err(format!("mode {other:?} is none of code, drop, hang, status, garbage, delay, clear")),
+            other => Mode::Odd(Odd::ALL.into_iter().find(|odd| odd.as_str() == other).ok_or_else(|| no_mode(other))?),
         };
         let delay = Duration::try_from_secs_f64(order.delay_s.unwrap_or(0.0))
             .ok()
@@ -103,6 +109,19 @@ impl Faults {
     }
 }
 
+impl Order {
+    /// The HTTP status that was ordered.
+    fn status(&self, default: i64) -> Result<u16, String> {
+        let status = u16::try_from(self.code.unwrap_or(default)).ok().filter(|status| (200..=999).contains(status));
+        status.ok_or_else(|| format!("mode {:?} needs an HTTP status of 200–999 in \"code\"", self.mode))
+    }
+}
+
+fn no_mode(name: &str) -> String {
+    let odd = Odd::ALL.map(Odd::as_str).join(", ");
+    format!("mode {name:?} is none of code, drop, hang, status, garbage, delay, gateway, redirect, {odd}, clear")
+}
+
 impl Mode {
     pub(super) fn as_str(self) -> &'static str {
         match self {
@@ -112,6 +131,9 @@ impl Mode {
             Self::Status(_) => "status",
             Self::Garbage => "garbage",
             Self::Delay => "delay",
+            Self::Odd(odd) => odd.as_str(),
+            Self::Gateway(..) => "gateway",
+            Self::Redirect => "redirect",
         }
     }
 }
@@ -156,6 +178,7 @@ mod tests {
             (r#"{"path":"send_msg","mode":"delay"}"#, "delay_s"),
             (r#"{"path":"send_msg","mode":"delay","delay_s":-1}"#, "delay_s"),
             (r#"{"path":"send_msg","mode":"status","code":99}"#, "status"),
+            (r#"{"path":"send_msg","mode":"gateway","code":99}"#, "gateway"),
         ] {
             let wrong = Faults::default().order(&order(json)).unwrap_err();
             assert!(wrong.contains(word), "{json}: {wrong}");

@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN};
+use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, ORIGIN, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use secrecy::SecretString;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::calls::Path;
+use super::odd::Odd;
 use super::simulator::{Answer, Simulator};
 
 /// The largest body of a request.
@@ -83,11 +84,14 @@ async fn respond(service: &Simulator, request: Request<Incoming>) -> Result<Resp
     if let Some(call) = call {
         let token = parameter(&head.uri, "access_token").map(SecretString::from);
         return match service.call(call, token, &body).await {
-            Answer::Reply(reply) => Ok(json_answer(StatusCode::OK, reply.to_string())),
+            Answer::Reply(reply) => Ok(json_answer(StatusCode::OK, Value::Object(reply).to_string())),
             Answer::Status(status) => {
                 Ok(problem(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), "a fault"))
             }
-            Answer::Garbage => Ok(garbage()),
+            Answer::Garbage => Ok(page(StatusCode::OK, "<html>not JSON</html>")),
+            Answer::Odd(odd, reply) => Ok(odd_answer(odd, &reply)),
+            Answer::Gateway(status, retry_after) => Ok(gateway(status, retry_after)),
+            Answer::Redirect => Ok(elsewhere()),
             Answer::Nothing => Err(Dropped),
         };
     }
@@ -111,8 +115,34 @@ fn problem(status: StatusCode, what: &str) -> Response<Body> {
     json_answer(status, json!({ "error": what }).to_string())
 }
 
-fn garbage() -> Response<Body> {
-    let mut response = Response::new(Body::from("<html>not JSON</html>"));
+fn page(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
+    response
+}
+
+fn odd_answer(odd: Odd, reply: &Map<String, Value>) -> Response<Body> {
+    let mut response = json_answer(StatusCode::OK, String::new());
+    let (body, length) = odd.body(reply);
+    *response.body_mut() = body;
+    if let Some(length) = length {
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    response
+}
+
+fn gateway(status: u16, retry_after: Option<u32>) -> Response<Body> {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let mut response = page(status, "<html>the service cannot be reached</html>");
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+fn elsewhere() -> Response<Body> {
+    let mut response = page(StatusCode::FOUND, "<html>moved</html>");
+    response.headers_mut().insert(LOCATION, HeaderValue::from_static("/moved"));
     response
 }

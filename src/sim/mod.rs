@@ -41,6 +41,7 @@ mod fields;
 mod groups;
 mod http;
 mod journal;
+mod odd;
 mod options;
 mod outgoing;
 mod push;

@@ -16,6 +16,7 @@ use super::calls::{self, Done, Now, Path};
 use super::fault::{Faults, Mode};
 use super::fields::Fields;
 use super::journal::{CallRecord, Journal, masked};
+use super::odd::Odd;
 use super::options::Options;
 use super::outgoing::Outgoing;
 use super::push::{Outcome, PushRecord};
@@ -69,11 +70,17 @@ struct Inner {
 /// What a call is answered with.
 pub(super) enum Answer {
     /// 200 and this JSON.
-    Reply(Value),
+    Reply(Map<String, Value>),
     /// A fault's HTTP status.
     Status(u16),
     /// 200 and a fault's noise.
     Garbage,
+    /// 200 and this JSON, written oddly.
+    Odd(Odd, Map<String, Value>),
+    /// What stands in front of the service: this HTTP status, and when to come again.
+    Gateway(u16, Option<u32>),
+    /// Somewhere else.
+    Redirect,
     /// Nothing: the connection is closed.
     Nothing,
 }
@@ -175,7 +182,7 @@ impl Simulator {
             body.len() + 200,
         );
         let fault = self.faults().meet(path);
-        let mut late = std::time::Duration::ZERO;
+        let (mut late, mut odd) = (std::time::Duration::ZERO, None);
         if let Some(fault) = fault {
             if let Some(entry) = self.journal().calls.entry(number) {
                 entry.fault = Some(fault.mode.as_str());
@@ -186,9 +193,14 @@ impl Simulator {
             }
             match fault.mode {
                 Mode::Delay => late = fault.delay,
-                Mode::Code(code) => return self.reply(number, path, Err(ResultCode::new(code))),
+                Mode::Odd(mode) => odd = Some(mode),
+                Mode::Code(code) => {
+                    return Answer::Reply(self.reply(number, path, Err(ResultCode::new(code))));
+                }
                 Mode::Status(status) => return Answer::Status(status),
                 Mode::Garbage => return Answer::Garbage,
+                Mode::Gateway(status, retry_after) => return Answer::Gateway(status, retry_after),
+                Mode::Redirect => return Answer::Redirect,
                 Mode::Drop => return Answer::Nothing,
                 Mode::Hang => std::future::pending().await,
             }
@@ -197,9 +209,12 @@ impl Simulator {
             Some(object) => self.execute(path, token.as_ref(), object).await,
             None => Err(INVALID_PARAMETER),
         };
-        let answer = self.reply(number, path, executed);
+        let reply = self.reply(number, path, executed);
         tokio::time::sleep(late).await;
-        answer
+        match odd {
+            Some(odd) => Answer::Odd(odd, reply),
+            None => Answer::Reply(reply),
+        }
     }
 
     async fn execute(
@@ -226,7 +241,7 @@ impl Simulator {
         Ok(extra)
     }
 
-    fn reply(&self, number: u64, path: Path, executed: Result<Map<String, Value>, ResultCode>) -> Answer {
+    fn reply(&self, number: u64, path: Path, executed: Result<Map<String, Value>, ResultCode>) -> Map<String, Value> {
         let (code, mut reply) = match executed {
             Ok(extra) => (ResultCode::OK, extra),
             Err(code) => (code, Map::new()),
@@ -236,7 +251,7 @@ impl Simulator {
         }
         tracing::debug!(?path, %code, "call answered");
         reply.insert("code".to_owned(), json!(code.value()));
-        Answer::Reply(Value::Object(reply))
+        reply
     }
 
     /// Notes a push that is about to be made or to wait.

@@ -1,8 +1,10 @@
 //! Reads the HTTP/1.1 exchanges on the other two connections.
 
 use std::collections::VecDeque;
+use std::io::Read as _;
 use std::sync::Arc;
 
+use flate2::read::GzDecoder;
 use serde_json::Value;
 
 use crate::labels;
@@ -119,11 +121,26 @@ impl HttpTap {
             }
             return;
         }
-        let json: Value = serde_json::from_slice(&message.body).unwrap_or_default();
-        let code = json["code"].as_i64().filter(|_| status == 200).unwrap_or(-1);
+        let code = code(&message.body).filter(|_| status == 200).unwrap_or(-1);
         records.calls[number].answer = Some(Reply { code, handed_on: None });
         self.answered.push_back((self.down.parsed, number));
     }
+}
+
+/// The code of a reply, however oddly it is written; none if it is not whole, or says none.
+fn code(body: &[u8]) -> Option<i64> {
+    let mut unpacked = Vec::new();
+    if body.starts_with(b"\x1f\x8b") {
+        GzDecoder::new(body).read_to_end(&mut unpacked).ok()?;
+    } else {
+        unpacked.extend_from_slice(body);
+    }
+    let text = String::from_utf8_lossy(&unpacked);
+    let text = text.trim_matches(['\0', '\u{feff}', '\r', '\n', ' ']);
+    let (_, code) = text.strip_suffix('}')?.split_once("\"code\":")?;
+    let code = code.trim_start_matches(['"', ' ']);
+    let end = code.find(|letter: char| !letter.is_ascii_digit() && letter != '-').unwrap_or(code.len());
+    code[..end].parse().ok()
 }
 
 impl Tap for HttpTap {

@@ -216,10 +216,12 @@ impl fmt::Display for Step {
 /// The result codes of §6, and one that it does not list.
 const CODES: [i64; 19] =
     [1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 1015, 1016, 1017, 4711];
+/// Odd answers that say their code all the same.
+const READABLE: [&str; 7] = ["string_code", "integral_code", "bom", "nul", "gzip", "gbk", "deep"];
 const WORKING_PATHS: [&str; 3] = ["send_msg", "ham_topic", "ham_group"];
 const OUTAGE_MS: u64 = 25_000;
 /// Cards of a round.
-pub(crate) const ROUND: u64 = 42;
+pub(crate) const ROUND: u64 = 44;
 
 /// Steps until `kills` SIGKILLs of the bridge are reached, always in whole rounds.
 pub(crate) fn schedule(seed: u64, kills: u64) -> Vec<Step> {
@@ -278,7 +280,10 @@ fn deal(card: u64, round: u64, rng: &mut Rng) -> Fault {
             let status = rng.pick(&[400, 403, 429, 500, 502, 503]);
             Fault::Service(ill("status", Some(status), rng))
         }
-        31 => Fault::Service(ill("garbage", None, rng)),
+        31 => {
+            let mode = rng.pick(&["garbage", "page", "cut_short"]);
+            Fault::Service(ill(mode, None, rng))
+        }
         32 => {
             let delay_ms = rng.between(200, 3000);
             Fault::Service(Ill { delay_ms, ..ill("delay", None, rng) })
@@ -301,6 +306,16 @@ fn deal(card: u64, round: u64, rng: &mut Rng) -> Fault {
         38 => Fault::Expire,
         39 => Fault::Forget,
         40 => Fault::Clock { seconds: rng.pick(&[-86_400, -600, -30, 30, 600, 7200]) },
+        // All of them within a few rounds.
+        41 => {
+            let mode = READABLE[usize::try_from(round % READABLE.len() as u64).unwrap()];
+            Fault::Service(ill(mode, None, rng))
+        }
+        42 => {
+            let status = rng.pick(&[429, 502, 503, 504]);
+            let mode = rng.pick(&["gateway", "redirect"]);
+            Fault::Service(ill(mode, Some(status), rng))
+        }
         // Too long for the short run, which is the first round.
         _ => match round % 4 {
             0 => Fault::Calm,
@@ -347,6 +362,10 @@ pub(crate) fn self_check() {
     for code in CODES {
         let met = |step: &Step| matches!(step.fault, Fault::Service(Ill { code: Some(met), .. }) if met == code);
         assert!(long.iter().any(met), "code {code} is in no long run");
+    }
+    for mode in READABLE {
+        let met = |step: &Step| matches!(step.fault, Fault::Service(ill) if ill.mode == mode);
+        assert!(long.iter().any(met), "{mode} is in no long run");
     }
     assert_eq!(digest(&schedule(1, 1)), KNOWN, "the generator has changed: old seeds mean something else now");
 }

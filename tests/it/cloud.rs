@@ -3,4 +3,5 @@
 //! The reaction to each result code is tested beside the session, on the paused clock.
 
 mod client;
+mod odd_answers;
 mod session;

@@ -8,6 +8,9 @@ use crate::load;
 use crate::records::{Call, Command, Delivery, Outcome, Place, SECOND, Time};
 use crate::world::API_TIMEOUT;
 
+/// `outbound.ambiguous_tries`.
+const AMBIGUOUS_TRIES: usize = 3;
+
 /// Everything about one command.
 struct Case<'a> {
     label: &'a str,
@@ -195,7 +198,11 @@ fn wrong(seen: &Seen<'_>, case: &Case<'_>, outcome: &Outcome, at: Time) -> Optio
         "error" if !case.calls.iter().any(|call| code(call) == outcome.code) => Some("a code that iLink never gave"),
         "error" | "expired" | "uncertain" if single && known_success => Some("not ok, though iLink said so"),
         "expired" if !may_expire(seen, case, began, at) => Some("expired before its time"),
-        "uncertain" if case.lane != load::CREATE && !may_expire(seen, case, began, at) => Some("uncertain too early"),
+        "uncertain"
+            if case.lane != load::CREATE && !may_expire(seen, case, began, at) && !tried_out(seen, case, began, at) =>
+        {
+            Some("uncertain too early")
+        }
         "uncertain" if !unanswered && !disturbed(seen, began, at) => Some("uncertain though every call was answered"),
         "ok" | "error" | "expired" | "uncertain" => None,
         _ => Some("no such status"),
@@ -210,6 +217,12 @@ fn may_expire(seen: &Seen<'_>, case: &Case<'_>, began: Time, at: Time) -> bool {
     let ttl = if case.lane == load::SHORT { load::SHORT_TTL_S } else { 300 };
     // Whole seconds of it may have been spent in the broker.
     at + SECOND > began + ttl * SECOND || seen.clock_went_forward(began, at)
+}
+
+/// What may have been executed was tried as often as it may be; a try that a cut or a kill kept from us counts as well.
+fn tried_out(seen: &Seen<'_>, case: &Case<'_>, began: Time, at: Time) -> bool {
+    let ambiguous = |call: &&&Call| !is_known(seen, call) || matches!(code(call), Some(1017 | -1));
+    case.calls.iter().filter(ambiguous).count() >= AMBIGUOUS_TRIES || disturbed(seen, began, at)
 }
 
 /// A request may have been cut before it was whole, or its process ended.

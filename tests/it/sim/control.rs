@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::http::Method;
+use ilink2mqtt::protocol::Reply;
 use ilink2mqtt::sim::{Options, serve};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -61,6 +62,43 @@ async fn faults_meet_the_calls_they_were_ordered_for() {
     let state = service.state().await;
     let faults: Vec<&Value> = state["calls"].as_array().unwrap().iter().filter_map(|call| call.get("fault")).collect();
     assert_eq!(faults, ["code", "code", "drop", "status", "status", "garbage", "delay", "hang"]);
+}
+
+#[tokio::test]
+async fn an_odd_answer_is_given_to_a_call_that_was_executed() {
+    let service = Service::start(options()).await;
+    let mut hook = Callback::start().await;
+    let alice = service.register("1", &hook).await;
+    let path = format!("send_msg?access_token={}", alice.token);
+    let body = json!({"send_uid": "1", "accept_uid": "1", "msg_type": 1, "content": "AA=="}).to_string();
+    for mode in ["string_code", "integral_code", "bom", "nul", "gzip", "gbk", "deep", "page", "cut_short", "long"] {
+        service.fault(&json!({"path": "send_msg", "mode": mode})).await;
+        let answer = service.send(&path, body.clone()).await.unwrap();
+        assert_eq!(answer.status(), 200, "{mode}");
+        let answer = answer.bytes().await;
+        hook.push().await;
+        let Ok(answer) = answer else {
+            assert_eq!(mode, "cut_short");
+            continue;
+        };
+        let reply = Reply::decode(&answer).map(|reply| reply.code.value()).ok();
+        assert_eq!(reply, (mode != "page").then_some(0), "{mode}");
+        assert!(serde_json::from_slice::<Value>(&answer).ok() != Some(json!({"code": 0})), "{mode} is not odd");
+    }
+    service.fault(&json!({"path": "send_msg", "mode": "endless"})).await;
+    let mut endless = service.send(&path, body.clone()).await.unwrap();
+    for _ in 0..3 {
+        assert!(endless.chunk().await.unwrap().is_some());
+    }
+    hook.push().await;
+
+    service.fault(&json!({"path": "send_msg", "mode": "gateway", "code": 502, "retry_after_s": 7})).await;
+    let gateway = service.send(&path, body.clone()).await.unwrap();
+    assert_eq!((gateway.status().as_u16(), gateway.headers()["retry-after"].to_str().unwrap()), (502, "7"));
+    service.fault(&json!({"path": "send_msg", "mode": "redirect"})).await;
+    let redirect = service.send(&path, body).await.unwrap();
+    assert!(redirect.status() == 302 && redirect.headers().contains_key("location"));
+    hook.assert_quiet();
 }
 
 #[tokio::test]

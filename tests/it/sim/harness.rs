@@ -44,7 +44,8 @@ impl Service {
 
     /// A client of a service that somebody else runs.
     pub(super) fn at(base: String) -> Self {
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let client = reqwest::Client::builder();
+        let client = client.no_proxy().redirect(reqwest::redirect::Policy::none()).timeout(PATIENCE).build().unwrap();
         Self { base, client, shutdown: CancellationToken::new(), task: tokio::spawn(async { Ok(()) }) }
     }
 

@@ -14,6 +14,8 @@ use url::Url;
 pub(crate) enum Behaviour {
     /// These bytes, then the end of the connection.
     Bytes(Vec<u8>),
+    /// These bytes, then others again and again until the client leaves.
+    Endless(Vec<u8>, Vec<u8>),
     /// Nothing, and the connection stays.
     Hang,
     /// Nothing, and the connection ends.
@@ -148,6 +150,13 @@ where
         Behaviour::Bytes(bytes) => {
             stream.write_all(&bytes).await.ok()?;
             stream.shutdown().await.ok()
+        }
+        Behaviour::Endless(begin, again) => {
+            stream.write_all(&begin).await.ok()?;
+            loop {
+                stream.write_all(&again).await.ok()?;
+                stream.flush().await.ok()?;
+            }
         }
         Behaviour::Hang => std::future::pending().await,
         Behaviour::Close => None,
