@@ -29,7 +29,9 @@ pub(super) async fn link_config(
 
 /// Names the session that a broker may hold for us.
 pub(super) fn session_name(config: &Config) -> Vec<u8> {
-    format!("{} {}", config.mqtt.broker, config.mqtt.client_id).into_bytes()
+    let mqtt = &config.mqtt;
+    let brokers = std::iter::once(&mqtt.broker).chain(&mqtt.other_brokers).map(url::Url::as_str);
+    brokers.chain([mqtt.client_id.as_str()]).collect::<Vec<_>>().join(" ").into_bytes()
 }
 
 /// Notes, once connected, that the broker has a session of ours from here on.

@@ -44,6 +44,7 @@ pub(super) fn link(config: &Config, routes: watch::Receiver<RouteFilters>) -> Li
     filters.dedup();
     LinkConfig {
         broker: mqtt.broker.clone(),
+        other_brokers: mqtt.other_brokers.clone(),
         protocol: match mqtt.protocol {
             MqttProtocol::V5 => Protocol::V5,
             MqttProtocol::V311 => Protocol::V311,

@@ -17,6 +17,8 @@ use crate::protocol::Uid;
 pub struct Mqtt {
     /// `mqtt://` or `mqtts://`, host and port (always explicit), nothing else.
     pub broker: Url,
+    /// Its other addresses, tried in turn.
+    pub other_brokers: Vec<Url>,
     /// Protocol version.
     pub protocol: MqttProtocol,
     /// Client id.
@@ -112,7 +114,7 @@ impl Mqtt {
         uid: Result<&Uid, Failed>,
         ttl: Result<Duration, Failed>,
     ) -> Result<Self, Failed> {
-        let broker = reader.or("mqtt.broker", "mqtt://127.0.0.1:1883", urls::broker);
+        let broker = reader.or("mqtt.broker", "mqtt://127.0.0.1:1883", urls::brokers);
         let protocol = reader.or("mqtt.protocol", "5", any);
         let client_id = format!("ilink2mqtt-{}", uid.map_or("", Uid::as_str));
         let client_id = reader.or("mqtt.client_id", &client_id, sendable);
@@ -133,7 +135,8 @@ impl Mqtt {
         let session_expiry = reader.or("mqtt.session_expiry", &whole, whole_seconds);
         let persistent_session = reader.or("mqtt.persistent_session", "false", any);
         let max_packet = reader.or("mqtt.max_packet", "1MiB", within(Size(1 << 10)..=Size(LARGEST_PACKET)));
-        let broker = urls::with_port(&broker?);
+        let mut brokers = broker?.0.iter().map(urls::with_port).collect::<Vec<_>>().into_iter();
+        let broker = brokers.next().ok_or(Failed)?;
         let (username, password, tls) = (username?, password?, MqttTls { ca: ca?, cert: cert?, key: key? });
         if password.is_some() && username.is_none() {
             reader.conflict("mqtt.password is set and mqtt.username is not".to_owned());
@@ -146,6 +149,7 @@ impl Mqtt {
         }
         Ok(Self {
             broker,
+            other_brokers: brokers.collect(),
             protocol: protocol?,
             client_id: client_id?,
             username,

@@ -100,8 +100,8 @@ fn http(url: &MaskedUrl) -> Result<(), String> {
     Ok(())
 }
 
-/// `mqtt.broker`.
-pub(super) fn broker(url: &MaskedUrl) -> Result<(), String> {
+/// One of `mqtt.broker`.
+fn broker(url: &MaskedUrl) -> Result<(), String> {
     let url = &url.0;
     if !matches!(url.scheme(), "mqtt" | "mqtts") || url.host_str().is_none_or(str::is_empty) {
         return Err("it must be mqtt://host, or mqtts://host for TLS, with a port if it is not 1883 or 8883".to_owned());
@@ -111,6 +111,41 @@ pub(super) fn broker(url: &MaskedUrl) -> Result<(), String> {
     }
     if url.port() == Some(0) || !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
         return Err("it must be a host and a port, and nothing else".to_owned());
+    }
+    Ok(())
+}
+
+/// `mqtt.broker`: one URL, or the addresses of one broker.
+pub(super) struct BrokerUrls(pub(super) Vec<MaskedUrl>);
+
+impl Setting for BrokerUrls {
+    fn may_hold_secret(text: &str) -> bool {
+        MaskedUrl::may_hold_secret(text)
+    }
+
+    fn read(given: &Given<'_>) -> Result<Self, String> {
+        match given.text() {
+            Some(text) if !text.trim_start().starts_with('[') => MaskedUrl::read(given).map(|url| Self(vec![url])),
+            _ => Vec::read(given).map(Self),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self.0.as_slice() {
+            [only] => only.show(),
+            several => format!("[{}]", several.iter().map(Setting::show).collect::<Vec<_>>().join(", ")),
+        }
+    }
+}
+
+/// Each is a broker's, and all are of one kind: they share `mqtt.tls`.
+pub(super) fn brokers(urls: &BrokerUrls) -> Result<(), String> {
+    let Some((first, others)) = urls.0.split_first() else {
+        return Err("it must be one URL, or a list of at least one".to_owned());
+    };
+    urls.0.iter().try_for_each(broker)?;
+    if others.iter().any(|other| other.0.scheme() != first.0.scheme()) {
+        return Err("all must begin with mqtt://, or all with mqtts://".to_owned());
     }
     Ok(())
 }
@@ -171,6 +206,29 @@ mod tests {
             ["http://broker", "mqtt://", "mqtt:broker", "mqtt://u:p@broker", "mqtt://broker/a", "mqtt://broker?a"]
         {
             assert!(broker(&url(wrong)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_broker_has_one_address_or_several() {
+        let read =
+            |text: &str| BrokerUrls::read(&Given::Untyped(text)).and_then(|urls| super::brokers(&urls).map(|()| urls));
+        for (text, shown) in [
+            ("mqtt://a", "\"mqtt://a\""),
+            (r#"["mqtt://a"]"#, "\"mqtt://a\""),
+            (r#"["mqtts://a", "mqtts://b:1"]"#, "[\"mqtts://a\", \"mqtts://b:1\"]"),
+        ] {
+            assert_eq!(read(text).map(|urls| urls.show()), Ok(shown.to_owned()), "{text}");
+        }
+        for (text, wanted) in [
+            ("[]", "at least one"),
+            ("", "it must be a URL"),
+            (r#"["mqtt://a", "mqtts://b"]"#, "all must begin"),
+            (r#"["mqtt://a", "http://b"]"#, "mqtts://host for TLS"),
+            (r#"["mqtt://a", 7]"#, "entry 2"),
+        ] {
+            let error = read(text).err().unwrap_or_default();
+            assert!(error.contains(wanted), "{text}: {error}");
         }
     }
 

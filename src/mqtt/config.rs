@@ -45,6 +45,8 @@ pub struct RouteFilters {
 pub struct LinkConfig {
     /// `mqtt://host[:port]` or `mqtts://host[:port]`.
     pub broker: Url,
+    /// Further addresses of the same broker, of the same scheme: tried in turn.
+    pub other_brokers: Vec<Url>,
     /// The version of MQTT.
     pub protocol: Protocol,
     /// Names the session at the broker; not empty.

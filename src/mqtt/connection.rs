@@ -264,7 +264,7 @@ impl<'t, W: Wire> Connection<'t, W> {
             self.on_phase_overdue()?;
         }
         if passed(self.ack_due) || passed(Some(self.last_event + self.patience)) {
-            return Err(End::Lost(self.task.dialer.explain.stalled()));
+            return Err(End::Lost(self.task.dialer.explain().stalled()));
         }
         if passed(self.ask_at) {
             self.ask_at = Some(now + self.patience / 2);

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 
 use rustls::{AlertDescription, CertificateError};
+use url::Url;
 
 use super::config::{LinkConfig, Protocol};
 use crate::tls::{self, spelled};
@@ -55,14 +56,15 @@ pub(super) struct Explain {
 }
 
 impl Explain {
-    pub(super) fn new(config: &LinkConfig) -> Self {
-        let (host, port) = super::wire::address(&config.broker);
+    pub(super) fn new(config: &LinkConfig, broker: &Url) -> Self {
+        let tls = broker.scheme() == "mqtts";
+        let (host, port) = super::wire::address(broker);
         let broker = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         Self {
             broker,
             protocol: config.protocol,
             client_id: config.client_id.clone(),
-            tls: config.broker.scheme() == "mqtts",
+            tls,
             has_login: config.credentials.is_some(),
         }
     }

@@ -20,7 +20,7 @@ const DISCONNECT_LIMIT: Duration = Duration::from_secs(1);
 
 impl<W: Wire> Connection<'_, W> {
     pub(super) fn on_connected(&mut self, accepted: &Accepted) -> Step {
-        let explain = &self.task.dialer.explain;
+        let explain = self.task.dialer.explain();
         if accepted.receive_maximum == 0 {
             return Err(End::Lost(Failure::Protocol("a receive maximum of 0".to_owned())));
         }
@@ -200,7 +200,7 @@ impl<W: Wire> Connection<'_, W> {
             }
             // The intended end replaces this one.
             Phase::Disconnecting(_) => Err(End::Lost(Failure::Closed)),
-            Phase::Looking { .. } | Phase::Subscribing => Err(End::Lost(self.task.dialer.explain.stalled())),
+            Phase::Looking { .. } | Phase::Subscribing => Err(End::Lost(self.task.dialer.explain().stalled())),
             Phase::Connecting | Phase::Up => Ok(()),
         }
     }

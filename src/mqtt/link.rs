@@ -105,6 +105,7 @@ impl Task {
                 End::Lost(failure) | End::GaveUp(failure) => {
                     let history = History { stood: stood.is_some(), quick_losses, after_refusal };
                     self.failed(&failure, &history);
+                    self.dialer.next_broker();
                     backoff.next()
                 }
             };
@@ -183,7 +184,7 @@ impl Task {
         }
         self.note_undecodable(matches!(failure, Failure::Undecodable(_)) && history.quick_losses > 0);
         LinkCounters::one(&self.counters.failures);
-        let cause = self.dialer.explain.failure(failure, history);
+        let cause = self.dialer.explain().failure(failure, history);
         let was_connected = self.state.borrow().connected;
         let news = was_connected || self.state.borrow().cause.as_deref() != Some(cause.as_str());
         // Whoever reads the line and then asks is told the same.
@@ -235,7 +236,7 @@ impl Task {
     }
 
     pub(super) fn connected(&self) {
-        info!(broker = self.dialer.config.broker.host_str(), "connected to the broker");
+        info!(broker = self.dialer.broker().host_str(), "connected to the broker");
         self.state.send_modify(|state| {
             state.connected = true;
             state.since = SystemTime::now();

@@ -157,7 +157,7 @@ impl Trial {
                 Ok(Ok(event)) => event,
                 Ok(Err(failure)) => break Some(self.explain(dialer, &failure)),
                 Err(_) if heard_until.is_some() => break None,
-                Err(_) => break Some(self.explain(dialer, &dialer.explain.no_answer())),
+                Err(_) => break Some(self.explain(dialer, &dialer.explain().no_answer())),
             };
             if let Err(failure) = self.handle(event, &wire, dialer) {
                 break Some(self.explain(dialer, &failure));
@@ -240,7 +240,7 @@ impl Trial {
 
     fn explain(&self, dialer: &Dialer, failure: &Failure) -> String {
         let history = History { stood: self.stood, quick_losses: 0, after_refusal: self.after_refusal };
-        dialer.explain.failure(failure, &history)
+        dialer.explain().failure(failure, &history)
     }
 
     fn rights(mut self, protocol: Protocol, why: Option<String>) -> Rights {
@@ -288,7 +288,7 @@ fn usable(accepted: &Accepted, dialer: &Dialer) -> Result<(), Failure> {
         Accepted { retain: false, .. } => ConnectRefusal::RetainUnsupported,
         _ => return Ok(()),
     };
-    Err(dialer.explain.refused(refusal))
+    Err(dialer.explain().refused(refusal))
 }
 
 /// A topic that a filter matches: `random` stands for what varies. Many levels are two, so that nobody hears it who

@@ -68,7 +68,7 @@ impl Wire for V311 {
     async fn poll(event_loop: &mut EventLoop, dialer: &Dialer) -> Result<Event, Failure> {
         match event_loop.poll().await {
             Ok(event) => Ok(convert(event, event_loop)),
-            Err(error) => Err(failure(error, &dialer.explain)),
+            Err(error) => Err(failure(error, dialer.explain())),
         }
     }
 
@@ -80,7 +80,7 @@ impl Wire for V311 {
 
 fn options(dialer: &Dialer) -> MqttOptions {
     let config = &dialer.config;
-    let (host, port) = address(&config.broker);
+    let (host, port) = address(dialer.broker());
     let mut options = MqttOptions::new(config.client_id.as_str(), host, port);
     let will = &config.will;
     options

@@ -77,7 +77,7 @@ impl Wire for V5 {
     }
 
     async fn poll(event_loop: &mut EventLoop, dialer: &Dialer) -> Result<Event, Failure> {
-        let event = event_loop.poll().await.map_err(|e| failure(e, &dialer.explain))?;
+        let event = event_loop.poll().await.map_err(|e| failure(e, dialer.explain()))?;
         if let v5::Event::Incoming(Packet::ConnAck(_)) = &event {
             // The broker may have set the keep alive; 0 means none, which rumqttc would take for "ping without pause". More than
             // ours is no use to us: pings are how we find out that the broker has gone.
@@ -97,7 +97,7 @@ impl Wire for V5 {
 
 fn options(dialer: &Dialer) -> MqttOptions {
     let config = &dialer.config;
-    let (host, port) = address(&config.broker);
+    let (host, port) = address(dialer.broker());
     let mut options = MqttOptions::new(config.client_id.as_str(), host, port);
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use url::{Host, Url};
@@ -30,11 +30,20 @@ pub(super) const LARGEST_PACKET: usize = 268_435_460;
 /// The shortest keep alive that rumqttc takes without a panic, in seconds.
 pub(super) const SHORTEST_KEEP_ALIVE: u64 = 5;
 
+/// An address of the broker.
+struct Target {
+    url: Url,
+    explain: Explain,
+}
+
 /// What opens connections: the configuration, with the TLS files read.
 pub(super) struct Dialer {
     pub(super) config: LinkConfig,
     pub(super) tls: Option<Arc<rustls::ClientConfig>>,
-    pub(super) explain: Explain,
+    first: Target,
+    others: Vec<Target>,
+    /// Whose turn it is: 0 is the first's.
+    turn: AtomicUsize,
     /// The broker was told `max_packet` and sent more: refusing such a packet would bring it again for ever.
     pub(super) takes_any_size: AtomicBool,
     /// The session at the broker holds what cannot be decoded: the next connection begins another.
@@ -53,9 +62,31 @@ impl Dialer {
         if config.client_id.is_empty() {
             return Err(StartError::ClientId);
         }
-        let explain = Explain::new(&config);
+        let target = |url: &Url| Target { url: url.clone(), explain: Explain::new(&config, url) };
+        let (first, others) = (target(&config.broker), config.other_brokers.iter().map(target).collect());
         let (takes_any_size, leaves_session) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { config, tls, explain, takes_any_size, leaves_session })
+        Ok(Self { config, tls, first, others, turn: AtomicUsize::new(0), takes_any_size, leaves_session })
+    }
+
+    fn target(&self) -> &Target {
+        let turn = self.turn.load(Ordering::Relaxed).checked_sub(1);
+        turn.and_then(|other| self.others.get(other)).unwrap_or(&self.first)
+    }
+
+    /// The address whose turn it is.
+    pub(super) fn broker(&self) -> &Url {
+        &self.target().url
+    }
+
+    /// Words for what happens there.
+    pub(super) fn explain(&self) -> &Explain {
+        &self.target().explain
+    }
+
+    /// It is the next address's turn.
+    pub(super) fn next_broker(&self) {
+        let turn = self.turn.load(Ordering::Relaxed);
+        self.turn.store(if turn < self.others.len() { turn + 1 } else { 0 }, Ordering::Relaxed);
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn config(port: u16) -> LinkConfig {
     let state = |text: &'static str| Publication::raw(base.bridge("state"), text).retained();
     LinkConfig {
         broker: format!("mqtt://127.0.0.1:{port}").parse().unwrap(),
+        other_brokers: Vec::new(),
         protocol: Protocol::V5,
         client_id: "ilink2mqtt-414".to_owned(),
         credentials: None,

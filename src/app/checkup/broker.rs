@@ -1,23 +1,36 @@
 //! The broker: does it let us in, and may we do there what the bridge does?
 
 use tokio::sync::watch;
+use url::Url;
 
-use super::{Findings, random};
+use super::{Findings, brokers, random};
 use crate::app::{AppError, parts};
 use crate::config::{Config, MqttProtocol};
-use crate::mqtt::{self, Rights, RightsError, RouteFilters, Verdict, Wanted};
+use crate::mqtt::{self, LinkConfig, Rights, RightsError, RouteFilters, Verdict, Wanted};
 
 const BROKER: &str = "broker";
 const PUBLISH: &str = "publish";
 const SUBSCRIBE: &str = "subscribe";
 
+/// Tries every address.
 pub(super) async fn check(config: &Config, findings: &mut Findings) -> Result<(), AppError> {
+    for broker in brokers(config) {
+        if !config.mqtt.other_brokers.is_empty() {
+            findings.ok(BROKER, format!("{broker}:"));
+        }
+        check_one(config, broker, findings).await?;
+    }
+    Ok(())
+}
+
+async fn check_one(config: &Config, broker: &Url, findings: &mut Findings) -> Result<(), AppError> {
     let random = random();
     // Another one than the bridge's: that may be connected.
     let client_id = format!("{}-{random}", config.mqtt.client_id);
     let wanted = Wanted { writes: config.writes_to_try(), reads: config.reads() };
     let (_routes, none) = watch::channel(RouteFilters::default());
-    match mqtt::try_out(parts::link(config, none), client_id, &random, wanted).await {
+    let link = LinkConfig { broker: broker.clone(), other_brokers: Vec::new(), ..parts::link(config, none) };
+    match mqtt::try_out(link, client_id, &random, wanted).await {
         Ok(rights) => {
             findings.ok(BROKER, "it lets us in");
             tell(&rights, config.mqtt.protocol == MqttProtocol::V311, findings);

@@ -29,8 +29,8 @@ const SOON: i64 = 14 * 86_400;
 pub(super) async fn check(config: &Config, findings: &mut Findings) {
     let api = (config.ilink.proxy.is_none()).then_some(("ilink.api", &config.ilink.api));
     let public = config.callback.public_url.expose();
-    let all = [api, Some(("mqtt.broker", &config.mqtt.broker)), Some(("callback.public_url", public))];
-    for (key, url) in all.into_iter().flatten() {
+    let brokers = super::brokers(config).map(|broker| ("mqtt.broker", broker));
+    for (key, url) in api.into_iter().chain(brokers).chain([("callback.public_url", public)]) {
         if let Some(default) = default_port(url) {
             // What cannot be reached has been told of already.
             if let Some(certificate) = look(url, url.port().unwrap_or(default)).await {

@@ -185,6 +185,11 @@ fn stored_secret(config: &Config, dir: &Path) -> Result<Option<SecretString>, St
     Ok(Some(identity.path_secret()))
 }
 
+/// All addresses of the broker.
+fn brokers(config: &Config) -> impl Iterator<Item = &url::Url> {
+    std::iter::once(&config.mqtt.broker).chain(&config.mqtt.other_brokers)
+}
+
 /// What nobody else uses by chance.
 fn random() -> String {
     let random = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));

@@ -20,7 +20,8 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) {
     let public = config.callback.public_url.expose();
     // A proxy resolves the API's name itself.
     let api = proxy.unwrap_or(("ilink.api", &config.ilink.api));
-    for (key, url) in [api, ("mqtt.broker", &config.mqtt.broker), ("callback.public_url", public)] {
+    let brokers = super::brokers(config).map(|broker| ("mqtt.broker", broker));
+    for (key, url) in [api].into_iter().chain(brokers).chain([("callback.public_url", public)]) {
         let addresses = resolve(key, url, findings).await;
         let loopback = !addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback);
         if loopback && key != "callback.public_url" && in_container() {

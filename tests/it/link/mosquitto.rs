@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use ilink2mqtt::clock::boot_now;
 use ilink2mqtt::local::Publication;
-use ilink2mqtt::mqtt::{Delivery, Protocol, Subscriptions};
+use ilink2mqtt::mqtt::{Delivery, LinkConfig, Protocol, Subscriptions};
 
 use super::{Tested, acked, config, refused};
 use crate::support::client::{Client, Out};
+use crate::support::deserted::Deserted;
 use crate::support::mosquitto::Mosquitto;
 
 #[tokio::test]
@@ -246,4 +247,19 @@ async fn standing_state_is_the_newest_and_comes_again_with_every_connection() {
     watcher.subscribe("ilink/bridge/#").await;
     watcher.expect_text("ilink/bridge/health", "1000").await;
     watcher.expect_text("ilink/bridge/state", "online").await;
+}
+
+#[tokio::test]
+async fn the_addresses_of_a_broker_are_tried_in_turn() {
+    let nobody = Deserted::new();
+    let (mut one, other) = (Mosquitto::start(""), Mosquitto::start(""));
+    let brokers = [one.url(), other.url()].map(|url| url.parse().unwrap());
+    let mut tested = Tested::up(LinkConfig { other_brokers: brokers.to_vec(), ..config(nobody.port()) }).await;
+    assert_eq!(tested.publish("a", "1").await, Delivery::Acked { no_subscribers: true });
+    let device = Client::connect(&other).await;
+    device.subscribe("a").await;
+    one.kill();
+    // The one that is left, whoever's turn it was.
+    assert_eq!(tested.publish("a", "2").await, Delivery::Acked { no_subscribers: false });
+    assert_eq!(device.expect("a").await.text(), "2");
 }
