@@ -61,6 +61,12 @@ impl Stamp {
         Self { run: run.mark, boot_ms: millis(boot_now()), wall_ms: wall_now_ms() }
     }
 
+    /// Was it noted by this run of the process?
+    #[must_use]
+    pub fn is_of_this_run(&self) -> bool {
+        self.run == run().mark
+    }
+
     /// How long ago this was: by the boot-time clock for a moment of this run; for an earlier run's, by the wall clock up to
     /// the start of this run and by the boot-time clock since. Never below zero.
     #[must_use]

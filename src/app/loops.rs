@@ -9,14 +9,16 @@ use super::{Around, parts};
 use crate::delivery::busy::BusyBoard;
 use crate::delivery::lanes::Patience;
 use crate::inbound::relay::{Relay, RelaySettings};
-use crate::log::{Few, SaidOnce};
+use crate::log::{Few, SaidOnce, Seldom};
 use crate::mqtt::{self, Publisher};
 use crate::outbound::accept::Accept;
-use crate::outbound::attempt::Attempts;
+use crate::outbound::attempt::{Attempts, Unstored};
 use crate::outbound::deliver::Deliver;
 use crate::outbound::results::Results;
+use crate::outbound::shares::Shares;
 use crate::progress::Progress;
 use crate::set_aside::SetAside;
+use crate::spool::{MAX_COMMANDS, Queue};
 
 /// What the loops leave behind for the others.
 pub(super) struct Loops {
@@ -42,6 +44,7 @@ pub(super) fn start(
     let (accepted, accepted_rx) = mpsc::unbounded_channel();
     let (results, results_rx) = mpsc::unbounded_channel();
     let (births, births_rx) = watch::channel(0);
+    let shares = Arc::new(Shares::of(MAX_COMMANDS, core.spool.limit(Queue::Outbound)));
     let relay = Relay {
         config: parts::relay_config(config),
         settings,
@@ -65,9 +68,11 @@ pub(super) fn start(
         births,
         accepted,
         results: results.clone(),
+        shares: Arc::clone(&shares),
         counters: Arc::clone(&core.counters),
         progress: accept_progress.clone(),
         ignored: SaidOnce::default(),
+        share_told: Seldom::default(),
     };
     let attempts = Arc::new(Attempts {
         spool: core.spool.clone(),
@@ -78,6 +83,8 @@ pub(super) fn start(
         book: routes.book.clone(),
         counters: Arc::clone(&core.counters),
         failed: Few::default(),
+        shares: Arc::clone(&shares),
+        unstored: Unstored::default(),
     });
     let deliver =
         Deliver::new(parts::deliver_config(config), attempts, results, routes.routing(), deliver_progress.clone());
@@ -88,6 +95,7 @@ pub(super) fn start(
         set_aside,
         busy: BusyBoard::new("results", Arc::clone(&core.busy)),
         patience: Patience::default(),
+        shares,
     };
     supervisor.adopt("the link to the broker", Step::Link, task);
     supervisor.part("the relay loop", Step::Loops, relay.run(shutdown.loops.clone()));

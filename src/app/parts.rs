@@ -132,7 +132,7 @@ pub(super) fn deliver_config(config: &Config) -> DeliverConfig {
 
 pub(super) fn ambiguous(config: &Config) -> outbound::attempt::Ambiguous {
     match config.outbound.ambiguous {
-        Ambiguous::Retry => outbound::attempt::Ambiguous::Retry,
+        Ambiguous::Retry => outbound::attempt::Ambiguous::Retry(config.outbound.ambiguous_tries),
         Ambiguous::Report => outbound::attempt::Ambiguous::Report,
     }
 }

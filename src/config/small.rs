@@ -29,6 +29,8 @@ pub struct Outbound {
     pub ttl: Duration,
     /// What is done after an ambiguous attempt.
     pub ambiguous: Ambiguous,
+    /// How often what may have been executed is tried in all; `None`: until it expires.
+    pub ambiguous_tries: Option<NonZeroU32>,
     /// How many lanes call at once; at least 1.
     pub concurrency: usize,
     /// Calls started in a second; `None`: no limit.
@@ -113,12 +115,14 @@ impl Outbound {
         const LONGEST: Duration = Duration::from_hours(30 * 24);
         let ttl = reader.or("outbound.ttl", "5m", within(Duration::from_secs(1)..=LONGEST));
         let ambiguous = reader.or("outbound.ambiguous", "retry", any);
+        let ambiguous_tries = reader.or("outbound.ambiguous_tries", "3", within(0..=1000));
         let concurrency = reader.or("outbound.concurrency", "8", within(1..=256));
         let rate_per_s = reader.or("outbound.rate_per_s", "0", within(0..=10_000));
         let max_content = reader.or("outbound.max_content", "256KiB", within(Size(1)..=Size(64 << 20)));
         Ok(Self {
             ttl: ttl?,
             ambiguous: ambiguous?,
+            ambiguous_tries: u32::try_from(ambiguous_tries?).ok().and_then(NonZeroU32::new),
             concurrency: usize::try_from(concurrency?).unwrap_or(1),
             rate_per_s: u32::try_from(rate_per_s?).ok().and_then(NonZeroU32::new),
             max_content: max_content?.bytes(),

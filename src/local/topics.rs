@@ -169,6 +169,12 @@ impl Base {
         })
     }
 
+    /// The client that a command's topic names, verbatim: the level after `by/`.
+    #[must_use]
+    pub fn client<'a>(&self, command_topic: &'a str) -> Option<&'a str> {
+        self.command_topic(command_topic)?.client
+    }
+
     /// What a command that a route made of a message on `topic` has for its own topic; nobody publishes there.
     #[must_use]
     pub fn route_origin(&self, route: &str, topic: &str) -> String {

@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::account::AccountCheck;
-use super::arrivals::Arrivals;
+use super::arrivals::{Arrivals, Question, Receipts};
 use super::explain::Failure;
 use super::incoming::Held;
 use super::link::Task;
@@ -79,6 +79,7 @@ pub(super) struct Connection<'t, W: Wire> {
     /// When the broker last refused something.
     pub(super) refused_at: Option<Instant>,
     pub(super) arrivals: Arrivals,
+    pub(super) receipts: Receipts,
     /// PUBACKs in rumqttc's channel.
     pub(super) acks_handed: usize,
     /// Messages of an earlier session that came before the account check was done.
@@ -115,6 +116,7 @@ impl<'t, W: Wire> Connection<'t, W> {
             paused_until: None,
             refused_at: None,
             arrivals: Arrivals::default(),
+            receipts: Receipts::default(),
             acks_handed: 0,
             held: Held::default(),
             overlooking: false,
@@ -198,9 +200,24 @@ impl<'t, W: Wire> Connection<'t, W> {
     fn handle(&mut self, event: Event) -> Step {
         match event {
             Event::Connected(accepted) => self.on_connected(&accepted),
-            Event::Sent(pkid) => self.task.outbox.sent(pkid).map_err(|what| End::Lost(Failure::Protocol(what))),
-            Event::Acked(pkid, ack) => self.on_acked(pkid, ack),
+            Event::Sent(pkid) => {
+                self.receipts.asked(Question::Publish(pkid));
+                self.task.outbox.sent(pkid).map_err(|what| End::Lost(Failure::Protocol(what)))
+            }
+            Event::Acked(pkid, ack) => {
+                self.answered(Question::Publish(pkid));
+                self.on_acked(pkid, ack)
+            }
+            Event::PingSent => {
+                self.receipts.asked(Question::Ping);
+                Ok(())
+            }
+            Event::PingAnswered => {
+                self.answered(Question::Ping);
+                Ok(())
+            }
             Event::AckSent => {
+                self.receipts.written();
                 self.acks_handed = self.acks_handed.saturating_sub(1);
                 Ok(())
             }

@@ -38,6 +38,8 @@ pub struct Incoming {
     pub pkid: u16,
     /// The connection it came by: the link's generation.
     pub connection: u64,
+    /// Its number among the QoS 1 messages of that connection, from 1 on; 0 at QoS 0.
+    pub arrival: u64,
     /// Whether that connection continued an earlier session: only then can DUP speak of an earlier connection's packet.
     pub session_present: bool,
     /// MQTT 5: what is left of its life, in seconds.
@@ -54,16 +56,34 @@ pub struct Incoming {
     pub ack: Option<AckToken>,
 }
 
+/// What the broker is known to be done with: it has our PUBACKs of that connection's messages up to this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// The connection.
+    pub connection: u64,
+    /// [`Incoming::arrival`] of the last one.
+    pub up_to: u64,
+}
+
+/// What comes from the link, in its order.
+#[derive(Debug)]
+pub enum Arrived {
+    /// A message.
+    Message(Box<Incoming>),
+    /// Of earlier ones.
+    Settled(Settled),
+}
+
 /// The receiving end: messages in the order they arrived.
 #[derive(Debug)]
 pub struct Commands {
-    queue: mpsc::Receiver<Incoming>,
+    queue: mpsc::Receiver<Arrived>,
     bytes: Arc<AtomicUsize>,
 }
 
 /// The link's end.
 pub(super) struct CommandSender {
-    queue: mpsc::Sender<Incoming>,
+    queue: mpsc::Sender<Arrived>,
     bytes: Arc<AtomicUsize>,
 }
 
@@ -81,23 +101,36 @@ pub(super) fn channel() -> (CommandSender, Commands) {
 }
 
 impl Commands {
+    /// What comes next; none once the link has stopped. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Arrived> {
+        let arrived = self.queue.recv().await?;
+        Some(self.taken(arrived))
+    }
+
+    fn taken(&self, arrived: Arrived) -> Arrived {
+        if let Arrived::Message(message) = &arrived {
+            self.bytes.fetch_sub(message.len(), Ordering::Relaxed);
+        }
+        arrived
+    }
+
     /// The next message; none once the link has stopped. Cancel-safe.
     pub async fn recv(&mut self) -> Option<Incoming> {
-        let message = self.queue.recv().await;
-        self.taken(message)
+        loop {
+            if let Arrived::Message(message) = self.next().await? {
+                return Some(*message);
+            }
+        }
     }
 
     /// The next message if one is waiting.
     pub fn try_recv(&mut self) -> Option<Incoming> {
-        let message = self.queue.try_recv().ok();
-        self.taken(message)
-    }
-
-    fn taken(&self, message: Option<Incoming>) -> Option<Incoming> {
-        if let Some(message) = &message {
-            self.bytes.fetch_sub(message.len(), Ordering::Relaxed);
+        loop {
+            let arrived = self.queue.try_recv().ok()?;
+            if let Arrived::Message(message) = self.taken(arrived) {
+                return Some(*message);
+            }
         }
-        message
     }
 }
 
@@ -142,13 +175,20 @@ impl CommandSender {
         }
         // Before the send: the receiver must not subtract what was not added yet.
         self.bytes.fetch_add(len, Ordering::Relaxed);
-        self.queue.try_send(message).map_err(|e| {
+        self.queue.try_send(Arrived::Message(Box::new(message))).map_err(|e| {
             self.bytes.fetch_sub(len, Ordering::Relaxed);
             match e {
                 mpsc::error::TrySendError::Full(_) => NotTaken::Full,
                 mpsc::error::TrySendError::Closed(_) => NotTaken::Closed,
             }
         })
+    }
+}
+
+impl CommandSender {
+    /// Says what the broker is done with. Without room it is left out: it only frees what would be kept a little longer.
+    pub(super) fn settled(&self, settled: Settled) {
+        let _ = self.queue.try_send(Arrived::Settled(settled));
     }
 }
 
@@ -193,6 +233,7 @@ mod tests {
             dup: false,
             pkid: 0,
             connection: 1,
+            arrival: 0,
             session_present: false,
             message_expiry: None,
             response_topic: None,

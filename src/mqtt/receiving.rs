@@ -2,17 +2,18 @@
 
 use tracing::warn;
 
+use super::arrivals::Question;
 use super::connection::{Connection, End, Phase, Step};
 use super::explain::Failure;
-use super::incoming::{Incoming, NotTaken, RECEIVE_MAXIMUM};
+use super::incoming::{Incoming, NotTaken, RECEIVE_MAXIMUM, Settled};
 use super::publisher::AckToken;
 use super::state::LinkCounters;
 use super::wire::Wire;
 
 impl<W: Wire> Connection<'_, W> {
-    pub(super) fn on_message(&mut self, message: Incoming) {
+    pub(super) fn on_message(&mut self, mut message: Incoming) {
         if message.qos > 0 && !self.overlooking {
-            self.arrivals.arrived(message.pkid);
+            message.arrival = self.arrivals.arrived(message.pkid);
         }
         if let Phase::Looking { check, .. } = &mut self.phase
             && check.is_about(&message.topic)
@@ -88,6 +89,13 @@ impl<W: Wire> Connection<'_, W> {
             self.arrivals.done(token.pkid);
         } else {
             LinkCounters::one(&self.task.counters.stale_acks);
+        }
+    }
+
+    /// The broker has answered something: it has what was sent before that.
+    pub(super) fn answered(&mut self, question: Question) {
+        if let Some(up_to) = self.receipts.answered(question) {
+            self.task.commands.settled(Settled { connection: self.task.generation, up_to });
         }
     }
 

@@ -201,7 +201,12 @@ impl Trial {
             Event::Message(message) if message.topic == self.self_test => self.rights.heard = Some(true),
             Event::Message(message) => self.account.note(&message.topic, &message.payload),
             Event::Broken(what) => return Err(Failure::Protocol(what)),
-            Event::AckSent | Event::Unreadable(_) | Event::Unsubscribed | Event::Other => {}
+            Event::AckSent
+            | Event::PingSent
+            | Event::PingAnswered
+            | Event::Unreadable(_)
+            | Event::Unsubscribed
+            | Event::Other => {}
         }
         Ok(())
     }

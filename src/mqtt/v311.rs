@@ -106,6 +106,7 @@ fn convert(event: rumqttc::Event, event_loop: &EventLoop) -> Event {
             return Event::Broken(format!("it did not acknowledge packet {pkid} in its turn"));
         }
         rumqttc::Event::Outgoing(Outgoing::PubAck(_)) => return Event::AckSent,
+        rumqttc::Event::Outgoing(Outgoing::PingReq) => return Event::PingSent,
         rumqttc::Event::Outgoing(_) => return Event::Other,
         rumqttc::Event::Incoming(packet) => packet,
     };
@@ -127,7 +128,7 @@ fn convert(event: rumqttc::Event, event_loop: &EventLoop) -> Event {
             Event::Subscribed(granted.collect())
         }
         Packet::UnsubAck(_) => Event::Unsubscribed,
-        Packet::PingResp => Event::Other,
+        Packet::PingResp => Event::PingAnswered,
         _ => Event::Broken("it sent a packet that has no place here".to_owned()),
     }
 }
@@ -149,6 +150,7 @@ fn message(publish: Publish) -> Event {
         dup: publish.dup,
         pkid: publish.pkid,
         connection: 0,
+        arrival: 0,
         session_present: false,
         message_expiry: None,
         response_topic: None,

@@ -149,6 +149,7 @@ fn convert(event: v5::Event, event_loop: &EventLoop) -> Event {
             return Event::Broken(format!("it did not acknowledge packet {pkid} in its turn"));
         }
         v5::Event::Outgoing(Outgoing::PubAck(_)) => return Event::AckSent,
+        v5::Event::Outgoing(Outgoing::PingReq) => return Event::PingSent,
         v5::Event::Outgoing(_) => return Event::Other,
         v5::Event::Incoming(packet) => packet,
     };
@@ -161,7 +162,7 @@ fn convert(event: v5::Event, event_loop: &EventLoop) -> Event {
             Event::Subscribed(granted.collect())
         }
         Packet::UnsubAck(_) => Event::Unsubscribed,
-        Packet::PingResp(_) => Event::Other,
+        Packet::PingResp(_) => Event::PingAnswered,
         // Acknowledgements of QoS 2, which we neither use nor subscribe with, and what only clients send.
         _ => Event::Broken("it sent a packet that has no place here".to_owned()),
     }
@@ -205,6 +206,7 @@ fn message(publish: Publish) -> Event {
         dup: publish.dup,
         pkid: publish.pkid,
         connection: 0,
+        arrival: 0,
         session_present: false,
         message_expiry: properties.message_expiry_interval.map(|seconds| seconds.min(LONGEST_EXPIRY)),
         response_topic: properties.response_topic,

@@ -101,6 +101,10 @@ pub(super) enum Event {
     Acked(u16, Ack),
     /// A PUBACK of ours was written.
     AckSent,
+    /// A PINGREQ of ours was written.
+    PingSent,
+    /// PINGRESP.
+    PingAnswered,
     /// A message. `connection`, `session_present` and `ack` are not filled in yet.
     Message(Box<Incoming>),
     /// A QoS 1 message that breaks a rule which does no harm to the connection: acknowledge and forget it.

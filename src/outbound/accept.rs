@@ -31,13 +31,14 @@ use super::passed::passed;
 use super::record::{Command, Mark, Record, ReplyTo, StoredResult};
 use super::redelivery::{Digest, Redelivery, digest};
 use super::route_book::{Remembered, RouteBook};
+use super::shares::Shares;
 use crate::clock::Stamp;
 use crate::counters::Counters;
 use crate::delivery::{Part, Settled, hand_over, settle};
 use crate::local::command::reference;
 use crate::local::{Base, Command as Decoded, CommandResult, Parsed, Reason, Rejection, Rules, response_topic_allowed};
-use crate::log::{SaidOnce, clipped};
-use crate::mqtt::{AckToken, Backoff, Commands, Handling, Incoming, LinkState, Publisher};
+use crate::log::{SaidOnce, Seldom, clipped};
+use crate::mqtt::{AckToken, Arrived, Backoff, Commands, Handling, Incoming, LinkState, Publisher};
 use crate::progress::Progress;
 use crate::routing::Routing;
 use crate::set_aside::SetAside;
@@ -88,12 +89,16 @@ pub struct Accept {
     pub accepted: mpsc::UnboundedSender<Accepted>,
     /// Told of every durable result.
     pub results: mpsc::UnboundedSender<u64>,
+    /// How much of the queue each client holds.
+    pub shares: Arc<Shares>,
     /// What is counted.
     pub counters: Arc<Counters>,
     /// Whether the loop is stuck.
     pub progress: Progress,
     /// Response topics of which it was said that they are ignored.
     pub ignored: SaidOnce,
+    /// For saying that a client has its share.
+    pub share_told: Seldom,
 }
 
 /// A message being stored or refused.
@@ -128,8 +133,8 @@ impl Accept {
         let mut answering: FuturesOrdered<Answering> = FuturesOrdered::new();
         loop {
             accept.progress.rest();
-            // recv() and changed() are cancel-safe; FuturesOrdered keeps what is not finished.
-            let message = tokio::select! {
+            // next() and changed() are cancel-safe; FuturesOrdered keeps what is not finished.
+            let arrived = tokio::select! {
                 () = stop.cancelled() => break,
                 // At once: should the bridge be killed before the first message, nobody would know later.
                 Ok(()) = link.changed() => {
@@ -144,9 +149,16 @@ impl Accept {
                     accept.acknowledge(ack);
                     continue;
                 }
-                message = commands.recv(), if storing.len() + answering.len() < UNDER_WAY => message,
+                arrived = commands.next(), if storing.len() + answering.len() < UNDER_WAY => arrived,
             };
-            let Some(message) = message else { break };
+            let message = match arrived {
+                None => break,
+                Some(Arrived::Message(message)) => *message,
+                Some(Arrived::Settled(settled)) => {
+                    accept.spool.forget_redeliveries(redelivery.settled(settled));
+                    continue;
+                }
+            };
             accept.progress.beat();
             accept.forget_lost_session(&mut session, &mut redelivery).await?;
             // Unconstrained: where tokio makes a task that used up its turn yield, it wakes what waits inside in the reverse
@@ -173,7 +185,7 @@ impl Accept {
             return Ok(());
         }
         redelivery.lost(present);
-        match self.spool.forget_session().await {
+        match self.spool.forget_session(present).await {
             Ok(()) => *session = present,
             Err(failed @ SpoolError::Failed(_)) => return Err(failed),
             // Until the disk takes it, it is tried again with every message; none is stored before.
@@ -218,6 +230,9 @@ impl Accept {
             debug!(topic = message.topic, "the broker delivered a stored command again");
             return Box::pin(ready(Fate::Acknowledged(message.ack)));
         }
+        if redelivery.is_used_again(&message) {
+            self.spool.forget_redeliveries(vec![message.pkid]);
+        }
         if self.config.base.strip(&message.topic).is_none() {
             if self.config.birth_topic.as_ref() == Some(&message.topic) && message.payload == "online" {
                 self.births.send_modify(|births| *births += 1);
@@ -236,7 +251,7 @@ impl Accept {
                 return Box::pin(ready(Fate::Refused(Box::pin(refusal))));
             }
         };
-        let key = self.key(&message, digest, redelivery);
+        let key = Self::key(&message, digest, redelivery);
         let command = Command {
             id: new_id,
             at: Stamp::now(),
@@ -245,19 +260,20 @@ impl Accept {
             reply_to: self.reply_to(&message),
             call: decoded.call,
             attempts: 0,
+            unknown: 0,
             mark: Mark::Unsent,
         };
         Box::pin(Arc::clone(self).store(command, key, message.ack))
     }
 
     /// By which the redelivery of a message that is being stored is known.
-    pub(super) fn key(&self, message: &Incoming, digest: Digest, redelivery: &mut Redelivery) -> Option<Key> {
-        // One that waited here while its session was lost will not come again.
-        let comes_again = message.qos == 1 && message.connection >= self.link.borrow().session_began;
-        if message.qos == 1 {
-            redelivery.note(message, digest);
+    pub(super) fn key(message: &Incoming, digest: Digest, redelivery: &mut Redelivery) -> Option<Key> {
+        if message.qos == 0 {
+            return None;
         }
-        comes_again.then_some(Key::Redelivery { pkid: message.pkid, digest })
+        redelivery.note(message, digest);
+        // One that waits here while its session is lost will not come again: the spool keeps no key of it then.
+        Some(Key::Redelivery { pkid: message.pkid, digest, connection: message.connection })
     }
 
     fn decode(&self, message: &Incoming) -> Result<Parsed, Rejection> {
@@ -308,28 +324,6 @@ impl Accept {
         });
         let correlation_data = allowed.as_ref().and(message.correlation_data.as_ref()).map(|data| data.to_vec());
         ReplyTo { topic: message.topic.clone(), response_topic: allowed, correlation_data }
-    }
-
-    async fn store(self: Arc<Self>, command: Command, key: Option<Key>, ack: Option<AckToken>) -> Fate {
-        let (id, lane, deadline) = (command.id, command.call.receiver(), command.deadline());
-        let (reply_to, reference) = (command.reply_to.clone(), command.reference.clone());
-        let Ok(row) = Record::Command(command).encode() else { return Fate::Acknowledged(None) };
-        match self.spool.append(Queue::Outbound, row, key).await {
-            Ok(seq) => {
-                self.counters.commands_stored.add();
-                debug!(seq, topic = reply_to.topic, "stored a command");
-                Fate::Stored(Accepted { seq, lane, deadline, latest: None }, ack)
-            }
-            Err(failed @ SpoolError::Failed(_)) => Fate::Failed(failed),
-            Err(error) => {
-                let why = match error {
-                    SpoolError::Full => "the bridge's queue to iLink is full: send it again later".to_owned(),
-                    other => other.to_string(),
-                };
-                let rejection = Rejection::new(Reason::QueueFull, why, reference);
-                Fate::Refused(Box::pin(self.refuse(id, reply_to, rejection, ack)))
-            }
-        }
     }
 
     /// Publishes the result of a refused command; the command may be acknowledged once the result is.

@@ -1,10 +1,13 @@
 //! One attempt at a command, and what its outcome means.
 //!
 //! The API has no idempotency key: a request that may have been read and was not answered may have been executed. With
-//! `outbound.ambiguous = "retry"` it is tried again; with `"report"`, and always for calls that must not be repeated, it ends
-//! `uncertain`, and a durable mark made before the request sees to that across a crash too.
+//! `outbound.ambiguous = "retry"` it is tried again, so often as `outbound.ambiguous_tries` says in all; with `"report"`, and
+//! always for calls that must not be repeated, it ends `uncertain`. A durable mark made before each request (`gate`) sees to
+//! that, and to the count of attempts, across a crash too.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -12,9 +15,11 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 use ulid::Ulid;
 
+use super::gate::{Gate, Shut};
 use super::passed::passed;
-use super::record::{Command, Mark, Record, StoredResult};
+use super::record::{Command, Mark, Record, ReplyTo, StoredResult};
 use super::route_book::RouteBook;
+use super::shares::{Client, Shares};
 use crate::cloud::{Backoff, Endpoint, Executed, Outcome, Session};
 use crate::counters::Counters;
 use crate::local::{Base, CommandResult, Status};
@@ -34,8 +39,8 @@ const QUOTA_WAIT: Backoff = Backoff::seconds(30, 300);
 /// What to do when a call may have been executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ambiguous {
-    /// Try again: at least once.
-    Retry,
+    /// Try again: at least once. Of so many tries each may make a copy; without a limit, until the command expires.
+    Retry(Option<NonZeroU32>),
     /// Report `uncertain`: at most once.
     Report,
 }
@@ -43,14 +48,32 @@ pub enum Ambiguous {
 /// What is remembered of a command between its attempts.
 #[derive(Debug, Clone, Default)]
 pub struct Tried {
-    /// Requests made.
+    /// Attempts whose request left.
     pub attempts: u32,
-    /// Whether one of them may have been executed.
+    /// How many of them may well have been executed.
+    pub unknown: u32,
+    /// Whether one of them may have been executed, be it ever so unlikely.
     pub ambiguous: bool,
     /// iLink's last code.
     pub code: Option<ResultCode>,
     /// What went wrong last.
     pub cause: String,
+}
+
+impl Tried {
+    /// With what the spool knows of an earlier run's attempts.
+    fn and_before(self, command: &Command) -> Self {
+        Self {
+            attempts: self.attempts.max(command.attempts),
+            unknown: self.unknown.max(command.unknown),
+            ambiguous: self.ambiguous || command.mark != Mark::Unsent,
+            ..self
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        if self.ambiguous { Mark::Ambiguous } else { Mark::Unsent }
+    }
 }
 
 /// How an attempt ended.
@@ -84,83 +107,97 @@ pub struct Attempts {
     pub counters: Arc<Counters>,
     /// For lines on commands that did not succeed.
     pub failed: Few,
+    /// How much of the queue each client holds.
+    pub shares: Arc<Shares>,
+    /// Results that the disk has not taken yet.
+    pub unstored: Unstored,
 }
+
+/// Rows with results on their way to the disk, by the commands' numbers.
+pub type Unstored = Mutex<HashMap<u64, Vec<u8>>>;
 
 impl Attempts {
     /// Attempts command number `seq`.
     ///
     /// # Errors
     /// If the spool failed.
-    pub async fn attempt(&self, seq: u64, mut tried: Tried) -> Result<Step, SpoolError> {
+    pub async fn attempt(&self, seq: u64, tried: Tried) -> Result<Step, SpoolError> {
         let Some(mut command) = self.read(seq).await? else { return Ok(Step::Gone) };
-        tried.attempts = tried.attempts.max(command.attempts);
-        tried.ambiguous |= command.mark != Mark::Unsent;
-        if command.has_expired() {
-            return self.expire(seq, command, tried).await;
-        }
-        let endpoint = Endpoint::of(&command.call);
-        if let Some(cause) = self.session.closed(endpoint) {
-            return Ok(Step::Closed(Tried { cause, ..tried }, endpoint));
-        }
-        let once = self.ambiguous == Ambiguous::Report || command.call.never_repeat();
-        let before = command.mark;
-        command.attempts = tried.attempts + 1;
-        if once {
-            command.mark = Mark::Sent;
-            if let Err(error) = self.spool.replace(Queue::Outbound, seq, encode(&command)).await {
-                return match error {
-                    SpoolError::Failed(_) => Err(error),
-                    // Without the mark it must not be sent; the disk may recover before the command expires.
-                    waiting => Ok(Step::Later(Tried { cause: waiting.to_string(), ..tried }, STORE_RETRY)),
-                };
+        let tried = tried.and_before(&command);
+        let once = self.is_for_once(&command);
+        (command.attempts, command.unknown) = (tried.attempts + 1, tried.unknown + 1);
+        command.mark = if once { Mark::Sent } else { Mark::Ambiguous };
+        let gate = Gate::new(&self.spool, &self.counters, seq, &command);
+        let called = self.session.call_through(&gate, &command.call).await;
+        let (marked, left) = (gate.has_marked(), gate.has_left());
+        let outcome = match called {
+            Ok(outcome) => outcome,
+            Err(Shut::Unmarked(failed @ SpoolError::Failed(_))) => return Err(failed),
+            // Without the mark it must not be sent; the disk may recover before the command expires.
+            Err(Shut::Unmarked(waiting)) => {
+                return Ok(Step::Later(Tried { cause: waiting.to_string(), ..tried }, STORE_RETRY));
             }
-        } else {
-            command.mark = Mark::Ambiguous;
-            self.spool.replace_lazily(Queue::Outbound, seq, encode(&command));
-        }
-        self.counters.calls.add();
-        if command.attempts > 1 {
-            self.counters.calls_repeated.add();
-        }
-        match self.session.call(&command.call).await {
+            Err(Shut::Late) => {
+                let attempts = tried.attempts + u32::from(left);
+                return self.expire(seq, command, Tried { attempts, ..tried }).await;
+            }
+        };
+        let mut now = Tried { attempts: tried.attempts + u32::from(left), ..tried.clone() };
+        let step = match outcome {
             Outcome::Reply(reply) => {
                 let id = Ulid::from_bytes(command.id);
-                let (attempts, elapsed) = (command.attempts, command.elapsed_ms());
+                let (attempts, elapsed) = (now.attempts, command.elapsed_ms());
                 let result = CommandResult::answered(id, command.reference.clone(), reply, attempts, elapsed);
-                self.finish(seq, command, result).await
+                return self.finish(seq, command, result).await;
             }
             Outcome::Retry { executed, code, cause, after } => {
-                let ambiguous = executed != Executed::No;
-                tried = Tried {
-                    attempts: command.attempts,
-                    ambiguous: tried.ambiguous | ambiguous,
-                    code: code.or(tried.code),
-                    cause,
-                };
-                if ambiguous && once {
-                    return self.uncertain(seq, command, tried).await;
+                now.unknown += u32::from(executed == Executed::Perhaps);
+                now.ambiguous |= executed != Executed::No;
+                (now.code, now.cause) = (code.or(tried.code), cause);
+                let too_often = executed == Executed::Perhaps && self.is_spent(now.unknown);
+                if too_often || (once && executed != Executed::No) {
+                    return self.uncertain(seq, command, now).await;
                 }
-                command.mark = if tried.ambiguous { Mark::Ambiguous } else { Mark::Unsent };
-                self.spool.replace_lazily(Queue::Outbound, seq, encode(&command));
                 let wait = if code.is_some_and(|code| code.class() == Class::Quota) { QUOTA_WAIT } else { WAIT };
-                let wait = wait.jittered(tried.attempts).max(after.unwrap_or_default());
-                Ok(Step::Later(tried, wait))
+                let wait = wait.jittered(now.attempts).max(after.unwrap_or_default());
+                Step::Later(now.clone(), wait)
             }
             Outcome::NotReady { cause, code, after } => {
-                if code.is_some() {
-                    // It was posted, and certainly not executed.
-                    (tried.attempts, tried.code) = (command.attempts, code);
+                // If it was posted, it was certainly not executed.
+                (now.code, now.cause) = (code.or(tried.code), cause);
+                match after {
+                    Some(after) => Step::Later(now.clone(), after),
+                    None => Step::Closed(now.clone(), Endpoint::of(&command.call)),
                 }
-                tried.cause = cause;
-                command.attempts = tried.attempts;
-                command.mark = before;
-                self.spool.replace_lazily(Queue::Outbound, seq, encode(&command));
-                Ok(match after {
-                    Some(after) => Step::Later(tried, after),
-                    None => Step::Closed(tried, endpoint),
-                })
             }
+        };
+        if marked && (now.unknown, now.mark()) != (command.unknown, command.mark) {
+            (command.attempts, command.unknown, command.mark) = (now.attempts, now.unknown, now.mark());
+            self.spool.replace_lazily(Queue::Outbound, seq, encode(&command));
         }
+        Ok(step)
+    }
+
+    /// Whose a command is.
+    #[must_use]
+    pub fn client(&self, reply_to: &ReplyTo) -> Client {
+        self.shares.client(&self.base, &reply_to.topic)
+    }
+
+    /// Must what may have been executed not be sent again?
+    fn is_for_once(&self, command: &Command) -> bool {
+        self.ambiguous == Ambiguous::Report || command.call.never_repeat()
+    }
+
+    /// Were there too many tries that may well have been executed?
+    fn is_spent(&self, unknown: u32) -> bool {
+        matches!(self.ambiguous, Ambiguous::Retry(Some(most)) if unknown >= most.get())
+    }
+
+    /// Must a command that an earlier run left not be sent again?
+    #[must_use]
+    pub fn must_end(&self, command: &Command) -> bool {
+        command.mark == Mark::Sent || self.is_spent(command.unknown)
     }
 
     /// Ends command number `seq`, on which nobody works, without another attempt: `uncertain` if one may have succeeded,
@@ -168,10 +205,9 @@ impl Attempts {
     ///
     /// # Errors
     /// If the spool failed.
-    pub async fn end(&self, seq: u64, mut tried: Tried) -> Result<Step, SpoolError> {
+    pub async fn end(&self, seq: u64, tried: Tried) -> Result<Step, SpoolError> {
         let Some(command) = self.read(seq).await? else { return Ok(Step::Gone) };
-        tried.attempts = tried.attempts.max(command.attempts);
-        tried.ambiguous |= command.mark != Mark::Unsent;
+        let tried = tried.and_before(&command);
         self.expire(seq, command, tried).await
     }
 
@@ -210,10 +246,14 @@ impl Attempts {
         self.count(&command, &result);
         let row = Record::Result(StoredResult { at: command.at, reply_to: command.reply_to, json: result.to_json() });
         let Ok(row) = row.encode() else { return Ok(Step::Gone) };
+        self.unstored().insert(seq, row.clone());
         let mut told = false;
         loop {
             match self.spool.replace(Queue::Outbound, seq, row.clone()).await {
-                Ok(()) => return Ok(Step::Finished),
+                Ok(()) => {
+                    self.unstored().remove(&seq);
+                    return Ok(Step::Finished);
+                }
                 Err(SpoolError::Failed(why)) => return Err(SpoolError::Failed(why)),
                 Err(error) => {
                     if !std::mem::replace(&mut told, true) {
@@ -222,6 +262,26 @@ impl Attempts {
                     sleep(STORE_RETRY).await;
                 }
             }
+        }
+    }
+
+    fn unstored(&self) -> MutexGuard<'_, HashMap<u64, Vec<u8>>> {
+        self.unstored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bridge stops, and nobody waits any longer for the disk to take a result. The spool has it from here on, and tries once
+    /// more when it closes; in vain, the command stays marked as one that may have been executed, and that is true.
+    pub fn leave_to_spool(&self) {
+        let unstored = std::mem::take(&mut *self.unstored());
+        if !unstored.is_empty() {
+            let results = unstored.len();
+            warn!(
+                results,
+                "the bridge stops before the disk has taken the results of some calls; the spool tries once more"
+            );
+        }
+        for (seq, row) in unstored {
+            self.spool.replace_lazily(Queue::Outbound, seq, row);
         }
     }
 

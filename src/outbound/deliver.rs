@@ -20,14 +20,15 @@ use tracing::error;
 
 use super::attempt::{Attempts, Step, Tried};
 use super::lanes::Lanes;
-use super::record::{Command, Mark, Record};
+use super::record::{Command, Record};
+use super::shares::Client;
 use crate::children;
 use crate::clock;
 use crate::cloud::{Door, Doors, Endpoint};
 use crate::progress::Progress;
 use crate::protocol::Receiver;
 use crate::routing::Routing;
-use crate::spool::{Queue, SpoolError};
+use crate::spool::{Queue, Row, SpoolError};
 
 /// Calls under way when the bridge stops get this long.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -42,6 +43,8 @@ const READ_BYTES: usize = 1024 * 1024;
 pub struct Accepted {
     /// Its number in the outbound queue.
     pub seq: u64,
+    /// Whose it is.
+    pub client: Client,
     /// Its lane; calls without a receiver share one.
     pub lane: Option<Receiver>,
     /// The boot-time instant at which it expires.
@@ -61,10 +64,19 @@ pub struct DeliverConfig {
 /// Lanes wait this long for their endpoint, unless its door calls them back: no command lives longer.
 const SHUT_OUT: Duration = Duration::from_hours(31 * 24);
 
+/// The longest sleep while something waits.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// Newest commands remembered; beyond that, those that are gone are forgotten.
 const LATEST_MOST: usize = 10_000;
 
 type Lane = Option<Receiver>;
+
+/// How long to sleep before looking again whether the boot-time clock has reached `at`. Timers stand still while the machine is
+/// suspended, which that clock counts: a command that expired meanwhile is told soon after, not as much later again.
+fn until(at: Duration, now: Duration) -> Duration {
+    at.saturating_sub(now).min(LOOK_AGAIN)
+}
 
 /// What a spawned task was about.
 enum Ended {
@@ -79,7 +91,7 @@ pub struct Deliver {
     results: mpsc::UnboundedSender<u64>,
     routing: watch::Receiver<Arc<Routing>>,
     progress: Progress,
-    lanes: Lanes<Lane>,
+    lanes: Lanes<Client, Lane>,
     /// Of routes that keep the latest, the newest command of each device, and its deadline.
     latest: HashMap<Arc<str>, (u64, Duration)>,
     /// Commands that were replaced while they were under way.
@@ -159,6 +171,8 @@ impl Deliver {
             }
         };
         let _ = timeout(DRAIN, drain).await;
+        self.tasks.shutdown().await;
+        self.attempts.leave_to_spool();
         Ok(())
     }
 
@@ -172,14 +186,20 @@ impl Deliver {
             }
             for row in rows {
                 last = row.seq;
-                match Record::decode(&row.data) {
+                let record = Record::decode(&row.data);
+                if let Ok(record) = &record {
+                    self.count_found(&row, record);
+                }
+                match record {
                     Ok(Record::Result(_)) => {
                         let _ = self.results.send(row.seq);
                     }
-                    Ok(Record::Command(command)) if command.mark == Mark::Sent => self.end_uncertain(row.seq),
+                    Ok(Record::Command(command)) if self.attempts.must_end(&command) => self.end_uncertain(row.seq),
                     Ok(Record::Command(command)) => {
-                        let (lane, deadline) = (command.call.receiver(), command.deadline());
-                        self.push(Accepted { seq: row.seq, lane, deadline, latest: self.latest_of(&command) });
+                        let client = self.attempts.client(&command.reply_to);
+                        let (lane, deadline, latest) =
+                            (command.call.receiver(), command.deadline(), self.latest_of(&command));
+                        self.push(Accepted { seq: row.seq, client, lane, deadline, latest });
                     }
                     Err(error) => {
                         error!(seq = row.seq, %error, "a row of the outbound queue cannot be read by this version; it is left alone");
@@ -189,11 +209,22 @@ impl Deliver {
         }
     }
 
-    fn push(&mut self, Accepted { seq, lane, deadline, latest }: Accepted) {
+    /// Counts a row of an earlier run as its client's; this run's are counted already.
+    fn count_found(&self, row: &Row, record: &Record) {
+        let (at, reply_to) = match record {
+            Record::Command(command) => (&command.at, &command.reply_to),
+            Record::Result(result) => (&result.at, &result.reply_to),
+        };
+        if !at.is_of_this_run() {
+            self.attempts.shares.found(self.attempts.client(reply_to), row.data.len(), row.seq);
+        }
+    }
+
+    fn push(&mut self, Accepted { seq, client, lane, deadline, latest }: Accepted) {
         if let Some(latest) = latest {
             self.supersede(latest, seq, deadline);
         }
-        self.lanes.push(lane, seq, deadline);
+        self.lanes.push(client, lane, seq, deadline);
     }
 
     /// What a command of an earlier run is the newest of.
@@ -232,9 +263,10 @@ impl Deliver {
         self.stale.remove(&seq);
         self.tried.remove(&seq);
         self.attempts.spool.complete(Queue::Outbound, seq);
+        self.attempts.shares.gone(seq);
     }
 
-    /// A call was under way when an earlier run ended, and must not be repeated.
+    /// A call was under way when an earlier run ended, and must not be made again.
     fn end_uncertain(&mut self, seq: u64) {
         let cause = "the bridge stopped while the call was under way".to_owned();
         self.tried.insert(seq, Tried { ambiguous: true, cause, ..Tried::default() });
@@ -301,7 +333,7 @@ impl Deliver {
 
     fn next_wake(&self) -> Option<Instant> {
         let lanes = self.lanes.next_change().filter(|_| self.expiring < EXPIRING_AT_MOST);
-        let lanes = lanes.map(|at| Instant::now() + at.saturating_sub(clock::boot_now()));
+        let lanes = lanes.map(|at| Instant::now() + until(at, clock::boot_now()));
         let waits_for_its_turn = self.doors.any() && self.calls < self.config.concurrency && self.lanes.has_ready();
         // Also if it has come meanwhile: nothing else may wake the loop for a long time.
         let rate = (self.config.rate_per_s.is_some() && waits_for_its_turn).then_some(self.next_call);
@@ -349,5 +381,19 @@ impl Deliver {
             (Step::Later(..) | Step::Closed(..), None) => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The boot-time clock jumps while the machine sleeps, and the timer does not.
+    #[test]
+    fn an_expiry_is_looked_for_soon_after_a_suspend() {
+        let hour = Duration::from_hours(1);
+        assert_eq!(until(hour, Duration::ZERO), LOOK_AGAIN);
+        assert_eq!(until(hour + LOOK_AGAIN / 7, hour), LOOK_AGAIN / 7);
+        assert_eq!(until(hour, 2 * hour), Duration::ZERO);
     }
 }

@@ -1,8 +1,12 @@
-//! Which command is next: one lane for each receiver, in order; lanes in turn.
+//! Which command is next: one lane for each receiver, in order; clients in turn, and of each client its lanes in turn.
 //!
-//! Commands to one uid, group or subject go out one after the other; a flood to one receiver delays no other, because after
-//! each call its lane goes to the end of the line. A lane whose head must wait (a failed attempt) waits alone. Commands that
-//! expire are handed out at their time, wherever they stand. Only numbers live here, a few dozen bytes for each command.
+//! Commands to one uid, group or subject go out one after the other. A flood delays no other client, be it to one receiver or
+//! to thousands: after each call its client goes to the end of the line, and behind that its lane to the end of the client's
+//! own. Where several clients send to one receiver, their commands go in the order in which they came, but for a flood: after
+//! [`GIVE_WAY`] commands of one client in a row, the next is another's, if one waits; each client's own order stays.
+//!
+//! A lane whose head must wait (a failed attempt) waits alone. Commands that expire are handed out at their time, wherever
+//! they stand. Only numbers live here, a few dozen bytes for each command.
 //!
 //! Pure: the caller brings the time, as the boot-time clock's.
 
@@ -11,12 +15,16 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Commands of one client that go to one receiver in a row while another client's wait. More than people or devices that
+/// take turns have waiting; few enough to be no delay.
+const GIVE_WAY: u32 = 8;
+
 /// Milliseconds of the boot-time clock.
 type Millis = u64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// In the line of ready lanes, at this turn.
+    /// In its client's line of ready lanes, at this turn.
     Ready(u64),
     /// Its head is being worked on.
     Busy,
@@ -25,17 +33,59 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Queue {
-    numbers: VecDeque<(u64, Millis)>,
-    state: State,
+struct Entry<C> {
+    seq: u64,
+    deadline: Millis,
+    client: C,
 }
 
-/// All lanes. `K` names a receiver.
 #[derive(Debug)]
-pub struct Lanes<K> {
-    queues: HashMap<Arc<K>, Queue>,
-    /// Lanes that are ready, by turn: a lane may leave the line, wherever it stands in it.
-    ready: BTreeMap<u64, Arc<K>>,
+struct Lane<C> {
+    /// What is worked on, or will be next.
+    head: Entry<C>,
+    /// The others, in the order in which they came.
+    rest: VecDeque<Entry<C>>,
+    state: State,
+    /// How many of the head's client were done before it, in a row.
+    run: u32,
+}
+
+impl<C: Copy + Eq> Lane<C> {
+    /// Puts the next command at the head and gives the last one back; none if there is no next.
+    fn advance(&mut self) -> Option<Entry<C>> {
+        let client = self.head.client;
+        let mut next = 0;
+        if self.run >= GIVE_WAY {
+            let of_another = self.rest.iter().position(|entry| entry.client != client);
+            // Should all be of one client, looking again can wait.
+            self.run = 0;
+            next = of_another.unwrap_or(0);
+        }
+        let next = self.rest.remove(next)?;
+        if next.client != client {
+            self.run = 0;
+        }
+        Some(std::mem::replace(&mut self.head, next))
+    }
+}
+
+/// A client with commands here.
+#[derive(Debug, Default)]
+struct Client {
+    commands: usize,
+    /// Its place in the line of clients, while it has ready lanes.
+    turn: Option<u64>,
+}
+
+/// All lanes. `C` names a client, `K` a receiver.
+#[derive(Debug)]
+pub struct Lanes<C, K> {
+    queues: HashMap<Arc<K>, Lane<C>>,
+    clients: HashMap<C, Client>,
+    /// Clients with ready lanes, by turn.
+    line: BTreeMap<u64, C>,
+    /// Lanes that are ready, by client and turn: a lane may leave the line, wherever it stands in it.
+    ready: BTreeMap<(C, u64), Arc<K>>,
     next_turn: u64,
     /// Lanes that wait, by time and the number of their head.
     waiting: BTreeMap<(Millis, u64), Arc<K>>,
@@ -43,10 +93,12 @@ pub struct Lanes<K> {
     deadlines: BTreeMap<(Millis, u64), Arc<K>>,
 }
 
-impl<K: Eq + Hash> Default for Lanes<K> {
+impl<C, K> Default for Lanes<C, K> {
     fn default() -> Self {
         Self {
             queues: HashMap::new(),
+            clients: HashMap::new(),
+            line: BTreeMap::new(),
             ready: BTreeMap::new(),
             next_turn: 0,
             waiting: BTreeMap::new(),
@@ -55,55 +107,59 @@ impl<K: Eq + Hash> Default for Lanes<K> {
     }
 }
 
-impl<K: Eq + Hash> Lanes<K> {
-    /// Adds command number `seq`. Numbers of one lane come in rising order.
-    pub fn push(&mut self, key: K, seq: u64, deadline: Duration) {
+impl<C: Copy + Ord + Hash, K: Eq + Hash> Lanes<C, K> {
+    /// Adds command number `seq` of a client. Numbers come in rising order.
+    pub fn push(&mut self, client: C, key: K, seq: u64, deadline: Duration) {
         let deadline = millis(deadline);
+        self.clients.entry(client).or_default().commands += 1;
         let key = match self.queues.get_key_value(&key) {
             Some((key, _)) => Arc::clone(key),
             None => Arc::new(key),
         };
-        let lane = self.queues.entry(Arc::clone(&key)).or_insert_with(|| {
-            let turn = self.next_turn;
-            self.next_turn += 1;
-            self.ready.insert(turn, Arc::clone(&key));
-            Queue { numbers: VecDeque::new(), state: State::Ready(turn) }
-        });
-        lane.numbers.push_back((seq, deadline));
-        self.deadlines.insert((deadline, seq), key);
+        self.deadlines.insert((deadline, seq), Arc::clone(&key));
+        let entry = Entry { seq, deadline, client };
+        if let Some(lane) = self.queues.get_mut(&key) {
+            lane.rest.push_back(entry);
+            return;
+        }
+        let lane = Lane { head: entry, rest: VecDeque::new(), state: State::Busy, run: 0 };
+        self.queues.insert(Arc::clone(&key), lane);
+        self.make_ready(&key);
     }
 
     /// Is there a command to work on?
     #[must_use]
     pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !self.line.is_empty()
     }
 
     /// The next command to work on, if one is ready; its lane is busy until [`Self::done`] or [`Self::later`].
     pub fn take_next(&mut self) -> Option<(Arc<K>, u64)> {
-        let (_, key) = self.ready.pop_first()?;
+        let (_, name) = self.line.pop_first()?;
+        self.clients.get_mut(&name)?.turn = None;
+        let turn = self.first_ready(name)?;
+        let key = self.ready.remove(&(name, turn))?;
+        self.queue_up(name);
         let lane = self.queues.get_mut(&key)?;
         lane.state = State::Busy;
-        let (seq, _) = *lane.numbers.front()?;
+        let seq = lane.head.seq;
         Some((key, seq))
     }
 
     /// The head of a busy lane is finished.
     pub fn done(&mut self, key: &Arc<K>) {
-        let Some(lane) = self.queues.get_mut(key) else { return };
-        if let Some((seq, deadline)) = lane.numbers.pop_front() {
-            self.deadlines.remove(&(deadline, seq));
+        if let Some(lane) = self.queues.get_mut(key) {
+            lane.run += 1;
+            self.drop_head(key);
         }
-        self.make_ready(key);
     }
 
     /// The head of a busy lane must be tried again, not before `at`.
     pub fn later(&mut self, key: &Arc<K>, at: Duration) {
         let at = millis(at);
-        let Some(lane) = self.queues.get_mut(key) else { return };
-        if let Some((seq, _)) = lane.numbers.front() {
+        if let Some(lane) = self.queues.get_mut(key) {
             lane.state = State::Waiting(at);
-            self.waiting.insert((at, *seq), Arc::clone(key));
+            self.waiting.insert((at, lane.head.seq), Arc::clone(key));
         }
     }
 
@@ -111,9 +167,7 @@ impl<K: Eq + Hash> Lanes<K> {
     pub fn again(&mut self, key: &Arc<K>, at: Duration) -> bool {
         let at = millis(at);
         let Some(lane) = self.queues.get(key).filter(|lane| lane.state == State::Waiting(at)) else { return false };
-        if let Some((seq, _)) = lane.numbers.front() {
-            self.waiting.remove(&(at, *seq));
-        }
+        self.waiting.remove(&(at, lane.head.seq));
         self.make_ready(key);
         true
     }
@@ -149,21 +203,34 @@ impl<K: Eq + Hash> Lanes<K> {
     }
 
     fn take_out(&mut self, at: (Millis, u64), key: &Arc<K>) -> Option<u64> {
-        self.deadlines.remove(&at);
         let lane = self.queues.get_mut(key)?;
-        let position = lane.numbers.binary_search_by_key(&at.1, |(seq, _)| *seq).ok()?;
-        lane.numbers.remove(position);
-        match lane.state {
-            State::Waiting(until) if position == 0 => {
-                self.waiting.remove(&(until, at.1));
-                self.make_ready(key);
-            }
-            State::Ready(turn) if lane.numbers.is_empty() => {
-                self.queues.remove(key);
-                self.ready.remove(&turn);
-            }
-            _ => {}
+        if lane.head.seq != at.1 {
+            let position = lane.rest.binary_search_by_key(&at.1, |entry| entry.seq).ok()?;
+            let entry = lane.rest.remove(position)?;
+            self.forget(&entry);
+            return Some(at.1);
         }
+        match lane.state {
+            State::Waiting(until) => {
+                self.waiting.remove(&(until, at.1));
+            }
+            State::Ready(turn) => {
+                let client = lane.head.client;
+                let gone = lane.advance();
+                if let Some(gone) = gone {
+                    // The next one of the same client takes over its turn.
+                    if lane.head.client != client {
+                        self.leave_line(client, turn);
+                        self.make_ready(key);
+                    }
+                    self.forget(&gone);
+                    return Some(at.1);
+                }
+                self.leave_line(client, turn);
+            }
+            State::Busy => return None,
+        }
+        self.drop_head(key);
         Some(at.1)
     }
 
@@ -177,20 +244,67 @@ impl<K: Eq + Hash> Lanes<K> {
     }
 
     fn is_busy_with(&self, key: &Arc<K>, seq: u64) -> bool {
-        self.queues
-            .get(key)
-            .is_some_and(|lane| lane.state == State::Busy && lane.numbers.front().is_some_and(|(head, _)| *head == seq))
+        self.queues.get(key).is_some_and(|lane| lane.state == State::Busy && lane.head.seq == seq)
     }
 
-    fn make_ready(&mut self, key: &Arc<K>) {
+    /// The head of a lane that stands in no line is gone; the next one, if there is one, is ready.
+    fn drop_head(&mut self, key: &Arc<K>) {
         let Some(lane) = self.queues.get_mut(key) else { return };
-        if lane.numbers.is_empty() {
-            self.queues.remove(key);
-        } else {
-            lane.state = State::Ready(self.next_turn);
-            self.ready.insert(self.next_turn, Arc::clone(key));
-            self.next_turn += 1;
+        let gone = lane.advance();
+        if let Some(gone) = gone.or_else(|| self.queues.remove(key).map(|lane| lane.head)) {
+            self.forget(&gone);
         }
+        self.make_ready(key);
+    }
+
+    /// A command is no more.
+    fn forget(&mut self, entry: &Entry<C>) {
+        self.deadlines.remove(&(entry.deadline, entry.seq));
+        if let Some(client) = self.clients.get_mut(&entry.client) {
+            client.commands -= 1;
+            if client.commands == 0 {
+                self.clients.remove(&entry.client);
+            }
+        }
+    }
+
+    /// The lane joins its head's client's line at the end.
+    fn make_ready(&mut self, key: &Arc<K>) {
+        let turn = self.turn();
+        let Some(lane) = self.queues.get_mut(key) else { return };
+        lane.state = State::Ready(turn);
+        let name = lane.head.client;
+        self.ready.insert((name, turn), Arc::clone(key));
+        self.queue_up(name);
+    }
+
+    /// The turn of a client's first ready lane.
+    fn first_ready(&self, name: C) -> Option<u64> {
+        self.ready.range((name, 0)..=(name, u64::MAX)).next().map(|((_, turn), _)| *turn)
+    }
+
+    /// A client that has ready lanes and no place joins the line of clients at its end.
+    fn queue_up(&mut self, name: C) {
+        let (turn, has_ready) = (self.turn(), self.first_ready(name).is_some());
+        if let Some(client) = self.clients.get_mut(&name).filter(|client| client.turn.is_none() && has_ready) {
+            client.turn = Some(turn);
+            self.line.insert(turn, name);
+        }
+    }
+
+    /// A lane leaves its client's line.
+    fn leave_line(&mut self, name: C, turn: u64) {
+        self.ready.remove(&(name, turn));
+        if self.first_ready(name).is_none()
+            && let Some(turn) = self.clients.get_mut(&name).and_then(|client| client.turn.take())
+        {
+            self.line.remove(&turn);
+        }
+    }
+
+    fn turn(&mut self) -> u64 {
+        self.next_turn += 1;
+        self.next_turn
     }
 }
 
@@ -200,162 +314,4 @@ fn millis(time: Duration) -> Millis {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FAR: Duration = Duration::from_secs(1000);
-
-    fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn a_flood_to_one_receiver_delays_no_other() {
-        let mut lanes = Lanes::default();
-        for seq in 1..=100 {
-            lanes.push("flood", seq, FAR);
-        }
-        lanes.push("other", 101, FAR);
-        let (flood, first) = lanes.take_next().unwrap();
-        assert_eq!((*flood, first), ("flood", 1));
-        let (other, next) = lanes.take_next().unwrap();
-        assert_eq!((*other, next), ("other", 101));
-        assert!(lanes.take_next().is_none(), "both lanes are busy");
-        lanes.done(&flood);
-        assert_eq!(lanes.take_next().unwrap().1, 2);
-    }
-
-    #[test]
-    fn a_lane_that_must_wait_waits_alone_and_keeps_its_order() {
-        let mut lanes = Lanes::default();
-        lanes.push("a", 1, FAR);
-        lanes.push("a", 2, FAR);
-        let (a, _) = lanes.take_next().unwrap();
-        lanes.later(&a, at(5));
-        lanes.push("b", 3, FAR);
-        assert_eq!(lanes.take_next().unwrap().1, 3);
-        assert!(lanes.take_next().is_none());
-        assert_eq!(lanes.next_change(), Some(at(5)));
-        lanes.wake(at(5));
-        assert_eq!(lanes.take_next().unwrap().1, 1);
-    }
-
-    #[test]
-    fn a_lane_is_called_back_only_from_the_wait_that_is_meant() {
-        let mut lanes = Lanes::default();
-        lanes.push("a", 1, at(3));
-        lanes.push("a", 2, FAR);
-        let (a, _) = lanes.take_next().unwrap();
-        assert!(!lanes.again(&a, at(9)), "under way");
-        lanes.later(&a, at(9));
-        assert!(lanes.again(&a, at(9)) && !lanes.again(&a, at(9)));
-        let (a, _) = lanes.take_next().unwrap();
-        lanes.later(&a, at(9));
-        assert_eq!(lanes.expired(at(3)), Some(1));
-        let (a, second) = lanes.take_next().unwrap();
-        assert_eq!(second, 2);
-        lanes.later(&a, at(10));
-        assert!(!lanes.again(&a, at(9)), "another wait, of another command");
-        assert!(lanes.again(&a, at(10)) && lanes.waiting.is_empty());
-    }
-
-    #[test]
-    fn a_command_expires_at_its_time_wherever_it_stands() {
-        let mut lanes = Lanes::default();
-        lanes.push("a", 1, FAR);
-        lanes.push("a", 2, at(3));
-        lanes.push("a", 3, FAR);
-        let (a, _) = lanes.take_next().unwrap();
-        lanes.later(&a, at(9));
-        assert_eq!(lanes.next_change(), Some(at(3)));
-        assert_eq!(lanes.expired(at(2)), None);
-        assert_eq!(lanes.expired(at(3)), Some(2));
-        assert_eq!(lanes.expired(at(3)), None);
-        lanes.wake(at(9));
-        let (a, first) = lanes.take_next().unwrap();
-        assert_eq!(first, 1);
-        lanes.done(&a);
-        assert_eq!(lanes.take_next().unwrap().1, 3);
-    }
-
-    #[test]
-    fn what_is_being_worked_on_does_not_expire_under_the_workers_hands() {
-        let mut lanes = Lanes::default();
-        lanes.push("a", 1, at(1));
-        let (a, _) = lanes.take_next().unwrap();
-        assert_eq!((lanes.expired(at(2)), lanes.next_change()), (None, None));
-        lanes.later(&a, at(9));
-        assert_eq!(lanes.expired(at(2)), Some(1));
-        assert!(lanes.take_next().is_none());
-        assert_eq!(lanes.next_change(), None);
-    }
-
-    #[test]
-    fn an_expired_head_lets_the_next_one_go_at_once() {
-        let mut lanes = Lanes::default();
-        lanes.push("a", 1, at(1));
-        lanes.push("a", 2, FAR);
-        let (a, _) = lanes.take_next().unwrap();
-        lanes.later(&a, at(50));
-        assert_eq!(lanes.expired(at(1)), Some(1));
-        assert_eq!(lanes.take_next().unwrap().1, 2);
-    }
-
-    // A flood to very many receivers that expires at once must not stop the loop for minutes.
-    #[test]
-    fn expiry_costs_little_however_many_lanes_there_are() {
-        let mut lanes = Lanes::default();
-        for seq in 0..200_000 {
-            lanes.push(seq, seq, at(1));
-        }
-        let (mut expired, begun) = (0, std::time::Instant::now());
-        while lanes.expired(at(1)).is_some() {
-            expired += 1;
-        }
-        assert_eq!(expired, 200_000);
-        assert!(lanes.ready.is_empty() && lanes.queues.is_empty());
-        // Two orders of magnitude more than it takes; with a cost that grows with the lanes it was many minutes.
-        assert!(begun.elapsed() < Duration::from_mins(1), "{:?}", begun.elapsed());
-    }
-
-    #[test]
-    fn a_lane_that_left_the_line_joins_it_at_its_end() {
-        let mut lanes = Lanes::default();
-        lanes.push("a", 1, at(1));
-        lanes.push("b", 2, FAR);
-        assert_eq!(lanes.expired(at(1)), Some(1));
-        lanes.push("a", 3, FAR);
-        assert_eq!(lanes.take_next().map(|(_, seq)| seq), Some(2));
-        assert_eq!(lanes.take_next().map(|(_, seq)| seq), Some(3));
-        assert!(lanes.take_next().is_none());
-    }
-
-    #[test]
-    fn a_superseded_command_is_taken_out_unless_it_is_being_worked_on() {
-        let mut lanes = Lanes::default();
-        lanes.push("a", 1, FAR);
-        assert!(lanes.contains(1, FAR) && lanes.remove(1, FAR) && !lanes.contains(1, FAR));
-        assert!(!lanes.remove(1, FAR) && !lanes.has_ready());
-        lanes.push("a", 2, FAR);
-        lanes.push("a", 3, FAR);
-        let (a, _) = lanes.take_next().unwrap();
-        assert!(!lanes.remove(2, FAR), "under way");
-        lanes.later(&a, at(5));
-        assert!(lanes.remove(2, FAR));
-        assert_eq!(lanes.take_next().unwrap().1, 3);
-    }
-
-    #[test]
-    fn nothing_is_left_behind() {
-        let mut lanes = Lanes::default();
-        for seq in 0..100 {
-            lanes.push(seq % 7, seq, at(seq));
-        }
-        while lanes.expired(at(49)).is_some() {}
-        while let Some((key, _)) = lanes.take_next() {
-            lanes.done(&key);
-        }
-        assert!(lanes.queues.is_empty() && lanes.ready.is_empty());
-        assert!(lanes.waiting.is_empty() && lanes.deadlines.is_empty());
-    }
-}
+mod tests;

@@ -36,20 +36,22 @@ pub struct Command {
     pub reply_to: ReplyTo,
     /// What to call.
     pub call: Call,
-    /// Requests made so far.
+    /// Attempts so far, with the one that is under way.
     pub attempts: u32,
+    /// How many of them may well have been executed: each may have made a copy.
+    pub unknown: u32,
     /// What is known of them.
     pub mark: Mark,
 }
 
-/// What is known of the attempts at a command.
+/// What is known of the attempts at a command. Durable before the request leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mark {
     /// iLink has certainly not executed it.
     Unsent,
     /// An attempt is under way, or was and left its outcome unknown; it may be tried again.
     Ambiguous,
-    /// An attempt is under way, or was and left its outcome unknown; it must not be tried again. Durable before the request.
+    /// An attempt is under way, or was and left its outcome unknown; it must not be tried again.
     Sent,
 }
 
@@ -145,6 +147,7 @@ mod tests {
             },
             call: Call::SendText { to: "414".parse().unwrap(), content: b"hello".to_vec() },
             attempts: 2,
+            unknown: 1,
             mark: Mark::Ambiguous,
         }
     }

@@ -2,21 +2,36 @@
 //!
 //! A broker delivers a command again, with DUP set, when it has seen no PUBACK for it. It is the same command if the session
 //! is the one it was delivered in and packet id and bytes are those of a command that an earlier connection stored. Anything
-//! else is new: two "toggle" are two. The keys live as long as the MQTT session, also across a restart of the bridge.
+//! else is new: two "toggle" are two. The keys live as long as the MQTT session, also across a restart of the bridge, but no
+//! longer than the broker needs them: once it is known to have our PUBACK, it uses the packet id for another command, which may
+//! be of the same bytes, and whose first delivery may be the one that is lost.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::mqtt::Incoming;
+use crate::mqtt::{Incoming, Settled};
 
 /// SHA-256 of a command's bytes.
 pub type Digest = [u8; 32];
 
+/// Where a message came: its connection (0 for one of an earlier run), and its number there.
+type Place = (u64, u64);
+
 struct Known {
     digest: Digest,
-    /// The connection that delivered it; 0 for one of an earlier run.
+    /// The connection that delivered it first; 0 for one of an earlier run.
     connection: u64,
+    /// Where it came last, to be acknowledged.
+    place: Place,
+    fate: Fate,
+}
+
+/// What became of a command.
+enum Fate {
+    Stored,
+    /// The id of the result by which it was refused: a redelivery is refused again, under the same. Not kept across a restart.
+    Refused([u8; 16]),
 }
 
 /// The commands of the present MQTT session, and of the one before: what that had delivered may still wait here.
@@ -26,45 +41,74 @@ pub struct Redelivery {
     before: Session,
 }
 
-/// The commands of one session, the last of each packet id.
+/// The commands of one session, the last of each packet id, until the broker is done with them.
 #[derive(Default)]
 struct Session {
     /// Its first connection.
     began: u64,
-    stored: HashMap<u16, Known>,
-    /// Refused ones and their results' ids: a redelivery is refused again, under the same id. Not kept across a restart.
-    refused: HashMap<u16, (Digest, [u8; 16])>,
+    known: HashMap<u16, Known>,
+    /// Their packet ids, by where they came last.
+    places: BTreeMap<Place, u16>,
+}
+
+impl Session {
+    fn put(&mut self, pkid: u16, known: Known) {
+        self.places.insert(known.place, pkid);
+        if let Some(older) = self.known.insert(pkid, known) {
+            self.places.remove(&older.place);
+        }
+    }
+
+    fn remove(&mut self, pkid: u16) -> bool {
+        let known = self.known.remove(&pkid);
+        known.is_some_and(|known| self.places.remove(&known.place).is_some())
+    }
 }
 
 impl Redelivery {
     /// What the spool kept of an earlier run.
     #[must_use]
     pub fn new(kept: Vec<(u16, Digest)>) -> Self {
-        let known = |(pkid, digest)| (pkid, Known { digest, connection: 0 });
-        let present = Session { stored: kept.into_iter().map(known).collect(), ..Session::default() };
+        let mut present = Session::default();
+        for (pkid, digest) in kept {
+            let place = (0, u64::from(pkid));
+            present.put(pkid, Known { digest, connection: 0, place, fate: Fate::Stored });
+        }
         Self { present, ..Self::default() }
     }
 
     /// The session of a connection. One before both is of no interest any more, and counts as the older.
-    fn session(&self, connection: u64) -> &Session {
-        if connection >= self.present.began { &self.present } else { &self.before }
-    }
-
     fn session_mut(&mut self, connection: u64) -> &mut Session {
         if connection >= self.present.began { &mut self.present } else { &mut self.before }
     }
 
     /// Was this very command stored by an earlier connection of this session?
     #[must_use]
-    pub fn is_stored(&self, message: &Incoming, digest: &Digest) -> bool {
-        message.dup
-            && message.qos == 1
-            && message.session_present
-            && self
-                .session(message.connection)
-                .stored
-                .get(&message.pkid)
-                .is_some_and(|known| known.digest == *digest && known.connection != message.connection)
+    pub fn is_stored(&mut self, message: &Incoming, digest: &Digest) -> bool {
+        if !message.dup || message.qos != 1 || !message.session_present {
+            return false;
+        }
+        let (pkid, place) = (message.pkid, place(message));
+        let session = self.session_mut(message.connection);
+        let Some(known) = session.known.get_mut(&pkid) else { return false };
+        let stored =
+            matches!(known.fate, Fate::Stored) && known.digest == *digest && known.connection != message.connection;
+        if stored {
+            // It is acknowledged once more.
+            session.places.remove(&std::mem::replace(&mut known.place, place));
+            session.places.insert(place, pkid);
+        }
+        stored
+    }
+
+    /// A message that is no redelivery has this packet id: the broker is done with whichever had it before. True if the spool
+    /// still has a key of that.
+    #[must_use]
+    pub fn is_used_again(&mut self, message: &Incoming) -> bool {
+        let in_present = message.connection >= self.present.began;
+        let session = self.session_mut(message.connection);
+        let was_stored = session.known.get(&message.pkid).is_some_and(|known| matches!(known.fate, Fate::Stored));
+        message.qos == 1 && was_stored && session.remove(message.pkid) && in_present
     }
 
     /// The id of the result by which a command is refused: `new`, unless this very one was refused before.
@@ -73,18 +117,39 @@ impl Redelivery {
             return new;
         }
         let session = self.session_mut(message.connection);
-        session.stored.remove(&message.pkid);
-        let again = session.refused.get(&message.pkid).filter(|(known, _)| *known == digest && message.dup);
-        let id = again.filter(|_| message.session_present).map_or(new, |(_, id)| *id);
-        session.refused.insert(message.pkid, (digest, id));
+        let id = match session.known.get(&message.pkid) {
+            Some(Known { digest: known, fate: Fate::Refused(id), .. })
+                if *known == digest && message.dup && message.session_present =>
+            {
+                *id
+            }
+            _ => new,
+        };
+        let (connection, place) = (message.connection, place(message));
+        session.put(message.pkid, Known { digest, connection, place, fate: Fate::Refused(id) });
         id
     }
 
     /// A command of this packet id is being stored.
     pub fn note(&mut self, message: &Incoming, digest: Digest) {
-        let session = self.session_mut(message.connection);
-        session.refused.remove(&message.pkid);
-        session.stored.insert(message.pkid, Known { digest, connection: message.connection });
+        let known = Known { digest, connection: message.connection, place: place(message), fate: Fate::Stored };
+        self.session_mut(message.connection).put(message.pkid, known);
+    }
+
+    /// The broker is done with these: it will not deliver them again, and uses their packet ids for others. Gives those of
+    /// which the spool has keys.
+    pub fn settled(&mut self, settled: Settled) -> Vec<u16> {
+        let Settled { connection, up_to } = settled;
+        let in_present = connection >= self.present.began;
+        let session = self.session_mut(connection);
+        let done: Vec<u16> =
+            session.places.range((connection, 0)..=(connection, up_to)).map(|(_, pkid)| *pkid).collect();
+        let stored = |pkid: &u16| session.known.get(pkid).is_some_and(|known| matches!(known.fate, Fate::Stored));
+        let keys = done.iter().copied().filter(stored).collect();
+        for pkid in done {
+            session.remove(pkid);
+        }
+        if in_present { keys } else { Vec::new() }
     }
 
     /// The session is lost, and a new one began with connection `began`. The packet ids of the lost one mean nothing any
@@ -94,6 +159,10 @@ impl Redelivery {
             self.before = std::mem::replace(&mut self.present, Session { began, ..Session::default() });
         }
     }
+}
+
+fn place(message: &Incoming) -> Place {
+    (message.connection, message.arrival)
 }
 
 /// The digest of everything a redelivery repeats: all but the packet id, DUP, and the expiry, which the broker counts down.
@@ -135,6 +204,7 @@ mod tests {
             dup,
             pkid,
             connection,
+            arrival: u64::from(pkid),
             session_present: connection > 1,
             message_expiry: Some(60),
             response_topic: None,
@@ -179,7 +249,7 @@ mod tests {
     #[test]
     fn an_earlier_runs_command_is_known_and_its_expiry_does_not_matter() {
         let again = message(7, 2, true);
-        let redelivery = Redelivery::new(vec![(7, digest(&message(7, 1, false)))]);
+        let mut redelivery = Redelivery::new(vec![(7, digest(&message(7, 1, false)))]);
         assert!(redelivery.is_stored(&again, &digest(&Incoming { message_expiry: Some(3), ..message(7, 2, true) })));
         let other = Incoming { payload: b"on".as_slice().into(), ..message(7, 2, true) };
         assert!(!redelivery.is_stored(&other, &digest(&other)));
@@ -193,5 +263,53 @@ mod tests {
         assert_eq!(redelivery.refusal_id(&first, digest, [1; 16]), [1; 16]);
         assert_eq!(redelivery.refusal_id(&message(7, 2, true), digest, [2; 16]), [1; 16]);
         assert_eq!(redelivery.refusal_id(&message(7, 2, false), digest, [3; 16]), [3; 16]);
+    }
+
+    #[test]
+    fn what_the_broker_is_done_with_is_no_redelivery_any_more() {
+        let mut redelivery = Redelivery::new(vec![]);
+        let digest = digest(&message(7, 1, false));
+        for pkid in [6, 7, 8] {
+            redelivery.note(&message(pkid, 1, false), digest);
+        }
+        redelivery.refusal_id(&message(5, 1, false), digest, [5; 16]);
+        assert_eq!(redelivery.settled(Settled { connection: 1, up_to: 7 }), [6, 7]);
+        assert!(!redelivery.is_stored(&message(7, 2, true), &digest), "another toggle, whose first delivery was lost");
+        assert_eq!(redelivery.refusal_id(&message(5, 2, true), digest, [9; 16]), [9; 16]);
+        assert!(redelivery.is_stored(&message(8, 2, true), &digest));
+        // It came again and was acknowledged again, there.
+        assert_eq!(redelivery.settled(Settled { connection: 1, up_to: 8 }), [0; 0]);
+        assert!(
+            redelivery.is_stored(&message(8, 2, true), &digest) && redelivery.is_stored(&message(8, 3, true), &digest)
+        );
+        assert_eq!(redelivery.settled(Settled { connection: 3, up_to: 8 }), [8]);
+    }
+
+    #[test]
+    fn a_packet_id_that_is_used_again_is_judged_by_its_last_message() {
+        let mut redelivery = Redelivery::new(vec![]);
+        let digest = digest(&message(7, 1, false));
+        redelivery.note(&message(7, 1, false), digest);
+        // The next one of the same packet id and bytes, before anything tells that the first is settled.
+        let next = Incoming { arrival: 20, ..message(7, 1, false) };
+        assert!(!redelivery.is_stored(&next, &digest) && redelivery.is_used_again(&next));
+        redelivery.note(&next, digest);
+        assert_eq!(redelivery.settled(Settled { connection: 1, up_to: 19 }), [0; 0]);
+        assert!(redelivery.is_stored(&message(7, 2, true), &digest));
+        assert!(!redelivery.is_used_again(&message(9, 2, false)), "nobody had it");
+        assert!(redelivery.is_used_again(&message(7, 3, false)), "be it one that is not stored");
+        assert!(!redelivery.is_stored(&message(7, 4, true), &digest));
+    }
+
+    #[test]
+    fn the_spool_forgets_no_key_of_a_session_for_what_another_did() {
+        let mut redelivery = Redelivery::new(vec![]);
+        let digest = digest(&message(7, 1, false));
+        redelivery.note(&message(7, 1, false), digest);
+        redelivery.lost(2);
+        redelivery.note(&message(7, 2, false), digest);
+        assert_eq!(redelivery.settled(Settled { connection: 1, up_to: 7 }), [0; 0]);
+        assert!(redelivery.is_stored(&message(7, 3, true), &digest));
+        assert_eq!(redelivery.settled(Settled { connection: 3, up_to: 7 }), [7]);
     }
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::record::{Record, StoredResult};
+use super::shares::Shares;
 use crate::clock;
 use crate::delivery::Part;
 use crate::delivery::busy::BusyBoard;
@@ -40,6 +41,8 @@ pub struct Results {
     pub busy: BusyBoard,
     /// With a broker that does.
     pub patience: Patience,
+    /// How much of the queue each client holds.
+    pub shares: Arc<Shares>,
 }
 
 /// The topics of a result's copies that are settled, while others are not.
@@ -128,6 +131,7 @@ impl Owner for Results {
 
     fn completed(&self, seq: u64, set_aside: bool) {
         debug!(seq, set_aside, "a result is done with");
+        self.shares.gone(seq);
     }
 
     fn spool(&self) -> &Spool {

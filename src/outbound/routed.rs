@@ -15,13 +15,14 @@ use super::deliver::Accepted;
 use super::record::{Command, Mark, Record, ReplyTo};
 use super::redelivery::{Digest, Redelivery};
 use super::route_book::{LeftOut, Remembered};
+use super::storing;
 use crate::clock::{self, Stamp};
 use crate::local::{Reason, Rejection};
 use crate::mqtt::{AckToken, Incoming};
 use crate::protocol::Call;
 use crate::route::{Heard, Keep, Outcome, ToRoute};
 use crate::routing::RouteState;
-use crate::spool::{Key, Queue, SpoolError};
+use crate::spool::{Key, SpoolError};
 
 /// A command that a route made.
 struct Routed {
@@ -56,7 +57,7 @@ impl Accept {
         if routed.is_empty() {
             return Box::pin(ready(Fate::Acknowledged(message.ack)));
         }
-        let key = self.key(&message, digest, redelivery);
+        let key = Self::key(&message, digest, redelivery);
         Box::pin(Arc::clone(self).store_routed(routed, key, message.ack))
     }
 
@@ -107,6 +108,7 @@ impl Accept {
             },
             call,
             attempts: 0,
+            unknown: 0,
             mark: Mark::Unsent,
         };
         let remembered = self.book.note(rule, &message.topic, &command.call, at);
@@ -161,15 +163,14 @@ impl Accept {
             return Err(refuse(Reason::TooLarge, message));
         }
         let row = Record::Command(command).encode().map_err(|error| refuse(Reason::QueueFull, error.to_string()))?;
-        match self.spool.append(Queue::Outbound, row, key).await {
-            Ok(seq) => {
-                self.counters.commands_stored.add();
+        match self.append(&reply_to.topic, row, key).await {
+            Ok((seq, client)) => {
                 debug!(seq, route = state.name, "stored a command of a route");
                 let latest = (keep == Keep::Latest).then(|| reply_to.topic.as_str().into());
-                Ok((Accepted { seq, lane, deadline, latest }, remembered))
+                Ok((Accepted { seq, client, lane, deadline, latest }, remembered))
             }
-            Err(failed @ SpoolError::Failed(_)) => Err(NotStored::Failed(failed)),
-            Err(error) => Err(refuse(Reason::QueueFull, error.to_string())),
+            Err(storing::NotStored::Failed(failed)) => Err(NotStored::Failed(failed)),
+            Err(storing::NotStored::NoRoom(why)) => Err(refuse(Reason::QueueFull, why)),
         }
     }
 

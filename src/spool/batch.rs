@@ -82,6 +82,7 @@ impl Db {
             repeats.put(&tx, *digest, *at)?;
         }
         keys::apply(&tx, &pending.notes)?;
+        keys::forget_redeliveries(&tx, &pending.settled)?;
         for op in ops {
             committed.seqs.push(match &op.task {
                 Task::Append { queue, data, key } => {
@@ -96,8 +97,10 @@ impl Db {
                     count.added(rows::size(data));
                     match key {
                         Some(Key::Repeat { digest, at }) => repeats.put(&tx, *digest, *at)?,
-                        Some(Key::Redelivery { pkid, digest }) => keys::put_redelivery(&tx, *pkid, *digest)?,
-                        None => {}
+                        Some(Key::Redelivery { pkid, digest, connection }) if *connection >= self.session_began => {
+                            keys::put_redelivery(&tx, *pkid, *digest)?;
+                        }
+                        Some(Key::Redelivery { .. }) | None => {}
                     }
                     seq
                 }
@@ -105,7 +108,8 @@ impl Db {
                     replace(&tx, counts.get_mut(*queue), *queue, *seq, data)?;
                     *seq
                 }
-                Task::ForgetSession => {
+                Task::ForgetSession(began) => {
+                    self.session_began = *began;
                     keys::forget_session(&tx)?;
                     0
                 }

@@ -146,6 +146,8 @@ pub(super) struct Db {
     pub(super) sync: Sync,
     /// What `repeats` holds is not what is stored: it was changed for a commit that failed.
     pub(super) repeats_stale: bool,
+    /// The first connection of the MQTT session whose redelivery keys are kept.
+    pub(super) session_began: u64,
     #[cfg(test)]
     pub(super) fail_commit: Option<i32>,
     /// How many of the next reads fail, and with which code.
@@ -190,6 +192,7 @@ impl Db {
             repeats,
             sync: Sync::Now,
             repeats_stale: false,
+            session_began: 0,
             #[cfg(test)]
             fail_commit: None,
             #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Repeats are appended in order and found through a map in memory: an index of random digests would cost ten times the
 //! bytes written. Redelivery keys have their packet id for a row number, which brokers hand out in order, too.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use rusqlite::{Connection, Result};
@@ -117,6 +117,13 @@ fn encoded(at: Stamp) -> Vec<u8> {
 
 pub(super) fn put_redelivery(conn: &Connection, pkid: u16, digest: [u8; 32]) -> Result<()> {
     conn.prepare_cached("INSERT OR REPLACE INTO redelivery (pkid, digest) VALUES (?1, ?2)")?.execute((pkid, digest))?;
+    Ok(())
+}
+
+pub(super) fn forget_redeliveries(conn: &Connection, pkids: &BTreeSet<u16>) -> Result<()> {
+    for pkid in pkids {
+        conn.prepare_cached("DELETE FROM redelivery WHERE pkid = ?1")?.execute([pkid])?;
+    }
     Ok(())
 }
 

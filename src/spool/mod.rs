@@ -69,7 +69,9 @@ use answered::Answered;
 use pending::{Change, Lazy};
 use request::{Closing, Op, Read, Reply, Request, Task};
 use shared::Shared;
-pub use types::{Counters, Key, Keys, Limits, OpenError, Queue, QueueStats, ROW_OVERHEAD, Recovered, Row, SpoolError};
+pub use types::{
+    Counters, Key, Keys, Limits, MAX_COMMANDS, OpenError, Queue, QueueStats, ROW_OVERHEAD, Recovered, Row, SpoolError,
+};
 use writer::Writer;
 
 use crate::clock::Stamp;
@@ -255,13 +257,21 @@ impl Spool {
         self.inner.shared.answered.take_back(&digest, at, remember);
     }
 
-    /// Forgets every [`Key::Redelivery`]. Durable when it returns.
+    /// Forgets every [`Key::Redelivery`]: a new MQTT session began with this connection. From then on those of earlier
+    /// connections are not kept, although their rows are. Durable when it returns.
     ///
     /// # Errors
     ///
     /// As [`Self::replace`].
-    pub async fn forget_session(&self) -> Result<(), SpoolError> {
-        self.store(Task::ForgetSession).await.map(|_| ())
+    pub async fn forget_session(&self, began: u64) -> Result<(), SpoolError> {
+        self.store(Task::ForgetSession(began)).await.map(|_| ())
+    }
+
+    /// Forgets the [`Key::Redelivery`] of each of these packet ids, lazily; not those stored from now on.
+    pub fn forget_redeliveries(&self, pkids: Vec<u16>) {
+        if !pkids.is_empty() {
+            self.lazily(Lazy::ForgetRedeliveries(pkids));
+        }
     }
 
     /// Keeps a small value under `key`, lazily. Notes are few and not counted against any cap.

@@ -1,6 +1,6 @@
 //! Lazy operations waiting for a commit to ride with. What supersedes another before it was stored saves its write.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ pub(super) enum Lazy {
     /// The key with this digest and of this moment goes; `answered` has a mark of it.
     ForgetRepeat([u8; 32], Stamp),
     Note(String, Option<Vec<u8>>),
+    ForgetRedeliveries(Vec<u16>),
 }
 
 /// The lazy operations not yet stored. Readers look here first.
@@ -32,6 +33,8 @@ pub(super) struct Pending {
     pub(super) rows: BTreeMap<(Queue, u64), Change>,
     pub(super) remembered: HashMap<[u8; 32], Stamp>,
     pub(super) notes: BTreeMap<String, Option<Vec<u8>>>,
+    /// Packet ids of redelivery keys. A key that is stored was asked for after these: they go first.
+    pub(super) settled: BTreeSet<u16>,
     /// Keys that are void already, by their marks: their removal can wait for the next commit with a sync,
     /// which mostly writes keys anyway.
     pub(super) void: HashSet<([u8; 32], Stamp)>,
@@ -59,6 +62,7 @@ impl Pending {
                 self.marks += 1;
                 return;
             }
+            Lazy::ForgetRedeliveries(pkids) => self.settled.extend(pkids),
             Lazy::Note(key, value) => {
                 self.notes.insert(key, value);
             }
@@ -86,7 +90,7 @@ impl Pending {
 
     /// How many want a commit.
     pub(super) fn wanting(&self) -> usize {
-        self.rows.len() + self.remembered.len() + self.notes.len()
+        self.rows.len() + self.remembered.len() + self.notes.len() + usize::from(!self.settled.is_empty())
     }
 
     pub(super) fn is_empty(&self) -> bool {

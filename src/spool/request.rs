@@ -62,7 +62,7 @@ pub(super) enum Task {
         seq: u64,
         data: Vec<u8>,
     },
-    ForgetSession,
+    ForgetSession(u64),
     /// The key with this digest and of this moment goes.
     ForgetRepeat([u8; 32], Stamp),
 }
@@ -79,7 +79,7 @@ impl Op {
     pub(super) fn adds(&self) -> Option<(Queue, u64)> {
         match &self.task {
             Task::Append { queue, data, .. } => Some((*queue, size(data))),
-            Task::Replace { .. } | Task::ForgetSession | Task::ForgetRepeat(..) => None,
+            Task::Replace { .. } | Task::ForgetSession(_) | Task::ForgetRepeat(..) => None,
         }
     }
 
@@ -93,7 +93,7 @@ impl Op {
         match &self.task {
             Task::Append { data, .. } => data.len(),
             Task::Replace { data, .. } => data.len(),
-            Task::ForgetSession | Task::ForgetRepeat(..) => 0,
+            Task::ForgetSession(_) | Task::ForgetRepeat(..) => 0,
         }
     }
 }

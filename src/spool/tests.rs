@@ -204,7 +204,10 @@ async fn a_damaged_commit_is_repeated_after_rebuilding() {
     let spool = open(dir.path());
     let at = Stamp::now();
     spool.append(Queue::Inbound, vec![1], Some(Key::Repeat { digest: [1; 32], at })).await.unwrap();
-    spool.append(Queue::Outbound, vec![1], Some(Key::Redelivery { pkid: 1, digest: [1; 32] })).await.unwrap();
+    spool
+        .append(Queue::Outbound, vec![1], Some(Key::Redelivery { pkid: 1, digest: [1; 32], connection: 1 }))
+        .await
+        .unwrap();
     spool.put_note("note", vec![1]);
     spool.inject(Inject::FailCommit(ffi::SQLITE_CORRUPT));
     assert_eq!(spool.append(Queue::Inbound, vec![2], None).await, Ok(2));

@@ -10,6 +10,10 @@ use crate::clock::Stamp;
 /// What a row costs beyond its data: counted against the cap, so that a flood of empty rows is bounded too.
 pub const ROW_OVERHEAD: u64 = 32;
 
+/// Outbound rows, however small: the deliver loop keeps up to 400 bytes of each in memory (measured, each to a receiver of its
+/// own), so that these bound it to 100 MB. By bytes alone a flood of the smallest commands came to fifteen times as many.
+pub const MAX_COMMANDS: u64 = 250_000;
+
 /// One of the three durable queues. Each numbers its rows from 1 upwards and never gives a number twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Queue {
@@ -92,12 +96,14 @@ pub enum Key {
         /// When it was taken.
         at: Stamp,
     },
-    /// A command of the present MQTT session. Forgotten with the session, or when its packet id is used again.
+    /// A command of the present MQTT session. Forgotten on request, with the session, or when its packet id is used again.
     Redelivery {
         /// Its packet id.
         pkid: u16,
         /// Of the command's bytes.
         digest: [u8; 32],
+        /// The connection that delivered it, by this run's count; not kept.
+        connection: u64,
     },
 }
 

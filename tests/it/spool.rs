@@ -208,10 +208,13 @@ async fn keys_and_notes_live_as_long_as_they_should() {
     let at = Stamp::now();
     for n in 1..=3_u8 {
         spool.append(Queue::Inbound, vec![n], Some(Key::Repeat { digest: [n; 32], at })).await.unwrap();
-        let key = Key::Redelivery { pkid: u16::from(n), digest: [n; 32] };
+        let key = Key::Redelivery { pkid: u16::from(n), digest: [n; 32], connection: 1 };
         spool.append(Queue::Outbound, vec![n], Some(key)).await.unwrap();
     }
-    spool.append(Queue::Outbound, vec![9], Some(Key::Redelivery { pkid: 1, digest: [9; 32] })).await.unwrap();
+    spool
+        .append(Queue::Outbound, vec![9], Some(Key::Redelivery { pkid: 1, digest: [9; 32], connection: 1 }))
+        .await
+        .unwrap();
     spool.forget_repeat([2; 32], at).await.unwrap();
     spool.forget_repeat([3; 32], at).await.unwrap();
     // It is there for a killed process, not only for one that closes.
@@ -232,8 +235,40 @@ async fn keys_and_notes_live_as_long_as_they_should() {
     assert_eq!(keys.repeats, [([1; 32], at), ([3; 32], at)], "a key outlives its row");
     assert_eq!(keys.redeliveries, [(1, [9; 32]), (2, [2; 32]), (3, [3; 32])]);
     assert_eq!(spool.notes("presence/").await.unwrap(), expected_notes);
-    spool.forget_session().await.unwrap();
+    spool.forget_session(2).await.unwrap();
     assert_eq!(open(crashed(dir.path()).path()).load_keys().await.unwrap().redeliveries, []);
+}
+
+#[tokio::test]
+async fn a_redelivery_key_goes_when_the_broker_needs_it_no_more_and_none_of_a_lost_session_comes_after() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    let store = async |pkid, connection| {
+        let key = Key::Redelivery { pkid, digest: [1; 32], connection };
+        spool.append(Queue::Outbound, vec![1], Some(key)).await.unwrap();
+    };
+    for pkid in 1..=4 {
+        store(pkid, 1).await;
+    }
+    spool.forget_redeliveries(vec![1, 2, 9]);
+    let kept = async |spool: &Spool| {
+        spool.load_keys().await.unwrap().redeliveries.into_iter().map(|(pkid, _)| pkid).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(&spool).await, [3, 4], "seen at once");
+    // Used again at once: this one stays.
+    store(2, 1).await;
+    assert_eq!(kept(&open(crashed(dir.path()).path())).await, [2, 3, 4], "it rode with the next commit");
+    spool.forget_redeliveries(vec![4]);
+    let lazy = spool.counters().commits_lazy;
+    until(|| spool.counters().commits_lazy > lazy).await;
+    assert_eq!(kept(&open(crashed(dir.path()).path())).await, [2, 3], "or had one of its own");
+
+    // What was on its way while the session was lost is stored, without a key of that session.
+    spool.forget_session(5).await.unwrap();
+    store(6, 4).await;
+    store(7, 5).await;
+    assert_eq!(kept(&spool).await, [7]);
+    assert_eq!(everything(&spool, Queue::Outbound).await.len(), 7);
 }
 
 #[tokio::test]

@@ -109,6 +109,7 @@ fn values_are_told_with_what_is_allowed() {
         ("[mqtt]\nmax_packet = \"1GiB\"", &["mqtt.max_packet", "between"]),
         ("[outbound]\nttl = \"0s\"", &["outbound.ttl"]),
         ("[outbound]\nambiguous = \"guess\"", &["outbound.ambiguous", "\"retry\" or \"report\""]),
+        ("[outbound]\nambiguous_tries = -1", &["outbound.ambiguous_tries = -1", "between 0 and 1000"]),
         ("[outbound]\nconcurrency = -1", &["outbound.concurrency = -1", "between 1 and 256"]),
         ("[outbound]\nrate_per_s = 1.5", &["outbound.rate_per_s = 1.5", "whole number"]),
         ("[spool]\nmax_bytes = 0", &["spool.max_bytes"]),

@@ -1,5 +1,6 @@
 //! What is read from where, and what follows from what.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
@@ -30,6 +31,7 @@ fn the_defaults() {
     assert_eq!((config.mqtt.session_expiry, config.mqtt.max_packet), (Duration::from_mins(5), 1 << 20));
     assert_eq!((config.outbound.ttl, config.outbound.ambiguous), (Duration::from_mins(5), Ambiguous::Retry));
     assert_eq!((config.outbound.concurrency, config.outbound.rate_per_s), (8, None));
+    assert_eq!(config.outbound.ambiguous_tries.map(NonZeroU32::get), Some(3));
     assert_eq!((config.outbound.max_content, config.spool.max_bytes), (256 << 10, 512 << 20));
     assert_eq!(config.admin.listen, Some("127.0.0.1:8788".parse().unwrap()));
     assert_eq!(config.homeassistant.discovery_prefix.as_str(), "homeassistant");
@@ -64,6 +66,7 @@ fn a_file_says_everything() {
         [outbound]
         ttl = "90500ms"
         ambiguous = "report"
+        ambiguous_tries = 0
         rate_per_s = 5
         [admin]
         listen = ""
@@ -88,6 +91,7 @@ fn a_file_says_everything() {
     assert_eq!(config.mqtt.response_topics, ["home/ilink/reply/#"]);
     assert_eq!(config.mqtt.session_expiry, Duration::from_secs(91), "what the broker keeps must not expire earlier");
     assert_eq!((config.outbound.ambiguous, config.outbound.rate_per_s.unwrap().get()), (Ambiguous::Report, 5));
+    assert_eq!(config.outbound.ambiguous_tries, None, "until they expire");
     assert_eq!((config.admin.listen, config.log.format), (None, LogFormat::Json));
 }
 
@@ -107,6 +111,7 @@ fn the_environment_wins_and_text_stays_text() {
         ("ILINK2MQTT_MQTT__ALLOW_CALLS", "[\"send_msg/*\"]"),
         ("ILINK2MQTT_MQTT__PERSISTENT_SESSION", "true"),
         ("ILINK2MQTT_OUTBOUND__CONCURRENCY", "16"),
+        ("ILINK2MQTT_OUTBOUND__AMBIGUOUS_TRIES", "7"),
         ("ILINK2MQTT_ILINK__SUBSCRIBE__TOPICS", "[{subject = \"a\", qos = 0}]"),
         ("ILINK2MQTT_STATE_DIR", "/tmp/elsewhere"),
         ("ILINK2MQTT_CALLBACK__ALLOW", "[\"10.0.0.0/8\"]"),
@@ -118,6 +123,7 @@ fn the_environment_wins_and_text_stays_text() {
     assert_eq!(config.mqtt.client_id, "ilink2mqtt-0414", "an empty variable stands for the default");
     assert_eq!(config.mqtt.allow_calls, ["send_msg/*"]);
     assert_eq!((config.mqtt.persistent_session, config.outbound.concurrency), (true, 16));
+    assert_eq!(config.outbound.ambiguous_tries.map(NonZeroU32::get), Some(7));
     assert_eq!((config.ilink.topics.len(), config.callback.allow.len()), (1, 1));
     assert_eq!(config.state_dir, PathBuf::from("/tmp/elsewhere"));
 }

@@ -184,7 +184,7 @@ impl Writer {
                 match &op.task {
                     Task::Replace { queue, seq, .. } => self.pending.supersede(*queue, *seq),
                     Task::ForgetRepeat(digest, at) => self.pending.forget_repeat(*digest, *at),
-                    Task::Append { .. } | Task::ForgetSession => {}
+                    Task::Append { .. } | Task::ForgetSession(_) => {}
                 }
                 turn.bytes = turn.bytes.saturating_add(op.weight());
                 turn.ops.push(op);

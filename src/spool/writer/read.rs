@@ -37,6 +37,7 @@ impl Writer {
                 let keys = self.look(|db, pending| {
                     db.refresh()?;
                     let mut keys = db.repeats.keys(&db.conn)?;
+                    keys.redeliveries.retain(|(pkid, _)| !pending.settled.contains(pkid));
                     keys.repeats.retain(|(digest, at)| !pending.void.contains(&(*digest, *at)));
                     keys.repeats.extend(pending.remembered.iter().map(|(digest, at)| (*digest, *at)));
                     Ok(keys)

@@ -8,7 +8,7 @@ use super::super::db::{Count, Sync};
 use super::super::fault::Fault;
 use super::super::request::Op;
 use super::super::shared::add;
-use super::super::types::{PerQueue, Queue, SpoolError};
+use super::super::types::{MAX_COMMANDS, PerQueue, Queue, SpoolError};
 use super::{Refused, Stop, Writer};
 
 /// While the disk refuses, how often it is tried again without being asked.
@@ -16,10 +16,6 @@ const RETRY_EVERY: Duration = Duration::from_secs(5);
 
 /// A log beyond this is not ours alone: another program keeps a reading transaction open.
 const LOG_TOO_LARGE: u64 = 64 * 1024 * 1024;
-
-/// Outbound rows, however small: the deliver loop keeps up to 400 bytes of each in memory (measured, each to a receiver of its
-/// own), so that these bound it to 100 MB. By bytes alone a flood of the smallest commands came to fifteen times as many.
-const MAX_COMMANDS: u64 = 250_000;
 
 /// A full queue counts as full until this part of it is free.
 const ROOM_AGAIN: u64 = 16;

@@ -109,7 +109,9 @@ impl Writer {
             Ok(rebuilt) => {
                 let moved_to = rebuilt.moved_to.display();
                 error!(kept = rebuilt.kept, lost = rebuilt.lost, %moved_to, "the spool has been rebuilt");
+                let session_began = self.db.session_began;
                 self.db = rebuilt.db;
+                self.db.session_began = session_began;
                 self.grown = Some(Instant::now());
                 add(&self.shared.damaged_rows, rebuilt.lost);
                 self.shared.show(&self.db.counts);

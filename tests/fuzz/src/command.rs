@@ -32,6 +32,7 @@ pub fn run(data: &[u8]) {
         dup,
         pkid: 7,
         connection: 2,
+        arrival: 3,
         session_present: true,
         message_expiry: Some(60),
         response_topic: has_response.then(|| text(response_topic)),
@@ -103,6 +104,7 @@ fn check_command(command: Command, message: &Incoming, reply_to: &ReplyTo) {
         reply_to: reply_to.clone(),
         call,
         attempts: 1,
+        unknown: 1,
         mark: Mark::Unsent,
     };
     let _ = (command.deadline(), command.has_expired(), command.elapsed_ms());

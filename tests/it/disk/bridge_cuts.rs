@@ -191,6 +191,9 @@ async fn examine(dir: &Path, promises: &Promises) -> Vec<String> {
         if mark.is_some_and(|mark| mark != Mark::Sent) && promises.once_called.contains(reference) {
             lost("the mark of a call that must not be repeated", reference);
         }
+        if *mark == Some(Mark::Unsent) && promises.called.contains(reference) {
+            lost("the mark of a call that may have been executed", reference);
+        }
     }
     let mut invented = |what: &str, item: &str| wrong.push(format!("invented: {what} {item:?}"));
     for push in pushes.iter().filter(|push| !promises.pushes_received.contains(**push)) {

@@ -200,7 +200,7 @@ impl Load {
                 _ => {
                     let pkid = u16::try_from(self.dice.below(40)).unwrap();
                     sets.push((format!("redelivery/{pkid}"), Some(tag.to_string())));
-                    Some(Key::Redelivery { pkid, digest })
+                    Some(Key::Redelivery { pkid, digest, connection: 0 })
                 }
             };
             let n = self.begin(sets);
@@ -235,7 +235,7 @@ impl Load {
 
     async fn forget_session(&mut self) {
         let n = self.begin((0..40).map(|pkid| (format!("redelivery/{pkid}"), None)).collect());
-        self.spool().forget_session().await.expect("it is forgotten");
+        self.spool().forget_session(0).await.expect("it is forgotten");
         self.mark(&Mark::Done { n });
     }
 

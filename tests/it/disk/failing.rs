@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use futures_util::future::join_all;
 
+use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -198,6 +199,29 @@ async fn a_disk_that_refuses_writes_is_said_and_tried_again() {
         let pushed = world.client.all(|message| message.topic == PUSHED && message.text() != "refused");
         assert_eq!(pushed.iter().map(Message::text).collect::<Vec<_>>(), ["before", "after"]);
     }
+}
+
+#[tokio::test]
+async fn a_result_that_the_disk_refuses_until_the_stop_is_not_lost() {
+    let (mut world, fault) = world().await;
+    world.bridge.start().await;
+    world.sim.fault(&json!({"path": "send_msg", "mode": "delay", "delay_s": 2})).await;
+    world.client.publish("ilink/send/user/413/text", "x").await;
+    world.sim.calls_until("send_msg", "the call", |calls| calls.len() == 1).await;
+    fs::write(&fault, "write 5 spool.db\n").unwrap();
+    world.bridge.logged("the result of a call cannot be stored yet").await;
+    // The farewell takes a while, in which the disk recovers.
+    world.broker.pause();
+    world.bridge.process().signal(rustix::process::Signal::TERM);
+    world.bridge.logged("the bridge stops before the disk has taken the results of some calls").await;
+    fs::remove_file(&fault).unwrap();
+    assert_eq!(world.bridge.process().ended().await.code(), Some(0));
+    world.broker.resume();
+
+    world.bridge.start().await;
+    let result = world.client.expect("ilink/result/send/user/413/text").await.json();
+    assert_eq!((&result["status"], &result["attempts"]), (&json!("ok"), &json!(1)), "{result}");
+    assert_eq!(world.sim.calls("send_msg").await.len(), 1, "it was sent again");
 }
 
 #[tokio::test]

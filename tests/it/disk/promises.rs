@@ -27,6 +27,8 @@ struct Conversation {
     push: Option<String>,
     /// The call that must not be repeated and is under way.
     once: Option<String>,
+    /// The message that is under way.
+    called: Option<String>,
     published: HashMap<u16, Published>,
     commands: HashMap<u16, String>,
 }
@@ -47,6 +49,8 @@ pub(crate) struct Promises {
     /// Calls that must not be repeated, from the moment at which iLink may have read them until it refuses one.
     pub(crate) once_called: BTreeSet<String>,
     pub(crate) called_twice: Vec<String>,
+    /// Messages, from the moment at which iLink may have read them until it refuses one.
+    pub(crate) called: BTreeSet<String>,
     /// URL and handshake token that iLink was told.
     pub(crate) registered: Option<(String, String)>,
     /// Tokens that iLink gave.
@@ -144,13 +148,22 @@ impl Promises {
         let Some((head, body)) = message(stream) else { return };
         if head.starts_with("POST") {
             let body: Value = serde_json::from_slice(&body).expect("JSON");
-            if sent { conversation.once = self.call(&head, &body) } else { conversation.push = self.push(&body) }
+            if sent {
+                conversation.once = self.call(&head, &body);
+                conversation.called = text(&body["content"]);
+                self.called.extend(conversation.called.clone());
+            } else {
+                conversation.push = self.push(&body);
+            }
         } else if sent && head.contains(" 200 ") && body == br#"{"code":0}"# {
             self.pushes_answered.extend(conversation.push.take());
         } else if !sent && let Ok(reply) = serde_json::from_slice::<Value>(&body) {
             self.tokens.extend(reply["access_token"].as_str().map(str::to_owned));
             if let Some(refused) = conversation.once.take().filter(|_| reply["code"] != 0) {
                 self.once_called.remove(&refused);
+            }
+            if let Some(refused) = conversation.called.take().filter(|_| reply["code"] != 0) {
+                self.called.remove(&refused);
             }
         }
     }

@@ -44,8 +44,11 @@ async fn a_flood_of_commands_while_the_service_is_away() {
     world.bridge.start().await;
     world.sim.kill();
     let large = "x".repeat(3000);
-    for _ in 0..12 {
-        world.client.publish("ilink/send/user/413/text", &large).await;
+    // One client alone does not fill it.
+    for topic in ["ilink/send/user/413/text", "ilink/by/lamp/send/user/413/text"] {
+        for _ in 0..12 {
+            world.client.publish(topic, &large).await;
+        }
     }
     let result =
         world.client.expect_json("ilink/result/send/user/413/text", |result| result["name"] == "queue_full").await;

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use rumqttc::mqttbytes::v4::ConnectReturnCode;
-use rumqttc::mqttbytes::v4::{ConnAck, Packet, PingResp, PubAck, Publish, SubAck, SubscribeReasonCode, UnsubAck};
+use rumqttc::mqttbytes::v4::{ConnAck, Packet, PubAck, Publish, SubAck, SubscribeReasonCode, UnsubAck};
 use rumqttc::mqttbytes::{Error, QoS};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -57,14 +57,11 @@ impl Broker for V4Broker {
 }
 
 impl V4Peer {
-    /// The next packet but pings, which are answered: one may come at any time.
+    /// The next packet but pings, which are not answered: one may come at any time.
     async fn read(&mut self) -> Packet {
         loop {
             match Packet::read(&mut self.received, MAX_PACKET) {
-                Ok(Packet::PingReq) => {
-                    self.write(|bytes| PingResp.write(bytes)).await;
-                    continue;
-                }
+                Ok(Packet::PingReq) => continue,
                 Ok(packet) => return packet,
                 Err(Error::InsufficientBytes(_)) => {}
                 Err(e) => panic!("the bridge sent what is not MQTT: {e}"),
@@ -91,11 +88,12 @@ impl Link for V4Peer {
     async fn next(&mut self) -> Got {
         match self.read().await {
             Packet::PubAck(puback) => Got::Acked(puback.pkid),
-            Packet::Publish(publish) => {
-                self.write(|bytes| PubAck::new(publish.pkid).write(bytes)).await;
-                Got::Published(publish.topic, publish.payload)
-            }
+            Packet::Publish(publish) => Got::Published(publish.pkid, publish.topic, publish.payload),
             other => panic!("{other:?}"),
         }
+    }
+
+    async fn acknowledge(&mut self, pkid: u16) {
+        self.write(|bytes| PubAck::new(pkid).write(bytes)).await;
     }
 }

@@ -254,7 +254,7 @@ async fn the_addresses_of_a_broker_are_tried_in_turn() {
     let nobody = Deserted::new();
     let (mut one, other) = (Mosquitto::start(""), Mosquitto::start(""));
     let brokers = [one.url(), other.url()].map(|url| url.parse().unwrap());
-    let mut tested = Tested::up(LinkConfig { other_brokers: brokers.to_vec(), ..config(nobody.port()) }).await;
+    let tested = Tested::up(LinkConfig { other_brokers: brokers.to_vec(), ..config(nobody.port()) }).await;
     assert_eq!(tested.publish("a", "1").await, Delivery::Acked { no_subscribers: true });
     let device = Client::connect(&other).await;
     device.subscribe("a").await;

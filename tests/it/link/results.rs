@@ -9,6 +9,7 @@ use ilink2mqtt::delivery::lanes::Patience;
 use ilink2mqtt::local::{CommandResult, Publication};
 use ilink2mqtt::outbound::record::{Record, ReplyTo, StoredResult};
 use ilink2mqtt::outbound::results::Results;
+use ilink2mqtt::outbound::shares::Shares;
 use ilink2mqtt::set_aside::SetAside;
 use ilink2mqtt::spool::{Limits, Queue, Spool};
 use rumqttc::v5::mqttbytes::v5::PubAckReason;
@@ -56,6 +57,7 @@ async fn are_published_in_the_order_in_which_they_are_ready() {
         set_aside,
         busy,
         patience: Patience::default(),
+        shares: Arc::new(Shares::of(1000, 1_000_000)),
     };
     let running = tokio::spawn(results.run(numbers, CancellationToken::new()));
     // Time for some to wait; how many they are does not matter.

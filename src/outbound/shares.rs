@@ -1,0 +1,196 @@
+//! How much of the queue each client holds: of its rows and of its bytes no more than half while another client has any, and
+//! never the last quarter, so that whoever floods leaves room for those who come later: what is accepted cannot be taken back.
+//!
+//! It holds them from the acceptance of a command until its result is delivered. `by/<client>` names a client; all that comes
+//! without a name, routes included, is one client together.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::local::Base;
+
+/// Who sends: a hash of the level after `by/`; none for all others together. The name itself may be long, and whoever floods
+/// may invent many.
+pub type Client = Option<u64>;
+
+/// What is shared.
+#[derive(Debug)]
+pub struct Shares {
+    /// What the queue may hold.
+    rows: u64,
+    bytes: u64,
+    names: RandomState,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    clients: HashMap<Client, Arc<Share>>,
+    /// Whose each row is, and what it brought.
+    rows: HashMap<u64, (Arc<Share>, u32)>,
+}
+
+/// Changed under the lock only.
+#[derive(Debug)]
+struct Share {
+    client: Client,
+    rows: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Share {
+    fn add(&self, bytes: u32) {
+        self.rows.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes.into(), Ordering::Relaxed);
+    }
+}
+
+/// Room for a row that is being stored; given back when it is dropped unused.
+#[derive(Debug)]
+pub struct Place<'a> {
+    shares: &'a Shares,
+    share: Arc<Share>,
+    bytes: u32,
+    kept: bool,
+}
+
+impl Shares {
+    /// Those of a queue that may hold so many rows and bytes.
+    #[must_use]
+    pub fn of(rows: u64, bytes: u64) -> Self {
+        Self { rows, bytes, names: RandomState::new(), held: Mutex::default() }
+    }
+
+    /// The client that a command's topic names.
+    #[must_use]
+    pub fn client(&self, base: &Base, command_topic: &str) -> Client {
+        base.client(command_topic).map(|name| self.names.hash_one(name))
+    }
+
+    /// Room for a row of `bytes`, unless the client has its share.
+    pub fn ask(&self, client: Client, bytes: usize) -> Option<Place<'_>> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let mut held = self.held();
+        let share = held.share(client);
+        let quarters = if held.clients.len() == 1 { 3 } else { 2 };
+        let beyond = |has: u64, all: u64| has.saturating_mul(4) > all.saturating_mul(quarters);
+        let rows = share.rows.load(Ordering::Relaxed) + 1;
+        let in_all = share.bytes.load(Ordering::Relaxed) + u64::from(bytes);
+        // One row everybody may have, however large: the queue itself may refuse it.
+        if rows > 1 && (beyond(rows, self.rows) || beyond(in_all, self.bytes)) {
+            return None;
+        }
+        share.add(bytes);
+        drop(held);
+        Some(Place { shares: self, share, bytes, kept: false })
+    }
+
+    /// A row that an earlier run accepted.
+    pub fn found(&self, client: Client, bytes: usize, seq: u64) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let mut held = self.held();
+        let share = held.share(client);
+        share.add(bytes);
+        held.rows.insert(seq, (share, bytes));
+    }
+
+    /// A row has left the queue.
+    pub fn gone(&self, seq: u64) {
+        let mut held = self.held();
+        if let Some((share, bytes)) = held.rows.remove(&seq) {
+            held.free(&share, bytes);
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn share(&mut self, client: Client) -> Arc<Share> {
+        let new = || Share { client, rows: AtomicU64::new(0), bytes: AtomicU64::new(0) };
+        Arc::clone(self.clients.entry(client).or_insert_with(|| Arc::new(new())))
+    }
+
+    fn free(&mut self, share: &Share, bytes: u32) {
+        share.bytes.fetch_sub(bytes.into(), Ordering::Relaxed);
+        if share.rows.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.clients.remove(&share.client);
+        }
+    }
+}
+
+impl Place<'_> {
+    /// The row is stored under this number.
+    pub fn keep(mut self, seq: u64) {
+        self.kept = true;
+        self.shares.held().rows.insert(seq, (Arc::clone(&self.share), self.bytes));
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.shares.held().free(&self.share, self.bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Client = Some(1);
+    const B: Client = Some(2);
+
+    #[test]
+    fn one_client_gets_half_and_alone_three_quarters() {
+        let shares = Shares::of(12, 1000);
+        for seq in 1..=9 {
+            shares.ask(None, 10).unwrap().keep(seq);
+        }
+        assert!(shares.ask(None, 10).is_none(), "the last quarter is for others");
+        for seq in 10..=12 {
+            shares.ask(A, 150).unwrap().keep(seq);
+        }
+        assert!(shares.ask(A, 51).is_none(), "more than half of the bytes");
+        assert!(shares.ask(A, 50).is_some());
+        for seq in 1..=4 {
+            assert!(shares.ask(None, 10).is_none(), "there is somebody else now");
+            shares.gone(seq);
+            shares.gone(seq);
+        }
+        shares.ask(None, 10).unwrap().keep(13);
+        assert!(shares.ask(None, 10).is_none());
+    }
+
+    #[test]
+    fn who_names_nobody_is_one_client_and_names_are_told_apart() {
+        let (shares, base) = (Shares::of(2, 2), "ilink".parse().unwrap());
+        let client = |topic| shares.client(&base, topic);
+        assert_eq!(client("ilink/send/user/1/text"), None);
+        assert_eq!((client("ilink/call/x"), client("ilink/route/r/stat/x")), (None, None));
+        assert_eq!(client("ilink/by/a/send/user/1/text"), client("ilink/by/a/call/x"));
+        assert!(client("ilink/by/a/call/x") != client("ilink/by/b/call/x") && client("ilink/by/a/call/x").is_some());
+    }
+
+    #[test]
+    fn what_was_not_stored_is_given_back_and_nothing_is_left_behind() {
+        let shares = Shares::of(4, 100);
+        drop(shares.ask(A, 50).unwrap());
+        shares.ask(A, 50).unwrap().keep(7);
+        assert!(shares.ask(A, 26).is_none());
+        shares.gone(7);
+        assert!(shares.ask(A, 90).is_some(), "the first row is for the queue to judge");
+        shares.found(B, 70, 3);
+        shares.found(B, 70, 4);
+        assert!(shares.ask(B, 0).is_none(), "more than half, from before");
+        shares.gone(3);
+        shares.gone(4);
+        let held = shares.held();
+        assert!(held.clients.is_empty() && held.rows.is_empty());
+    }
+}
