@@ -35,6 +35,8 @@ pub struct PresenceBook {
     configured: HashSet<Uid>,
     /// No longer configured, with nothing noted since.
     dropped: HashSet<Uid>,
+    /// The last row that was stored when a uid was dropped: what such rows say of it is as outdated as what is cleared.
+    dropped_after: HashMap<Uid, u64>,
 }
 
 impl PresenceBook {
@@ -51,13 +53,16 @@ impl PresenceBook {
                 Some((uid, (postcard::from_bytes(&value).ok()?, 0)))
             })
             .collect();
-        Ok(Self { spool, known, configured, dropped: HashSet::new() })
+        Ok(Self { spool, known, configured, dropped: HashSet::new(), dropped_after: HashMap::new() })
     }
 
     /// Notes what row `seq` publishes, unless something newer was published before: false then. `time` is none for a state read
     /// by `ham_user/states`, which does not say since when; then, and between rows of one time, the later row is newer.
     #[must_use]
     pub fn note(&mut self, uid: &Uid, online: bool, time: Option<i64>, seq: u64) -> bool {
+        if self.dropped_after.get(uid).is_some_and(|last| seq <= *last) {
+            return false;
+        }
         let now = i64::try_from(clock::wall_now_ms() / 1000).unwrap_or(i64::MAX);
         let time = time.map(|time| credible(time, now));
         let before = self.known.get(uid).copied();
@@ -81,10 +86,18 @@ impl PresenceBook {
         true
     }
 
-    /// Takes over a changed configuration and returns the uids it dropped, whose retained topics are to be cleared.
-    pub fn reconfigure(&mut self, configured: HashSet<Uid>) -> Vec<Uid> {
+    /// Takes over a changed configuration and returns the uids it dropped, whose retained topics are to be cleared; `last` is the
+    /// last row that was stored before.
+    pub fn reconfigure(&mut self, configured: HashSet<Uid>, last: u64) -> Vec<Uid> {
+        for uid in self.configured.difference(&configured) {
+            self.dropped_after.insert(uid.clone(), last);
+        }
         self.configured = configured;
+        self.dropped_after.retain(|uid, _| !self.configured.contains(uid));
         let dropped: Vec<Uid> = self.known.keys().filter(|uid| self.is_dropped(uid)).cloned().collect();
+        for uid in &dropped {
+            self.dropped_after.entry(uid.clone()).or_insert(last);
+        }
         self.dropped = dropped.iter().cloned().collect();
         dropped
     }

@@ -108,7 +108,7 @@ impl Relay {
         let mut appended = relay.spool.appended(Queue::Inbound);
         let mut courier = Courier::new(Arc::clone(&relay), relay.config.patience, UNDER_WAY, UNDER_WAY_BYTES);
         let mut cursor = 0;
-        retained.configure(configured);
+        retained.configure(configured, *appended.borrow());
         while !stop.is_cancelled() {
             relay.progress.beat();
             appended.mark_unchanged();
@@ -132,7 +132,7 @@ impl Relay {
                     Ok(()) = appended.changed(), if room > 0 => {}
                     Ok(()) = settings.changed() => {
                         let configured = settings.borrow_and_update().presence.clone();
-                        retained.configure(configured);
+                        retained.configure(configured, *appended.borrow());
                     }
                     Ok(()) = link.changed() => {}
                     () = retained.cleared() => {}

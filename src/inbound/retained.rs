@@ -40,9 +40,9 @@ impl Retained {
         Publication::raw(base.presence(uid), if online { "online" } else { "offline" }).retained()
     }
 
-    /// Clears the topics of uids that are not configured any more.
-    pub(super) fn configure(&mut self, configured: HashSet<Uid>) {
-        for uid in self.book.reconfigure(configured) {
+    /// Clears the topics of uids that are not configured any more; `last` is the last row that was stored before.
+    pub(super) fn configure(&mut self, configured: HashSet<Uid>, last: u64) {
+        for uid in self.book.reconfigure(configured, last) {
             self.clear(uid);
         }
         // Configured again before they were cleared: what was published stands, until it is read anew.

@@ -178,6 +178,25 @@ async fn presence_that_is_dropped_is_gone_in_the_end_also_where_the_session_is_l
     presence_is(&world, &["412"]).await;
 }
 
+#[tokio::test]
+async fn what_waits_of_a_contact_when_a_reload_drops_it_does_not_bring_its_presence_back() {
+    let configure = |bridge: Bridge| bridge.with_toml("ilink.subscribe.presence", r#"["413","412"]"#);
+    let mut world = World::ready_with(configure).await;
+    for uid in ["413", "412"] {
+        world.client.expect(&format!("ilink/presence/{uid}")).await;
+    }
+    world.broker.stop();
+    world.bridge.logged("the connection to the broker was lost").await;
+    world.bridge.push(&json!({"to_uid": UID, "from_uid": "413", "msg_type": 4, "type": 1, "time": 100})).await;
+    world.bridge.set_toml("ilink.subscribe.presence", r#"["412"]"#);
+    world.bridge.write_config();
+    world.bridge.process().signal(rustix::process::Signal::HUP);
+    world.bridge.logged("the configuration was reloaded").await;
+    world.broker.restart();
+    world.bridge.waiting("inbound", 0).await;
+    presence_is(&world, &["412"]).await;
+}
+
 /// Whoever has the same client id and begins a session ends the bridge's.
 async fn lose_session(world: &World) {
     let as_the_bridge = |options: &mut rumqttc::v5::MqttOptions| {
