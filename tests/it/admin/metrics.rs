@@ -27,6 +27,11 @@ async fn metrics_with(bridge: &Bridge, name: &str, labels: &[(&str, &str)], valu
     .await
 }
 
+/// The value of one series.
+pub(crate) async fn count(bridge: &Bridge, name: &str, labels: &[(&str, &str)]) -> f64 {
+    metrics(bridge).await.get(name, labels)
+}
+
 /// Waits until one series has this value.
 pub(crate) async fn counted(bridge: &Bridge, name: &str, labels: &[(&str, &str)], value: f64) {
     metrics_with(bridge, name, labels, value).await;
