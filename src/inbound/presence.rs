@@ -2,8 +2,12 @@
 //!
 //! Kept in memory for the order of publishes, and as notes in the spool for the next run: a uid that is no longer configured
 //! gets its retained topic cleared, which needs somebody to remember that it had one.
+//!
+//! Whoever sends presence gets into the book, and it is bounded: who is not configured and has not been heard of for long is
+//! taken out, those heard of longest ago first. Their retained topics are cleared with that; the next push sets them again.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +20,14 @@ const PREFIX: &str = "presence/";
 /// A push's time may be so far ahead of our clock, in seconds: clocks and time zones are set wrongly. What is further ahead
 /// tells nothing, and would make everything that follows older than itself.
 const AHEAD_MOST: i64 = 24 * 60 * 60;
+
+/// Uids in the book that are not configured, at most, and how many more may come before it is pruned to that.
+const MOST: usize = 10_000;
+const SLACK: usize = 500;
+/// Not heard of for so long, in seconds, one that is not configured is taken out.
+const LONG: i64 = 90 * 24 * 60 * 60;
+/// How often it is looked who that is.
+const LOOK_EVERY: Duration = Duration::from_hours(24);
 
 /// What is known of one uid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,10 +45,14 @@ pub struct PresenceBook {
     spool: Spool,
     known: HashMap<Uid, (Known, u64)>,
     configured: HashSet<Uid>,
-    /// No longer configured, with nothing noted since.
+    /// No longer configured, or pruned, with nothing noted since.
     dropped: HashSet<Uid>,
     /// The last row that was stored when a uid was dropped: what such rows say of it is as outdated as what is cleared.
     dropped_after: HashMap<Uid, u64>,
+    /// Of these, who was never configured.
+    pruned: HashSet<Uid>,
+    /// When it is looked again who has not been heard of for long.
+    look_at: Duration,
 }
 
 impl PresenceBook {
@@ -53,7 +69,8 @@ impl PresenceBook {
                 Some((uid, (postcard::from_bytes(&value).ok()?, 0)))
             })
             .collect();
-        Ok(Self { spool, known, configured, dropped: HashSet::new(), dropped_after: HashMap::new() })
+        let (dropped, pruned, dropped_after) = (HashSet::new(), HashSet::new(), HashMap::new());
+        Ok(Self { spool, known, configured, dropped, dropped_after, pruned, look_at: Duration::ZERO })
     }
 
     /// Notes what row `seq` publishes, unless something newer was published before: false then. `time` is none for a state read
@@ -63,7 +80,7 @@ impl PresenceBook {
         if self.dropped_after.get(uid).is_some_and(|last| seq <= *last) {
             return false;
         }
-        let now = i64::try_from(clock::wall_now_ms() / 1000).unwrap_or(i64::MAX);
+        let now = seconds_now();
         let time = time.map(|time| credible(time, now));
         let before = self.known.get(uid).copied();
         if let Some((known, by)) = before {
@@ -75,6 +92,7 @@ impl PresenceBook {
         }
         let time = time.or_else(|| before.and_then(|(known, _)| known.time));
         self.dropped.remove(uid);
+        self.pruned.remove(uid);
         let configured = self.configured.contains(uid) || before.is_some_and(|(known, _)| known.configured);
         let known = Known { time, online, configured };
         self.known.insert(uid.clone(), (known, seq));
@@ -99,13 +117,37 @@ impl PresenceBook {
             self.dropped_after.entry(uid.clone()).or_insert(last);
         }
         self.dropped = dropped.iter().cloned().collect();
+        self.pruned.retain(|uid| self.dropped.contains(uid));
         dropped
     }
 
-    /// Whether `uid` is no longer configured, and its topic is to be cleared for that.
+    /// Whether `uid` is no longer configured, or pruned, and its topic is to be cleared for that.
     #[must_use]
     pub fn is_dropped(&self, uid: &Uid) -> bool {
-        self.known.get(uid).is_some_and(|(known, _)| known.configured) && !self.configured.contains(uid)
+        let known = self.known.get(uid).is_some_and(|(known, _)| known.configured || self.pruned.contains(uid));
+        known && !self.configured.contains(uid)
+    }
+
+    /// Who is to be taken out, if it is time to look: their retained topics are to be cleared, and then they are forgotten.
+    pub fn prune(&mut self, now: Duration) -> Vec<Uid> {
+        let strangers = self.known.len().saturating_sub(self.configured.len() + self.dropped.len());
+        if strangers <= MOST + SLACK && now < self.look_at {
+            return Vec::new();
+        }
+        self.look_at = now + LOOK_EVERY;
+        let strange = |uid: &&Uid| !self.configured.contains(*uid) && !self.dropped.contains(*uid);
+        let heard_of = |uid: &Uid| self.known.get(uid).and_then(|(known, _)| known.time).unwrap_or(i64::MIN);
+        let mut uids: Vec<(i64, Uid)> =
+            self.known.keys().filter(strange).map(|uid| (heard_of(uid), uid.clone())).collect();
+        uids.sort_unstable();
+        let too_many = uids.len().saturating_sub(MOST);
+        let long_ago = seconds_now().saturating_sub(LONG);
+        let old = uids.partition_point(|(time, _)| *time < long_ago);
+        uids.truncate(too_many.max(old));
+        let pruned: Vec<Uid> = uids.into_iter().map(|(_, uid)| uid).collect();
+        self.pruned.extend(pruned.iter().cloned());
+        self.dropped.extend(pruned.iter().cloned());
+        pruned
     }
 
     /// The topic of `uid` is to be cleared once more.
@@ -118,6 +160,7 @@ impl PresenceBook {
     pub fn forget_dropped(&mut self, uid: &Uid) -> bool {
         let forget = self.dropped.remove(uid) && self.is_dropped(uid);
         if forget {
+            self.pruned.remove(uid);
             self.known.remove(uid);
             self.spool.remove_note(&format!("{PREFIX}{uid}"));
         }
@@ -133,4 +176,91 @@ impl PresenceBook {
 /// A time that is further ahead than a clock may be wrong counts as now.
 fn credible(time: i64, now: i64) -> i64 {
     if time > now.saturating_add(AHEAD_MOST) { now } else { time }
+}
+
+fn seconds_now() -> i64 {
+    i64::try_from(clock::wall_now_ms() / 1000).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::Limits;
+
+    struct Tested {
+        book: PresenceBook,
+        spool: Spool,
+        _dir: tempfile::TempDir,
+    }
+
+    async fn open(configured: &[&str]) -> Tested {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 1 << 20 };
+        let (spool, _) = Spool::open(dir.path(), limits).unwrap();
+        let configured = configured.iter().map(|uid| uid.parse().unwrap()).collect();
+        Tested { book: PresenceBook::open(spool.clone(), configured).await.unwrap(), spool, _dir: dir }
+    }
+
+    fn uid(name: &str) -> Uid {
+        name.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_older_push_is_no_news_and_a_later_row_is_newer() {
+        let mut book = open(&[]).await.book;
+        let ann = uid("ann");
+        let now = seconds_now();
+        assert!(book.note(&ann, true, Some(now), 1));
+        assert!(!book.note(&ann, false, Some(now - 1), 2));
+        assert!(book.note(&ann, false, Some(now), 3), "within one second the later row is newer");
+        assert!(book.note(&ann, true, None, 5), "a state that was read is as of now");
+        assert!(!book.note(&ann, false, Some(now), 4), "a row that had to wait overwrites nothing that came after it");
+        assert_eq!(book.all().collect::<Vec<_>>(), [(&ann, true)]);
+    }
+
+    #[tokio::test]
+    async fn a_time_far_in_the_future_counts_as_now_and_freezes_nobody() {
+        let mut tested = open(&[]).await;
+        let (ann, bob) = (uid("ann"), uid("bob"));
+        let now = seconds_now();
+        assert!(tested.book.note(&ann, true, Some(now + 10 * AHEAD_MOST), 1));
+        assert!(tested.book.note(&ann, false, Some(now + 1), 2));
+        // Within a day it is believed.
+        assert!(tested.book.note(&bob, true, Some(now + 3600), 3));
+        assert!(!tested.book.note(&bob, false, Some(now), 4));
+        // What an earlier version noted.
+        let frozen = Known { time: Some(i64::MAX), online: true, configured: false };
+        tested.spool.put_note("presence/eve", postcard::to_stdvec(&frozen).unwrap());
+        let mut book = PresenceBook::open(tested.spool.clone(), HashSet::new()).await.unwrap();
+        assert!(book.note(&uid("eve"), false, Some(now - 5), 5));
+    }
+
+    #[tokio::test]
+    async fn the_book_is_bounded_and_who_is_configured_or_lately_heard_of_stays() {
+        let mut tested = open(&["home"]).await;
+        let now = seconds_now();
+        assert!(tested.book.note(&uid("home"), true, Some(now - 2 * LONG), 1));
+        assert!(tested.book.note(&uid("old"), true, Some(now - LONG - 1), 2));
+        assert!(tested.book.note(&uid("young"), true, Some(now - LONG + 60), 3));
+        let day = LOOK_EVERY;
+        assert_eq!(tested.book.prune(day), [uid("old")]);
+        assert!(tested.book.is_dropped(&uid("old")) && !tested.book.is_dropped(&uid("young")));
+        assert!(tested.book.prune(day * 2).is_empty(), "it is being cleared already");
+        // Heard of again before its topic was cleared.
+        assert!(tested.book.note(&uid("old"), true, Some(now), 4));
+        assert!(!tested.book.forget_dropped(&uid("old")));
+        for n in 0..=i64::try_from(MOST + SLACK).unwrap() {
+            let _ = tested.book.note(&uid(&format!("n{n}")), true, Some(now - 100_000 + n), 5);
+        }
+        let pruned = tested.book.prune(day * 2);
+        // Besides these many there are `old` and `young`, and that is the one heard of longest ago.
+        assert_eq!(pruned.len(), SLACK + 3);
+        assert_eq!(pruned[..2], [uid("young"), uid("n0")]);
+        for uid in &pruned {
+            assert!(tested.book.forget_dropped(uid));
+        }
+        assert_eq!(tested.book.all().count(), MOST + 1);
+        assert_eq!(tested.spool.notes(PREFIX).await.unwrap().len(), MOST + 1);
+        assert!(tested.book.all().any(|(known, _)| *known == uid("home")));
+    }
 }

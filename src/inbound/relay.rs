@@ -111,6 +111,7 @@ impl Relay {
         retained.configure(configured, *appended.borrow());
         while !stop.is_cancelled() {
             relay.progress.beat();
+            retained.prune();
             appended.mark_unchanged();
             // What cannot be published now is not rendered now: whether it is late is judged when it can be.
             let connected = link.borrow().connected;

@@ -10,7 +10,10 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
+use tracing::info;
+
 use super::presence::PresenceBook;
+use crate::clock;
 use crate::local::{Base, Publication};
 use crate::mqtt::Publisher;
 use crate::protocol::Uid;
@@ -50,6 +53,18 @@ impl Retained {
             if !self.book.is_dropped(uid) {
                 self.publisher.restore(Self::publication(&self.base, uid, online));
             }
+        }
+    }
+
+    /// Clears the topics of those who are neither configured nor heard of for long, when it is time to.
+    pub(super) fn prune(&mut self) {
+        let pruned = self.book.prune(clock::boot_now());
+        if !pruned.is_empty() {
+            let count = pruned.len();
+            info!(count, "cleared the presence topics of contacts not configured and not heard of for long");
+        }
+        for uid in pruned {
+            self.clear(uid);
         }
     }
 
