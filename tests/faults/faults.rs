@@ -118,9 +118,23 @@ async fn fault(world: &mut World, fault: Fault) {
             ms(down).await;
             world.sim.fault(&json!({"mode": "clear"})).await;
         }
+        Fault::BrokerBusy { code, ms } => broker(world, Trouble::Busy(code), Some(ms)).await,
+        // It passes with the next push.
+        Fault::BrokerRefusesOnce { code } => broker(world, Trouble::RefuseOnce(code), None).await,
+        Fault::BrokerDies { ms } => broker(world, Trouble::Die, Some(ms)).await,
         Fault::Calm => {
             world.ready(CALM).await;
         }
+    }
+}
+
+/// Makes the broker misbehave, for so long.
+async fn broker(world: &mut World, trouble: Trouble, for_ms: Option<u64>) {
+    healed(world, Side::Mqtt).await;
+    world.proxy(Side::Mqtt).trouble(trouble);
+    if let Some(ms) = for_ms {
+        sleep(Duration::from_millis(ms)).await;
+        world.proxy(Side::Mqtt).trouble(Trouble::None);
     }
 }
 

@@ -8,7 +8,7 @@ use flate2::read::GzDecoder;
 use serde_json::Value;
 
 use crate::labels;
-use crate::proxy::Tap;
+use crate::proxy::{Read, Tap, Trouble};
 use crate::records::{Call, Recorder, Reply, SECOND, Time};
 
 /// A sender that leaves later than this after its try began has lost its patience.
@@ -144,12 +144,13 @@ fn code(body: &[u8]) -> Option<i64> {
 }
 
 impl Tap for HttpTap {
-    fn read(&mut self, up: bool, bytes: &[u8]) {
+    fn read(&mut self, up: bool, bytes: &[u8], _trouble: Trouble) -> Read {
         let stream = if up { &mut self.up } else { &mut self.down };
         stream.bytes.extend_from_slice(bytes);
         while let Some(message) = if up { self.up.next() } else { self.down.next() } {
             if up { self.request(&message) } else { self.response(&message) }
         }
+        Read { on: bytes.to_vec(), ..Read::default() }
     }
 
     fn handed_on(&mut self, up: bool, total: u64) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::labels;
-use crate::proxy::Tap;
+use crate::proxy::{Read, Tap, Trouble};
 use crate::records::{Connection, Delivery, Outcome, Place, Publish, Recorder, Reply};
 
 /// One connection.
@@ -19,6 +19,8 @@ pub(crate) struct MqttTap {
     publishes: HashMap<u16, usize>,
     /// The broker's.
     deliveries: HashMap<u16, usize>,
+    /// PUBACKs in the broker's place that have not been put in yet.
+    answers: Vec<u8>,
 }
 
 /// One way.
@@ -45,7 +47,27 @@ impl MqttTap {
         drop(records);
         let (publishes, deliveries) = (HashMap::new(), HashMap::new());
         let recorder = Arc::clone(recorder);
-        Self { recorder, connection, up: Stream::default(), down: Stream::default(), publishes, deliveries }
+        let (up, down, answers) = (Stream::default(), Stream::default(), Vec::new());
+        Self { recorder, connection, up, down, publishes, deliveries, answers }
+    }
+
+    /// What this trouble makes of a whole packet of the bridge's, which is recorded already.
+    fn trouble(&mut self, first: u8, body: &[u8], trouble: Trouble) -> Fate {
+        let Some(packet) = Some(first >> 4).filter(|kind| *kind == 3).and_then(|_| Packet::read(first, body)) else {
+            return Fate::Passes;
+        };
+        let code = match (trouble, place(packet.topic)) {
+            (Trouble::Die, Some(_)) => return Fate::Ends,
+            (Trouble::Busy(code), _) | (Trouble::RefuseOnce(code), Some(Place::Event | Place::Recv)) => code,
+            _ => return Fate::Passes,
+        };
+        if let Some(publish) = self.publishes.remove(&packet.pkid) {
+            let reply = Reply { code: code.into(), handed_on: Some(self.recorder.now()) };
+            self.recorder.lock().publishes[publish].acked = Some(reply);
+        }
+        let [high, low] = packet.pkid.to_be_bytes();
+        self.answers.extend([0x40, 3, high, low, code]);
+        Fate::Refused
     }
 
     fn packet(&mut self, up: bool, first: u8, body: &[u8]) -> Option<Note> {
@@ -80,16 +102,7 @@ impl MqttTap {
     }
 
     fn published(&mut self, packet: &Packet<'_>) -> Option<Note> {
-        let topic = packet.topic.strip_prefix("ilink/")?;
-        let place = match topic.split('/').next()? {
-            "event" => Place::Event,
-            "recv" => Place::Recv,
-            "presence" => Place::Presence,
-            "reply" => Place::Reply,
-            "by" if topic.split('/').nth(2) == Some("ack") => Place::Ack,
-            "result" | "by" => Place::Result,
-            _ => return None,
-        };
+        let place = place(packet.topic)?;
         let json: Value = match place {
             Place::Recv | Place::Presence | Place::Ack => Value::Null,
             _ => serde_json::from_slice(packet.payload).unwrap_or_default(),
@@ -140,7 +153,8 @@ impl MqttTap {
 }
 
 impl Tap for MqttTap {
-    fn read(&mut self, up: bool, bytes: &[u8]) {
+    fn read(&mut self, up: bool, bytes: &[u8], mut trouble: Trouble) -> Read {
+        let mut seen = Read::default();
         let mut stream = std::mem::take(if up { &mut self.up } else { &mut self.down });
         stream.bytes.extend_from_slice(bytes);
         while let Some((header, length)) = frame(&stream.bytes) {
@@ -153,8 +167,30 @@ impl Tap for MqttTap {
             if let Some(note) = self.packet(up, packet[0], &packet[header..]) {
                 stream.pending.push_back((stream.parsed, note));
             }
+            // Whole packets only, so that one can be left out.
+            match if up { self.trouble(packet[0], &packet[header..], trouble) } else { Fate::Passes } {
+                Fate::Ends => {
+                    seen.end = true;
+                    break;
+                }
+                Fate::Refused if matches!(trouble, Trouble::RefuseOnce(_)) => {
+                    (seen.answered, seen.spent) = (true, true);
+                    trouble = Trouble::None;
+                }
+                Fate::Refused => seen.answered = true,
+                Fate::Passes if up => seen.on.extend_from_slice(&packet),
+                Fate::Passes => {}
+            }
+        }
+        if !up {
+            seen.on = bytes.to_vec();
         }
         *(if up { &mut self.up } else { &mut self.down }) = stream;
+        seen
+    }
+
+    fn answers(&mut self) -> Vec<u8> {
+        if self.down.bytes.is_empty() { std::mem::take(&mut self.answers) } else { Vec::new() }
     }
 
     fn handed_on(&mut self, up: bool, total: u64) {
@@ -177,6 +213,28 @@ impl Tap for MqttTap {
         let closed = Some(self.recorder.now());
         self.recorder.lock().connections[self.connection].closed = closed;
     }
+}
+
+/// What becomes of a packet.
+enum Fate {
+    Passes,
+    Refused,
+    /// The connection ends at it.
+    Ends,
+}
+
+/// Where a publish of ours goes, if that is of interest.
+fn place(topic: &str) -> Option<Place> {
+    let topic = topic.strip_prefix("ilink/")?;
+    Some(match topic.split('/').next()? {
+        "event" => Place::Event,
+        "recv" => Place::Recv,
+        "presence" => Place::Presence,
+        "reply" => Place::Reply,
+        "by" if topic.split('/').nth(2) == Some("ack") => Place::Ack,
+        "result" | "by" => Place::Result,
+        _ => return None,
+    })
 }
 
 /// Sizes of a packet's fixed header and of the rest, once the header is there.

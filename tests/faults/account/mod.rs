@@ -11,6 +11,7 @@ mod self_check;
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::labels;
 use crate::records::{Life, Publish, Records, SECOND, Time, seconds};
 
 pub(crate) use self_check::self_check;
@@ -222,6 +223,26 @@ fn republished(seen: &Seen<'_>, verdict: &mut Verdict) {
     verdict.total("publishes repeated (crash, reconnect)", repeated);
 }
 
+/// What was refused for now is sent again, and so is all behind it, whatever had become of that: between the two copies one of
+/// what comes before it was sent again. Results are in line by topic.
+fn behind_another(seen: &Seen<'_>, before: &Publish, again: &Publish) -> bool {
+    let of_push = |publish: &Publish| labels::number(&publish.label).filter(|_| publish.label.starts_with('p'));
+    let comes_first = |other: &Publish| match (of_push(other), of_push(again)) {
+        (Some((lane, number)), Some((same, later))) => lane == same && number < later,
+        (None, None) => other.result.is_some() && other.topic == again.topic && other.id != again.id,
+        _ => false,
+    };
+    // They were recorded in their order.
+    let all = &seen.records.publishes;
+    let at = |time: Time| all.partition_point(|publish| publish.at < time);
+    let (earlier, between) = (&all[..at(before.at)], &all[at(before.at)..at(again.at)]);
+    let sent_before = |other: &&Publish| {
+        let same = |publish: &Publish| publish.id == other.id && publish.topic == other.topic;
+        of_push(other).is_some() || earlier.iter().rev().any(same)
+    };
+    between.iter().filter(|other| comes_first(other)).any(|other| sent_before(&other))
+}
+
 fn may_repeat(seen: &Seen<'_>, all: &[&Publish], before: &Publish, again: &Publish) -> bool {
     let connection = &seen.records.connections[before.connection];
     let noted = |publish: &Publish, end: Time| {
@@ -238,6 +259,9 @@ fn may_repeat(seen: &Seen<'_>, all: &[&Publish], before: &Publish, again: &Publi
         return true;
     }
     if seen.life_at(before.at) == seen.life_at(again.at) {
+        if behind_another(seen, before, again) {
+            return true;
+        }
         return before.connection != again.connection && !noted(before, connection.closed.unwrap_or(Time::MAX))
             || before.acked.is_some() && !before.is_taken();
     }

@@ -99,16 +99,17 @@ fn same_bytes(seen: &Seen<'_>, pushes: &[&Push], verdict: &mut Verdict) {
     }
 }
 
-/// First deliveries are in the order in which the pushes of one sender were answered.
+/// The last copies that the broker took are in the order in which the pushes of one sender were answered: what came out of turn,
+/// because one before it was refused, came again behind that.
 fn order(seen: &Seen<'_>, promised: &[&Push], verdict: &mut Verdict) {
-    let mut first: HashMap<(&str, Place), usize> = HashMap::new();
-    for (position, publish) in seen.records.publishes.iter().enumerate().filter(|(_, publish)| !publish.late) {
-        first.entry((publish.label.as_str(), publish.place)).or_insert(position);
+    let mut copies: HashMap<(&str, Place), usize> = HashMap::new();
+    for (position, publish) in seen.records.publishes.iter().enumerate().filter(|(_, publish)| publish.is_taken()) {
+        copies.insert((publish.label.as_str(), publish.place), position);
     }
     for place in [Place::Event, Place::Recv] {
         let mut last: BTreeMap<usize, (usize, &str)> = BTreeMap::new();
         for push in promised.iter().filter(|push| labels::number(&push.label).is_some()) {
-            let Some(position) = first.get(&(push.label.as_str(), place)) else { continue };
+            let Some(position) = copies.get(&(push.label.as_str(), place)) else { continue };
             let last = last.entry(push.lane).or_insert((0, ""));
             if push.lane != load::IDENTICAL && *position < last.0 {
                 verdict.add(Rule::ReorderedPush, format!("after {}: {}", last.1, seen.history(&push.label)));

@@ -136,6 +136,14 @@ fn pushes() {
         publish_of(records, "p0:1", Place::Event).acked = None;
         records.connections.push(Connection { opened: 50 * SECOND, ..Connection::default() });
     });
+    finds(Rule::ReorderedPush, refused_once);
+    allows("one is refused for now, and what is behind it comes again behind it", |records| {
+        refused_once(records);
+        for place in [Place::Recv, Place::Event] {
+            let again = Publish { at: 41 * SECOND, ..publish_of(records, "p0:1", place).clone() };
+            records.publishes.push(again);
+        }
+    });
     finds(Rule::LostPush, |records| {
         let identical = |push: &Push| Push { label: "p7:0".to_owned(), lane: load::IDENTICAL, ..push.clone() };
         let two: Vec<_> = records.pushes.iter().map(identical).collect();
@@ -143,6 +151,14 @@ fn pushes() {
         records.publishes.push(publish(Place::Event, "p7:0", "only-one", 30 * SECOND));
         records.received.insert("only-one".to_owned());
     });
+}
+
+/// The raw copy of the first push is refused for now, and sent again after the second.
+fn refused_once(records: &mut Records) {
+    let refused = publish_of(records, "p0:0", Place::Recv);
+    let again = Publish { at: 40 * SECOND, acked: Some(reply(0, 40 * SECOND + 1)), ..refused.clone() };
+    refused.acked = Some(reply(0x80, 11 * SECOND));
+    records.publishes.push(again);
 }
 
 fn commands() {
