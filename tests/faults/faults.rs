@@ -16,6 +16,9 @@ use crate::world::World;
 /// How long a calm may take: some faults have waits of minutes as their consequence, which a later restart ends.
 const CALM: Duration = Duration::from_secs(20);
 
+/// How long is waited for a sync that is to fail.
+const SYNC_COMES: Duration = Duration::from_secs(4);
+
 /// Applies one step: the fault, and the load that follows it.
 pub(crate) async fn apply(world: &mut World, number: usize, step: Step) {
     world.check_bridge();
@@ -106,6 +109,23 @@ async fn fault(world: &mut World, fault: Fault) {
                 let at = world.recorder.now();
                 world.recorder.lock().clock_forward.push(at);
             }
+        }
+        Fault::SyncFails { file, number } => {
+            let since = world.recorder.now();
+            world.disk.fail_sync(number, file);
+            // An occasion for what is seldom written.
+            world.sim.expire().await;
+            world.ended_by_its_disk(since, SYNC_COMES).await;
+        }
+        Fault::DiskHangs { ms: each, for_ms } => {
+            let began = world.recorder.now();
+            world.disk.hang(each);
+            ms(for_ms).await;
+            world.disk.heal();
+            // What hangs then comes to its end.
+            ms(each).await;
+            let ended = world.recorder.now();
+            world.recorder.lock().hiccups.push((began, ended));
         }
         Fault::Outage { side, ms } => {
             network(world, side, Net::Refuse { ms }).await;

@@ -28,6 +28,7 @@
 mod account;
 mod args;
 mod clock;
+mod disk;
 mod faults;
 mod http_tap;
 mod labels;

@@ -15,6 +15,8 @@ pub(crate) struct Life {
     /// When it was asked to stop.
     pub(crate) asked: Option<Time>,
     pub(crate) ended: Option<Time>,
+    /// Since when a sync may have failed, after which it notes nothing.
+    pub(crate) failed: Option<Time>,
     pub(crate) killed: bool,
 }
 
@@ -22,7 +24,7 @@ impl Life {
     /// Until when it noted what it was told: asked to stop, it waits three seconds for what is under way.
     pub(crate) fn noted_until(&self) -> Option<Time> {
         let drained = self.asked.map(|asked| asked + 3 * SECOND);
-        self.ended.map(|ended| drained.map_or(ended, |drained| ended.min(drained)))
+        self.ended.map(|ended| [drained, self.failed].into_iter().flatten().fold(ended, Time::min))
     }
 }
 

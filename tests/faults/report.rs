@@ -49,13 +49,14 @@ fn write(text: &mut String, run: &Run<'_>, records: &Records, verdict: &Verdict)
         writeln!(text, "- seed {}, {} steps, digest of the schedule {digest}", run.seed, run.steps.len())?;
         writeln!(
             text,
-            "- {fire} s under faults, {whole} s in all; the bridge was started {} times",
-            records.lives.len()
+            "- {fire} s under faults, {whole} s in all; the bridge was started {} times, {} of them because a sync had failed",
+            records.lives.len(),
+            records.lives.iter().filter(|life| life.failed.is_some()).count()
         )?;
         let stood: u64 = records.hiccups.iter().map(|(began, ended)| ended - began).sum();
         writeln!(
             text,
-            "- the machine itself stood still {} times, {:.1} s in all",
+            "- the machine or its disk stood still {} times, {:.1} s in all",
             records.hiccups.len(),
             seconds(stood)
         )?;

@@ -135,6 +135,16 @@ pub(crate) enum Fault {
     Clock {
         seconds: i64,
     },
+    /// One sync fails, and the kernel then says that all is well.
+    SyncFails {
+        file: &'static str,
+        number: u64,
+    },
+    /// For a while each sync takes that long.
+    DiskHangs {
+        ms: u64,
+        for_ms: u64,
+    },
     /// So long away that the waits between attempts show: a connection refused,
     Outage {
         side: Side,
@@ -205,6 +215,8 @@ impl Fault {
             Self::Forget => "iLink: registration forgotten".to_owned(),
             Self::Clock { seconds } if seconds > 0 => "clock: forward".to_owned(),
             Self::Clock { .. } => "clock: backward".to_owned(),
+            Self::SyncFails { .. } => "disk: a sync fails".to_owned(),
+            Self::DiskHangs { .. } => "disk: syncs hang".to_owned(),
             Self::Outage { side: Side::Mqtt, .. } => "outage: broker, 25 s".to_owned(),
             Self::Outage { .. } => "outage: iLink refuses, 25 s".to_owned(),
             Self::ServiceDown { .. } => "outage: iLink answers 500, 25 s".to_owned(),
@@ -239,7 +251,7 @@ const FOR_NOW: [u8; 3] = [0x80, 0x83, 0x97];
 const WORKING_PATHS: [&str; 3] = ["send_msg", "ham_topic", "ham_group"];
 const OUTAGE_MS: u64 = 25_000;
 /// Cards of a round.
-pub(crate) const ROUND: u64 = 48;
+pub(crate) const ROUND: u64 = 52;
 
 /// Steps until `kills` SIGKILLs of the bridge are reached, always in whole rounds.
 pub(crate) fn schedule(seed: u64, kills: u64) -> Vec<Step> {
@@ -340,6 +352,9 @@ fn deal(card: u64, round: u64, rng: &mut Rng) -> Fault {
         }
         44 | 45 => Fault::BrokerRefusesOnce { code: rng.pick(&FOR_NOW) },
         46 => Fault::BrokerDies { ms: rng.between(500, if round == 0 { 3000 } else { 25_000 }) },
+        47 | 48 => Fault::SyncFails { file: "spool.db-wal", number: rng.between(1, 60) },
+        49 => Fault::SyncFails { file: rng.pick(&["spool.db$", "token.json", "/state$"]), number: 1 },
+        50 => Fault::DiskHangs { ms: rng.between(300, 2500), for_ms: rng.between(1000, 5000) },
         // Too long for the short run, which is the first round.
         _ => match round % 4 {
             0 => Fault::Calm,

@@ -12,11 +12,12 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::http_tap::{HttpTap, What};
 use crate::labels;
 use crate::mqtt_tap::MqttTap;
 use crate::proxy::{Proxy, Trouble};
-use crate::records::{Life, Recorder};
+use crate::records::{Life, Recorder, Time};
 use crate::schedule::Side;
 use crate::support::bridge::{Bridge, SECRET};
 use crate::support::http::{Answer, http};
@@ -40,6 +41,7 @@ pub(crate) struct World {
     pub(crate) sim: Sim,
     pub(crate) bridge: Bridge,
     pub(crate) clock: Clock,
+    pub(crate) disk: Disk,
     proxies: [Arc<Proxy>; 3],
     /// What ends the present trouble of each proxy.
     pub(crate) healing: [Option<JoinHandle<()>>; 3],
@@ -53,7 +55,7 @@ impl World {
         let recorder = Arc::new(Recorder::new());
         let broker = Mosquitto::start(if killed { BROKER } else { "" });
         let sim = Sim::start(&[]).await;
-        let clock = Clock::new(logs);
+        let (clock, disk) = (Clock::new(logs), Disk::new(logs));
         let callback_port = free_port();
         let mqtt = {
             let recorder = Arc::clone(&recorder);
@@ -77,12 +79,16 @@ impl World {
             .with("callback.listen", &format!("127.0.0.1:{callback_port}"))
             .with("callback.public_url", &format!("http://127.0.0.1:{}", callback.port()))
             .with("log.level", log_level)
-            .with_env(preload.0, &preload.1)
+            .with_env(preload.0, &format!("{}:{}", preload.1, disk.library().display()))
             .with_env(file.0, &file.1);
+        let state = bridge.state_dir();
+        let on_disk = disk.environment(&state);
+        let bridge = on_disk.iter().fold(bridge, |bridge, (name, value)| bridge.with_env(name, value));
         let proxies = [mqtt, api, callback].map(Arc::new);
         let logs = logs.to_owned();
         let http = http();
-        let mut world = Self { recorder, broker, sim, bridge, clock, proxies, healing: [None, None, None], logs, http };
+        let mut world =
+            Self { recorder, broker, sim, bridge, clock, disk, proxies, healing: [None, None, None], logs, http };
         world.spawn_bridge();
         world.ready(GENEROUS).await;
         world
@@ -142,6 +148,34 @@ impl World {
         }
     }
 
+    /// Waits until a bridge whose sync may have failed since `since` has ended, and says so, for at most this long; then it is
+    /// started again. Whether it has ended.
+    pub(crate) async fn ended_by_its_disk(&mut self, since: Time, limit: Duration) -> bool {
+        let process = self.bridge.process();
+        let waiting = async {
+            let mut pace = tokio::time::interval(Duration::from_millis(20));
+            while process.is_running() {
+                pace.tick().await;
+            }
+        };
+        let ended = tokio::time::timeout(limit, waiting).await.is_ok();
+        self.disk.heal();
+        let says_so = self.bridge.log().contains("the disk failed to sync");
+        if !ended && !says_so {
+            return false;
+        }
+        let status = self.bridge.process().ended().await;
+        if status.code() != Some(70) || !says_so {
+            self.recorder.incident(&format!("a bridge one of whose syncs failed ended with {status}"));
+        }
+        if let Some(life) = self.recorder.lock().lives.last_mut() {
+            life.failed = Some(since);
+        }
+        self.ended(false);
+        self.spawn_bridge();
+        true
+    }
+
     fn ended(&mut self, killed: bool) {
         let ended = Some(self.recorder.now());
         if let Some(life) = self.recorder.lock().lives.last_mut() {
@@ -193,6 +227,7 @@ impl World {
             proxy.trouble(Trouble::None);
         }
         self.sim.fault(&serde_json::json!({"mode": "clear"})).await;
+        self.disk.heal();
         self.check_bridge();
         self.stop_bridge().await;
         self.spawn_bridge();

@@ -32,7 +32,7 @@ fn result(label: &str, id: &str, status: &str, code: Option<i64>, at: Time) -> P
 /// Two pushes and two commands, each as it should be, long before the end of the only run of the process.
 fn good() -> Records {
     let mut records = Records {
-        lives: vec![Life { started: 0, asked: None, ended: Some(100 * SECOND), killed: false }],
+        lives: vec![Life { ended: Some(100 * SECOND), ..Life::default() }],
         connections: vec![Connection { opened: 1, closed: Some(100 * SECOND), session_present: Some(true) }],
         ..Records::default()
     };
@@ -122,7 +122,7 @@ fn pushes() {
     finds(Rule::DuplicatePublish, repeat);
     let after_a_stop = |records: &mut Records, asked: Time| {
         repeat(records);
-        let stopped = Life { started: 0, asked: Some(asked), ended: Some(50 * SECOND), killed: false };
+        let stopped = Life { asked: Some(asked), ended: Some(50 * SECOND), ..Life::default() };
         records.lives = vec![stopped, Life { started: 51 * SECOND, ..Life::default() }];
     };
     finds(Rule::DuplicatePublish, |records| after_a_stop(records, 30 * SECOND));

@@ -1,0 +1,55 @@
+//! The bridge's disk, made to fail at will: a small library (`recorder.c` of the disk's own tests) is compiled and preloaded into
+//! its process, and does what a file says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A disk that can fail.
+pub(crate) struct Disk {
+    library: PathBuf,
+    orders: PathBuf,
+}
+
+impl Disk {
+    /// Compiles the library into `dir`.
+    pub(crate) fn new(dir: &Path) -> Self {
+        let disk = Self { library: dir.join("disk.so"), orders: dir.join("disk.orders") };
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/disk/recorder.c");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&disk.library).arg(source).args(["-ldl", "-lpthread"]);
+        let output = compiler.output().expect("a C compiler, which Rust needs as well");
+        assert!(output.status.success(), "recorder.c: {}", String::from_utf8_lossy(&output.stderr));
+        disk
+    }
+
+    /// What the environment of a bridge with this state directory needs, beside `library`, which goes into `LD_PRELOAD`.
+    pub(crate) fn environment(&self, state: &Path) -> [(&'static str, String); 2] {
+        [("RECORD_ROOT", state.display().to_string()), ("RECORD_FAULT", self.orders.display().to_string())]
+    }
+
+    pub(crate) fn library(&self) -> &Path {
+        &self.library
+    }
+
+    /// Of the syncs of `file` from now on, one fails.
+    pub(crate) fn fail_sync(&self, number: u64, file: &str) {
+        self.order(&format!("sync#{number} 5 {file}\n"));
+    }
+
+    /// Each sync takes so much longer.
+    pub(crate) fn hang(&self, ms: u64) {
+        self.order(&format!("hang {ms} spool.db\n"));
+    }
+
+    /// All is well again; what hangs comes to its end.
+    pub(crate) fn heal(&self) {
+        let _ = fs::remove_file(&self.orders);
+    }
+
+    /// Whole at once: the bridge reads it at any moment.
+    fn order(&self, line: &str) {
+        let new = self.orders.with_extension("new");
+        fs::write(&new, line).and_then(|()| fs::rename(&new, &self.orders)).expect("the logs can be written");
+    }
+}
