@@ -1,6 +1,5 @@
 //! How ids, topics, networks and lists are read and shown: see [`Setting`].
 
-use figment::providers::{Format, Toml};
 use figment::value::{Dict, Value};
 use ipnet::IpNet;
 
@@ -70,7 +69,7 @@ impl<T: Setting> Setting for Vec<T> {
         let elements = match given {
             Given::Untyped(text) if text.trim().is_empty() => return Ok(Self::new()),
             Given::Untyped(text) => {
-                parsed = Toml::from_str::<Dict>(&format!("it = {text}")).map_err(|_| wanted())?;
+                parsed = toml::from_str::<Dict>(&format!("it = {text}")).map_err(|_| wanted())?;
                 // More than one key: the text went on after the array.
                 parsed.get("it").filter(|_| parsed.len() == 1).and_then(Value::as_array)
             }

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
 
@@ -131,7 +130,7 @@ fn read_file(path: &Path) -> Result<(String, Dict), Problem> {
 
 fn parse(name: &str, text: &str) -> Result<Dict, Problem> {
     // Not the error's own text: that quotes the line, which may hold a secret.
-    Toml::from_str::<Dict>(text).map_err(|error| {
+    toml::from_str::<Dict>(text).map_err(|error| {
         let line =
             error.span().and_then(|span| text.get(..span.start)).map_or(0, |before| before.matches('\n').count());
         // It has no words for a value that is missing altogether.

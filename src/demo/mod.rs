@@ -1,19 +1,21 @@
 //! `demo`: the simulated iLink service, a broker and the bridge in one process, with both directions at work.
 //!
 //! Two contacts live in the simulated iLink: 413 says something every few seconds, 414 echoes what it is told. A pretended
-//! device talks to 414. Whoever joins with an MQTT client of their own sees the same and can take part. Everything is kept
-//! in a temporary directory and in memory, and gone afterwards.
+//! device talks to 414. Whoever joins with an MQTT client of their own sees the same and can take part; the status page is on
+//! a free port of loopback. Everything is kept in a temporary directory and in memory, and gone afterwards.
 
 #[cfg(feature = "demo")]
 mod broker;
 mod show;
 
-use std::net::SocketAddr;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -34,13 +36,19 @@ const BRIDGE: &str = "480";
 const EVERY: Duration = Duration::from_secs(4);
 /// Read instead of the operator's own configuration, which must have no part in the demo.
 const NO_FILE: &str = "/dev/null";
+/// How to look at a web page from a terminal.
+const OPEN: &str = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
+/// What is said last: how to go on.
+const GOODBYE: &str = "\
+The demo has ended; nothing of it is left behind.
+Next, with an iLink account and a broker of your own: \"Installation\" in README.md; every setting: config.example.toml.";
 
 /// Runs the demo until Ctrl-C; returns the exit code.
 pub async fn run(arguments: Demo) -> u8 {
     let _ = log::start(Log { level: tracing::level_filters::LevelFilter::WARN, format: LogFormat::Text });
     match demo(arguments).await {
         Ok(()) => {
-            println!("The demo has ended.");
+            say(&format!("\n{GOODBYE}"));
             0
         }
         Err((code, error)) => {
@@ -48,6 +56,11 @@ pub async fn run(arguments: Demo) -> u8 {
             code
         }
     }
+}
+
+/// A terminal that is gone takes nothing, and needs nothing.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 type Failure = (u8, String);
@@ -64,14 +77,16 @@ async fn demo(arguments: Demo) -> Result<(), Failure> {
     };
     let simulator = start_simulator(stop.clone()).await?;
     let state_dir = StateDir::make().map_err(internal)?;
-    let config = config(&broker, base, simulator.address, &state_dir.0).await?;
-    welcome(&broker, base, simulator.address);
+    let (sockets, addresses) = listen().map_err(internal)?;
+    let config = config(&broker, base, simulator.address, &addresses, &state_dir.0)?;
+    welcome(&broker, base, simulator.address, addresses.admin);
     let shown = tokio::spawn(show::show(broker, base.to_owned(), EVERY, stop.clone()));
+    tokio::spawn(end_with_terminal(stop.clone()));
     tokio::spawn(talk(simulator.service.clone(), stop.clone()));
     tokio::spawn(echo(simulator.service, stop.clone()));
     let path = Some(PathBuf::from(NO_FILE));
     let source = Source { path, environment: Environment::from_iter::<[(&str, &str); 0]>([]), level: None };
-    let ended = app::run(config, source, Sockets::default(), stop.child_token()).await;
+    let ended = app::run(config, source, sockets, stop.child_token()).await;
     stop.cancel();
     let _ = shown.await;
     ended.map_err(|error| (error.exit_code(), error.to_string()))
@@ -123,15 +138,26 @@ impl Drop for StateDir {
     }
 }
 
-async fn config(
+/// Where the bridge listens.
+struct Addresses {
+    callback: SocketAddr,
+    admin: SocketAddr,
+}
+
+/// Two free ports of loopback, handed to the bridge as a service manager would: its configuration names them.
+fn listen() -> std::io::Result<(Sockets, Addresses)> {
+    let [callback, admin] = [StdTcpListener::bind("127.0.0.1:0")?, StdTcpListener::bind("127.0.0.1:0")?];
+    let addresses = Addresses { callback: callback.local_addr()?, admin: admin.local_addr()? };
+    Ok((Sockets { callback: Some(callback), admin: Some(admin) }, addresses))
+}
+
+fn config(
     broker: &Url,
     base: &str,
     simulator: SocketAddr,
+    Addresses { callback, admin }: &Addresses,
     state_dir: &std::path::Path,
 ) -> Result<Config, Failure> {
-    // Freed again at once and taken by the bridge a moment later: nobody else listens on loopback in between.
-    let callback =
-        TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).map_err(internal)?;
     let mut variables = vec![
         ("ILINK2MQTT_STATE_DIR", state_dir.display().to_string()),
         ("ILINK2MQTT_ILINK__API", format!("http://{simulator}")),
@@ -144,7 +170,9 @@ async fn config(
         ("ILINK2MQTT_MQTT__BROKER", without_credentials(broker)),
         ("ILINK2MQTT_MQTT__BASE_TOPIC", base.to_owned()),
         ("ILINK2MQTT_MQTT__CLIENT_ID", format!("ilink2mqtt-demo-{}", std::process::id())),
-        ("ILINK2MQTT_ADMIN__LISTEN", String::new()),
+        ("ILINK2MQTT_ADMIN__LISTEN", admin.to_string()),
+        // All of it is made up.
+        ("ILINK2MQTT_ADMIN__SHOW_CONTENT", "true".to_owned()),
     ];
     if !broker.username().is_empty() {
         variables.push(("ILINK2MQTT_MQTT__USERNAME", broker.username().to_owned()));
@@ -161,20 +189,31 @@ fn without_credentials(broker: &Url) -> String {
     url.to_string()
 }
 
-fn welcome(broker: &Url, base: &str, simulator: SocketAddr) {
+fn welcome(broker: &Url, base: &str, simulator: SocketAddr, admin: SocketAddr) {
     let (host, port) = (broker.host_str().unwrap_or("127.0.0.1"), broker.port().unwrap_or(1883));
-    println!(
+    say(&format!(
         "\
-ilink2mqtt demo: a simulated iLink (http://{simulator}), an MQTT broker ({host}:{port}) and the bridge between them.
+ilink2mqtt demo: a simulated iLink (http://{simulator}), an MQTT broker (mqtt://{host}:{port}) and the bridge between them.
 
-Join in from a second terminal:
-  mosquitto_sub -p {port} -h {host} -t '{base}/#' -v
-  mosquitto_pub -p {port} -h {host} -t {base}/send/user/{ECHO}/text -m 'hello'
-  mosquitto_pub -p {port} -h {host} -t {base}/call/ham_group/list -n
+Join in from a second terminal, with these or any MQTT client:
+  mosquitto_sub -h {host} -p {port} -t '{base}/#' -v
+  mosquitto_pub -h {host} -p {port} -t {base}/send/user/{ECHO}/text -m 'hello'
+  mosquitto_pub -h {host} -p {port} -t {base}/call/ham_group/list -n
+
+The bridge's status page, in a browser:
+  {OPEN} http://{admin}/
 
 Contact {TALKER} says something every few seconds; contact {ECHO} echoes. Ctrl-C ends the demo.
 "
-    );
+    ));
+}
+
+/// For a daemon SIGHUP means something else; the demo is over when its terminal is closed.
+async fn end_with_terminal(stop: CancellationToken) {
+    if let Ok(mut hangup) = signal(SignalKind::hangup()) {
+        let _ = stop.run_until_cancelled(hangup.recv()).await;
+        stop.cancel();
+    }
 }
 
 /// Contact 413 says something every few seconds, and comes and goes.

@@ -2,7 +2,11 @@
 
 use rustix::process::Signal;
 
+#[cfg(feature = "demo")]
+mod clients;
+
 use crate::support::client::Client;
+use crate::support::http::{Answer, http};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::process::Process;
 
@@ -26,8 +30,20 @@ async fn both_directions_are_at_work_and_a_client_can_join() {
     client.publish("ilink-demo/send/user/414/text", "from a second terminal").await;
     client.expect_text("ilink-demo/recv/user/414/text", "echo: from a second terminal").await;
 
+    // The status page is where it says.
+    let output = demo.output();
+    let (_, page) = output.split_once("-open http://").or(output.split_once("open http://")).expect("an address");
+    let page = format!("http://{}", page.lines().next().unwrap());
+    let page = Answer::of(http().get(&page)).await;
+    assert_eq!(page.status, 200);
+    assert!(page.body.contains("good news"), "{}", page.body);
+
     demo.signal(Signal::INT);
     assert_eq!(demo.ended().await.code(), Some(0));
+    let output = demo.output();
+    let last = output.trim_end().lines().next_back().unwrap();
+    assert!(last.contains("account") && last.contains("README.md"), "it ends by saying how to go on: {output}");
+    assert!(!output.contains('\x1b'), "no colours where there is no terminal: {output}");
     client.expect_text("ilink-demo/bridge/state", "offline").await;
     assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0, "it leaves nothing behind");
 }
@@ -40,18 +56,23 @@ async fn without_the_embedded_broker_it_says_what_to_do() {
     assert!(ended.text.contains("--broker") && ended.text.contains("--features demo"), "{}", ended.text);
 }
 
-#[cfg(feature = "demo")]
+/// Closing the terminal ends it, as it would any other program there.
 #[tokio::test]
-async fn the_embedded_broker_takes_a_device_in() {
-    use crate::support::mosquitto::free_port;
-
-    let listen = format!("127.0.0.1:{}", free_port());
-    let mut demo = Process::start("demo", ["demo", "--mqtt-listen", &listen], &[]);
-    demo.printed("iLink → MQTT  ilink/recv/user/413/text").await;
-    let client = Client::connect_to(listen.rsplit_once(':').unwrap().1.parse().unwrap(), None).await;
-    client.subscribe("ilink/#").await;
-    client.publish("ilink/send/user/414/text", "from a device").await;
-    client.expect_text("ilink/recv/user/414/text", "echo: from a device").await;
-    demo.signal(Signal::INT);
+async fn it_ends_with_its_terminal() {
+    let broker = Mosquitto::start("");
+    let mut demo = Process::start("demo", ["demo", "--broker", &broker.url()], &[]);
+    demo.printed("iLink → MQTT").await;
+    demo.signal(Signal::HUP);
     assert_eq!(demo.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn on_a_terminal_there_are_colours_unless_unwanted() {
+    let broker = Mosquitto::start("");
+    let arguments = ["demo", "--broker", &broker.url()];
+    let coloured = Process::start_on_terminal("demo", &arguments, &[]);
+    coloured.printed("\x1b[36miLink → MQTT\x1b[0m  ilink-demo/recv/user/413/text").await;
+    let plain = Process::start_on_terminal("demo", &arguments, &[("NO_COLOR", "1")]);
+    plain.printed("iLink → MQTT  ilink-demo/recv/user/413/text").await;
+    assert!(!plain.output().contains('\x1b'), "{}", plain.output());
 }

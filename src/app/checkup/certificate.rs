@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
-use x509_parser::parse_x509_certificate;
+use webpki::{EndEntityCert, Error, KeyUsage};
 
 use super::Findings;
 use crate::clock;
@@ -60,12 +60,11 @@ fn first(path: &Path) -> Option<CertificateDer<'static>> {
 }
 
 fn judge(key: &str, certificate: &[u8], findings: &mut Findings) {
-    let Ok((_, parsed)) = parse_x509_certificate(certificate) else {
+    let Some((from, to)) = validity(certificate) else {
         findings.warn(STEP, format!("that of {key} cannot be read"));
         return;
     };
     let now = i64::try_from(clock::wall_now_ms() / 1000).unwrap_or(i64::MAX);
-    let (from, to) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
     match to - now {
         _ if from > now => {
             findings
@@ -78,6 +77,23 @@ fn judge(key: &str, certificate: &[u8], findings: &mut Findings) {
         left if left < SOON => findings.warn(STEP, format!("that of {key} expires on {}: renew it", day(to))),
         _ => findings.ok(STEP, format!("that of {key} is valid until {}", day(to))),
     }
+}
+
+/// From when until when it is valid, in seconds since 1970. rustls' own reader tells that only by refusing: it is asked for
+/// the two ends of time, and looks at the dates before anything else.
+fn validity(certificate: &[u8]) -> Option<(i64, i64)> {
+    let certificate = CertificateDer::from(certificate);
+    let certificate = EndEntityCert::try_from(&certificate).ok()?;
+    let refused_at = |seconds| {
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        certificate.verify_for_usage(&[], &[], &[], time, KeyUsage::server_auth(), None, None).err()
+    };
+    let from = match refused_at(0)? {
+        Error::CertNotValidYet { not_before, .. } => not_before.as_secs(),
+        _ => 0,
+    };
+    let Error::CertExpired { not_after, .. } = refused_at(u64::MAX)? else { return None };
+    Some((i64::try_from(from).ok()?, i64::try_from(not_after.as_secs()).ok()?))
 }
 
 fn day(seconds: i64) -> String {

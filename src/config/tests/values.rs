@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use figment::providers::{Format, Toml};
 use figment::value::Dict;
 use ipnet::IpNet;
 
@@ -14,7 +13,7 @@ fn untyped<T: Setting>(text: &str) -> Result<T, String> {
 }
 
 fn typed<T: Setting>(toml: &str) -> Result<T, String> {
-    let table: Dict = Toml::from_str(&format!("it = {toml}")).unwrap();
+    let table: Dict = toml::from_str(&format!("it = {toml}")).unwrap();
     T::read(&Given::Typed(&table["it"]))
 }
 

@@ -56,6 +56,12 @@ impl Process {
         Self::spawn(name, command("sh", ["-c", script, PROGRAM].iter().chain(args), env))
     }
 
+    /// As [`Self::start`], on a terminal of its own, which is closed with the process.
+    pub(crate) fn start_on_terminal(name: &'static str, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let line = [&[PROGRAM], args].concat().join(" ");
+        Self::spawn(name, command("script", ["-qefc", &line, "/dev/null"], env))
+    }
+
     /// As [`Self::start`], with a listening socket called `socket_name` handed over as a service manager does.
     pub(crate) fn start_with_socket(
         name: &'static str,
