@@ -169,6 +169,9 @@ impl Hub {
 
     fn take_publish(&mut self, joined: &Joined, publish: &Publish) -> Option<Ended> {
         let session = self.session(joined)?;
+        if publish.properties.as_ref().is_some_and(|properties| properties.topic_alias.is_some()) {
+            return Some(Ended::Failed(DisconnectReasonCode::TopicAliasInvalid));
+        }
         if topic_of(publish).is_none() {
             return Some(Ended::Failed(DisconnectReasonCode::TopicNameInvalid));
         }

@@ -28,7 +28,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use hub::{Ended, Hub, Joined};
-use wire::{Version, WireError};
+use wire::Version;
 
 /// Who has connected sends its CONNECT within this.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -39,6 +39,8 @@ const WRITE_WITHIN: Duration = Duration::from_secs(30);
 const OUTBOX: usize = 4096;
 /// Room for answers that a connection waits for before it takes its next packet.
 const ROOM: usize = 64;
+/// How long a client that did what it must not may take to read that it did.
+const LINGER: Duration = Duration::from_secs(1);
 /// So many packets are written together.
 const BATCH: usize = 64;
 /// The system is short of something: the next try to accept a connection waits for this.
@@ -93,6 +95,7 @@ async fn serve(stream: TcpStream, shared: Shared) {
         Err(code) => return refuse(&outbox, code),
     };
     let ended = converse(&mut reader, &outbox, version, keep_alive, &joined, &shared).await;
+    let failed = matches!(ended, Ended::Failed(_));
     if let Ended::Failed(reason_code) = ended {
         let _ = outbox.try_send(Packet::Disconnect(Disconnect { reason_code, properties: None }));
     }
@@ -100,6 +103,9 @@ async fn serve(stream: TcpStream, shared: Shared) {
     let will_in = lock(&shared).ended(&joined, ended);
     // What was still to be written, a DISCONNECT above all, is written before the connection closes.
     let _ = writer.await;
+    if failed {
+        reader.drain().await;
+    }
     if let Some(delay) = will_in {
         sleep(delay).await;
         lock(&shared).publish_will(&joined);
@@ -135,8 +141,7 @@ async fn converse(
         };
         let packet = match packet {
             Ok(packet) => packet,
-            Err(WireError::Gone) => return Ended::Lost,
-            Err(WireError::Refused(code)) => return Ended::Failed(code),
+            Err(code) => return Ended::Failed(code),
         };
         if let Some(ended) = lock(shared).packet(joined, packet) {
             return ended;
@@ -152,7 +157,7 @@ struct Reader {
 
 impl Reader {
     /// The next packet's bytes; None at the end. Cancel-safe: `read_buf` is, and there is no other await.
-    async fn frame(&mut self) -> Result<Option<BytesMut>, WireError> {
+    async fn frame(&mut self) -> Result<Option<BytesMut>, DisconnectReasonCode> {
         loop {
             if let Some(frame) = wire::take_frame(&mut self.received)? {
                 return Ok(Some(frame));
@@ -164,11 +169,20 @@ impl Reader {
         }
     }
 
-    async fn frame_within(&mut self, keep_alive: Option<Duration>) -> Result<Option<BytesMut>, WireError> {
+    /// Takes what still comes, for a moment: closing a connection that holds something unread would take our last words from
+    /// the client, too.
+    async fn drain(&mut self) {
+        let reading = async {
+            while matches!(self.half.read_buf(&mut self.received).await, Ok(1..)) {
+                self.received.clear();
+            }
+        };
+        let _ = timeout(LINGER, reading).await;
+    }
+
+    async fn frame_within(&mut self, keep_alive: Option<Duration>) -> Result<Option<BytesMut>, DisconnectReasonCode> {
         match keep_alive {
-            Some(limit) => timeout(limit, self.frame())
-                .await
-                .unwrap_or(Err(WireError::Refused(DisconnectReasonCode::KeepAliveTimeout))),
+            Some(limit) => timeout(limit, self.frame()).await.unwrap_or(Err(DisconnectReasonCode::KeepAliveTimeout)),
             None => self.frame().await,
         }
     }

@@ -30,15 +30,6 @@ pub(super) enum Version {
     V5,
 }
 
-/// Why a connection cannot go on.
-#[derive(Debug)]
-pub(super) enum WireError {
-    /// The client has closed it.
-    Gone,
-    /// The client did what it must not.
-    Refused(DisconnectReasonCode),
-}
-
 /// A CONNECT of either version.
 #[derive(Debug)]
 pub(super) struct Connect {
@@ -61,17 +52,13 @@ pub(super) struct Will {
     pub(super) delay: Duration,
 }
 
-fn refused<T>(code: DisconnectReasonCode) -> Result<T, WireError> {
-    Err(WireError::Refused(code))
-}
-
 /// Cuts the first packet off, if all of it has come.
-pub(super) fn take_frame(received: &mut BytesMut) -> Result<Option<BytesMut>, WireError> {
+pub(super) fn take_frame(received: &mut BytesMut) -> Result<Option<BytesMut>, DisconnectReasonCode> {
     match v5::check(received.iter(), Some(MAX_PACKET)) {
         Ok(header) => Ok(Some(received.split_to(header.frame_length()))),
         Err(Error::InsufficientBytes(_)) => Ok(None),
-        Err(Error::PayloadSizeLimitExceeded { .. }) => refused(DisconnectReasonCode::PacketTooLarge),
-        Err(_) => refused(DisconnectReasonCode::MalformedPacket),
+        Err(Error::PayloadSizeLimitExceeded { .. }) => Err(DisconnectReasonCode::PacketTooLarge),
+        Err(_) => Err(DisconnectReasonCode::MalformedPacket),
     }
 }
 
@@ -192,7 +179,7 @@ fn qos_v311(qos: QoS) -> V4QoS {
 }
 
 /// Reads a packet behind the CONNECT.
-pub(super) fn read(mut frame: BytesMut, version: Version) -> Result<Packet, WireError> {
+pub(super) fn read(mut frame: BytesMut, version: Version) -> Result<Packet, DisconnectReasonCode> {
     let length = frame.len();
     match version {
         Version::V5 => {
@@ -202,12 +189,12 @@ pub(super) fn read(mut frame: BytesMut, version: Version) -> Result<Packet, Wire
                 [DISCONNECT, 1, reason] => frame = BytesMut::from([DISCONNECT, 2, reason, 0].as_slice()),
                 _ => {}
             }
-            Packet::read(&mut frame, Some(MAX_PACKET)).or_else(|_| refused(DisconnectReasonCode::MalformedPacket))
+            Packet::read(&mut frame, Some(MAX_PACKET)).or_else(|_| Err(DisconnectReasonCode::MalformedPacket))
         }
         Version::V311 => match v4::Packet::read(&mut frame, length).map(packet_of) {
             Ok(Some(packet)) => Ok(packet),
-            Ok(None) => refused(DisconnectReasonCode::ProtocolError),
-            Err(_) => refused(DisconnectReasonCode::MalformedPacket),
+            Ok(None) => Err(DisconnectReasonCode::ProtocolError),
+            Err(_) => Err(DisconnectReasonCode::MalformedPacket),
         },
     }
 }
