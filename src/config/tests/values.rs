@@ -100,3 +100,12 @@ fn what_is_shown_is_toml() {
 fn long_values_are_clipped_in_errors() {
     assert!(Given::Untyped(&"ü".repeat(500)).show().chars().count() < 100);
 }
+
+/// Names that are not ASCII are looked up in their ASCII form: the tables for that are a choice in Cargo.toml.
+#[test]
+fn names_in_other_scripts() {
+    for (written, ascii) in [("例子.cn", "xn--fsqu00a.cn"), ("BÜCHER.example", "xn--bcher-kva.example")] {
+        let url: url::Url = format!("https://{written}/ilink").parse().unwrap();
+        assert_eq!(url.host_str(), Some(ascii));
+    }
+}
