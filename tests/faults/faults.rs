@@ -110,23 +110,8 @@ async fn fault(world: &mut World, fault: Fault) {
                 world.recorder.lock().clock_forward.push(at);
             }
         }
-        Fault::SyncFails { file, number } => {
-            let since = world.recorder.now();
-            world.disk.fail_sync(number, file);
-            // An occasion for what is seldom written.
-            world.sim.expire().await;
-            world.ended_by_its_disk(since, SYNC_COMES).await;
-        }
-        Fault::DiskHangs { ms: each, for_ms } => {
-            let began = world.recorder.now();
-            world.disk.hang(each);
-            ms(for_ms).await;
-            world.disk.heal();
-            // What hangs then comes to its end.
-            ms(each).await;
-            let ended = world.recorder.now();
-            world.recorder.lock().hiccups.push((began, ended));
-        }
+        Fault::SyncFails { file, number } => sync_fails(world, file, number).await,
+        Fault::DiskHangs { ms: each, for_ms } => disk_hangs(world, each, for_ms).await,
         Fault::Outage { side, ms } => {
             network(world, side, Net::Refuse { ms }).await;
             healed(world, side).await;
@@ -146,6 +131,27 @@ async fn fault(world: &mut World, fault: Fault) {
             world.ready(CALM).await;
         }
     }
+}
+
+/// Lets a sync of this file fail; the bridge ends itself then.
+async fn sync_fails(world: &mut World, file: &'static str, number: u64) {
+    let since = world.recorder.now();
+    world.disk.fail_sync(number, file);
+    // An occasion for what is seldom written.
+    world.sim.expire().await;
+    world.ended_by_its_disk(since, SYNC_COMES).await;
+}
+
+/// Lets each sync hang, for so long.
+async fn disk_hangs(world: &mut World, each: u64, for_ms: u64) {
+    let began = world.recorder.now();
+    world.disk.hang(each);
+    sleep(Duration::from_millis(for_ms)).await;
+    world.disk.heal();
+    // What hangs then comes to its end.
+    sleep(Duration::from_millis(each)).await;
+    let ended = world.recorder.now();
+    world.recorder.lock().hiccups.push((began, ended));
 }
 
 /// Makes the broker misbehave, for so long.

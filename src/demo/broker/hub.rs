@@ -102,7 +102,7 @@ impl Hub {
     }
 
     /// A connection is over. Returns after which time its will is due, if it is.
-    pub(super) fn ended(&mut self, joined: &Joined, ended: Ended) -> Option<Duration> {
+    pub(super) fn ended(&mut self, joined: &Joined, ended: &Ended) -> Option<Duration> {
         let session = self.session(joined)?;
         session.connection = None;
         session.lost_at = Some(Instant::now());

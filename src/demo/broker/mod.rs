@@ -5,7 +5,7 @@
 //! first build, and those that were tried refuse client ids or whole clients. What is here: [`wire`] (bytes to packets and
 //! back), [`session`] (what is kept for one client), [`hub`] (who gets what) and, below, connections.
 //!
-//! What it does not do: users and rights, TLS, WebSockets, topic aliases of clients, shared subscriptions, anything on disk.
+//! What it does not do: users and rights, TLS, web sockets, topic aliases of clients, shared subscriptions, anything on disk.
 
 mod hub;
 mod session;
@@ -100,7 +100,7 @@ async fn serve(stream: TcpStream, shared: Shared) {
         let _ = outbox.try_send(Packet::Disconnect(Disconnect { reason_code, properties: None }));
     }
     drop(outbox);
-    let will_in = lock(&shared).ended(&joined, ended);
+    let will_in = lock(&shared).ended(&joined, &ended);
     // What was still to be written, a DISCONNECT above all, is written before the connection closes.
     let _ = writer.await;
     if failed {

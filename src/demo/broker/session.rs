@@ -58,7 +58,7 @@ pub(super) struct Subscription {
 #[derive(Debug)]
 enum UnderWay {
     /// Sent, not yet received by the client.
-    Sent(Publish),
+    Sent(Box<Publish>),
     /// At QoS 2: received by the client, which has not yet said that it is done.
     Released,
 }
@@ -142,7 +142,7 @@ impl Session {
             let id = free_id(&mut self.last_id, &self.under_way);
             let publish = Publish { pkid: id, ..publish };
             if connection.takes(&publish) {
-                self.under_way.push((id, UnderWay::Sent(publish.clone())));
+                self.under_way.push((id, UnderWay::Sent(Box::new(publish.clone()))));
                 connection.send(Packet::Publish(publish));
             }
         }
@@ -152,7 +152,7 @@ impl Session {
     pub(super) fn resume(&mut self) {
         for (id, under_way) in &self.under_way {
             let packet = match under_way {
-                UnderWay::Sent(publish) => Packet::Publish(Publish { dup: true, ..publish.clone() }),
+                UnderWay::Sent(publish) => Packet::Publish(Publish { dup: true, ..Publish::clone(publish) }),
                 UnderWay::Released => Packet::PubRel(PubRel::new(*id, None)),
             };
             if let Some(connection) = &self.connection {

@@ -25,8 +25,8 @@ fn connect(client_id: &str) -> Connect {
     }
 }
 
-fn will(topic: &str, delay: Duration) -> Option<Will> {
-    Some(Will { publish: Publish::new(topic, QoS::AtLeastOnce, "gone", None), delay })
+fn will(topic: &str, delay: Duration) -> Will {
+    Will { publish: Publish::new(topic, QoS::AtLeastOnce, "gone", None), delay }
 }
 
 impl Client {
@@ -82,7 +82,7 @@ fn what_is_under_way_goes_again_and_the_rest_waits_for_room() {
     a.send(&mut hub, Packet::PubAck(PubAck::new(1, None)));
     assert_eq!(a.got(), [(3, "3".to_owned(), false)]);
 
-    hub.ended(&a.joined, Ended::Lost);
+    hub.ended(&a.joined, &Ended::Lost);
     b.publish(&mut hub, "t", "4");
     let mut a = Client::join(&mut hub, connect("a"));
     assert!(a.present);
@@ -90,7 +90,7 @@ fn what_is_under_way_goes_again_and_the_rest_waits_for_room() {
     a.send(&mut hub, Packet::PubAck(PubAck::new(2, None)));
     assert_eq!(a.got(), [(4, "4".to_owned(), false)]);
 
-    hub.ended(&a.joined, Ended::Lost);
+    hub.ended(&a.joined, &Ended::Lost);
     let mut a = Client::join(&mut hub, Connect { clean: true, ..connect("a") });
     assert!(!a.present && a.got().is_empty(), "a clean start");
 }
@@ -100,26 +100,26 @@ fn a_second_connection_of_one_client_ends_the_first() {
     let mut hub = Hub::default();
     let mut watcher = Client::join(&mut hub, connect("watcher"));
     watcher.subscribe(&mut hub, filter("will/#"));
-    let with_will = |delay| Connect { will: will("will/a", delay), ..connect("a") };
+    let with_will = |delay| Connect { will: Some(will("will/a", delay)), ..connect("a") };
     let mut first = Client::join(&mut hub, with_will(Duration::ZERO));
     let second = Client::join(&mut hub, with_will(Duration::from_secs(9)));
     let Ok(Packet::Disconnect(told)) = first.packets.try_recv() else { panic!("it is not told") };
     assert_eq!(told.reason_code, DisconnectReasonCode::SessionTakenOver);
     assert_eq!(watcher.got().len(), 1, "the first one's will");
     assert!(matches!(hub.packet(&first.joined, Packet::PingReq(v5::PingReq)), Some(Ended::Lost)));
-    assert_eq!(hub.ended(&first.joined, Ended::Lost), None, "the second one stays");
+    assert_eq!(hub.ended(&first.joined, &Ended::Lost), None, "the second one stays");
 
     // A will that waits is not published when the client comes back in time.
-    assert_eq!(hub.ended(&second.joined, Ended::Lost), Some(Duration::from_secs(9)));
+    assert_eq!(hub.ended(&second.joined, &Ended::Lost), Some(Duration::from_secs(9)));
     let third = Client::join(&mut hub, with_will(Duration::from_secs(90)));
     hub.publish_will(&second.joined);
     assert!(watcher.got().is_empty());
     // It waits no longer than the session.
-    assert_eq!(hub.ended(&third.joined, Ended::Lost), Some(Duration::from_secs(60)));
+    assert_eq!(hub.ended(&third.joined, &Ended::Lost), Some(Duration::from_mins(1)));
     hub.publish_will(&third.joined);
     assert_eq!(watcher.got().len(), 1);
     let fourth = Client::join(&mut hub, with_will(Duration::ZERO));
-    assert_eq!(hub.ended(&fourth.joined, Ended::Left), None, "who leaves in order has no will");
+    assert_eq!(hub.ended(&fourth.joined, &Ended::Left), None, "who leaves in order has no will");
 }
 
 #[test]

@@ -189,7 +189,7 @@ pub(super) fn read(mut frame: BytesMut, version: Version) -> Result<Packet, Disc
                 [DISCONNECT, 1, reason] => frame = BytesMut::from([DISCONNECT, 2, reason, 0].as_slice()),
                 _ => {}
             }
-            Packet::read(&mut frame, Some(MAX_PACKET)).or_else(|_| Err(DisconnectReasonCode::MalformedPacket))
+            Packet::read(&mut frame, Some(MAX_PACKET)).map_err(|_| DisconnectReasonCode::MalformedPacket)
         }
         Version::V311 => match v4::Packet::read(&mut frame, length).map(packet_of) {
             Ok(Some(packet)) => Ok(packet),
