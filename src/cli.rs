@@ -155,7 +155,8 @@ pub struct Status {
 /// Arguments of `report`.
 #[derive(Debug, Args)]
 pub struct Report {
-    /// The archive [default: ilink2mqtt-report-<time>.tar.gz in this directory]
+    /// The archive.
+    #[arg(help = "The archive [default: ilink2mqtt-report-<time>.tar.gz in this directory]")]
     pub file: Option<PathBuf>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Only *no answer* makes iLink try again (manual §2.2), so a push that cannot be stored now (spool full, disk slow) is held
 //! unanswered and tried on until every try of it has left, and then is not answered at all. Storing depends on no connection:
-//! a peer that leaves must not undo what is already on its way to the disk. Nor does the memory that a push takes: [`Room`]
+//! a peer that leaves must not undo what is already on its way to the disk. Nor does the memory that a push takes: `Room`
 //! bounds what is held, whoever still waits for it.
 
 use std::sync::Arc;

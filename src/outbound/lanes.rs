@@ -3,7 +3,7 @@
 //! Commands to one uid, group or subject go out one after the other. A flood delays no other client, be it to one receiver or
 //! to thousands: after each call its client goes to the end of the line, and behind that its lane to the end of the client's
 //! own. Where several clients send to one receiver, their commands go in the order in which they came, but for a flood: after
-//! [`GIVE_WAY`] commands of one client in a row, the next is another's, if one waits; each client's own order stays.
+//! `GIVE_WAY` commands of one client in a row, the next is another's, if one waits; each client's own order stays.
 //!
 //! A lane whose head must wait (a failed attempt) waits alone. Commands that expire are handed out at their time, wherever
 //! they stand. Only numbers live here, a few dozen bytes for each command.

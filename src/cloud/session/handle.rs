@@ -143,7 +143,7 @@ impl Session {
         })
     }
 
-    /// Which endpoints may be called, now and whenever that changes: see [`doors`](super::doors) for how to use them.
+    /// Which endpoints may be called, now and whenever that changes: see `doors.rs` for how to use them.
     #[must_use]
     pub fn doors(&self) -> Doors {
         self.shared.doors.doors()

@@ -33,7 +33,7 @@
 //! | `get_access_token` | 1009 | no new token for 10 min and more; the old one is used while it lives, else `degraded` |
 //! | `get_access_token` | anything else | the old one is used while it lives; without one: hold, as above |
 //!
-//! Before `set_config` and `get_access_token` stands a [`budget`] that no sequence of answers, restarts or reloads outruns.
+//! Before `set_config` and `get_access_token` stands a `budget` that no sequence of answers, restarts or reloads outruns.
 //!
 //! It does not queue commands: whoever is told [`Outcome::NotReady`] waits for its endpoint's [`Door`].
 
