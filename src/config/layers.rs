@@ -133,9 +133,9 @@ fn parse(name: &str, text: &str) -> Result<Dict, Problem> {
     toml::from_str::<Dict>(text).map_err(|error| {
         let line =
             error.span().and_then(|span| text.get(..span.start)).map_or(0, |before| before.matches('\n').count());
-        // It has no words for a value that is missing altogether.
-        let what =
-            Some(error.message()).filter(|what| !what.is_empty()).unwrap_or("there is no value where one must be");
+        // It has no good words for a value that is missing altogether.
+        let missing = text.lines().nth(line).is_some_and(|line| line.trim_end().ends_with('='));
+        let what = if missing { "there is no value where one must be" } else { error.message() };
         let cause = format!("line {}: {}", line + 1, what.replace('\n', "; "));
         Problem::File { path: name.to_owned(), cause }
     })

@@ -9,7 +9,7 @@ use crate::support::bridge::text_push;
 async fn each_line_is_a_json_object() {
     let mut world = World::ready_with(|bridge| bridge.with("log.format", "json")).await;
     world.bridge.push(&text_push("413", "x")).await;
-    world.bridge.logged("delivered a push").await;
+    world.bridge.logged("a push is done with").await;
     world.broker.stop();
     world.bridge.logged("the connection to the broker was lost").await;
     assert_eq!(world.bridge.stop().await.code(), Some(0));
@@ -30,7 +30,7 @@ async fn in_the_journal_lines_have_priorities_and_no_times() {
         let mut world = World::prepared(&[], |bridge| bridge.with("log.format", format).in_the_journal()).await;
         world.bridge.start().await;
         world.bridge.push(&text_push("413", "x")).await;
-        world.bridge.logged("delivered a push").await;
+        world.bridge.logged("a push is done with").await;
         world.broker.stop();
         world.bridge.logged("the connection to the broker was lost").await;
         assert_eq!(world.bridge.stop().await.code(), Some(0));

@@ -83,7 +83,7 @@ async fn bad_payloads() {
         ("call/send_msg/text", r#"{"content":"x"}"#),
         ("call/send_msg/text", r#"{"accept_uid":"","content":"x"}"#),
         ("call/send_msg/text", r#"{"accept_uid":true,"content":"x"}"#),
-        ("call/send_msg/text", r#"{"accept_uid":"413","content":7}"#),
+        ("call/send_msg/text", r#"{"accept_uid":"413","content":[7]}"#),
         ("call/send_msg/text", r#"{"accept_uid":"413","content":"x","colour":"red"}"#),
         ("call/send_msg/text", r#"{"accept_uid":"413","content":"x","encoding":"hex"}"#),
         ("call/send_msg/text", r#"{"accept_uid":"413","content":"!","encoding":"base64"}"#),

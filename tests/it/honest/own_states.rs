@@ -19,9 +19,9 @@ async fn a_full_inbound_queue_and_its_end() {
     for n in 0..4 {
         world.bridge.push(&text_push("413", &format!("{n} {large}"))).await;
     }
-    // It is held, and refused after 6 s; meanwhile it is to be seen why.
-    let held =
-        async { Answer::of(http().post(world.bridge.callback()).body(text_push("413", &large).to_string())).await };
+    // It is held, and cut after 6 s without an answer; meanwhile it is to be seen why.
+    let push = text_push("413", &large);
+    let held = world.bridge.unanswered(&push);
     let says = ["the inbound queue is full", "until the broker takes what waits", "spool.max_bytes"];
     let seen = async {
         world.bridge.logged("the inbound queue is full").await;
@@ -29,8 +29,7 @@ async fn a_full_inbound_queue_and_its_end() {
         shown.not_ready("spool", &says);
         shown.status_says("spool           not ready since ", &says);
     };
-    let (answer, ()) = tokio::join!(held, seen);
-    assert_eq!(answer.status, 503);
+    tokio::join!(held, seen);
     world.broker.restart();
     world.bridge.wait_ready().await;
     world.bridge.logged("the inbound queue has room again").await;
@@ -74,7 +73,7 @@ async fn who_attacks_the_callback_is_counted_and_fills_no_log() {
     for n in 0..60 {
         assert_eq!(Answer::of(http().get(world.bridge.callback_at(&format!("/{n}")))).await.status, 404);
         assert_eq!(Answer::of(http().get(world.bridge.callback_at(&wrong))).await.status, 403);
-        assert_eq!(world.bridge.post_bytes(b"no JSON".to_vec()).await.status, 400);
+        assert_eq!(world.bridge.post_bytes(b"no JSON".to_vec()).await.status, 200);
         assert_eq!(world.bridge.post_bytes(vec![b'x'; 2000]).await.status, 413);
     }
     let status = eventually("the counts", async || {
@@ -91,7 +90,11 @@ async fn who_attacks_the_callback_is_counted_and_fills_no_log() {
     };
     world.client.expect_json("ilink/bridge/health", is_counted).await;
     let log = world.bridge.log();
-    let refusals = log.lines().skip(lines).filter(|line| line.contains("refused a ")).count();
+    let refusals = log
+        .lines()
+        .skip(lines)
+        .filter(|line| line.contains("refused a ") || line.contains("is not a JSON object"))
+        .count();
     // One line a minute for each reason that is worth one.
     let minutes = usize::try_from(began.elapsed().as_secs() / 60).unwrap();
     assert!((3..=3 + 3 * minutes).contains(&refusals), "{refusals} lines:\n{log}");

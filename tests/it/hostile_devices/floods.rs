@@ -131,6 +131,10 @@ async fn while_the_service_is_away_ends_in_queue_full() {
     let mut last: HashMap<String, i64> = HashMap::new();
     let mut executed = 0;
     for call in state["calls"].as_array().unwrap().iter().filter(|call| call["path"] == "send_msg") {
+        // The service that has forgotten our token refuses the first ones, and executes nothing of them.
+        if call["code"] != 0 {
+            continue;
+        }
         executed += 1;
         let number: i64 = decoded(&call["body"]["content"]).parse().unwrap();
         let before = last.insert(call["body"]["accept_uid"].to_string(), number);
