@@ -17,7 +17,7 @@ use crate::support::mosquitto::Mosquitto;
 use crate::support::scripted_cloud::{Behaviour, ScriptedCloud, Seen};
 use crate::support::sim::Sim;
 
-/// What a state directory holds on purpose. `budgets.json` says whose budgets they are: of all canaries it has the AppKey, which is no
+/// What a state directory holds on purpose. `budgets.json` says whose budgets they are: of all canaries it has the one that is no
 /// secret.
 const KEEPERS: [&str; 4] = ["identity.json", "token.json", "spool.db", "budgets.json"];
 const TOPIC: &str = "ilink/send/user/413/text";
