@@ -17,9 +17,10 @@ use crate::support::mosquitto::Mosquitto;
 use crate::support::scripted_cloud::{Behaviour, ScriptedCloud, Seen};
 use crate::support::sim::Sim;
 
-/// What a state directory holds on purpose. `budgets.json` says whose budgets they are: of all canaries it has the one that is no
-/// secret.
-const KEEPERS: [&str; 4] = ["identity.json", "token.json", "spool.db", "budgets.json"];
+/// What a state directory holds on purpose. The session's files say whose they are: of all canaries the last three have the
+/// one that is no secret.
+const KEEPERS: [&str; 6] =
+    ["identity.json", "token.json", "spool.db", "budgets.json", "quotas.json", "subscriptions.json"];
 const TOPIC: &str = "ilink/send/user/413/text";
 const RESULT: &str = "ilink/result/send/user/413/text";
 
