@@ -90,3 +90,49 @@ impl Retained {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::{Limits, Spool};
+
+    #[tokio::test]
+    async fn what_was_stored_before_a_contact_was_dropped_does_not_bring_its_presence_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 1 << 20 };
+        let (spool, _) = Spool::open(dir.path(), limits).unwrap();
+        let (ann, bob): (Uid, Uid) = ("ann".parse().unwrap(), "bob".parse().unwrap());
+        let both = HashSet::from([ann.clone(), bob.clone()]);
+        let mut book = PresenceBook::open(spool, both.clone()).await.unwrap();
+        assert!(book.note(&ann, true, Some(1), 1));
+        assert_eq!(book.reconfigure(HashSet::new(), 5), std::slice::from_ref(&ann));
+        // One that waited comes before the broker has acknowledged the clearing, one afterwards.
+        assert!(!book.note(&ann, false, Some(2), 4));
+        assert!(book.forget_dropped(&ann));
+        assert!(!book.note(&ann, false, Some(2), 5));
+        // Nothing had been published of this one yet.
+        assert!(!book.note(&bob, true, None, 5));
+        assert_eq!(book.all().count(), 0);
+        // Later ones are news; and whoever is configured again is as before.
+        assert!(book.note(&bob, true, Some(2), 6));
+        assert!(book.reconfigure(both, 7).is_empty());
+        assert!(book.note(&ann, true, None, 3));
+    }
+
+    #[tokio::test]
+    async fn a_clear_that_something_newer_overtook_is_asked_for_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 1 << 20 };
+        let (spool, _) = Spool::open(dir.path(), limits).unwrap();
+        let ann: Uid = "ann".parse().unwrap();
+        let mut book = PresenceBook::open(spool, HashSet::from([ann.clone()])).await.unwrap();
+        assert!(book.note(&ann, true, Some(1), 1));
+        assert_eq!(book.reconfigure(HashSet::new(), 1), std::slice::from_ref(&ann));
+        // Published between the clearing and its acknowledgement: nothing may be forgotten yet.
+        assert!(book.note(&ann, false, Some(2), 2));
+        assert!(!book.forget_dropped(&ann) && book.is_dropped(&ann));
+        book.drop_again(&ann);
+        assert!(book.forget_dropped(&ann) && !book.is_dropped(&ann));
+        assert_eq!(book.all().count(), 0);
+    }
+}
