@@ -10,6 +10,8 @@
 //!
 //! [`Publisher::publish`]: super::Publisher::publish
 
+mod wanted;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,12 +24,12 @@ use super::publisher::Delivery;
 use super::wire::WINDOW;
 use crate::local::Publication;
 
+use wanted::Wanted;
+
 /// Under way at once: half of the window, so that much to restore leaves room for messages.
 const UNDER_WAY: usize = WINDOW as usize / 2;
 /// Refused for good, so many are tried again in each round; of more, each waits longer.
 const RETRIED_AT_ONCE: usize = 64;
-/// The longest wait after refusals that each cost a connection.
-const LONGEST: Duration = Duration::from_hours(1);
 /// A connection that is lost because of a refusal is lost within this.
 pub(super) const COSTS_WITHIN: Duration = Duration::from_secs(1);
 /// Refused for now so many times in a row, it is told.
@@ -91,23 +93,6 @@ struct Topic {
     newest: u64,
     /// Where it is queued, if it is.
     queued: Option<Queued>,
-}
-
-#[derive(Debug)]
-struct Wanted {
-    version: u64,
-    publication: Publication,
-    lasts: Lasts,
-    /// Whether the broker has it.
-    held: bool,
-    not_before: Option<Instant>,
-    refusal: Option<Outcome>,
-    /// Refusals for now in a row; connections that refusals for good cost.
-    times: u32,
-    /// Quick losses while it was in flight.
-    losses: u32,
-    /// Who waits to hear that it was cleared; dropped when it is replaced.
-    cleared: Option<oneshot::Sender<bool>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -394,22 +379,6 @@ impl Topics {
         if self.by_topic.get(name).is_some_and(nothing) {
             self.by_topic.remove(name);
         }
-    }
-}
-
-impl Wanted {
-    /// Sets the wait after one more refusal for now.
-    fn wait_for_now(&mut self, soon: Duration, longest: Duration, now: Instant) {
-        if self.refusal != Some(Outcome::ForNow) {
-            (self.refusal, self.times) = (Some(Outcome::ForNow), 0);
-        }
-        self.not_before = Some(now + soon.saturating_mul(2_u32.saturating_pow(self.times)).min(longest));
-        self.times = self.times.saturating_add(1);
-    }
-
-    /// The wait after a refusal for good.
-    fn slowly(&self, every: Duration) -> Duration {
-        every.saturating_mul(2_u32.saturating_pow(self.times)).min(LONGEST.max(every))
     }
 }
 

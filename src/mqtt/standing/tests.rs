@@ -1,3 +1,4 @@
+use super::wanted::LONGEST;
 use super::*;
 
 const SOON: Duration = Duration::from_secs(1);
