@@ -32,9 +32,19 @@ impl Disk {
         &self.library
     }
 
-    /// Of the syncs of `file` from now on, one fails.
-    pub(crate) fn fail_sync(&self, number: u64, file: &str) {
-        self.order(&format!("sync#{number} 5 {file}\n"));
+    /// Of the syncs of `file` from now on, one fails, after a while.
+    pub(crate) fn fail_sync(&self, number: u64, after_ms: u64, file: &str) {
+        self.order(&format!("sync#{number}+{after_ms} 5 {file}\n"));
+    }
+
+    /// Whether the last order still waits for its occasion.
+    pub(crate) fn waits(&self) -> bool {
+        self.orders.exists()
+    }
+
+    /// Takes the last order back. False if it is being carried out, or has been: there is no way back then.
+    pub(crate) fn take_back(&self) -> bool {
+        fs::remove_file(&self.orders).is_ok()
     }
 
     /// Each sync takes so much longer.

@@ -110,7 +110,7 @@ async fn fault(world: &mut World, fault: Fault) {
                 world.recorder.lock().clock_forward.push(at);
             }
         }
-        Fault::SyncFails { file, number } => sync_fails(world, file, number).await,
+        Fault::SyncFails { file, number, after_ms } => sync_fails(world, file, number, after_ms).await,
         Fault::DiskHangs { ms: each, for_ms } => disk_hangs(world, each, for_ms).await,
         Fault::Outage { side, ms } => {
             network(world, side, Net::Refuse { ms }).await;
@@ -134,9 +134,9 @@ async fn fault(world: &mut World, fault: Fault) {
 }
 
 /// Lets a sync of this file fail; the bridge ends itself then.
-async fn sync_fails(world: &mut World, file: &'static str, number: u64) {
+async fn sync_fails(world: &mut World, file: &'static str, number: u64, after_ms: u64) {
     let since = world.recorder.now();
-    world.disk.fail_sync(number, file);
+    world.disk.fail_sync(number, after_ms, file);
     // An occasion for what is seldom written.
     world.sim.expire().await;
     world.ended_by_its_disk(since, SYNC_COMES).await;

@@ -148,24 +148,21 @@ impl World {
         }
     }
 
-    /// Waits until a bridge whose sync may have failed since `since` has ended, and says so, for at most this long; then it is
-    /// started again. Whether it has ended.
+    /// Waits for at most `limit` for the sync that was to fail, from `since` on. If it came, the bridge ends, says why, and is
+    /// started again. Whether it came.
     pub(crate) async fn ended_by_its_disk(&mut self, since: Time, limit: Duration) -> bool {
-        let process = self.bridge.process();
         let waiting = async {
             let mut pace = tokio::time::interval(Duration::from_millis(20));
-            while process.is_running() {
+            while self.disk.waits() {
                 pace.tick().await;
             }
         };
-        let ended = tokio::time::timeout(limit, waiting).await.is_ok();
-        self.disk.heal();
-        let says_so = self.bridge.log().contains("the disk failed to sync");
-        if !ended && !says_so {
+        let _ = tokio::time::timeout(limit, waiting).await;
+        if self.disk.take_back() {
             return false;
         }
         let status = self.bridge.process().ended().await;
-        if status.code() != Some(70) || !says_so {
+        if status.code() != Some(70) || !self.bridge.log().contains("the disk failed to sync") {
             self.recorder.incident(&format!("a bridge one of whose syncs failed ended with {status}"));
         }
         if let Some(life) = self.recorder.lock().lives.last_mut() {

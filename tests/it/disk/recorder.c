@@ -6,7 +6,9 @@
  * RECORD_LOG   where the records go (appended); without it nothing is recorded
  * RECORD_FAULT a file that may hold lines "<read|write|sync|truncate|open> <errno> <part of the path>": while it does, those fail;
  *              with 0 for the errno they hang instead. A part that ends in $ is the end of the path. "sync#7": of the syncs that
- *              it names, only the seventh from then on. "hang <milliseconds> <part>": a sync takes that much longer.
+ *              it names, only the seventh since the file was written; "sync#7+20000": it takes 20 seconds before it fails. Such a
+ *              line stands alone in its file, which is renamed to <file>.met when the seventh comes: it is carried out then, even
+ *              if that takes a while, and once. "hang <milliseconds> <part>": a sync takes that much longer.
  *
  * A record: kind, is_directory, is_new, 0; pid; fd; inode; a; length of the payload (all little-endian); payload. Kinds:
  *   O opened (payload: path)   W written (a: offset)   T truncated (a: length)   B sync begins   S sync done   F sync failed
@@ -88,12 +90,33 @@ static int is_named(const char *path, const char *part) {
     return whole >= length - 1 && !strncmp(path + whole - (length - 1), part, length - 1);
 }
 
-/* "sync#7": the seventh. */
-static int is_counted(const char *named, const char *operation) {
-    static int count;
+/* The how many-th it is since this list was written. */
+static int count(FILE *list) {
+    static pthread_mutex_t counting = PTHREAD_MUTEX_INITIALIZER;
+    static struct stat last;
+    static int so_far;
+    struct stat now;
+    if (fstat(fileno(list), &now)) return 0;
+    pthread_mutex_lock(&counting);
+    int same = now.st_ino == last.st_ino && now.st_ctim.tv_sec == last.st_ctim.tv_sec &&
+               now.st_ctim.tv_nsec == last.st_ctim.tv_nsec;
+    so_far = same ? so_far + 1 : 1;
+    last = now;
+    int number = so_far;
+    pthread_mutex_unlock(&counting);
+    return number;
+}
+
+/* "sync#7", "sync#7+20000": the seventh, and how long it takes. Its list is taken away, unless somebody did so just before. */
+static int is_its_turn(const char *named, const char *operation, FILE *list, int *pause) {
     size_t length = strlen(operation);
-    if (strncmp(named, operation, length) || named[length] != '#') return 0;
-    return __sync_add_and_fetch(&count, 1) == atoi(named + length + 1);
+    int number, milliseconds = 0;
+    if (strncmp(named, operation, length) || sscanf(named + length, "#%d+%d", &number, &milliseconds) < 1) return 0;
+    char met[4096];
+    snprintf(met, sizeof met, "%s.met", fault);
+    if (count(list) != number || rename(fault, met)) return 0;
+    *pause = milliseconds;
+    return 1;
 }
 
 /* Whether this operation on this file is to fail; errno is set then. */
@@ -102,12 +125,12 @@ static int fails(const char *operation, const char *path) {
     for (;;) {
         FILE *list = fopen(fault, "r");
         if (!list) return 0;
-        char named[16], part[256];
+        char named[32], part[256];
         int number, found = 0, pause = 0;
-        while (!found && fscanf(list, "%15s %d %255s", named, &number, part) == 3) {
+        while (!found && fscanf(list, "%31s %d %255s", named, &number, part) == 3) {
             if (!is_named(path, part)) continue;
             if (!strcmp(named, "hang") && !strcmp(operation, "sync")) pause = number;
-            found = !strcmp(named, operation) || is_counted(named, operation);
+            found = !strcmp(named, operation) || is_its_turn(named, operation, list, &pause);
         }
         fclose(list);
         usleep((useconds_t)pause * 1000);
