@@ -19,15 +19,26 @@ pub(crate) struct MqttTap {
     publishes: HashMap<u16, usize>,
     /// The broker's.
     deliveries: HashMap<u16, usize>,
-    /// PUBACKs in the broker's place that have not been put in yet.
-    answers: Vec<u8>,
+    /// Pings that the broker has not answered: the bridge's own, or one in the place of a publish that is refused.
+    pings: VecDeque<Option<Refused>>,
 }
+
+/// A publish that the broker does not get: a ping goes in its place, and the refusal in that of its answer. So the bridge is
+/// answered when the broker has read everything before.
+struct Refused {
+    pkid: u16,
+    code: u8,
+    publish: Option<usize>,
+}
+
+const PING: [u8; 2] = [0xc0, 0];
 
 /// One way.
 #[derive(Default)]
 struct Stream {
     bytes: Vec<u8>,
-    parsed: u64,
+    /// How many were let pass.
+    passed: u64,
     /// What to note once so many bytes have been handed on.
     pending: VecDeque<(u64, Note)>,
 }
@@ -47,8 +58,8 @@ impl MqttTap {
         drop(records);
         let (publishes, deliveries) = (HashMap::new(), HashMap::new());
         let recorder = Arc::clone(recorder);
-        let (up, down, answers) = (Stream::default(), Stream::default(), Vec::new());
-        Self { recorder, connection, up, down, publishes, deliveries, answers }
+        let (up, down, pings) = (Stream::default(), Stream::default(), VecDeque::new());
+        Self { recorder, connection, up, down, publishes, deliveries, pings }
     }
 
     /// What this trouble makes of a whole packet of the bridge's, which is recorded already.
@@ -61,13 +72,21 @@ impl MqttTap {
             (Trouble::Busy(code), _) | (Trouble::RefuseOnce(code), Some(Place::Event | Place::Recv)) => code,
             _ => return Fate::Passes,
         };
-        if let Some(publish) = self.publishes.remove(&packet.pkid) {
-            let reply = Reply { code: code.into(), handed_on: Some(self.recorder.now()) };
-            self.recorder.lock().publishes[publish].acked = Some(reply);
-        }
-        let [high, low] = packet.pkid.to_be_bytes();
-        self.answers.extend([0x40, 3, high, low, code]);
+        let publish = self.publishes.remove(&packet.pkid);
+        self.pings.push_back(Some(Refused { pkid: packet.pkid, code, publish }));
         Fate::Refused
+    }
+
+    /// A PINGRESP of the broker's: what the bridge gets instead, if the ping was not its own.
+    fn refusal(&mut self) -> Option<([u8; 5], Option<Note>)> {
+        let Refused { pkid, code, publish } = self.pings.pop_front()??;
+        let note = publish.map(|publish| {
+            let reply = Reply { code: code.into(), handed_on: None };
+            self.recorder.lock().publishes[publish].acked = Some(reply);
+            Note::Acked(publish)
+        });
+        let [high, low] = pkid.to_be_bytes();
+        Some(([0x40, 3, high, low, code], note))
     }
 
     fn packet(&mut self, up: bool, first: u8, body: &[u8]) -> Option<Note> {
@@ -163,34 +182,43 @@ impl Tap for MqttTap {
             }
             let rest = stream.bytes.split_off(header + length);
             let packet = std::mem::replace(&mut stream.bytes, rest);
-            stream.parsed += packet.len() as u64;
-            if let Some(note) = self.packet(up, packet[0], &packet[header..]) {
-                stream.pending.push_back((stream.parsed, note));
+            let mut note = self.packet(up, packet[0], &packet[header..]);
+            // Whole packets only, so that one can be replaced.
+            match (packet[0] >> 4, up) {
+                (12, true) => {
+                    self.pings.push_back(None);
+                    seen.on.extend_from_slice(&packet);
+                }
+                (13, false) => match self.refusal() {
+                    Some((refusal, refused)) => {
+                        note = refused;
+                        seen.on.extend_from_slice(&refusal);
+                    }
+                    None => seen.on.extend_from_slice(&packet),
+                },
+                (_, true) => match self.trouble(packet[0], &packet[header..], trouble) {
+                    Fate::Ends => {
+                        seen.end = true;
+                        break;
+                    }
+                    Fate::Refused => {
+                        seen.on.extend_from_slice(&PING);
+                        if matches!(trouble, Trouble::RefuseOnce(_)) {
+                            seen.spent = true;
+                            trouble = Trouble::None;
+                        }
+                    }
+                    Fate::Passes => seen.on.extend_from_slice(&packet),
+                },
+                (_, false) => seen.on.extend_from_slice(&packet),
             }
-            // Whole packets only, so that one can be left out.
-            match if up { self.trouble(packet[0], &packet[header..], trouble) } else { Fate::Passes } {
-                Fate::Ends => {
-                    seen.end = true;
-                    break;
-                }
-                Fate::Refused if matches!(trouble, Trouble::RefuseOnce(_)) => {
-                    (seen.answered, seen.spent) = (true, true);
-                    trouble = Trouble::None;
-                }
-                Fate::Refused => seen.answered = true,
-                Fate::Passes if up => seen.on.extend_from_slice(&packet),
-                Fate::Passes => {}
+            if let Some(note) = note {
+                stream.pending.push_back((stream.passed + seen.on.len() as u64, note));
             }
         }
-        if !up {
-            seen.on = bytes.to_vec();
-        }
+        stream.passed += seen.on.len() as u64;
         *(if up { &mut self.up } else { &mut self.down }) = stream;
         seen
-    }
-
-    fn answers(&mut self) -> Vec<u8> {
-        if self.down.bytes.is_empty() { std::mem::take(&mut self.answers) } else { Vec::new() }
     }
 
     fn handed_on(&mut self, up: bool, total: u64) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::schedule::Way;
@@ -20,11 +20,6 @@ const SLOW_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) trait Tap: Send {
     /// What is made of them under this trouble.
     fn read(&mut self, up: bool, bytes: &[u8], trouble: Trouble) -> Read;
-    /// What is to be answered in the place of whom the connection goes to, if that can be put in now: not in the middle of
-    /// something that comes from there.
-    fn answers(&mut self) -> Vec<u8> {
-        Vec::new()
-    }
     /// So many bytes of that way, counted from the start of the connection, have been handed on.
     fn handed_on(&mut self, up: bool, total: u64);
     /// It is over; `cut`: by the proxy's own doing.
@@ -36,8 +31,6 @@ pub(crate) trait Tap: Send {
 pub(crate) struct Read {
     /// What is handed on.
     pub(crate) on: Vec<u8>,
-    /// There are [`Tap::answers`].
-    pub(crate) answered: bool,
     /// The trouble was for once, and that is over.
     pub(crate) spent: bool,
     /// The connection ends here.
@@ -122,10 +115,9 @@ async fn carry(client: TcpStream, target: u16, tap: Box<dyn Tap>, trouble: Arc<w
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     // When one way ends, both are dropped, and with them the sockets.
-    let answered = Notify::new();
     let end = tokio::select! {
-        end = forward(from_client, to_server, true, &tap, &trouble, &answered) => end,
-        end = forward(from_server, to_client, false, &tap, &trouble, &answered) => end,
+        end = forward(from_client, to_server, true, &tap, &trouble) => end,
+        end = forward(from_server, to_client, false, &tap, &trouble) => end,
         () = refused(&trouble) => End::ByUs,
     };
     tap.lock().unwrap().closed(end == End::ByUs);
@@ -141,24 +133,15 @@ async fn forward(
     up: bool,
     tap: &Mutex<Box<dyn Tap>>,
     trouble: &watch::Sender<Trouble>,
-    answered: &Notify,
 ) -> End {
     let mut changes = trouble.subscribe();
     let mut buffer = vec![0; 4096];
     let (mut total, mut swallowed) = (0, false);
     loop {
         let read = tokio::select! {
-            read = from.read(&mut buffer) => Some(read),
-            () = answered.notified(), if !up => None,
+            read = from.read(&mut buffer) => read,
             // A connection that lost bytes cannot go on once bytes pass again.
             _ = changes.wait_for(|now| swallowed && !swallows(*now, up)) => return End::ByUs,
-        };
-        let Some(read) = read else {
-            let answers = tap.lock().unwrap().answers();
-            if to.write_all(&answers).await.is_err() {
-                return End::ByPeer;
-            }
-            continue;
         };
         let Ok(read @ 1..) = read else { return End::ByPeer };
         let now = *trouble.borrow();
@@ -166,9 +149,6 @@ async fn forward(
         let seen = tap.lock().unwrap().read(up, &buffer[..read], now);
         if seen.spent {
             trouble.send_if_modified(|trouble| std::mem::replace(trouble, Trouble::None) != Trouble::None);
-        }
-        if seen.answered {
-            answered.notify_one();
         }
         if seen.end {
             return End::ByUs;
@@ -205,10 +185,6 @@ async fn forward(
         }
         if allowed < read {
             return End::ByUs;
-        }
-        if !up {
-            // One that could not be put in before.
-            answered.notify_one();
         }
     }
 }

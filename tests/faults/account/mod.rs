@@ -258,10 +258,11 @@ fn may_repeat(seen: &Seen<'_>, all: &[&Publish], before: &Publish, again: &Publi
     if again.result.as_ref().is_some_and(|outcome| outcome.status == "rejected") && delivered() > 1 {
         return true;
     }
+    // Also in another run: what is behind one that was refused is not done with before that is.
+    if behind_another(seen, before, again) {
+        return true;
+    }
     if seen.life_at(before.at) == seen.life_at(again.at) {
-        if behind_another(seen, before, again) {
-            return true;
-        }
         return before.connection != again.connection && !noted(before, connection.closed.unwrap_or(Time::MAX))
             || before.acked.is_some() && !before.is_taken();
     }

@@ -137,12 +137,27 @@ fn pushes() {
         records.connections.push(Connection { opened: 50 * SECOND, ..Connection::default() });
     });
     finds(Rule::ReorderedPush, refused_once);
-    allows("one is refused for now, and what is behind it comes again behind it", |records| {
+    let all_again = |records: &mut Records| {
         refused_once(records);
         for place in [Place::Recv, Place::Event] {
             let again = Publish { at: 41 * SECOND, ..publish_of(records, "p0:1", place).clone() };
             records.publishes.push(again);
         }
+    };
+    allows("one is refused for now, and what is behind it comes again behind it", all_again);
+    let two_runs = |records: &mut Records| {
+        let first = Life { ended: Some(35 * SECOND), ..Life::default() };
+        records.lives = vec![first, Life { started: 36 * SECOND, ..Life::default() }];
+    };
+    allows("the same in the next run", |records| {
+        all_again(records);
+        two_runs(records);
+    });
+    finds(Rule::DuplicatePublish, |records| {
+        all_again(records);
+        two_runs(records);
+        records.publishes.retain(|publish| publish.label != "p0:0" || publish.at != 40 * SECOND);
+        publish_of(records, "p0:0", Place::Recv).acked = Some(reply(0, 11 * SECOND));
     });
     finds(Rule::LostPush, |records| {
         let identical = |push: &Push| Push { label: "p7:0".to_owned(), lane: load::IDENTICAL, ..push.clone() };
