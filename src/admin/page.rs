@@ -106,6 +106,11 @@ fn parts(overview: &Overview) -> Markup {
     let part = |name: &str, part: &Part, good: &str, bad: &str| {
         html! { dt { (name) } dd { (state(part.ready, if part.ready { good } else { bad })) " " small { "since " (time(&part.since)) } } }
     };
+    let not_stored = match ready.spool.kind {
+        Some("full") => "full",
+        Some("failed") => "failed",
+        _ => "not writable",
+    };
     let moment = |name: &str, at: Option<&String>| {
         html! { dt { (name) } dd { @match at { Some(at) => (time(at)), None => span.faint { "not in this run" } } } }
     };
@@ -113,10 +118,13 @@ fn parts(overview: &Overview) -> Markup {
         dl {
             dt { "iLink" }
             dd { (state(health.cloud.state == "online", health.cloud.state)) " " small { "since " (time(&health.cloud.since)) } }
+            @for closed in &health.cloud.closed {
+                dt { code { (closed.endpoint) } } dd { (state(false, &closed.cause)) " " small { "since " (time(&closed.since)) } }
+            }
             (part("Broker", &ready.broker, "connected", "not connected"))
             (part("Subscriptions", &ready.subscriptions, "granted", "not granted"))
             (part("Callback", &ready.callback, "registered", "not registered"))
-            (part("Spool", &ready.spool, "writable", "not writable"))
+            (part("Spool", &ready.spool, "writable", not_stored))
             (moment("Last push", health.callback.last_push_at.as_ref()))
             (moment("Last handshake", health.callback.last_get_at.as_ref()))
             @if let Some(left) = health.token_expires_in_s {

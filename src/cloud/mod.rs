@@ -23,7 +23,7 @@ pub use client::{Client, ClientConfig, ClientError, Post, web_client};
 pub use handshakes::{Handshake, HandshakeLog};
 pub use registry::Registry;
 pub use session::{
-    CloudState, ConfigQuota, Door, Doors, Endpoint, Gate, Outcome, RegisterPolicy, Session, SessionConfig, Status,
-    start,
+    ClosedEndpoint, CloudState, ConfigQuota, Door, Doors, Endpoint, Gate, Outcome, RegisterPolicy, Session,
+    SessionConfig, Status, start,
 };
 pub use transport::{Executed, MAX_RETRY_AFTER, TransportError};

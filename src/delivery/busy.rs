@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::lanes::HeldUp;
 use crate::log::Seldom;
+use crate::mqtt::{ForNow, NotNow};
 
 /// Messages wait because the broker refused one before them for now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Busy {
     pub since: SystemTime,
     /// What it said last.
     pub cause: String,
+    /// The same for programs.
+    pub how: NotNow,
     /// What waits.
     pub held_up: HeldUp,
 }
@@ -43,16 +46,17 @@ impl BusyBoard {
     }
 
     /// Something was refused for now.
-    pub fn refused(&self, cause: &str) {
+    pub fn refused(&self, why: &ForNow) {
+        let ForNow { cause, how } = why;
         let mut begins = false;
         self.all.send_if_modified(|all| {
             let busy = all.entry(self.what).or_insert_with(|| {
                 begins = true;
                 let held_up = HeldUp { lanes: 1, rows: 1 };
-                Busy { since: SystemTime::now(), cause: String::new(), held_up }
+                Busy { since: SystemTime::now(), cause: String::new(), how: *how, held_up }
             });
-            let news = busy.cause != cause;
-            cause.clone_into(&mut busy.cause);
+            let news = busy.cause != *cause;
+            (busy.cause, busy.how) = (cause.clone(), *how);
             news
         });
         self.busy.store(true, Ordering::Relaxed);

@@ -233,7 +233,7 @@ impl<O: Owner> Courier<O> {
                 self.lanes.settled(&ticket, Outcome::Again { taken, late }, now);
             }
             Settled::ForNow { taken, left, why } => {
-                self.owner.busy().refused(&why.cause);
+                self.owner.busy().refused(&why);
                 let outcome = Outcome::ForNow { taken, why: why.clone() };
                 if self.lanes.settled(&ticket, outcome, now) == Verdict::Condemned {
                     let done = self.done(row, condemned(left, &why));

@@ -44,7 +44,7 @@ use super::denied::Denied;
 use super::explain::{Failure, History};
 use super::incoming::CommandSender;
 use super::outbox::{Job, Origin, Outbox};
-use super::publisher::{Delivery, ForNow, PublisherEnds, Refusal};
+use super::publisher::{Delivery, ForNow, NotNow, PublisherEnds, Refusal};
 use super::refused::RefusedTopics;
 use super::standing::COSTS_WITHIN;
 use super::state::{LinkCounters, LinkState, Subscriptions};
@@ -124,7 +124,7 @@ impl Task {
         LinkCounters::add(&self.counters.requeued, lost.requeued);
         if let Some(job) = lost.ended_at {
             let cause = "the broker ends the connection when it gets the message".to_owned();
-            self.complete(job, Delivery::ForNow(ForNow { cause, fatal: true }));
+            self.complete(job, Delivery::ForNow(ForNow { cause, how: NotNow::Fatal }));
         }
     }
 

@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 pub use backoff::Backoff;
 pub use config::{LinkConfig, Protocol, RouteFilters, StartError, Timing, TlsOptions};
 pub use incoming::{Arrived, Commands, Incoming, Settled};
-pub use publisher::{AckToken, Completion, Delivery, ForNow, Handling, Publisher, Refusal};
+pub use publisher::{AckToken, Completion, Delivery, ForNow, Handling, NotNow, Publisher, Refusal};
 pub use refused::Refused;
 pub use rights::{Rights, RightsError, Verdict, Wanted, try_out};
 pub use state::{LinkCounters, LinkState, Subscriptions};

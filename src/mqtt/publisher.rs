@@ -110,8 +110,34 @@ pub struct Refusal {
 pub struct ForNow {
     /// In plain words.
     pub cause: String,
-    /// Whether the connection ended at it, when it was sent alone.
-    pub fatal: bool,
+    /// The same for programs.
+    pub how: NotNow,
+}
+
+/// How the broker does not take something for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotNow {
+    /// It says that a quota is exceeded.
+    Busy,
+    /// It refuses it, for another reason that passes.
+    Refused,
+    /// It ended the connection at it, when it was sent alone.
+    Fatal,
+}
+
+impl NotNow {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Busy, Self::Refused, Self::Fatal];
+
+    /// Its name in `bridge/health` and the metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Refused => "refused_for_now",
+            Self::Fatal => "ends_connection",
+        }
+    }
 }
 
 /// The right to acknowledge one received message, on the connection it came by. Messages are acknowledged to the broker in

@@ -8,7 +8,7 @@ use tracing::warn;
 use super::connection::{Connection, End, Phase, Step};
 use super::explain::Failure;
 use super::outbox::{Job, Origin};
-use super::publisher::{Delivery, ForNow, Refusal};
+use super::publisher::{Delivery, ForNow, NotNow, Refusal};
 use super::standing::Outcome;
 use super::state::LinkCounters;
 use super::wire::{Ack, Wire};
@@ -75,9 +75,9 @@ impl<W: Wire> Connection<'_, W> {
         if self.task.outbox.has_suspects() {
             self.paused_until = Some(now + SETTLE);
         }
-        let refused_for_now = match ack {
-            Ack::QuotaExceeded => "quota exceeded",
-            Ack::Failed(reason) => reason,
+        let (how, refused_for_now) = match ack {
+            Ack::QuotaExceeded => (NotNow::Busy, "quota exceeded"),
+            Ack::Failed(reason) => (NotNow::Refused, reason),
             _ => {
                 let refusal = acl::refusal(&self.task.dialer.config.base, &job.publication.topic, ack);
                 return self.finish(job, Delivery::Refused(refusal));
@@ -89,8 +89,11 @@ impl<W: Wire> Connection<'_, W> {
                 Ok(())
             }
             Origin::Caller(_) => {
-                let cause = format!("the broker refuses it for now: {refused_for_now}");
-                self.finish(job, Delivery::ForNow(ForNow { cause, fatal: false }))
+                let cause = match how {
+                    NotNow::Busy => format!("the broker is busy: {refused_for_now}"),
+                    NotNow::Refused | NotNow::Fatal => format!("the broker refuses it for now: {refused_for_now}"),
+                };
+                self.finish(job, Delivery::ForNow(ForNow { cause, how }))
             }
             Origin::Probe | Origin::Offline => {
                 let refusal = Refusal {

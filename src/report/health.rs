@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::{Part, Report, time};
 use crate::clock;
+use crate::cloud::ClosedEndpoint;
 use crate::delivery::busy::Busy;
 use crate::inbound;
 use crate::local::Base;
@@ -74,6 +75,21 @@ pub(crate) struct Cloud {
     pub(crate) state: &'static str,
     pub(crate) cause: String,
     pub(crate) since: String,
+    /// Endpoints whose calls wait while others are made.
+    pub(crate) closed: Vec<ClosedHealth>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ClosedHealth {
+    pub(crate) endpoint: &'static str,
+    pub(crate) cause: String,
+    pub(crate) since: String,
+}
+
+impl From<ClosedEndpoint> for ClosedHealth {
+    fn from(ClosedEndpoint { endpoint, cause, since }: ClosedEndpoint) -> Self {
+        Self { endpoint: endpoint.path(), cause, since: time(since) }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -99,6 +115,8 @@ pub(crate) struct RefusedHealth {
 pub(crate) struct BusyHealth {
     /// Whose messages they are.
     pub(crate) what: &'static str,
+    /// The cause for programs: `busy`, `refused_for_now` or `ends_connection`.
+    pub(crate) kind: &'static str,
     pub(crate) cause: String,
     pub(crate) since: String,
     /// Senders, or topics of results, that are held up; messages that wait.
@@ -108,8 +126,8 @@ pub(crate) struct BusyHealth {
 
 impl BusyHealth {
     fn of((what, busy): (&&'static str, &Busy)) -> Self {
-        let (cause, since) = (busy.cause.clone(), time(busy.since));
-        Self { what, cause, since, lanes: busy.held_up.lanes, messages: busy.held_up.rows }
+        let (kind, cause, since) = (busy.how.as_str(), busy.cause.clone(), time(busy.since));
+        Self { what, kind, cause, since, lanes: busy.held_up.lanes, messages: busy.held_up.rows }
     }
 }
 
@@ -173,7 +191,12 @@ impl Health {
         Self {
             time: clock::rfc3339(clock::wall_now_ms()),
             token_expires_in_s: cloud.token_expires_in().map(|left| left.as_secs()),
-            cloud: Cloud { state: cloud.state.as_str(), cause: cloud.cause, since: time(cloud.since) },
+            cloud: Cloud {
+                state: cloud.state.as_str(),
+                cause: cloud.cause,
+                since: time(cloud.since),
+                closed: cloud.closed.into_iter().map(ClosedHealth::from).collect(),
+            },
             broker: Broker {
                 connected: link.connected,
                 cause: link.cause.unwrap_or_default(),

@@ -11,9 +11,10 @@ use prometheus::{TEXT_FORMAT, TextEncoder};
 
 use super::health::{Health, QueueHealth};
 use super::{Report, describe_parts};
-use crate::cloud::CloudState;
+use crate::cloud::{CloudState, Endpoint};
+use crate::mqtt::NotNow;
 use crate::series::PREFIX;
-use crate::spool::Queue;
+use crate::spool::{Queue, WhyNot};
 
 /// The content type of [`Report::metrics`].
 pub const CONTENT_TYPE: &str = TEXT_FORMAT;
@@ -45,6 +46,13 @@ impl Report {
             "ready",
             "Whether each part is ready",
             parts.each_ref().map(|(name, part)| (vec![("part", *name)], truth(part.ready))),
+        );
+        let stores = self.spool.stores().err().map(|not| not.why);
+        let states = WhyNot::ALL.map(|why| (vec![("state", why.as_str())], truth(stores == Some(why))));
+        page.gauges(
+            "store_state",
+            "1 for the present state of the spool: ok, full, refused by the disk for now, or failed for good",
+            [(vec![("state", "ok")], truth(stores.is_none()))].into_iter().chain(states),
         );
         let spool = self.spool.counters();
         page.counter("spool_commits_total", "Commits that were followed by a sync", spool.commits_synced);
@@ -89,18 +97,30 @@ impl Report {
             "1 for the present state of the connection to iLink",
             CloudState::ALL.map(|state| (vec![("state", state.as_str())], truth(state == cloud.state))),
         );
+        let closed = |endpoint| cloud.closed.iter().any(|closed| closed.endpoint == endpoint);
+        page.gauges(
+            "endpoint_closed",
+            "Whether calls of one endpoint of iLink wait because it does not work",
+            Endpoint::ALL.map(|endpoint| (vec![("endpoint", endpoint.path())], truth(closed(endpoint)))),
+        );
         page.gauge("token_age_seconds", "The age of the access token", cloud.token_age().map(|age| age.as_secs_f64()));
         let left = cloud.token_expires_in().map(|left| left.as_secs_f64());
         page.gauge("token_expires_in_seconds", "How long the access token still lives", left);
     }
 
     fn broker(&self, page: &mut Page) {
-        page.gauge("broker_connected", "Whether messages can flow", Some(truth(self.link.borrow().connected)));
-        let busy: (usize, usize) = self
-            .busy
-            .borrow()
-            .values()
-            .fold((0, 0), |(lanes, rows), busy| (lanes + busy.held_up.lanes, rows + busy.held_up.rows));
+        let link = self.link.borrow();
+        page.gauge("broker_connected", "Whether messages can flow", Some(truth(link.connected)));
+        let all = self.busy.borrow();
+        let for_now = NotNow::ALL.map(|how| (how.as_str(), all.values().any(|busy| busy.how == how)));
+        let for_good = ("refused", !link.refused.is_empty());
+        page.gauges(
+            "broker_trouble",
+            "1 for each way in which the broker does not take messages at present; refused: for good, and set aside",
+            for_now.into_iter().chain([for_good]).map(|(kind, is)| (vec![("kind", kind)], truth(is))),
+        );
+        let busy: (usize, usize) =
+            all.values().fold((0, 0), |(lanes, rows), busy| (lanes + busy.held_up.lanes, rows + busy.held_up.rows));
         let held_up = "Senders (and topics of results) whose messages wait because the broker refused one for now";
         page.gauge("held_up_lanes", held_up, Some(float(busy.0 as u64)));
         page.gauge("held_up_messages", "Messages that wait for that reason", Some(float(busy.1 as u64)));

@@ -66,8 +66,7 @@ impl Report {
     /// The present readiness of every part.
     #[must_use]
     pub fn ready(&self) -> Ready {
-        let writable = self.spool.writable().borrow().clone();
-        self.readiness.update(&self.link.borrow(), &self.cloud.borrow(), &writable, &self.base)
+        self.readiness.update(&self.link.borrow(), &self.cloud.borrow(), self.spool.stores(), &self.base)
     }
 
     /// How things stand, in one line: for a service manager.

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::health::{BusyHealth, Health};
+use super::text::in_words;
 use super::{Info, Ready, Report};
 use crate::cloud::CloudState;
 use crate::mqtt::Subscriptions;
@@ -97,10 +98,10 @@ impl Overview {
             found.push(Problem::new(true, part, &*refused.cause, Some(&refused.since)));
         }
         for busy in &self.health.broker.busy {
-            let BusyHealth { what, cause, since, messages, .. } = busy;
+            let BusyHealth { what, kind, cause, since, messages, .. } = busy;
             let cause =
                 format!("{cause}; {messages} wait and are tried again, none is lost; look into the broker's log");
-            found.push(Problem::new(true, *what, cause, Some(since)));
+            found.push(Problem::new(true, format!("{what}, {}", in_words(kind)), cause, Some(since)));
         }
         if let Some(cause) = unverified {
             found.push(Problem::new(false, "subscriptions", cause, None));

@@ -9,6 +9,7 @@ use crate::clock;
 use crate::cloud::Status;
 use crate::local::Base;
 use crate::mqtt::{LinkState, Subscriptions};
+use crate::spool::NotStored;
 
 /// One part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -19,6 +20,9 @@ pub struct Part {
     pub cause: Option<String>,
     /// Since when it is, or is not: RFC 3339.
     pub since: String,
+    /// Of the spool, the cause for programs: `full`, `refused` or `failed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'static str>,
 }
 
 /// All parts.
@@ -42,14 +46,14 @@ pub struct Readiness(Mutex<[Part; 4]>);
 
 impl Default for Readiness {
     fn default() -> Self {
-        let starting = Part { ready: false, cause: None, since: clock::rfc3339(clock::wall_now_ms()) };
+        let starting = Part { ready: false, cause: None, since: clock::rfc3339(clock::wall_now_ms()), kind: None };
         Self(Mutex::new(std::array::from_fn(|_| starting.clone())))
     }
 }
 
 impl Readiness {
     /// Looks at the parts' states.
-    pub fn update(&self, link: &LinkState, cloud: &Status, writable: &Result<(), String>, base: &Base) -> Ready {
+    pub fn update(&self, link: &LinkState, cloud: &Status, stores: Result<(), NotStored>, base: &Base) -> Ready {
         let subscriptions = match &link.subscriptions {
             _ if !link.connected => Err("the broker is not connected".to_owned()),
             Subscriptions::Granted | Subscriptions::Unverified(_) => Ok(()),
@@ -60,11 +64,14 @@ impl Readiness {
         };
         let broker = link.connected.then_some(()).ok_or_else(|| why(link.cause.as_deref(), "not connected"));
         let callback = cloud.registered.then_some(()).ok_or_else(|| why(Some(&cloud.cause), "not registered"));
+        let kind = stores.as_ref().err().map(|not| not.why.as_str());
+        let stores = stores.map_err(|not| not.cause);
         let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (part, now) in parts.iter_mut().zip([broker, subscriptions, callback, writable.clone()]) {
+        for (part, now) in parts.iter_mut().zip([broker, subscriptions, callback, stores]) {
             part.update(now);
         }
-        let [broker, subscriptions, callback, spool] = parts.clone();
+        let [broker, subscriptions, callback, mut spool] = parts.clone();
+        spool.kind = kind;
         let ready = broker.ready && subscriptions.ready && callback.ready && spool.ready;
         Ready { ready, broker, subscriptions, callback, spool }
     }

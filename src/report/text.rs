@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::health::{BusyHealth, QueueHealth, RefusedHealth};
+use super::health::{BusyHealth, ClosedHealth, QueueHealth, RefusedHealth};
 use super::{Overview, Part, Problem, Ready, describe_parts};
 use crate::trail::{Passed, Way, harmless};
 
@@ -31,16 +31,19 @@ impl Overview {
         }
         let cloud = &health.cloud;
         writeln!(text, "{:<16}{} since {}{}", "iLink", cloud.state, cloud.since, cause(Some(&cloud.cause)))?;
-        for (name, Part { ready, cause: why, since }) in describe_parts(&self.ready) {
+        for ClosedHealth { endpoint, cause, since } in &cloud.closed {
+            writeln!(text, "{:<16}{endpoint} since {since}: {}", "closed", plain(cause))?;
+        }
+        for (name, Part { ready, cause: why, since, .. }) in describe_parts(&self.ready) {
             let state = if *ready { "ready" } else { "not ready" };
             writeln!(text, "{name:<16}{state} since {since}{}", cause(why.as_deref()))?;
         }
         for RefusedHealth { topic, cause, since } in &health.broker.refused {
             writeln!(text, "{:<16}{} since {since}: {}", "refused", plain(topic), plain(cause))?;
         }
-        for BusyHealth { what, cause, since, lanes, messages } in &health.broker.busy {
+        for BusyHealth { what, kind, cause, since, lanes, messages } in &health.broker.busy {
             let held_up = format!("{messages} {what} wait in {lanes} lanes");
-            writeln!(text, "{:<16}{held_up} since {since}: {}", "busy", plain(cause))?;
+            writeln!(text, "{:<16}{held_up} since {since}: {}", in_words(kind), plain(cause))?;
         }
         if let Some(left) = health.token_expires_in_s {
             writeln!(text, "{:<16}for another {left} s", "access token")?;
@@ -99,6 +102,15 @@ pub(super) fn line(cloud: &str, why: &str, ready: &Ready) -> String {
         let _ = write!(line, "; ready: {}", well.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "));
     }
     line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LINE).collect()
+}
+
+/// How the broker does not take something for now.
+pub(super) fn in_words(kind: &str) -> &'static str {
+    match kind {
+        "busy" => "busy",
+        "ends_connection" => "cut off",
+        _ => "refused for now",
+    }
 }
 
 fn some_or(text: String, otherwise: &str) -> String {

@@ -70,7 +70,8 @@ use pending::{Change, Lazy};
 use request::{Closing, Op, Read, Reply, Request, Task};
 use shared::Shared;
 pub use types::{
-    Counters, Key, Keys, Limits, MAX_COMMANDS, OpenError, Queue, QueueStats, ROW_OVERHEAD, Recovered, Row, SpoolError,
+    Counters, Key, Keys, Limits, MAX_COMMANDS, NotStored, OpenError, Queue, QueueStats, ROW_OVERHEAD, Recovered, Row,
+    SpoolError, WhyNot,
 };
 use writer::Writer;
 
@@ -319,7 +320,7 @@ impl Spool {
 
     /// Whether appends are being stored; if not, why. A disk that refuses is tried again every few seconds.
     #[must_use]
-    pub fn writable(&self) -> watch::Receiver<Result<(), String>> {
+    pub fn writable(&self) -> watch::Receiver<Result<(), NotStored>> {
         self.inner.shared.writable.subscribe()
     }
 
@@ -333,6 +334,18 @@ impl Spool {
     /// Resolves, with the cause, once the spool has failed; never after a clean close.
     pub async fn failed(&self) -> String {
         self.inner.shared.failure.wait().await
+    }
+
+    /// As [`Self::writable`] has it now, and whether a sync of anything else has failed. No I/O.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing is stored.
+    pub fn stores(&self) -> Result<(), NotStored> {
+        match self.inner.shared.failure.get() {
+            Some(cause) => Err(NotStored { cause, why: WhyNot::Failed }),
+            None => self.inner.shared.writable.borrow().clone(),
+        }
     }
 
     /// Whether it has failed. No I/O.

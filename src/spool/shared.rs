@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::answered::Answered;
 use super::db::Count;
-use super::types::{Counters, PerQueue, Queue, QueueStats, SpoolError};
+use super::types::{Counters, NotStored, PerQueue, Queue, QueueStats, SpoolError, WhyNot};
 use crate::files::Failure;
 
 /// Written by the writer only, but for `answered`.
@@ -17,7 +17,7 @@ pub(super) struct Shared {
     depth: PerQueue<AtomicU64>,
     bytes: PerQueue<AtomicU64>,
     pub(super) appended: PerQueue<watch::Sender<u64>>,
-    pub(super) writable: watch::Sender<Result<(), String>>,
+    pub(super) writable: watch::Sender<Result<(), NotStored>>,
     /// Others may set it, too.
     pub(super) failure: Failure,
     pub(super) damaged_rows: AtomicU64,
@@ -80,7 +80,7 @@ impl Shared {
 
     /// Says for good that nothing is stored any more. The first cause stands.
     pub(super) fn fail(&self, cause: String) {
-        self.set_writable(Err(cause.clone()));
+        self.set_writable(Err(NotStored { cause: cause.clone(), why: WhyNot::Failed }));
         self.failure.set(cause);
     }
 
@@ -88,7 +88,7 @@ impl Shared {
         SpoolError::Failed(self.failure.get().unwrap_or_else(|| "it is closed".to_owned()))
     }
 
-    pub(super) fn set_writable(&self, now: Result<(), String>) {
+    pub(super) fn set_writable(&self, now: Result<(), NotStored>) {
         self.writable.send_if_modified(|writable| {
             let changed = *writable != now;
             *writable = now;

@@ -60,7 +60,8 @@ async fn a_nearly_full_disk_refuses_new_rows_until_there_is_room_again() {
     spool.inject(Inject::Free(1000));
     let refused = spool.append(Queue::Inbound, vec![3], None).await;
     assert!(matches!(refused, Err(SpoolError::Unwritable(cause)) if cause.contains("nearly full")));
-    assert!(spool.writable().borrow().as_ref().is_err_and(|cause| cause.contains("nearly full")));
+    let told = spool.stores().unwrap_err();
+    assert!(told.cause.contains("nearly full") && told.why == WhyNot::Refused, "{told:?}");
     spool.replace(Queue::Inbound, 1, b"result".to_vec()).await.unwrap();
     spool.complete(Queue::Inbound, 2);
     assert_eq!(depth(&spool).await, 1);
@@ -135,7 +136,7 @@ async fn what_cannot_be_read_for_a_moment_is_read_then() {
             writable.wait_for(Result::is_err).await.unwrap().clone().unwrap_err()
         });
         assert_eq!(found, 1, "{code}");
-        assert!(told.contains("spool.db"), "{told}");
+        assert!(told.cause.contains("spool.db") && told.why == WhyNot::Refused, "{told:?}");
         assert!(spool.writable().borrow().is_ok(), "{code}");
         for _ in 0..3 {
             spool.inject(Inject::FailReads(1, code));
@@ -177,7 +178,7 @@ async fn a_full_disk_is_survived() {
     let key = Key::Repeat { digest: [7; 32], at };
     let refused = spool.append(Queue::Inbound, vec![2; 4000], Some(key)).await;
     assert!(matches!(refused, Err(SpoolError::Unwritable(cause)) if cause.contains("the disk is full")));
-    assert!(spool.writable().borrow().as_ref().is_err_and(|cause| cause.contains("full")));
+    assert!(spool.writable().borrow().as_ref().is_err_and(|told| told.cause.contains("full")));
     assert_eq!(spool.load_keys().await.unwrap().repeats, [], "the key goes the way of its row");
 
     // What is there is read, replaced and completed all the same, also in one commit with a row that does not fit.

@@ -174,6 +174,41 @@ pub enum SpoolError {
     Failed(String),
 }
 
+/// Nothing more is stored: for people and programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotStored {
+    /// In plain words, with the remedy.
+    pub cause: String,
+    /// The same for programs.
+    pub why: WhyNot,
+}
+
+/// Why nothing more is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhyNot {
+    /// A queue holds all that it may.
+    Full,
+    /// The disk refuses for now: it is tried again.
+    Refused,
+    /// It has failed, for good: the process ends.
+    Failed,
+}
+
+impl WhyNot {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Full, Self::Refused, Self::Failed];
+
+    /// Its name in `bridge/health` and the metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// Why there is no spool.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

@@ -151,7 +151,7 @@ async fn a_full_queue_refuses_new_rows_and_nothing_else() {
         spool.append(Queue::Inbound, vec![0; 100], None).await.unwrap();
     }
     assert_eq!(spool.append(Queue::Inbound, vec![0; 100], None).await, Err(SpoolError::Full));
-    assert!(spool.writable().borrow().as_ref().is_err_and(|cause| cause.contains("inbound queue is full")));
+    assert!(spool.writable().borrow().as_ref().is_err_and(|not| not.cause.contains("inbound queue is full")));
     spool.append(Queue::Outbound, vec![0; 100], None).await.unwrap();
     spool.replace(Queue::Inbound, 1, vec![1; 200]).await.unwrap();
     assert_eq!(everything(&spool, Queue::Inbound).await.len(), 3);
@@ -177,7 +177,7 @@ async fn a_queue_that_one_batch_fills_counts_as_full() {
     let appends = (0..10).map(|_| spool.append(Queue::Inbound, vec![0; 100], None));
     let refused = futures_util::future::join_all(appends).await.into_iter().filter(Result::is_err).count();
     assert_eq!(refused, 7);
-    until(|| spool.writable().borrow().as_ref().is_err_and(|cause| cause.contains("inbound queue is full"))).await;
+    until(|| spool.writable().borrow().as_ref().is_err_and(|not| not.cause.contains("inbound queue is full"))).await;
     for seq in 1..=3 {
         spool.complete(Queue::Inbound, seq);
     }

@@ -76,6 +76,7 @@ pub fn start(
         cause: starting,
         since: SystemTime::now(),
         registered: false,
+        closed: Vec::new(),
         token_dies: None,
         token_life: Duration::ZERO,
     });

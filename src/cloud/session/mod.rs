@@ -65,4 +65,4 @@ pub use doors::{Door, Doors, Endpoint};
 pub use gate::Gate;
 pub use handle::{Session, start};
 pub use quotas::ConfigQuota;
-pub use types::{CloudState, Outcome, RegisterPolicy, SessionConfig, Status};
+pub use types::{ClosedEndpoint, CloudState, Outcome, RegisterPolicy, SessionConfig, Status};

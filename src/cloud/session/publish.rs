@@ -82,7 +82,8 @@ impl Task {
         if causes.is_empty() && (closed.is_some() || no_token) {
             causes.extend(token.trouble.clone());
         }
-        causes.extend(self.standings.troubled().iter().map(|(_, cause, _)| cause.to_string()));
+        let closed_alone = self.standings.closed();
+        causes.extend(closed_alone.iter().map(|closed| words::endpoint(closed.endpoint.path(), &closed.cause)));
         match (closed, causes.is_empty()) {
             (None, true) => Some((CloudState::Online, token.trouble.clone().unwrap_or_default())),
             (Some(_), true) => None,
@@ -99,6 +100,7 @@ impl Task {
         let registered = self.registration.known == Known::Yes && !self.unregistered && !denied;
         let token_dies = living.map(|living| living.dies_at);
         let token_life = living.map(|living| living.life).unwrap_or_default();
+        let closed_alone = self.standings.closed();
         self.status.send_if_modified(|status| {
             let before = status.clone();
             if let Some((state, cause)) = state {
@@ -112,6 +114,7 @@ impl Task {
                 }
                 (status.state, status.cause) = (state, cause);
             }
+            status.closed = closed_alone;
             (status.registered, status.token_dies, status.token_life) = (registered, token_dies, token_life);
             *status != before
         });

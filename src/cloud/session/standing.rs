@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::blame::Mark;
 use super::doors::{Endpoint, Setting};
+use super::types::ClosedEndpoint;
 use super::words;
 use crate::cloud::{Timing, TransportError};
 
@@ -103,7 +104,10 @@ struct Standing {
     closings: u32,
     /// Whose call was lost since it last answered.
     first: Option<Mark>,
+    /// As those are told who want to call.
     cause: Arc<str>,
+    /// What its last call met.
+    met: String,
     since: SystemTime,
 }
 
@@ -119,6 +123,7 @@ impl Default for Standings {
             closings: 0,
             first: None,
             cause: Arc::default(),
+            met: String::new(),
             since: SystemTime::UNIX_EPOCH,
         }))
     }
@@ -149,7 +154,7 @@ impl Standings {
         // Whoever finds out by a message that an answer cannot be read has perhaps sent that message.
         let pace = if Loss::of(error) == Loss::Unreadable { timing.conflict } else { timing.link };
         let wait = pace.jittered(standing.closings).max(error.retry_after().unwrap_or_default());
-        standing.close(now + wait, words::endpoint(endpoint.path(), error.cause()));
+        standing.close(now + wait, endpoint, error.cause());
     }
 
     /// Whether trouble at `endpoint` has just begun: somebody should look whether others have it as well.
@@ -161,7 +166,7 @@ impl Standings {
     pub(super) fn refused(&mut self, endpoint: Endpoint, until: Instant, cause: &str) {
         if let Some(standing) = self.at(endpoint) {
             standing.closings = standing.closings.saturating_add(1);
-            standing.close(until, words::endpoint(endpoint.path(), cause));
+            standing.close(until, endpoint, cause);
         }
     }
 
@@ -221,20 +226,26 @@ impl Standings {
         })
     }
 
-    /// Those that are closed, or were until somebody tells otherwise: why, and since when.
-    pub(super) fn troubled(&self) -> Vec<(Endpoint, Arc<str>, SystemTime)> {
+    /// Those that are closed, or were until somebody tells otherwise.
+    pub(super) fn closed(&self) -> Vec<ClosedEndpoint> {
         let shown = Endpoint::ALL.into_iter().zip(&self.0);
         let shown = shown.filter(|(_, standing)| matches!(standing.state, State::Closed(_) | State::Trial(_)));
-        shown.map(|(endpoint, standing)| (endpoint, Arc::clone(&standing.cause), standing.since)).collect()
+        let told = |(endpoint, standing): (_, &Standing)| ClosedEndpoint {
+            endpoint,
+            cause: standing.met.clone(),
+            since: standing.since,
+        };
+        shown.map(told).collect()
     }
 }
 
 impl Standing {
-    fn close(&mut self, until: Instant, cause: String) {
+    fn close(&mut self, until: Instant, endpoint: Endpoint, met: &str) {
         if !matches!(self.state, State::Closed(_) | State::Trial(_)) {
             self.since = SystemTime::now();
         }
-        (self.state, self.cause) = (State::Closed(until), cause.into());
+        (self.state, self.cause) = (State::Closed(until), words::endpoint(endpoint.path(), met).into());
+        met.clone_into(&mut self.met);
         self.turn += 1;
     }
 }

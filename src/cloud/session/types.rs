@@ -6,6 +6,7 @@ use secrecy::SecretString;
 use tokio::time::Instant;
 use url::Url;
 
+use super::doors::Endpoint;
 use crate::cloud::{Executed, Timing};
 use crate::files::Directory;
 use crate::protocol::{Account, Qos, Reply, ResultCode, Subject, Uid};
@@ -79,6 +80,17 @@ impl CloudState {
     }
 }
 
+/// An endpoint that does not work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClosedEndpoint {
+    /// Which.
+    pub endpoint: Endpoint,
+    /// What its calls met last.
+    pub cause: String,
+    /// When that began.
+    pub since: SystemTime,
+}
+
 /// What can be told about the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
@@ -91,6 +103,8 @@ pub struct Status {
     /// Whether the callback is registered, as far as we know. With [`RegisterPolicy::Never`] it is taken for granted until
     /// iLink says otherwise.
     pub registered: bool,
+    /// Endpoints whose calls wait while others are made.
+    pub closed: Vec<ClosedEndpoint>,
     pub(super) token_dies: Option<Instant>,
     pub(super) token_life: Duration,
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Memo, Ticket};
 use crate::delivery::Part;
 use crate::delivery::blame::Blame;
-use crate::mqtt::{Backoff, ForNow, Handling};
+use crate::mqtt::{Backoff, ForNow, Handling, NotNow};
 
 #[derive(Debug)]
 pub(super) struct Sent<M, D> {
@@ -63,7 +63,7 @@ impl<M: Memo, D> Lane<M, D> {
     pub(super) fn send<K>(&mut self, lane: Arc<K>, number: u64, seq: u64, memo: M) -> Ticket<K> {
         self.sent.push_back(Sent { number, seq, memo, done: None });
         // What a connection ended at goes alone from then on, so that it takes no other with it.
-        let fatal = self.trouble.as_ref().is_some_and(|trouble| trouble.why.fatal);
+        let fatal = self.trouble.as_ref().is_some_and(|trouble| trouble.why.how == NotNow::Fatal);
         Ticket { lane, seq, handling: self.handling.alone(fatal), number }
     }
 

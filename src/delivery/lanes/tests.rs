@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::local::Publication;
+use crate::mqtt::NotNow;
 
 const PATIENCE: Patience = Patience {
     rest_min: Duration::from_secs(1),
@@ -39,7 +40,7 @@ fn part(topic: &str) -> Part {
 }
 
 fn for_now() -> Outcome<()> {
-    Outcome::ForNow { taken: Vec::new(), why: ForNow { cause: "full".to_owned(), fatal: false } }
+    Outcome::ForNow { taken: Vec::new(), why: ForNow { cause: "full".to_owned(), how: NotNow::Busy } }
 }
 
 const DONE: Outcome<()> = Outcome::Done { done: (), acked: true };
@@ -118,7 +119,7 @@ fn a_lane_rests_longer_and_longer() {
 fn what_was_taken_of_the_first_row_is_not_sent_again_unless_one_before_it_is() {
     let mut lanes = lanes();
     let [one, two] = [1, 2].map(|seq| lanes.arrive(&'a', seq).unwrap());
-    let why = || ForNow { cause: "full".to_owned(), fatal: false };
+    let why = || ForNow { cause: "full".to_owned(), how: NotNow::Busy };
     lanes.settled(&two, Outcome::ForNow { taken: vec![part("raw")], why: why() }, at(0));
     // It must wait for what was sent before it.
     assert!(lanes.next(at(10)).is_none());
@@ -160,7 +161,7 @@ fn what_a_connection_ended_at_goes_alone_and_is_condemned_only_by_comparison() {
         assert!(!ticket.handling.alone);
         let (mut now, mut condemned) = (at(0), None);
         for n in 0..20 {
-            let why = ForNow { cause: "it dies".to_owned(), fatal: true };
+            let why = ForNow { cause: "it dies".to_owned(), how: NotNow::Fatal };
             if lanes.settled(&ticket, Outcome::ForNow { taken: Vec::new(), why }, now) == Verdict::Condemned {
                 condemned = Some(now);
                 break;
@@ -220,7 +221,8 @@ impl World {
             return;
         }
         let (ticket, parts, wire) = self.out.remove(which % self.out.len());
-        let why = ForNow { cause: String::new(), fatal: fate.is_multiple_of(2) };
+        let why =
+            ForNow { cause: String::new(), how: if fate.is_multiple_of(2) { NotNow::Fatal } else { NotNow::Refused } };
         // Some of it, but never all.
         let some = &parts[..parts.len() / 2];
         let of_some = || some.iter().map(|topic| part(&topic.to_string())).collect();

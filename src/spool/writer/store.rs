@@ -8,7 +8,7 @@ use super::super::db::{Count, Sync};
 use super::super::fault::Fault;
 use super::super::request::Op;
 use super::super::shared::add;
-use super::super::types::{MAX_COMMANDS, PerQueue, Queue, SpoolError};
+use super::super::types::{MAX_COMMANDS, NotStored, PerQueue, Queue, SpoolError, WhyNot};
 use super::{Refused, Stop, Writer};
 
 /// While the disk refuses, how often it is tried again without being asked.
@@ -248,11 +248,11 @@ impl Writer {
                 changes.push((queue, told));
             }
             if full.is_some() {
-                now = Err(full_words(queue).to_owned());
+                now = Err(NotStored { cause: full_words(queue).to_owned(), why: WhyNot::Full });
             }
         }
         if let Some(cause) = self.unreadable.as_ref().or(self.refused.as_ref().map(|refused| &refused.cause)) {
-            now = Err(cause.clone());
+            now = Err(NotStored { cause: cause.clone(), why: WhyNot::Refused });
         }
         self.shared.set_writable(now);
         // Whoever reads the line and then asks is told the same.

@@ -7,5 +7,5 @@ mod chromium;
 mod logs;
 pub(crate) mod metrics;
 mod page;
-mod prometheus;
+pub(crate) mod prometheus;
 mod sse;

@@ -7,11 +7,11 @@ type Labels = BTreeMap<String, String>;
 
 /// All samples of one answer, by name.
 #[derive(Debug)]
-pub(super) struct Metrics(BTreeMap<String, Vec<(Labels, f64)>>);
+pub(crate) struct Metrics(BTreeMap<String, Vec<(Labels, f64)>>);
 
 impl Metrics {
     /// Reads it all; panics at the first thing that is not as it must be.
-    pub(super) fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         assert!(text.ends_with('\n') && !text.contains('\r'), "lines end in a line feed");
         let mut all = Self(BTreeMap::new());
         let (mut families, mut helped) = (BTreeSet::new(), String::new());
@@ -71,11 +71,11 @@ impl Metrics {
 
     /// The value of one series, whose name stands here without the prefix.
     #[track_caller]
-    pub(super) fn get(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn get(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.find(name, labels).unwrap_or_else(|| panic!("there is no {name}{labels:?}"))
     }
 
-    pub(super) fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    pub(crate) fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let wanted: Labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let whole = if name.starts_with("ilink2mqtt_") { name.to_owned() } else { format!("ilink2mqtt_{name}") };
         let series = self.0.get(&whole)?;
@@ -83,12 +83,12 @@ impl Metrics {
     }
 
     /// How many series there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.values().map(Vec::len).sum()
     }
 
     /// Every label's value.
-    pub(super) fn label_values(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn label_values(&self) -> impl Iterator<Item = &str> {
         self.0.values().flatten().flat_map(|(labels, _)| labels.values().map(String::as_str))
     }
 }

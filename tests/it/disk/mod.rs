@@ -18,6 +18,7 @@ mod promises;
 mod recording;
 mod small_disk;
 mod spool_cuts;
+mod told;
 
 use std::path::Path;
 

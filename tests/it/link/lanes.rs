@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Tested, config};
 use crate::support::DEADLINE;
 use crate::support::bridge::text_push;
-use crate::support::scripted_broker::ScriptedBroker;
+use crate::support::reacting_broker::{Copy, ReactingBroker, Reaction};
 
 /// In a hurry, as the link of these tests.
 const PATIENCE: Patience = Patience {
@@ -31,53 +31,12 @@ const PATIENCE: Patience = Patience {
     blame_after: Duration::from_millis(600),
 };
 
-/// A publish, as the broker gets it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Copy {
-    topic: String,
-    payload: String,
-}
-
-/// What the broker does with a publish.
-enum Reaction {
-    Take,
-    Refuse(PubAckReason),
-    /// Ends the connection.
-    Die,
-}
-
-/// A broker that reacts so; what it took, in order.
-fn broker(
-    scripted: ScriptedBroker,
-    mut react: impl FnMut(&Copy) -> Reaction + Send + 'static,
-) -> watch::Receiver<Vec<Copy>> {
-    let (taking, taken) = watch::channel(Vec::new());
-    tokio::spawn(async move {
-        'connections: loop {
-            let mut peer = scripted.up().await;
-            while let Some(publish) = peer.publish().await {
-                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-                let copy = Copy { topic: text(&publish.topic), payload: text(&publish.payload) };
-                match react(&copy) {
-                    Reaction::Take => {
-                        taking.send_modify(|taken: &mut Vec<Copy>| taken.push(copy));
-                        peer.ack(publish.pkid, PubAckReason::Success).await;
-                    }
-                    Reaction::Refuse(reason) => peer.ack(publish.pkid, reason).await,
-                    Reaction::Die => continue 'connections,
-                }
-            }
-        }
-    });
-    taken
-}
-
 /// A relay between a spool of its own and such a broker.
 struct World {
     spool: Spool,
     counters: Arc<Counters>,
     busy: watch::Receiver<AllBusy>,
-    taken: watch::Receiver<Vec<Copy>>,
+    broker: ReactingBroker,
     relay: tokio::task::JoinHandle<()>,
     stop: CancellationToken,
     _link: Tested,
@@ -99,11 +58,10 @@ impl World {
         raw_max_age: Option<Duration>,
         react: impl FnMut(&Copy) -> Reaction + Send + 'static,
     ) -> Self {
-        let scripted = ScriptedBroker::bind().await;
-        let settings = config(scripted.port());
+        let broker = ReactingBroker::start(react).await;
+        let settings = config(broker.port());
         let base = settings.base.clone();
         let link = Tested::start(settings);
-        let taken = broker(scripted, react);
         let dir = TempDir::new().unwrap();
         let limits = Limits { inbound: 1 << 30, outbound: 1 << 30, set_aside: 1 << 20 };
         let (spool, _) = Spool::open(dir.path(), limits).unwrap();
@@ -125,7 +83,7 @@ impl World {
         let stop = CancellationToken::new();
         let running = relay.run(stop.clone());
         let relay = tokio::spawn(async move { running.await.unwrap() });
-        Self { spool, counters, busy, taken, relay, stop, _link: link, _dir: dir }
+        Self { spool, counters, busy, broker, relay, stop, _link: link, _dir: dir }
     }
 
     async fn push(&self, from: &str, text: &str) {
@@ -136,7 +94,7 @@ impl World {
     /// Until nothing waits any more.
     async fn emptied(&self) {
         let all = async {
-            let mut taken = self.taken.clone();
+            let mut taken = self.broker.taken();
             while self.spool.stats(Queue::Inbound).depth > 0 {
                 let _ = timeout(Duration::from_millis(20), taken.changed()).await;
             }
@@ -146,15 +104,10 @@ impl World {
         assert_eq!(self.counters.publishes_set_aside.get(), self.spool.stats(Queue::SetAside).depth);
     }
 
-    async fn until_taken(&self, what: &str, enough: impl FnMut(&Vec<Copy>) -> bool) {
-        let mut taken = self.taken.clone();
-        let waited = timeout(DEADLINE, taken.wait_for(enough)).await;
-        waited.unwrap_or_else(|_| panic!("waited for {what}; {:?}", self.busy.borrow())).unwrap();
-    }
-
     /// The last copies of each topic are `expected`, in order; how many copies there were in all.
     fn last_copies(&self, topic: &str, expected: impl IntoIterator<Item = String>) -> usize {
-        let taken = self.taken.borrow();
+        let taken = self.broker.taken();
+        let taken = taken.borrow();
         let copies = || taken.iter().enumerate().filter(|(_, copy)| copy.topic == topic);
         let mut last = BTreeMap::new();
         for (at, copy) in copies() {
@@ -210,7 +163,8 @@ async fn one_refusal_does_not_turn_a_senders_order_round() {
         world.last_copies(&raw("413"), texts.map(str::to_owned));
         // The events have the same order; that of the first was taken at once, and comes once.
         let contents: Vec<String> = world
-            .taken
+            .broker
+            .taken()
             .borrow()
             .iter()
             .filter(|copy| copy.topic == "ilink/event/text")
@@ -295,6 +249,7 @@ async fn a_message_that_fails_while_others_are_taken_is_set_aside_and_not_delive
             world.push("2", &format!("{others:04}")).await;
             others += 1;
             world
+                .broker
                 .until_taken("others", |taken| taken.iter().filter(|copy| copy.topic == raw("2")).count() >= others)
                 .await;
         }
@@ -353,7 +308,7 @@ async fn a_sender_that_is_held_up_with_very_many_messages_keeps_nobody_else_wait
     for n in numbers(100) {
         world.push("2", &n).await;
     }
-    world.until_taken("the others", |taken| taken.len() >= 100).await;
+    world.broker.until_taken("the others", |taken| taken.len() >= 100).await;
     assert_eq!(world.last_copies(&raw("2"), numbers(100)), 100);
     busy.send_replace(false);
     world.emptied().await;
@@ -381,7 +336,7 @@ async fn what_became_too_late_while_it_waited_comes_as_events_in_its_place() {
     world.last_copies(&raw("1"), ["in time".to_owned()]);
     // The last event of each, in order, and whether it says that it is late.
     let mut last: Vec<(String, bool)> = Vec::new();
-    for copy in world.taken.borrow().iter().filter(|copy| copy.topic == "ilink/event/text") {
+    for copy in world.broker.taken().borrow().iter().filter(|copy| copy.topic == "ilink/event/text") {
         let event: serde_json::Value = serde_json::from_str(&copy.payload).unwrap();
         let content = event["content"].as_str().unwrap();
         last.retain(|(earlier, _)| earlier != content);

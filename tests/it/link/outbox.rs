@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ilink2mqtt::clock::boot_now;
 use ilink2mqtt::local::Publication;
-use ilink2mqtt::mqtt::{Delivery, Handling};
+use ilink2mqtt::mqtt::{Delivery, Handling, NotNow};
 use rumqttc::v5::mqttbytes::v5::{ConnAckProperties, PubAckReason};
 
 use super::{Tested, acked, config, refused};
@@ -38,9 +38,10 @@ async fn a_refusal_for_now_is_the_callers_to_try_again_and_holds_nothing_else_up
         }
         topics
     });
-    for (completion, says) in [(full, "quota exceeded"), (odd, "implementation specific error")] {
+    let busy = (full, "busy: quota exceeded", NotNow::Busy);
+    for (completion, says, how) in [busy, (odd, "implementation specific error", NotNow::Refused)] {
         match completion.await {
-            Delivery::ForNow(why) => assert!(why.cause.contains(says) && !why.fatal, "{why:?}"),
+            Delivery::ForNow(why) => assert!(why.cause.contains(says) && why.how == how, "{why:?}"),
             other => panic!("{other:?}"),
         }
     }
@@ -133,7 +134,7 @@ async fn a_message_that_connections_end_at_is_found_and_handed_back() {
         let delivery = completion.await;
         if n == 20 {
             let Delivery::ForNow(why) = delivery else { panic!("{delivery:?}") };
-            assert!(why.fatal && why.cause.contains("ends the connection"), "{why:?}");
+            assert!(why.how == NotNow::Fatal && why.cause.contains("ends the connection"), "{why:?}");
         } else {
             assert!(acked(&delivery), "{n}: {delivery:?}");
         }

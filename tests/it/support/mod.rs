@@ -12,6 +12,7 @@ pub(crate) mod mosquitto;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod random;
+pub(crate) mod reacting_broker;
 pub(crate) mod scripted_broker;
 pub(crate) mod scripted_cloud;
 pub(crate) mod sim;

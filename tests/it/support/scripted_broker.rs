@@ -3,14 +3,18 @@
 //! A [`Peer`] is one accepted connection. What is not of interest to a test (the account check, subscriptions, the self-test,
 //! the bridge's own state, pings) it answers by itself in [`Peer::up`] and [`Peer::publish`].
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnAckProperties, Connect, ConnectReturnCode, Packet, PingResp, PubAck, PubAckReason, Publish, SubAck,
     Subscribe, SubscribeReasonCode, UnsubAck, UnsubAckReason, Unsubscribe,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::DEADLINE;
@@ -26,6 +30,10 @@ pub(crate) struct ScriptedBroker(TcpListener);
 pub(crate) struct Peer {
     stream: TcpStream,
     received: BytesMut,
+    /// Where the bridge's health goes,
+    health: Option<Arc<watch::Sender<Value>>>,
+    /// and what it acknowledges.
+    acked: Option<Arc<watch::Sender<Vec<u16>>>>,
 }
 
 impl ScriptedBroker {
@@ -50,7 +58,7 @@ impl ScriptedBroker {
             stream.set_nodelay(true).unwrap();
             let ready = timeout(DEADLINE, stream.ready(Interest::READABLE)).await.expect("a CONNECT").unwrap();
             if !ready.is_read_closed() {
-                return Peer { stream, received: BytesMut::new() };
+                return Peer { stream, received: BytesMut::new(), health: None, acked: None };
             }
         }
     }
@@ -144,6 +152,17 @@ impl Peer {
         self.send(Packet::Publish(publish)).await;
     }
 
+    /// A QoS 1 command for the bridge.
+    pub(crate) async fn command(&mut self, topic: &str, pkid: u16, payload: &str) {
+        let publish = Publish { pkid, ..Publish::new(topic, QoS::AtLeastOnce, payload.to_owned(), None) };
+        self.send(Packet::Publish(publish)).await;
+    }
+
+    /// From now on each `bridge/health` goes there, too, and the packet ids that the bridge acknowledges.
+    pub(crate) fn tell(&mut self, health: Arc<watch::Sender<Value>>, acked: Arc<watch::Sender<Vec<u16>>>) {
+        (self.health, self.acked) = (Some(health), Some(acked));
+    }
+
     /// Answers what comes before the first publish: the account check and the subscriptions.
     pub(crate) async fn up(&mut self) {
         for _ in 0..4 {
@@ -177,6 +196,11 @@ impl Peer {
         loop {
             match self.read().await? {
                 Packet::Publish(publish) if publish.topic.starts_with(b"ilink/bridge/") => {
+                    if publish.topic.ends_with(b"/health")
+                        && let Some(health) = &self.health
+                    {
+                        health.send_replace(serde_json::from_slice(&publish.payload).unwrap());
+                    }
                     self.ack(publish.pkid, PubAckReason::Success).await;
                 }
                 Packet::Publish(publish) if publish.topic.starts_with(b"ilink/call/self_test/") => {
@@ -185,7 +209,11 @@ impl Peer {
                     self.send(Packet::Publish(Publish::new(topic, QoS::AtMostOnce, "", None))).await;
                 }
                 Packet::Publish(publish) => return Some(publish),
-                Packet::PubAck(_) => {}
+                Packet::PubAck(ack) => {
+                    if let Some(acked) = &self.acked {
+                        acked.send_modify(|acked| acked.push(ack.pkid));
+                    }
+                }
                 other => panic!("{other:?} instead of a publish"),
             }
         }
