@@ -31,6 +31,23 @@ pub fn boot_now() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
+/// Time since boot, suspended time left out: for how long something of ours has been at work.
+#[must_use]
+pub fn awake_now() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// The longest sleep of who waits for a moment of the boot-time clock.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long to sleep before looking again whether the boot-time clock, which says `now`, has reached `at`. Timers stand still
+/// while the machine is suspended, which that clock counts: what is due by then is seen soon after, not as much later again.
+#[must_use]
+pub fn nap(at: Duration, now: Duration) -> Duration {
+    at.saturating_sub(now).min(LOOK_AGAIN)
+}
+
 /// Milliseconds since the Unix epoch by the wall clock.
 #[must_use]
 pub fn wall_now_ms() -> u64 {
@@ -115,6 +132,20 @@ fn millis(d: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_due_is_looked_for_soon_after_a_suspend() {
+        let hour = Duration::from_hours(1);
+        assert_eq!(nap(hour, Duration::ZERO), LOOK_AGAIN);
+        assert_eq!(nap(hour + LOOK_AGAIN / 7, hour), LOOK_AGAIN / 7);
+        assert_eq!(nap(hour, 2 * hour), Duration::ZERO);
+    }
+
+    #[test]
+    fn no_time_awake_is_longer_than_the_time_since_the_boot() {
+        let (awake, boot) = (awake_now(), boot_now());
+        assert!(awake <= boot && awake_now() >= awake);
+    }
 
     #[test]
     fn a_moment_of_this_run_is_measured_by_the_boot_clock_whatever_the_wall_clock_says() {

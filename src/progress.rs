@@ -3,6 +3,7 @@
 //! A loop that waits for work, for the broker or for iLink rests, however long: nobody's reachability is our health. A loop
 //! that is at work on one thing for half a minute is stuck, unless it is excused: rebuilding a large damaged spool takes as
 //! long as the disk needs, and to be killed meanwhile would only begin it anew; the same where it cannot be read for a while.
+//! Time for which the machine was suspended is no work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +17,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(30);
 /// One loop's heartbeat; all clones are one.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
-    /// Boot-time milliseconds since which the loop is at its present work; 0 while it rests.
+    /// Milliseconds of [`clock::awake_now`] since which the loop is at its present work; 0 while it rests.
     working_since_ms: Arc<AtomicU64>,
     excused: Arc<AtomicBool>,
 }
@@ -60,7 +61,7 @@ pub fn stuck(loops: &[(&'static str, Progress)]) -> Vec<&'static str> {
 }
 
 fn now_ms() -> u64 {
-    u64::try_from(clock::boot_now().as_millis()).unwrap_or(u64::MAX).max(1)
+    u64::try_from(clock::awake_now().as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 #[cfg(test)]
@@ -74,9 +75,9 @@ mod tests {
         progress.beat();
         assert!(!progress.is_stuck());
         progress.pretend_stuck();
-        assert!(progress.is_stuck() || clock::boot_now() < STUCK_AFTER);
+        assert!(progress.is_stuck() || clock::awake_now() < STUCK_AFTER);
         let loops = [("relay", Progress::default()), ("deliver", progress.clone())];
-        assert!(stuck(&loops) == ["deliver"] || clock::boot_now() < STUCK_AFTER);
+        assert!(stuck(&loops) == ["deliver"] || clock::awake_now() < STUCK_AFTER);
         progress.rest();
         assert!(!progress.is_stuck());
     }
@@ -88,6 +89,6 @@ mod tests {
         progress.pretend_stuck();
         assert!(!progress.is_stuck());
         excused.store(false, Ordering::Relaxed);
-        assert!(progress.is_stuck() || clock::boot_now() < STUCK_AFTER);
+        assert!(progress.is_stuck() || clock::awake_now() < STUCK_AFTER);
     }
 }

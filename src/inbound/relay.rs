@@ -126,7 +126,7 @@ impl Relay {
             relay.progress.rest();
             if rows.is_empty() && !went_on {
                 let wake = courier.next_change().filter(|_| connected);
-                let wake = wake.map(|at| Instant::now() + at.saturating_sub(clock::boot_now()));
+                let wake = wake.map(|at| Instant::now() + clock::nap(at, clock::boot_now()));
                 // Every arm only observes (a state, a number, a token, a timer), or takes one that has ended out of a set.
                 tokio::select! {
                     () = courier.settled() => {}

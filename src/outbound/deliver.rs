@@ -64,19 +64,10 @@ pub struct DeliverConfig {
 /// Lanes wait this long for their endpoint, unless its door calls them back: no command lives longer.
 const SHUT_OUT: Duration = Duration::from_hours(31 * 24);
 
-/// The longest sleep while something waits.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
-
 /// Newest commands remembered; beyond that, those that are gone are forgotten.
 const LATEST_MOST: usize = 10_000;
 
 type Lane = Option<Receiver>;
-
-/// How long to sleep before looking again whether the boot-time clock has reached `at`. Timers stand still while the machine is
-/// suspended, which that clock counts: a command that expired meanwhile is told soon after, not as much later again.
-fn until(at: Duration, now: Duration) -> Duration {
-    at.saturating_sub(now).min(LOOK_AGAIN)
-}
 
 /// What a spawned task was about.
 enum Ended {
@@ -333,7 +324,7 @@ impl Deliver {
 
     fn next_wake(&self) -> Option<Instant> {
         let lanes = self.lanes.next_change().filter(|_| self.expiring < EXPIRING_AT_MOST);
-        let lanes = lanes.map(|at| Instant::now() + until(at, clock::boot_now()));
+        let lanes = lanes.map(|at| Instant::now() + clock::nap(at, clock::boot_now()));
         let waits_for_its_turn = self.doors.any() && self.calls < self.config.concurrency && self.lanes.has_ready();
         // Also if it has come meanwhile: nothing else may wake the loop for a long time.
         let rate = (self.config.rate_per_s.is_some() && waits_for_its_turn).then_some(self.next_call);
@@ -381,19 +372,5 @@ impl Deliver {
             (Step::Later(..) | Step::Closed(..), None) => {}
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // The boot-time clock jumps while the machine sleeps, and the timer does not.
-    #[test]
-    fn an_expiry_is_looked_for_soon_after_a_suspend() {
-        let hour = Duration::from_hours(1);
-        assert_eq!(until(hour, Duration::ZERO), LOOK_AGAIN);
-        assert_eq!(until(hour + LOOK_AGAIN / 7, hour), LOOK_AGAIN / 7);
-        assert_eq!(until(hour, 2 * hour), Duration::ZERO);
     }
 }

@@ -73,7 +73,7 @@ impl Results {
                 continue;
             }
             let room = courier.room();
-            let wake = courier.next_change().map(|at| Instant::now() + at.saturating_sub(clock::boot_now()));
+            let wake = courier.next_change().map(|at| Instant::now() + clock::nap(at, clock::boot_now()));
             // recv() is cancel-safe, and so is what has ended; the others only observe.
             let seq = tokio::select! {
                 () = stop.cancelled() => break,

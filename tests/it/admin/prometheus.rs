@@ -82,6 +82,15 @@ impl Metrics {
         series.iter().find(|(labels, _)| *labels == wanted).map(|(_, value)| *value)
     }
 
+    /// The value of what only has whole ones.
+    #[track_caller]
+    #[expect(clippy::cast_possible_truncation, reason = "checked")]
+    pub(crate) fn whole(&self, name: &str, labels: &[(&str, &str)]) -> i64 {
+        let value = self.get(name, labels);
+        assert!(value.fract().abs() < f64::EPSILON, "{name}{labels:?} is {value}");
+        value as i64
+    }
+
     /// How many series there are.
     pub(crate) fn len(&self) -> usize {
         self.0.values().map(Vec::len).sum()

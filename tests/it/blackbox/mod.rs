@@ -7,6 +7,7 @@ mod commands;
 mod delivery;
 mod durability;
 mod fairness;
+mod faults;
 mod for_now;
 mod lifecycle;
 mod outages;

@@ -62,8 +62,8 @@ impl Told {
     #[track_caller]
     fn trouble(&self, present: Option<&str>) {
         for kind in ["busy", "refused_for_now", "ends_connection", "refused"] {
-            let is = f64::from(u8::from(present == Some(kind)));
-            assert_eq!(self.metrics.get("broker_trouble", &[("kind", kind)]), is, "{kind}");
+            let is = i64::from(present == Some(kind));
+            assert_eq!(self.metrics.whole("broker_trouble", &[("kind", kind)]), is, "{kind}");
         }
     }
 
@@ -75,15 +75,15 @@ impl Told {
         assert_eq!(counters["pushes_set_aside"], set_aside);
         assert_eq!(self.health()["queues"]["set_aside"]["depth"], set_aside);
         let kinds = ["text", "file", "group", "topic", "presence", "other"];
-        let of = |kind| self.metrics.find("pushes_delivered_total", &[("kind", kind)]).unwrap_or_default();
-        assert_eq!(kinds.map(of).iter().sum::<f64>(), f64::from(delivered));
+        let of = |kind| self.metrics.whole("pushes_delivered_total", &[("kind", kind)]);
+        assert_eq!(kinds.map(of).iter().sum::<i64>(), i64::from(delivered));
         for (name, labels) in [
             ("pushes_set_aside_total", &[][..]),
             ("set_aside_total", &[]),
             ("queue_messages", &[("queue", "set_aside")]),
             ("publishes_total", &[("outcome", "refused")]),
         ] {
-            assert_eq!(self.metrics.get(name, labels), f64::from(set_aside), "{name}");
+            assert_eq!(self.metrics.whole(name, labels), i64::from(set_aside), "{name}");
         }
         let passed = |outcome: &str| {
             let all = self.json["messages"].as_array().unwrap();
@@ -130,8 +130,8 @@ async fn told_for_now(reaction: Reaction, kind: &str, words: &str, cause: &str) 
     told.line(&format!("{words:<16}"), &["messages from iLink wait", " since ", cause]);
     told.shows(&[&format!("messages from iLink, {words}"), cause, "none is lost"]);
     told.trouble(Some(kind));
-    assert!(told.metrics.get("held_up_messages", &[]) >= 1.0);
-    assert_eq!(told.metrics.get("store_state", &[("state", "ok")]), 1.0);
+    assert!(told.metrics.whole("held_up_messages", &[]) >= 1);
+    assert_eq!(told.metrics.whole("store_state", &[("state", "ok")]), 1);
     told.counted(0, 0);
     well.store(true, Ordering::Relaxed);
     let over = Told::once(&bridge, "all to be delivered", |told| {
@@ -189,7 +189,7 @@ async fn what_is_refused_for_good_is_set_aside_and_counted_there_alone() {
     is_moment(&refused["since"]);
     told.line("refused         ilink/recv/user/", &["not authorized", " since "]);
     told.shows(&["publishes to ilink/recv/user/", "not authorized", "refused by the broker: set aside"]);
-    assert_eq!(told.metrics.get("held_up_messages", &[]), 0.0);
+    assert_eq!(told.metrics.whole("held_up_messages", &[]), 0);
     let refused = |health: &Value| health["broker"]["refused"][0]["topic"].is_string();
     broker.health("what is refused", refused).await;
 }
@@ -212,8 +212,8 @@ async fn an_endpoint_of_the_service_that_does_not_work() {
     assert_eq!(told.health()["cloud"]["state"], "degraded");
     told.line("closed          send_msg since ", &["HTTP status 503"]);
     told.shows(&["<code>send_msg</code>", "HTTP status 503"]);
-    let is_closed = |told: &Told, path| told.metrics.get("endpoint_closed", &[("endpoint", path)]);
-    assert_eq!((is_closed(&told, "send_msg"), is_closed(&told, "ham_topic")), (1.0, 0.0));
+    let is_closed = |told: &Told, path| told.metrics.whole("endpoint_closed", &[("endpoint", path)]);
+    assert_eq!((is_closed(&told, "send_msg"), is_closed(&told, "ham_topic")), (1, 0));
     // Others work meanwhile.
     world.client.publish("ilink/send/topic/home/lamp", "on").await;
     let result = world.client.expect("ilink/result/send/topic/home/lamp").await.json();
@@ -225,6 +225,6 @@ async fn an_endpoint_of_the_service_that_does_not_work() {
         assert_eq!(result["status"], "ok", "{result}");
     }
     let told = Told::once(bridge, "send_msg to be open", |told| closed(told.health()) == 0).await;
-    assert_eq!(is_closed(&told, "send_msg"), 0.0);
+    assert_eq!(is_closed(&told, "send_msg"), 0);
     assert!(!told.status.contains("closed          ") && !told.page.contains("<code>send_msg</code>"));
 }

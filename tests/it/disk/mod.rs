@@ -15,7 +15,7 @@ mod full;
 mod hanging;
 mod platter;
 mod promises;
-mod recording;
+pub(crate) mod recording;
 mod small_disk;
 mod spool_cuts;
 mod told;

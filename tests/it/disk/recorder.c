@@ -4,7 +4,8 @@
  *
  * RECORD_ROOT  the directory that is watched: an absolute path
  * RECORD_LOG   where the records go (appended); without it nothing is recorded
- * RECORD_FAULT a file that may hold lines "<read|write|sync|truncate|open> <errno> <part of the path>": while it does, those fail;
+ * RECORD_FAULT a file that may hold lines "<read|write|sync|truncate|open> <errno> <part of the path>": while it does, those fail
+ *              ("random": to get random bytes; the number of bytes is what a path is to the others);
  *              with 0 for the errno they hang instead. A part that ends in $ is the end of the path. "sync#7": of the syncs that
  *              it names, only the seventh since the file was written; "sync#7+20000": it takes 20 seconds before it fails. Such a
  *              line stands alone in its file, which is renamed to <file>.met when the seventh comes: it is carried out then, even
@@ -26,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -319,6 +321,14 @@ int unlink(const char *path) {
     pthread_mutex_unlock(&lock);
     errno = kept;
     return done;
+}
+
+ssize_t getrandom(void *data, size_t size, unsigned flags) {
+    REAL(ssize_t, getrandom, void *, size_t, unsigned);
+    char asked[24];
+    snprintf(asked, sizeof asked, "%zu", size);
+    if (fails("random", asked)) return -1;
+    return real(data, size, flags);
 }
 
 static int new_socket(int fd) {

@@ -3,11 +3,14 @@
 use std::fs;
 
 use super::failing::world;
+use super::recording;
+use crate::admin::prometheus::Metrics;
 use crate::blackbox::states::Told;
 use crate::blackbox::world::World;
-use crate::support::bridge::{SECRET, text_push};
+use crate::support::bridge::{Bridge, text_push};
 use crate::support::eventually;
-use crate::support::http::{raw_connection, raw_post};
+use crate::support::scripted_broker::ScriptedBroker;
+use crate::support::sim::Sim;
 
 const PUSHED: &str = "ilink/recv/user/413/text";
 
@@ -21,11 +24,11 @@ fn is(told: &Told, state: &str, on_page: &str, cause: &str) {
     told.line("spool           not ready since ", &[cause]);
     told.shows(&[&format!(">{on_page}<"), cause]);
     for other in ["ok", "full", "refused", "failed"] {
-        let present = f64::from(u8::from(other == state));
-        assert_eq!(told.metrics.get("store_state", &[("state", other)]), present, "{other}");
+        let present = i64::from(other == state);
+        assert_eq!(told.metrics.whole("store_state", &[("state", other)]), present, "{other}");
     }
     for kind in ["busy", "refused_for_now", "ends_connection", "refused"] {
-        assert_eq!(told.metrics.get("broker_trouble", &[("kind", kind)]), 0.0, "{kind}");
+        assert_eq!(told.metrics.whole("broker_trouble", &[("kind", kind)]), 0, "{kind}");
     }
 }
 
@@ -45,7 +48,7 @@ async fn a_disk_that_refuses_for_now_is_not_one_that_has_failed() {
     world.bridge.push(&text_push("413", "after")).await;
     world.client.expect_text(PUSHED, "after").await;
     let told = Told::by(&world.bridge).await;
-    assert_eq!((told.health()["spool"].get("kind"), told.metrics.get("store_state", &[("state", "ok")])), (None, 1.0));
+    assert_eq!((told.health()["spool"].get("kind"), told.metrics.whole("store_state", &[("state", "ok")])), (None, 1));
 }
 
 #[tokio::test]
@@ -63,23 +66,31 @@ async fn a_full_queue_is_no_fault_of_the_disk() {
 
 #[tokio::test]
 async fn a_failed_sync_is_told_for_as_long_as_the_process_still_answers() {
-    let (mut world, fault) = world().await;
-    world.bridge.start().await;
-    // With a broker that hangs, the loops have something to wait for, some seconds, before they end.
-    world.broker.pause();
-    world.bridge.push(&text_push("413", "before")).await;
-    fs::write(&fault, "sync#1 5 spool.db-wal\n").unwrap();
-    let request = raw_post(&format!("/{SECRET}"), text_push("413", "during").to_string().as_bytes());
-    let _during = raw_connection(world.bridge.callback_port(), &request).await;
+    let broker = ScriptedBroker::bind().await;
+    let sim = Sim::start(&[]).await;
+    let mut bridge = Bridge::at(&format!("mqtt://127.0.0.1:{}", broker.port()), &sim).with("mqtt.output", "raw");
+    let fault = bridge.dir().join("fault");
+    for (name, value) in recording::environment(&bridge.state_dir(), None, Some(&fault)) {
+        bridge = bridge.with_env(name, &value);
+    }
+    bridge.spawn();
+    let mut peer = broker.up().await;
+    // Not acknowledged: there is something to wait for, some seconds, before all ends.
+    bridge.push(&text_push("413", "before")).await;
+    peer.publish().await.expect("the push");
+    Told::once(&bridge, "a token", |told| told.health()["cloud"]["state"] == "online").await;
+    // iLink refuses it for the next call, and the folder cannot be synced when another is kept.
+    sim.expire().await;
+    fs::write(&fault, "sync#1 5 /state$\n").unwrap();
+    peer.command("ilink/send/user/414/text", 1, "x").await;
     let told = eventually("the failure to be told", async || {
-        let ready = world.bridge.admin("readyz").await.json();
-        (ready["spool"]["kind"] == "failed").then_some(ready)
+        let told = (bridge.admin("readyz").await.json(), bridge.admin("metrics").await.body);
+        (told.0["spool"]["kind"] == "failed").then_some(told)
     })
     .await;
-    assert!(told["spool"]["cause"].as_str().unwrap().contains("the disk failed to sync"), "{told}");
-    assert_eq!(world.bridge.process().ended().await.code(), Some(70));
-    assert!(world.bridge.log().contains("the disk failed to sync"), "{}", world.bridge.log());
-    world.broker.resume();
-    world.bridge.start().await;
-    world.client.expect_text(PUSHED, "before").await;
+    let (ready, metrics) = (told.0, Metrics::parse(&told.1));
+    assert!(ready["spool"]["cause"].as_str().unwrap().contains("the disk failed to sync"), "{ready}");
+    assert_eq!(metrics.whole("store_state", &[("state", "failed")]), 1);
+    assert_eq!(bridge.process().ended().await.code(), Some(70));
+    assert!(bridge.log().contains("the disk failed to sync"), "{}", bridge.log());
 }

@@ -94,11 +94,10 @@ impl ReactingBroker {
     /// Waits until it has taken enough.
     pub(crate) async fn until_taken(&self, what: &str, enough: impl FnMut(&Vec<Copy>) -> bool) -> Vec<Copy> {
         let mut taken = self.taken.clone();
-        let waited = timeout(DEADLINE, taken.wait_for(enough)).await;
-        match waited {
-            Ok(taken) => taken.unwrap().clone(),
-            Err(_) => panic!("waited for {what}; taken: {:#?}", self.taken.borrow()),
+        if let Ok(taken) = timeout(DEADLINE, taken.wait_for(enough)).await {
+            return taken.expect("the broker runs").clone();
         }
+        panic!("waited for {what}; taken: {:#?}", self.taken.borrow())
     }
 
     /// Waits until the bridge has acknowledged these of the messages, by number from 1 on.
@@ -111,11 +110,10 @@ impl ReactingBroker {
     /// Waits for a `bridge/health` that says so.
     pub(crate) async fn health(&self, what: &str, says: impl FnMut(&Value) -> bool) -> Value {
         let mut health = self.health.clone();
-        let waited = timeout(DEADLINE, health.wait_for(says)).await;
-        match waited {
-            Ok(health) => health.unwrap().clone(),
-            Err(_) => panic!("waited for health to say {what}; it says {:#}", *self.health.borrow()),
+        if let Ok(health) = timeout(DEADLINE, health.wait_for(says)).await {
+            return health.expect("the broker runs").clone();
         }
+        panic!("waited for health to say {what}; it says {:#}", *self.health.borrow())
     }
 }
 
