@@ -144,6 +144,9 @@ impl MqttTap {
         let off = stamp.and_then(|at| at.elapsed().map_or_else(|ahead| Some(ahead.duration()), Some));
         // Nothing waits that long here: more is the clock's doing.
         records.stepped_stamps += u64::from(off.is_some_and(|off| off.as_secs() > 25));
+        if let Some(label) = label.as_ref().filter(|_| result.is_some()) {
+            records.with_result.insert(label.clone());
+        }
         records.publishes.push(Publish {
             connection: self.connection,
             at: self.recorder.now(),

@@ -173,6 +173,8 @@ pub(crate) struct Records {
     pub(crate) broker_losses: Vec<Time>,
     /// From when to when something was done to the connection to iLink.
     pub(crate) api_troubles: Vec<(Time, Time)>,
+    /// Labels of the commands that have a result.
+    pub(crate) with_result: std::collections::HashSet<String>,
     /// Labels of what the spool holds at the end.
     pub(crate) spooled: Vec<String>,
     /// Ids that the subscriber on the broker got.
@@ -183,6 +185,13 @@ pub(crate) struct Records {
     pub(crate) incidents: Vec<String>,
     /// Envelopes whose time was that of a stepped clock.
     pub(crate) stepped_stamps: u64,
+}
+
+impl Records {
+    /// Commands that wait for their result, or will have none.
+    pub(crate) fn without_result(&self) -> usize {
+        self.commands.len().saturating_sub(self.with_result.len())
+    }
 }
 
 /// The records, shared by all who write them.

@@ -14,7 +14,7 @@ use super::super::request::{Op, Read, Reply, Request, Task};
 use super::super::shared::Shared;
 use super::super::types::{Key, Limits, Queue};
 use super::{Turn, Writer};
-use crate::clock::{self, Stamp};
+use crate::clock::Stamp;
 use crate::files::Failure;
 
 /// What callers do with the keys of one of a few bodies.
@@ -103,7 +103,10 @@ impl World {
         match step {
             Step::Push(body) => {
                 self.moments += 1;
-                let moment = postcard::to_stdvec(&(1_u64, self.moments, clock::wall_now_ms())).unwrap();
+                // Another moment for each, of this run, and none that is past a key's life before the test has ended.
+                let now = postcard::to_stdvec(&Stamp::now()).unwrap();
+                let (run, boot_ms, wall_ms): (u64, u64, u64) = postcard::from_bytes(&now).unwrap();
+                let moment = postcard::to_stdvec(&(run, boot_ms + 3_600_000 + self.moments, wall_ms)).unwrap();
                 let at: Stamp = postcard::from_bytes(&moment).unwrap();
                 let key = Some(Key::Repeat { digest: [body; 32], at });
                 self.take(Task::Append { queue: Queue::Inbound, data: vec![body].into(), key });
