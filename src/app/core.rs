@@ -15,12 +15,13 @@ use super::routes::RouteParts;
 use super::supervisor::{FAULT, Step, Supervisor};
 use super::{AppError, parts};
 use crate::cloud::{Client, HandshakeLog, RegisterPolicy, Session, SessionConfig};
-use crate::config::{Config, Register, Repeats};
+use crate::config::{self, Config, Register};
 use crate::control::verbs::Verbs;
 use crate::counters::Counters;
 use crate::delivery::busy::AllBusy;
 use crate::files::{self, Directory};
 use crate::inbound::callback::{Callback, CallbackConfig, LastSeen};
+use crate::inbound::repeats::Repeats;
 use crate::inbound::server::{Access, Guarded};
 use crate::inbound::store::Store;
 use crate::listener::{Stop, Tls};
@@ -33,7 +34,7 @@ use crate::shutdown::Shutdown;
 use crate::spool::Spool;
 use crate::state_dir::{Identity, IdentityRegistry, Overrides, StateDir, StateDirError};
 use crate::trail::Trail;
-use crate::{inbound, listener, open_files, tls};
+use crate::{listener, open_files, tls};
 
 /// The set-aside store's cap, in bytes.
 const SET_ASIDE_BYTES: u64 = 16 * 1024 * 1024;
@@ -46,6 +47,7 @@ pub(super) struct Core {
     pub(super) state_dir: StateDir,
     pub(super) identity: Arc<Identity>,
     pub(super) spool: Spool,
+    pub(super) repeats: Option<Arc<Repeats>>,
     pub(super) counters: Arc<Counters>,
     pub(super) busy: Arc<watch::Sender<AllBusy>>,
     pub(super) seen: Arc<LastSeen>,
@@ -75,10 +77,18 @@ impl Core {
         let identity = Arc::new(Identity::open(&state_dir, overrides).map_err(|error| in_state(&error))?);
         let spool = open_spool(config, state_dir.directory())?;
         let path_secrets = watch::Sender::new(identity.accepted_secrets());
+        let repeats = match config.callback.repeats {
+            config::Repeats::Unanswered => Some(Arc::new(Repeats::new(spool.clone(), state_dir.path()))),
+            config::Repeats::Off => {
+                Repeats::none(state_dir.path());
+                None
+            }
+        };
         Ok(Self {
             state_dir,
             identity,
             spool,
+            repeats,
             counters: Arc::new(Counters { trail: Trail::new(config.admin.show_content), ..Counters::default() }),
             busy: Arc::default(),
             seen: Arc::default(),
@@ -121,14 +131,13 @@ impl Core {
             strict_to_uid: config.callback.strict_to_uid,
         };
         let (spool, counters, tasks) = (self.spool.clone(), Arc::clone(&self.counters), self.tasks.clone());
+        let repeats = self.repeats.clone();
         let (seen, handshakes) = (Arc::clone(&self.seen), self.handshakes.clone());
         let stop = Stop { gently: shutdown.callback.clone(), at_once: shutdown.callback_at_once.clone() };
-        let remember = config.callback.repeats == Repeats::Unanswered;
         supervisor.part("the callback", Step::Callback, async move {
-            let repeats = match spool.load_keys().await {
-                Ok(keys) => remember.then(|| inbound::repeats::Repeats::new(keys.repeats)),
-                Err(error) => return Err(error.to_string()),
-            };
+            if let Some(repeats) = &repeats {
+                repeats.load().await.map_err(|error| error.to_string())?;
+            }
             let max_body = callback_config.max_body;
             let store = Arc::new(Store::new(spool, repeats, max_body, Arc::clone(&counters), tasks));
             let fault = store.fault();
@@ -252,7 +261,7 @@ fn open_spool(config: &Config, dir: &Directory) -> Result<Spool, AppError> {
         set_aside: SET_ASIDE_BYTES,
     };
     let (spool, recovered) = Spool::open_in(dir, limits).map_err(|error| AppError::State(error.to_string()))?;
-    for file in ["spool.db", "spool.db-wal", "spool.db-shm", "spool.answered"] {
+    for file in ["spool.db", "spool.db-wal", "spool.db-shm"] {
         files::give_to_owner_of_directory(&dir.path().join(file));
     }
     for alarm in &recovered.alarms {

@@ -50,6 +50,7 @@ pub(super) fn start(
         settings,
         routing: routes.routing(),
         spool: core.spool.clone(),
+        repeats: core.repeats.clone(),
         publisher: publisher.clone(),
         link: state.clone(),
         set_aside: set_aside.clone(),

@@ -260,7 +260,7 @@ impl Callback {
         let mut answer = Answer::new(DONE);
         // Later than this iLink has gone, and tries again.
         if let Some(ticket) = ticket.filter(|_| arrived.elapsed() < ANSWER_TIMEOUT) {
-            let leaving = self.store.leaving(ticket).await;
+            let leaving = self.store.leaving(ticket);
             let in_time = move || {
                 if arrived.elapsed() < ANSWER_TIMEOUT {
                     leaving.left();

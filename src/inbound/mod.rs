@@ -13,6 +13,7 @@
 //!
 //! The broker being down changes nothing before step 4.
 
+mod answered;
 pub mod callback;
 pub mod presence;
 pub mod record;

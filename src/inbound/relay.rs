@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::presence::PresenceBook;
+use super::repeats::Repeats;
 use super::render::{Accepted, Fate, Row, Seen};
 use super::retained::Retained;
 use crate::clock;
@@ -80,6 +81,8 @@ pub struct Relay {
     pub routing: watch::Receiver<Arc<Routing>>,
     /// Where from.
     pub spool: Spool,
+    /// Told of what is delivered.
+    pub repeats: Option<Arc<Repeats>>,
     /// Where to.
     pub publisher: Publisher,
     /// The link's state: nothing is published while it is not connected.
@@ -102,6 +105,9 @@ impl Relay {
     pub async fn run(self, stop: CancellationToken) -> Result<(), SpoolError> {
         let relay = Arc::new(self);
         let (mut settings, mut link) = (relay.settings.clone(), relay.link.clone());
+        if let Some(repeats) = &relay.repeats {
+            repeats.load().await?;
+        }
         let configured = settings.borrow_and_update().presence.clone();
         let book = PresenceBook::open(relay.spool.clone(), configured.clone()).await?;
         let mut retained = Retained::new(book, relay.config.base.clone(), relay.publisher.clone());
@@ -212,6 +218,9 @@ impl Owner for Relay {
                 self.counters.series.push_delivered(kind, age);
             }
             self.counters.trail.note(passed);
+        }
+        if let Some(repeats) = &self.repeats {
+            repeats.delivered(seq);
         }
         debug!(seq, set_aside, "a push is done with");
     }

@@ -4,19 +4,32 @@
 //! when the same bytes were stored, or are being stored, less than 60 s ago and none of the tries was answered: it shares
 //! that one's commit. Once a try was answered, the same bytes are a new message: two "ON" in one second are two.
 //!
-//! This is the memory of it; the spool keeps the digests across a restart.
+//! After a restart the rows of the inbound queue tell which pushes were stored, and [`Answered`] which of them were answered.
+//! What was delivered before it was answered leaves a note, because its row goes. So a push that is answered at once, as
+//! nearly all are, costs one byte in a file.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{OnceCell, watch};
 
+use super::answered::{Answered, PLACES, Seen};
+use super::record::Record;
 use crate::clock::Stamp;
 use crate::counters::Unanswered;
+use crate::spool::{Queue, Row, Spool, SpoolError};
 
 /// How long a stored, unanswered push is remembered: three tries of 5 s each, with room.
 pub const WINDOW: Duration = Duration::from_mins(1);
+
+/// Before the number of a row that was delivered and not answered.
+const NOTE: &str = "repeat/";
+/// Rows and bytes that are read at once after a restart.
+const READ_ROWS: usize = 256;
+const READ_BYTES: usize = 512 * 1024;
 
 /// SHA-256 of a push's body.
 pub type Digest = [u8; 32];
@@ -44,10 +57,7 @@ pub enum Claim {
 /// Names one remembered push, so that a late note about it cannot touch its successor with the same bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Ticket {
-    /// The body's digest.
-    pub digest: Digest,
-    /// When it was taken: the moment of its key in the spool.
-    pub at: Stamp,
+    digest: Digest,
     number: u64,
 }
 
@@ -55,8 +65,14 @@ struct Entry {
     number: u64,
     at: Stamp,
     progress: watch::Receiver<Progress>,
+    /// Its row, once it has one.
+    seq: Option<u64>,
     /// Tries whose answer is being handed to the socket.
     leaving: u32,
+    /// Its row is gone.
+    delivered: bool,
+    /// A note stands for the row.
+    noted: bool,
 }
 
 impl Entry {
@@ -74,12 +90,19 @@ impl Entry {
 #[derive(Default)]
 struct Memory {
     entries: HashMap<Digest, Entry>,
+    /// The entries whose pushes are stored, by their rows.
+    rows: HashMap<u64, Digest>,
     next: u64,
     sweep_at: usize,
 }
 
 /// The memory of unanswered pushes.
 pub struct Repeats {
+    spool: Spool,
+    answered: Answered,
+    /// The newest row of the run before.
+    highest: u64,
+    loaded: OnceCell<()>,
     memory: Mutex<Memory>,
 }
 
@@ -87,15 +110,70 @@ pub struct Repeats {
 const SWEEP_FROM: usize = 1024;
 
 impl Repeats {
-    /// A memory that starts with what the spool kept of an earlier run.
+    /// The memory of pushes in `spool`, with the marks in this directory. What an earlier run left is read by [`Self::load`].
     #[must_use]
-    pub fn new(kept: Vec<(Digest, Stamp)>) -> Self {
-        let (_, stored) = watch::channel(Progress::Stored);
-        let entries = kept
-            .into_iter()
-            .map(|(digest, at)| (digest, Entry { number: 0, at, progress: stored.clone(), leaving: 0 }))
-            .collect();
-        Self { memory: Mutex::new(Memory { entries, next: 1, sweep_at: SWEEP_FROM }) }
+    pub fn new(spool: Spool, directory: &Path) -> Self {
+        let highest = *spool.appended(Queue::Inbound).borrow();
+        let memory = Mutex::new(Memory { next: 1, sweep_at: SWEEP_FROM, ..Memory::default() });
+        Self { answered: Answered::open(directory, highest), spool, highest, loaded: OnceCell::new(), memory }
+    }
+
+    /// Without one, nothing must be left of an earlier run's: it would say nothing of the pushes to come.
+    pub fn none(directory: &Path) {
+        Answered::remove(directory);
+    }
+
+    /// Reads what an earlier run left. Whoever takes pushes in or delivers them waits for it.
+    ///
+    /// # Errors
+    /// If the spool failed.
+    pub async fn load(&self) -> Result<(), SpoolError> {
+        self.loaded.get_or_try_init(|| self.read()).await.copied()
+    }
+
+    async fn read(&self) -> Result<(), SpoolError> {
+        let seen = self.answered.read(self.highest);
+        let mut kept = Vec::new();
+        for (key, value) in self.spool.notes(NOTE).await? {
+            let seq = key.strip_prefix(NOTE).and_then(|seq| seq.parse().ok());
+            match (seq, postcard::from_bytes::<(Digest, Stamp)>(&value)) {
+                (Some(seq), Ok((digest, at))) if at.age() < WINDOW && !seen.is_answered(seq) => {
+                    kept.push((seq, digest, at, true));
+                }
+                _ => self.spool.remove_note(&key),
+            }
+        }
+        let mut after = self.first_young().await?;
+        while let rows = self.spool.read_after(Queue::Inbound, after, READ_ROWS, READ_BYTES).await?
+            && let Some(last) = rows.last()
+        {
+            after = last.seq;
+            kept.extend(rows.iter().filter_map(|row| unanswered(row, &seen)));
+        }
+        // Of equal bytes the last are meant.
+        kept.sort_unstable_by_key(|(seq, ..)| *seq);
+        let (_, progress) = watch::channel(Progress::Stored);
+        let mut memory = self.lock();
+        for (seq, digest, at, delivered) in kept {
+            let (seq, noted) = (Some(seq), delivered);
+            let entry = Entry { number: 0, at, progress: progress.clone(), seq, leaving: 0, delivered, noted };
+            self.put(&mut memory, digest, entry);
+        }
+        Ok(())
+    }
+
+    /// The row behind which all are to be read: those before it are too old, or nothing is known of them.
+    async fn first_young(&self) -> Result<u64, SpoolError> {
+        let mut back = READ_ROWS as u64;
+        loop {
+            let after = self.highest.saturating_sub(back);
+            let first = self.spool.read_after(Queue::Inbound, after, 1, READ_BYTES).await?;
+            let is_old = |row: &Row| matches!(Record::decode(&row.data), Ok(Record::Push { at, .. }) if at.age() >= WINDOW);
+            if after == 0 || back >= PLACES || first.first().is_some_and(is_old) {
+                return Ok(after);
+            }
+            back *= 4;
+        }
     }
 
     /// Is this a new push, or a further try of one?
@@ -104,16 +182,25 @@ impl Repeats {
         if let Some(entry) = memory.entries.get(&digest)
             && entry.makes_repeats()
         {
-            let ticket = Ticket { digest, at: entry.at, number: entry.number };
-            return Claim::Repeat(ticket, entry.progress.clone());
+            return Claim::Repeat(Ticket { digest, number: entry.number }, entry.progress.clone());
         }
-        memory.sweep();
+        self.sweep(&mut memory);
         let number = memory.next;
         memory.next += 1;
         let (tell, progress) = watch::channel(Progress::Storing);
-        let at = Stamp::now();
-        memory.entries.insert(digest, Entry { number, at, progress, leaving: 0 });
-        Claim::First(Ticket { digest, at, number }, tell)
+        let (seq, at) = (None, Stamp::now());
+        let entry = Entry { number, at, progress, seq, leaving: 0, delivered: false, noted: false };
+        self.put(&mut memory, digest, entry);
+        Claim::First(Ticket { digest, number }, tell)
+    }
+
+    /// The push is stored, in this row. To be said before anybody else hears of it.
+    pub fn stored(&self, ticket: Ticket, seq: u64) {
+        let mut memory = self.lock();
+        if let Some(entry) = memory.entry(ticket) {
+            entry.seq = Some(seq);
+            memory.rows.insert(seq, ticket.digest);
+        }
     }
 
     /// Gives a push up that could not be stored, unless a try of it still waits: what was never stored makes no repeats.
@@ -132,27 +219,101 @@ impl Repeats {
     pub fn answered(&self, ticket: Ticket) {
         let mut memory = self.lock();
         if memory.entry(ticket).is_some() {
-            memory.entries.remove(&ticket.digest);
+            self.take(&mut memory, &ticket.digest);
         }
     }
 
-    /// An answer to a try of the push is about to leave. Then comes [`Self::answered`] or [`Self::not_answered`]. False if the
-    /// same bytes are a newer push already.
-    pub fn leaving(&self, ticket: Ticket) -> bool {
-        let mut memory = self.lock();
-        let entry = memory.entry(ticket);
-        entry.map(|entry| entry.leaving += 1).is_some()
+    /// An answer to a try of the push is about to leave. Then comes [`Self::answered`] or [`Self::not_answered`].
+    ///
+    /// From here on the next run takes it for answered: should the bridge be killed just after, the next push with the same
+    /// bytes is a new one, and must not be lost. Killed just before, it would store a further try once more: rather twice than
+    /// never.
+    pub fn leaving(&self, ticket: Ticket) {
+        let seq = {
+            let mut memory = self.lock();
+            // If the same bytes are a newer push already, an answer of this one has left.
+            let Some(entry) = memory.entry(ticket) else { return };
+            entry.leaving += 1;
+            entry.seq
+        };
+        if let Some(seq) = seq {
+            self.answered.mark(seq);
+        }
     }
 
-    /// The answer did not leave, or too late. If a further try is a repeat as before, `remember` is called, before any such try
-    /// can be claimed: its own answer's note must not be taken for the one that is taken back.
-    pub fn not_answered(&self, ticket: Ticket, remember: impl FnOnce()) {
+    /// The answer did not leave, or too late: a further try is a repeat as before.
+    pub fn not_answered(&self, ticket: Ticket) {
         let mut memory = self.lock();
         let Some(entry) = memory.entry(ticket) else { return };
         entry.leaving = entry.leaving.saturating_sub(1);
-        if entry.makes_repeats() {
-            remember();
+        if entry.makes_repeats()
+            && let Some(seq) = entry.seq
+        {
+            // Under the lock: no other try's mark can come before it.
+            self.answered.take_back(seq);
+            if entry.delivered {
+                self.note(ticket.digest, entry);
+            }
         }
+    }
+
+    /// The push in this row is delivered, and its row about to go.
+    pub fn delivered(&self, seq: u64) {
+        let mut memory = self.lock();
+        let Some(digest) = memory.rows.get(&seq).copied() else { return };
+        if let Some(entry) = memory.entries.get_mut(&digest) {
+            entry.delivered = true;
+            if entry.makes_repeats() {
+                self.note(digest, entry);
+            }
+        }
+    }
+
+    fn note(&self, digest: Digest, entry: &mut Entry) {
+        if let (Some(seq), false) = (entry.seq, entry.noted)
+            && let Ok(value) = postcard::to_stdvec(&(digest, entry.at))
+        {
+            self.spool.put_note(&note(seq), value);
+            entry.noted = true;
+        }
+    }
+
+    fn put(&self, memory: &mut Memory, digest: Digest, entry: Entry) {
+        self.take(memory, &digest);
+        if let Some(seq) = entry.seq {
+            memory.rows.insert(seq, digest);
+        }
+        memory.entries.insert(digest, entry);
+    }
+
+    fn take(&self, memory: &mut Memory, digest: &Digest) {
+        if let Some(entry) = memory.entries.remove(digest) {
+            self.forget(&mut memory.rows, &entry);
+        }
+    }
+
+    fn forget(&self, rows: &mut HashMap<u64, Digest>, entry: &Entry) {
+        let Some(seq) = entry.seq else { return };
+        rows.remove(&seq);
+        if entry.noted {
+            self.spool.remove_note(&note(seq));
+        }
+    }
+
+    /// Forgets what is too old to matter, whenever the memory has doubled since the last time.
+    fn sweep(&self, memory: &mut Memory) {
+        if memory.entries.len() < memory.sweep_at {
+            return;
+        }
+        let Memory { entries, rows, sweep_at, .. } = memory;
+        entries.retain(|_, entry| {
+            let keep = entry.is_remembered();
+            if !keep {
+                self.forget(rows, entry);
+            }
+            keep
+        });
+        *sweep_at = (entries.len() * 2).max(SWEEP_FROM);
     }
 
     fn lock(&self) -> MutexGuard<'_, Memory> {
@@ -166,14 +327,20 @@ impl Memory {
     fn entry(&mut self, ticket: Ticket) -> Option<&mut Entry> {
         self.entries.get_mut(&ticket.digest).filter(|entry| entry.number == ticket.number)
     }
+}
 
-    /// Forgets what is too old to matter, whenever the memory has doubled since the last time.
-    fn sweep(&mut self) {
-        if self.entries.len() < self.sweep_at {
-            return;
-        }
-        self.entries.retain(|_, entry| entry.is_remembered());
-        self.sweep_at = (self.entries.len() * 2).max(SWEEP_FROM);
+fn note(seq: u64) -> String {
+    format!("{NOTE}{seq}")
+}
+
+/// What a row says of a push that was not answered and may still be repeated.
+fn unanswered(row: &Row, seen: &Seen) -> Option<(u64, Digest, Stamp, bool)> {
+    if seen.is_answered(row.seq) {
+        return None;
+    }
+    match Record::decode(&row.data) {
+        Ok(Record::Push { at, body, .. }) if at.age() < WINDOW => Some((row.seq, Sha256::digest(&body).into(), at, false)),
+        _ => None,
     }
 }
 

@@ -23,7 +23,7 @@ use crate::counters::{Counters, Unanswered};
 use crate::log::Seldom;
 use crate::protocol::Kind;
 use crate::series::PushOutcome;
-use crate::spool::{Key, Queue, Spool, SpoolError};
+use crate::spool::{Queue, Spool, SpoolError};
 
 /// How long a try is held before it is cut: iLink itself leaves after 5 s.
 const HOLD: Duration = Duration::from_secs(6);
@@ -37,7 +37,7 @@ const HELD_AT_MOST: usize = 256;
 /// Stores pushes.
 pub struct Store {
     spool: Spool,
-    repeats: Option<Repeats>,
+    repeats: Option<Arc<Repeats>>,
     counters: Arc<Counters>,
     room: Room,
     held: Semaphore,
@@ -54,7 +54,7 @@ impl Store {
     #[must_use]
     pub fn new(
         spool: Spool,
-        repeats: Option<Repeats>,
+        repeats: Option<Arc<Repeats>>,
         max_body: usize,
         counters: Arc<Counters>,
         tasks: TaskTracker,
@@ -144,20 +144,11 @@ impl Store {
     }
 
     /// An answer to a try of this push is about to leave; [`Leaving::left`] says that it did.
-    ///
-    /// That the push makes repeats is forgotten on the disk before it leaves: should the bridge be killed just after, the next
-    /// push with the same bytes is a new one, and must not be lost. Killed just before, it would store a further try once
-    /// more: rather twice than never.
-    pub async fn leaving(self: &Arc<Self>, ticket: Ticket) -> Leaving {
-        let leaving = Leaving { store: Arc::clone(self), ticket: Some(ticket) };
-        if let Some(repeats) = &self.repeats
-            && repeats.leaving(ticket)
-            && let Err(error) = self.spool.forget_repeat(ticket.digest, ticket.at).await
-        {
-            // The push itself is stored, and that is what the answer promises.
-            warn!(%error, "that a push was answered could not be recorded; killed now, the bridge would take the same bytes for its repeat");
+    pub fn leaving(self: &Arc<Self>, ticket: Ticket) -> Leaving {
+        if let Some(repeats) = &self.repeats {
+            repeats.leaving(ticket);
         }
-        leaving
+        Leaving { repeats: self.repeats.clone(), ticket: Some(ticket) }
     }
 
     fn accept(self: &Arc<Self>, body: Held) -> Taken {
@@ -210,25 +201,28 @@ impl Store {
 
     /// Gives the push to the spool. From then on it is in the writer's hands, whoever waits or leaves.
     fn hand_over(self: &Arc<Self>, push: Push) {
-        let (row, key) = (push.row.clone(), push.key());
+        let row = push.row.clone();
         let store = Arc::clone(self);
         let done = move |appended| {
             if let Some(push) = store.stored(push, &appended) {
                 store.spawn(Arc::clone(&store).keep(push));
             }
         };
-        if let Err(done) = self.spool.hand_over(Queue::Inbound, row.clone(), key, done) {
+        if let Err(done) = self.spool.hand_over(Queue::Inbound, row.clone(), None, done) {
             // Many others wait: so does this one.
             let spool = self.spool.clone();
-            self.spawn(async move { done(spool.append(Queue::Inbound, row, key).await) });
+            self.spawn(async move { done(spool.append(Queue::Inbound, row, None).await) });
         }
     }
 
     /// Tells what became of an attempt to store the push, and gives it back if it is to be tried again.
     fn stored(&self, push: Push, appended: &Result<u64, SpoolError>) -> Option<Push> {
         match appended {
-            Ok(_) => {
+            Ok(seq) => {
                 self.counters.pushes_stored.add();
+                if let (Some(repeats), Some(ticket)) = (&self.repeats, push.ticket) {
+                    repeats.stored(ticket, *seq);
+                }
                 let _ = push.tell.send(Progress::Stored);
                 None
             }
@@ -250,7 +244,7 @@ impl Store {
                 return;
             }
             // Not given up while it lasts: the row is in the writer's hands and may still be stored.
-            let appended = self.spool.append(Queue::Inbound, push.row.clone(), push.key()).await;
+            let appended = self.spool.append(Queue::Inbound, push.row.clone(), None).await;
             match self.stored(push, &appended) {
                 None => return,
                 Some(again) => push = again,
@@ -313,22 +307,16 @@ struct Push {
     tell: watch::Sender<Progress>,
 }
 
-impl Push {
-    fn key(&self) -> Option<Key> {
-        self.ticket.map(|Ticket { digest, at, .. }| Key::Repeat { digest, at })
-    }
-}
-
 /// An answer on its way out. Dropped, it did not leave.
 pub struct Leaving {
-    store: Arc<Store>,
+    repeats: Option<Arc<Repeats>>,
     ticket: Option<Ticket>,
 }
 
 impl Leaving {
     /// It was handed to the socket whole: the same bytes are a new message from here on.
     pub fn left(mut self) {
-        if let (Some(ticket), Some(repeats)) = (self.ticket.take(), &self.store.repeats) {
+        if let (Some(ticket), Some(repeats)) = (self.ticket.take(), &self.repeats) {
             repeats.answered(ticket);
         }
     }
@@ -336,8 +324,8 @@ impl Leaving {
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        if let (Some(ticket), Some(repeats)) = (self.ticket, &self.store.repeats) {
-            repeats.not_answered(ticket, || self.store.spool.remember_repeat(ticket.digest, ticket.at));
+        if let (Some(ticket), Some(repeats)) = (self.ticket, &self.repeats) {
+            repeats.not_answered(ticket);
         }
     }
 }

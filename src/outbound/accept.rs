@@ -127,7 +127,7 @@ impl Accept {
     /// If the spool failed.
     pub async fn run(self, mut commands: Commands, stop: CancellationToken) -> Result<(), SpoolError> {
         let accept = Arc::new(self);
-        let mut redelivery = Redelivery::new(accept.spool.load_keys().await?.redeliveries);
+        let mut redelivery = Redelivery::new(accept.spool.redeliveries().await?);
         let (mut link, mut session) = (accept.link.clone(), 0);
         let mut storing: FuturesOrdered<Unconstrained<Storing>> = FuturesOrdered::new();
         let mut answering: FuturesOrdered<Answering> = FuturesOrdered::new();
@@ -273,7 +273,7 @@ impl Accept {
         }
         redelivery.note(message, digest);
         // One that waits here while its session is lost will not come again: the spool keeps no key of it then.
-        Some(Key::Redelivery { pkid: message.pkid, digest, connection: message.connection })
+        Some(Key { pkid: message.pkid, digest, connection: message.connection })
     }
 
     fn decode(&self, message: &Incoming) -> Result<Parsed, Rejection> {

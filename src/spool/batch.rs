@@ -1,16 +1,14 @@
 //! One commit: everything that was waiting, in one transaction.
 
-use std::mem;
-
 use rusqlite::{Transaction, TransactionBehavior};
 
 use super::db::{Count, Db, Sync};
 use super::fault::Fault;
-use super::keys::{self, Repeats};
+use super::keys;
 use super::pending::Pending;
 use super::request::{Op, Task};
 use super::rows;
-use super::types::{Key, Limits, PerQueue, Queue};
+use super::types::{Limits, PerQueue, Queue};
 
 /// What a commit did.
 #[derive(Debug, Default)]
@@ -19,8 +17,6 @@ pub(super) struct Committed {
     pub(super) seqs: Vec<u64>,
     /// Rows the set-aside store dropped to make room.
     pub(super) dropped: u64,
-    /// Whether the keys that are void went.
-    pub(super) void_went: bool,
 }
 
 impl Db {
@@ -33,21 +29,10 @@ impl Db {
         sync: Sync,
     ) -> Result<Committed, Fault> {
         self.set_sync(sync)?;
-        self.refresh()?;
         let mut counts = self.counts;
-        let mut repeats = mem::take(&mut self.repeats);
-        match self.transact(ops, pending, limits, (&mut counts, &mut repeats)) {
-            Ok(committed) => {
-                self.counts = counts;
-                self.repeats = repeats;
-                Ok(committed)
-            }
-            Err(error) => {
-                // What the map took in is not stored.
-                self.repeats_stale = true;
-                Err(error.into())
-            }
-        }
+        let committed = self.transact(ops, pending, limits, &mut counts)?;
+        self.counts = counts;
+        Ok(committed)
     }
 
     fn transact(
@@ -55,31 +40,20 @@ impl Db {
         ops: &[Op],
         pending: &Pending,
         limits: &Limits,
-        (counts, repeats): (&mut PerQueue<Count>, &mut Repeats),
+        counts: &mut PerQueue<Count>,
     ) -> rusqlite::Result<Committed> {
         let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
         let mut committed = Committed::default();
         let before = *counts;
         // Completions first, because they make room; lazy replacements last, because they came after the durable ones.
-        for (queue, seq) in pending.completed() {
-            if let Some(size) = rows::delete(&tx, queue, seq)? {
-                counts.get_mut(queue).removed(size);
+        let mut completed = pending.completed().peekable();
+        while let Some((queue, first)) = completed.next() {
+            let mut last = first;
+            while let Some((_, next)) = completed.next_if(|next| *next == (queue, last + 1)) {
+                last = next;
             }
-        }
-        committed.void_went = pending.removes_void(self.sync == Sync::Now);
-        if committed.void_went {
-            for (digest, at) in &pending.void {
-                repeats.forget_of(&tx, digest, *at)?;
-            }
-        }
-        // Before what is remembered: of a forget and a remember of one key, what is still pending here came last.
-        for op in ops {
-            if let Task::ForgetRepeat(digest, at) = &op.task {
-                repeats.forget_of(&tx, digest, *at)?;
-            }
-        }
-        for (digest, at) in &pending.remembered {
-            repeats.put(&tx, *digest, *at)?;
+            let (rows, bytes) = rows::delete_all(&tx, queue, first, last)?;
+            counts.get_mut(queue).removed(rows, bytes);
         }
         keys::apply(&tx, &pending.notes)?;
         keys::forget_redeliveries(&tx, &pending.settled)?;
@@ -95,12 +69,8 @@ impl Db {
                     rows::insert(&tx, *queue, seq, data)?;
                     count.next += 1;
                     count.added(rows::size(data));
-                    match key {
-                        Some(Key::Repeat { digest, at }) => repeats.put(&tx, *digest, *at)?,
-                        Some(Key::Redelivery { pkid, digest, connection }) if *connection >= self.session_began => {
-                            keys::put_redelivery(&tx, *pkid, *digest)?;
-                        }
-                        Some(Key::Redelivery { .. }) | None => {}
+                    if let Some(key) = key.filter(|key| key.connection >= self.session_began) {
+                        keys::put_redelivery(&tx, key.pkid, key.digest)?;
                     }
                     seq
                 }
@@ -113,14 +83,11 @@ impl Db {
                     keys::forget_session(&tx)?;
                     0
                 }
-                // Done above.
-                Task::ForgetRepeat(..) => 0,
             });
         }
         for (queue, seq, data) in pending.replaced() {
             replace(&tx, counts.get_mut(queue), queue, seq, data)?;
         }
-        repeats.prune(&tx)?;
         for queue in Queue::ALL {
             if counts.get(queue) != before.get(queue) {
                 counts.get(queue).save(&tx, queue)?;
@@ -142,7 +109,7 @@ impl Db {
         let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
         for seq in bad {
             if let Some(size) = rows::quarantine(&tx, queue, *seq)? {
-                count.removed(size);
+                count.removed(1, size);
                 moved += 1;
             }
         }
@@ -157,7 +124,7 @@ impl Db {
 fn replace(tx: &Transaction<'_>, count: &mut Count, queue: Queue, seq: u64, data: &[u8]) -> rusqlite::Result<()> {
     if let Some(size) = rows::size_of(tx, queue, seq)? {
         rows::update(tx, queue, seq, data)?;
-        count.removed(size);
+        count.removed(1, size);
         count.added(rows::size(data));
     }
     Ok(())
@@ -169,7 +136,7 @@ fn make_room(tx: &Transaction<'_>, count: &mut Count, size: u64, limit: u64) -> 
     while count.bytes.saturating_add(size) > limit {
         let Some(oldest) = rows::oldest(tx, Queue::SetAside)? else { break };
         let Some(size) = rows::delete(tx, Queue::SetAside, oldest)? else { break };
-        count.removed(size);
+        count.removed(1, size);
         dropped += 1;
     }
     Ok(dropped)

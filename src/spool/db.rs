@@ -7,7 +7,6 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Result};
 
 use super::fault::Fault;
-use super::keys::Repeats;
 use super::log::{leave_log, use_log};
 use super::rows::{self, signed, unsigned};
 use super::types::{PerQueue, Queue};
@@ -52,6 +51,7 @@ const TABLES: [(&str, &str); 8] = [
         "CREATE TABLE state (queue TEXT PRIMARY KEY, next INTEGER NOT NULL, depth INTEGER NOT NULL, \
          bytes INTEGER NOT NULL, crc INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     ),
+    // Not used any more; a spool is known by its tables.
     ("repeat", "CREATE TABLE repeat (id INTEGER PRIMARY KEY, digest BLOB NOT NULL, at BLOB NOT NULL) STRICT"),
     ("redelivery", "CREATE TABLE redelivery (pkid INTEGER PRIMARY KEY, digest BLOB NOT NULL) STRICT"),
     (
@@ -81,9 +81,9 @@ impl Count {
         self.bytes += size;
     }
 
-    pub(super) fn removed(&mut self, size: u64) {
-        self.depth = self.depth.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(size);
+    pub(super) fn removed(&mut self, rows: u64, bytes: u64) {
+        self.depth = self.depth.saturating_sub(rows);
+        self.bytes = self.bytes.saturating_sub(bytes);
     }
 
     fn crc(&self, queue: Queue) -> i64 {
@@ -142,10 +142,7 @@ pub(super) enum Sync {
 pub(super) struct Db {
     pub(super) conn: Connection,
     pub(super) counts: PerQueue<Count>,
-    pub(super) repeats: Repeats,
     pub(super) sync: Sync,
-    /// What `repeats` holds is not what is stored: it was changed for a commit that failed.
-    pub(super) repeats_stale: bool,
     /// The first connection of the MQTT session whose redelivery keys are kept.
     pub(super) session_began: u64,
     #[cfg(test)]
@@ -185,13 +182,10 @@ impl Db {
             };
             *counts.get_mut(queue) = count;
         }
-        let repeats = Repeats::load(&conn)?;
         let db = Self {
             conn,
             counts,
-            repeats,
             sync: Sync::Now,
-            repeats_stale: false,
             session_began: 0,
             #[cfg(test)]
             fail_commit: None,
@@ -213,15 +207,6 @@ impl Db {
         // SQLite ignores whether this sync, of the name of a new log, succeeds.
         let dir = path.parent().unwrap_or(Path::new("."));
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| Fault::of_sync(dir, &error))
-    }
-
-    /// Sees to it that `repeats` is what is stored.
-    pub(super) fn refresh(&mut self) -> Result<()> {
-        if self.repeats_stale {
-            self.repeats = Repeats::load(&self.conn)?;
-            self.repeats_stale = false;
-        }
-        Ok(())
     }
 
     #[cfg(test)]

@@ -42,8 +42,6 @@ pub(super) struct Files {
     rebuilt: PathBuf,
     /// Room on the disk that is ours to give up.
     ballast: PathBuf,
-    /// Which pushes were answered.
-    pub(super) answered: PathBuf,
 }
 
 impl Files {
@@ -54,7 +52,6 @@ impl Files {
             fresh: dir.join("spool.db.new"),
             rebuilt: dir.join("spool.db.rebuilt"),
             ballast: dir.join("spool.ballast"),
-            answered: dir.join("spool.answered"),
         }
     }
 

@@ -15,14 +15,13 @@
 //!
 //! `spool.db`, in WAL mode with pages of 1 KiB. A table for each queue holds a number, a checksum over queue, number and
 //! data, and the data. `state` holds each queue's next number (none is ever given twice), depth and bytes, so that opening
-//! a million rows reads three. `repeat` and `redelivery` hold the [`Key`]s, `note` the small values of
+//! a million rows reads three. `redelivery` holds the [`Key`]s, `note` the small values of
 //! [`Spool::put_note`], `damaged` the last few rows whose checksum failed. `sqlite3` opens it all.
 //!
 //! # Operation
 //!
 //! - **Durable** operations ([`Spool::append`], [`Spool::replace`], [`Spool::forget_session`]) return after a commit with a
-//!   sync. A future dropped before it returned may or may not have been carried out. [`Spool::forget_repeat`] is for the case
-//!   of a killed process, and needs neither: it leaves a mark in `spool.answered`.
+//!   sync. A future dropped before it returned may or may not have been carried out.
 //! - **Lazy** ones ([`Spool::complete`], [`Spool::replace_lazily`], notes, …) return at once and ride with the next durable
 //!   commit; with none in 25 ms they get one without a sync, which a killed process survives and the loss of power may
 //!   not: then a delivery is repeated. What another supersedes in time is never written. Readers see them at once.
@@ -37,12 +36,12 @@
 //! - **A failed sync** ends it: [`Spool::failed`] resolves and nothing is answered any more, because what the disk holds is
 //!   unknown until the process starts anew.
 
-mod answered;
 mod batch;
 mod db;
 mod disk;
 mod fault;
 mod files;
+mod fresh;
 mod keys;
 mod log;
 mod patience;
@@ -65,17 +64,15 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use answered::Answered;
 use pending::{Change, Lazy};
 use request::{Closing, Op, Read, Reply, Request, Task};
 use shared::Shared;
 pub use types::{
-    Counters, Key, Keys, Limits, MAX_COMMANDS, NotStored, OpenError, Queue, QueueStats, ROW_OVERHEAD, Recovered, Row,
+    Counters, Key, Limits, MAX_COMMANDS, NotStored, OpenError, Queue, QueueStats, ROW_OVERHEAD, Recovered, Row,
     SpoolError, WhyNot,
 };
 use writer::Writer;
 
-use crate::clock::Stamp;
 use crate::files::Directory;
 
 /// How many may wait for an answer at once: what one commit takes. More wait before they are queued, so that dropping
@@ -118,7 +115,7 @@ impl Spool {
     /// As [`Self::open`].
     pub fn open_in(dir: &Directory, limits: Limits) -> Result<(Self, Recovered), OpenError> {
         let (db, files, recovered) = recovery::open(dir.path())?;
-        let shared = Arc::new(Shared::new(Answered::open(&files.answered), dir.failure().clone()));
+        let shared = Arc::new(Shared::new(dir.failure().clone()));
         shared::add(&shared.damaged_rows, recovered.damaged_rows);
         let (requests, inbox) = mpsc::channel();
         let path = files.main.clone();
@@ -179,16 +176,19 @@ impl Spool {
     ///
     /// [`SpoolError`], never `Full`; but for `Failed`, the row is as it was.
     pub async fn replace(&self, queue: Queue, seq: u64, data: Vec<u8>) -> Result<(), SpoolError> {
+        self.inner.shared.fresh.changed(queue, seq);
         self.store(Task::Replace { queue, seq, data }).await.map(|_| ())
     }
 
     /// As [`Self::replace`], but lazily.
     pub fn replace_lazily(&self, queue: Queue, seq: u64, data: Vec<u8>) {
+        self.inner.shared.fresh.changed(queue, seq);
         self.lazily(Lazy::Row(queue, seq, Change::Replace(Bytes::from(data))));
     }
 
     /// Removes a row, lazily.
     pub fn complete(&self, queue: Queue, seq: u64) {
+        self.inner.shared.fresh.changed(queue, seq);
         self.lazily(Lazy::Row(queue, seq, Change::Complete));
     }
 
@@ -206,6 +206,12 @@ impl Spool {
         max_rows: usize,
         max_bytes: usize,
     ) -> Result<Vec<Row>, SpoolError> {
+        if queue == Queue::Inbound && !self.has_failed() {
+            let fresh = self.inner.shared.fresh.take(after, max_rows, max_bytes);
+            if !fresh.is_empty() {
+                return Ok(fresh);
+            }
+        }
         let most = (max_rows, max_bytes);
         self.look(|reply| Request::Read(Read::After { queue, after, most, reply })).await
     }
@@ -230,35 +236,16 @@ impl Spool {
         self.look(|reply| Request::Read(Read::One { queue, seq, reply })).await
     }
 
-    /// The keys that are alive.
+    /// The [`Key`]s that are alive, by packet id.
     ///
     /// # Errors
     ///
     /// As [`Self::read_after`].
-    pub async fn load_keys(&self) -> Result<Keys, SpoolError> {
-        self.look(|reply| Request::Read(Read::Keys { reply })).await
+    pub async fn redeliveries(&self) -> Result<Vec<(u16, [u8; 32])>, SpoolError> {
+        self.look(|reply| Request::Read(Read::Redeliveries { reply })).await
     }
 
-    /// Forgets the [`Key::Repeat`] of that moment. When it returns, a killed process has forgotten it too; the loss of power may
-    /// bring it back.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::replace`].
-    pub async fn forget_repeat(&self, digest: [u8; 32], at: Stamp) -> Result<(), SpoolError> {
-        if self.inner.shared.answered.note(&digest, at, || self.lazily(Lazy::ForgetRepeat(digest, at))) {
-            return Ok(());
-        }
-        self.store(Task::ForgetRepeat(digest, at)).await.map(|_| ())
-    }
-
-    /// Remembers a [`Key::Repeat`] that was forgotten, lazily.
-    pub fn remember_repeat(&self, digest: [u8; 32], at: Stamp) {
-        let remember = || self.lazily(Lazy::RememberRepeat(digest, at));
-        self.inner.shared.answered.take_back(&digest, at, remember);
-    }
-
-    /// Forgets every [`Key::Redelivery`]: a new MQTT session began with this connection. From then on those of earlier
+    /// Forgets every [`Key`]: a new MQTT session began with this connection. From then on those of earlier
     /// connections are not kept, although their rows are. Durable when it returns.
     ///
     /// # Errors
@@ -268,7 +255,7 @@ impl Spool {
         self.store(Task::ForgetSession(began)).await.map(|_| ())
     }
 
-    /// Forgets the [`Key::Redelivery`] of each of these packet ids, lazily; not those stored from now on.
+    /// Forgets the [`Key`] of each of these packet ids, lazily; not those stored from now on.
     pub fn forget_redeliveries(&self, pkids: Vec<u16>) {
         if !pkids.is_empty() {
             self.lazily(Lazy::ForgetRedeliveries(pkids));

@@ -15,7 +15,7 @@ use rusqlite::Connection;
 use super::db::{self, Count, Db};
 use super::fault::Fault;
 use super::files::{Files, Found};
-use super::keys::{self, Repeats};
+use super::keys;
 use super::rows::{self, Checked};
 use super::types::{OpenError, PerQueue, Queue, Recovered};
 
@@ -169,7 +169,6 @@ fn copy(files: &Files, to: &mut Db, known: Option<&PerQueue<Count>>) -> Result<(
     }
     let Some((old, _)) = old else { return Ok((kept, lost)) };
     // Keys and notes are helpful, not promised: a damaged table of them is left behind.
-    Repeats::load(&old).unwrap_or_default().copy_to(&to.conn)?;
     for (pkid, digest) in keys::redeliveries(&old).unwrap_or_default() {
         keys::put_redelivery(&to.conn, pkid, digest)?;
     }

@@ -7,8 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::pending::Lazy;
 use super::rows::size;
-use super::types::{Key, Keys, Queue, Row, SpoolError};
-use crate::clock::Stamp;
+use super::types::{Key, Queue, Row, SpoolError};
 
 /// What a caller of [`Spool::hand_over`](super::Spool::hand_over) wants done with the answer.
 pub(super) type Then<T> = Box<dyn FnOnce(Result<T, SpoolError>) + Send>;
@@ -63,8 +62,6 @@ pub(super) enum Task {
         data: Vec<u8>,
     },
     ForgetSession(u64),
-    /// The key with this digest and of this moment goes.
-    ForgetRepeat([u8; 32], Stamp),
 }
 
 /// A task and who waits for it. The answer is the row's number, 0 if there is none.
@@ -79,13 +76,8 @@ impl Op {
     pub(super) fn adds(&self) -> Option<(Queue, u64)> {
         match &self.task {
             Task::Append { queue, data, .. } => Some((*queue, size(data))),
-            Task::Replace { .. } | Task::ForgetSession(_) | Task::ForgetRepeat(..) => None,
+            Task::Replace { .. } | Task::ForgetSession(_) => None,
         }
-    }
-
-    /// Whether its commit needs a sync.
-    pub(super) fn is_synced(&self) -> bool {
-        !matches!(self.task, Task::ForgetRepeat(..))
     }
 
     /// About how many bytes it brings into a batch.
@@ -93,7 +85,7 @@ impl Op {
         match &self.task {
             Task::Append { data, .. } => data.len(),
             Task::Replace { data, .. } => data.len(),
-            Task::ForgetSession(_) | Task::ForgetRepeat(..) => 0,
+            Task::ForgetSession(_) => 0,
         }
     }
 }
@@ -103,7 +95,7 @@ impl Op {
 pub(super) enum Read {
     After { queue: Queue, after: u64, most: (usize, usize), reply: Reply<Vec<Row>> },
     One { queue: Queue, seq: u64, reply: Reply<Option<Row>> },
-    Keys { reply: Reply<Keys> },
+    Redeliveries { reply: Reply<Vec<(u16, [u8; 32])>> },
     Notes { prefix: String, reply: Reply<Vec<(String, Vec<u8>)>> },
 }
 

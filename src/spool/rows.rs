@@ -15,6 +15,8 @@ struct Sql {
     length: &'static str,
     update: &'static str,
     delete: &'static str,
+    sizes: &'static str,
+    delete_all: &'static str,
     oldest: &'static str,
     after: &'static str,
     one: &'static str,
@@ -30,6 +32,12 @@ macro_rules! statements {
             length: concat!("SELECT length(data) FROM ", $table, " WHERE seq = ?1"),
             update: concat!("UPDATE ", $table, " SET crc = ?2, data = ?3 WHERE seq = ?1"),
             delete: concat!("DELETE FROM ", $table, " WHERE seq = ?1 RETURNING length(data)"),
+            sizes: concat!(
+                "SELECT count(*), coalesce(sum(length(data)), 0) FROM ",
+                $table,
+                " WHERE seq BETWEEN ?1 AND ?2"
+            ),
+            delete_all: concat!("DELETE FROM ", $table, " WHERE seq BETWEEN ?1 AND ?2"),
             oldest: concat!("SELECT seq FROM ", $table, " ORDER BY seq LIMIT 1"),
             after: concat!("SELECT seq, crc, data FROM ", $table, " WHERE seq > ?1 ORDER BY seq"),
             one: concat!("SELECT seq, crc, data FROM ", $table, " WHERE seq = ?1"),
@@ -122,6 +130,20 @@ pub(super) fn update(conn: &Connection, queue: Queue, seq: u64, data: &[u8]) -> 
 /// Removes a row and gives the size it had, if it was there.
 pub(super) fn delete(conn: &Connection, queue: Queue, seq: u64) -> Result<Option<u64>> {
     conn.prepare_cached(sql(queue).delete)?.query_row([signed(seq)], length).optional()
+}
+
+/// Removes the rows from number `first` to `last`. Gives how many there were, and their size.
+pub(super) fn delete_all(conn: &Connection, queue: Queue, first: u64, last: u64) -> Result<(u64, u64)> {
+    if first == last {
+        let size = delete(conn, queue, first)?;
+        return Ok((u64::from(size.is_some()), size.unwrap_or_default()));
+    }
+    let range = [signed(first), signed(last)];
+    let (rows, bytes) = conn
+        .prepare_cached(sql(queue).sizes)?
+        .query_row(range, |row| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?))))?;
+    conn.prepare_cached(sql(queue).delete_all)?.execute(range)?;
+    Ok((rows, bytes + rows * ROW_OVERHEAD))
 }
 
 fn length(row: &rusqlite::Row<'_>) -> Result<u64> {

@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
-use super::answered::Answered;
 use super::db::Count;
+use super::fresh::Fresh;
 use super::types::{Counters, NotStored, PerQueue, Queue, QueueStats, SpoolError, WhyNot};
 use crate::files::Failure;
 
-/// Written by the writer only, but for `answered`.
+/// Written by the writer only, but for `fresh`.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) answered: Answered,
+    pub(super) fresh: Fresh,
     depth: PerQueue<AtomicU64>,
     bytes: PerQueue<AtomicU64>,
     pub(super) appended: PerQueue<watch::Sender<u64>>,
@@ -30,9 +30,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(answered: Answered, failure: Failure) -> Self {
+    pub(super) fn new(failure: Failure) -> Self {
         Self {
-            answered,
+            fresh: Fresh::default(),
             depth: PerQueue::default(),
             bytes: PerQueue::default(),
             appended: PerQueue::default(),

@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use crate::clock::Stamp;
-
 /// What a row costs beyond its data: counted against the cap, so that a flood of empty rows is bounded too.
 pub const ROW_OVERHEAD: u64 = 32;
 
@@ -86,34 +84,16 @@ impl<T> PerQueue<T> {
     }
 }
 
-/// By which a repetition of what was stored is known again after a restart. Stored in the same commit as the row.
+/// By which a redelivered command is known again after a restart. Stored in the same commit as its row; forgotten on request,
+/// with the MQTT session, or when its packet id is used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Key {
-    /// A push nobody has answered yet. Forgotten on request, or when it is 60 s old.
-    Repeat {
-        /// Of the push's bytes.
-        digest: [u8; 32],
-        /// When it was taken.
-        at: Stamp,
-    },
-    /// A command of the present MQTT session. Forgotten on request, with the session, or when its packet id is used again.
-    Redelivery {
-        /// Its packet id.
-        pkid: u16,
-        /// Of the command's bytes.
-        digest: [u8; 32],
-        /// The connection that delivered it, by this run's count; not kept.
-        connection: u64,
-    },
-}
-
-/// The keys that are alive.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Keys {
-    /// [`Key::Repeat`], oldest first, none older than 60 s.
-    pub repeats: Vec<([u8; 32], Stamp)>,
-    /// [`Key::Redelivery`], by packet id.
-    pub redeliveries: Vec<(u16, [u8; 32])>,
+pub struct Key {
+    /// The command's packet id.
+    pub pkid: u16,
+    /// Of its bytes.
+    pub digest: [u8; 32],
+    /// The connection that delivered it, by this run's count; not kept.
+    pub connection: u64,
 }
 
 /// A row of a queue.

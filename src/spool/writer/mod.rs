@@ -4,8 +4,6 @@
 //! next one: the busier it is, the more each sync carries. It sleeps without a timer unless something is due.
 //! Here is its loop; `store` commits, `read` reads, `upkeep` is what is done unasked.
 
-#[cfg(test)]
-mod keys_model;
 mod read;
 mod store;
 mod upkeep;
@@ -96,8 +94,7 @@ impl Writer {
         let disk = Disk::new(&files.dir);
         let grown = (files.log_size() > 0).then(Instant::now);
         shared.show(&db.counts);
-        let mut pending = Pending::default();
-        pending.void.extend(shared.answered.among(db.repeats.alive()));
+        let pending = Pending::default();
         let ballast = files.ballast_size() > 0;
         Self {
             db,
@@ -123,11 +120,6 @@ impl Writer {
     pub(super) fn run(mut self) {
         if let Err(cause) = self.room() {
             self.refuse_rows(cause);
-        }
-        // The ring of marks begins anew with this run: before the first of its marks is made, the keys that the last run's
-        // marks stand for have to be gone.
-        if !self.pending.is_empty() && self.store(Vec::new()).is_err() {
-            return;
         }
         loop {
             let first = match self.due() {
@@ -181,10 +173,8 @@ impl Writer {
         turn.taken += 1;
         match request {
             Request::Durable(op) => {
-                match &op.task {
-                    Task::Replace { queue, seq, .. } => self.pending.supersede(*queue, *seq),
-                    Task::ForgetRepeat(digest, at) => self.pending.forget_repeat(*digest, *at),
-                    Task::Append { .. } | Task::ForgetSession(_) => {}
+                if let Task::Replace { queue, seq, .. } = &op.task {
+                    self.pending.supersede(*queue, *seq);
                 }
                 turn.bytes = turn.bytes.saturating_add(op.weight());
                 turn.ops.push(op);
@@ -226,7 +216,6 @@ mod tests {
 
     use super::*;
     use crate::files::Failure;
-    use crate::spool::answered::Answered;
     use crate::spool::pending::{Change, Lazy};
     use crate::spool::recovery;
     use crate::spool::types::Queue;
@@ -238,7 +227,7 @@ mod tests {
         let limits = Limits { inbound: 1000, outbound: 1000, set_aside: 1000 };
         let (_requests, inbox) = mpsc::channel();
         let mut writer =
-            Writer::new(db, files, limits, inbox, Arc::new(Shared::new(Answered::default(), Failure::default())));
+            Writer::new(db, files, limits, inbox, Arc::new(Shared::new(Failure::default())));
         assert_eq!(writer.due(), None, "a new one is in order");
         let pass = |writer: &mut Writer, time| {
             writer.grown = writer.grown.and_then(|grown| grown.checked_sub(time));

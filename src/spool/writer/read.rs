@@ -33,13 +33,10 @@ impl Writer {
                 let row = self.without_bad(queue, found)?.map(|found| found.rows.into_iter().next());
                 reply.send(row);
             }
-            Read::Keys { reply } => {
+            Read::Redeliveries { reply } => {
                 let keys = self.look(|db, pending| {
-                    db.refresh()?;
-                    let mut keys = db.repeats.keys(&db.conn)?;
-                    keys.redeliveries.retain(|(pkid, _)| !pending.settled.contains(pkid));
-                    keys.repeats.retain(|(digest, at)| !pending.void.contains(&(*digest, *at)));
-                    keys.repeats.extend(pending.remembered.iter().map(|(digest, at)| (*digest, *at)));
+                    let mut keys = keys::redeliveries(&db.conn)?;
+                    keys.retain(|(pkid, _)| !pending.settled.contains(pkid));
                     Ok(keys)
                 })?;
                 reply.send(keys);

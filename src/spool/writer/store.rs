@@ -6,9 +6,9 @@ use tracing::{info, warn};
 
 use super::super::db::{Count, Sync};
 use super::super::fault::Fault;
-use super::super::request::Op;
+use super::super::request::{Op, Task};
 use super::super::shared::add;
-use super::super::types::{MAX_COMMANDS, NotStored, PerQueue, Queue, SpoolError, WhyNot};
+use super::super::types::{MAX_COMMANDS, NotStored, PerQueue, Queue, Row, SpoolError, WhyNot};
 use super::{Refused, Stop, Writer};
 
 /// While the disk refuses, how often it is tried again without being asked.
@@ -111,20 +111,24 @@ impl Writer {
     pub(super) fn store(&mut self, mut ops: Vec<Op>) -> Result<(), Stop> {
         let mut makeshifts = [Makeshift::ReuseLog, Makeshift::DropBallast].into_iter();
         while !(ops.is_empty() && self.pending.is_empty()) {
-            let sync = if ops.iter().any(Op::is_synced) { Sync::Now } else { Sync::Later };
+            let sync = if ops.is_empty() { Sync::Later } else { Sync::Now };
             match self.db.commit(&ops, &self.pending, &self.limits, sync).map_err(|fault| self.judged(fault)) {
                 Ok(committed) => {
                     // The sync of somebody else's file may have failed meanwhile.
                     if let Some(cause) = self.shared.failure.get() {
                         return Err(self.fail(cause));
                     }
-                    let marks = self.pending.clear(committed.void_went);
-                    self.shared.answered.removed(marks);
+                    self.pending.clear();
                     self.grown = Some(Instant::now());
                     add(&self.shared.set_aside_dropped, committed.dropped);
                     let synced =
                         if sync == Sync::Now { &self.shared.commits_synced } else { &self.shared.commits_lazy };
                     add(synced, 1);
+                    for (op, seq) in ops.iter().zip(&committed.seqs) {
+                        if let Task::Append { queue: Queue::Inbound, data, .. } = &op.task {
+                            self.shared.fresh.stored(Row { seq: *seq, data: data.clone() });
+                        }
+                    }
                     self.shared.show(&self.db.counts);
                     if self.refused.is_some() && ops.iter().any(|op| op.adds().is_some_and(|(queue, _)| is_new(queue)))
                     {

@@ -8,7 +8,6 @@ use std::time::Instant;
 use rusqlite::Connection;
 use tracing::{error, warn};
 
-use super::super::answered::WAITING_MOST;
 use super::super::fault::Fault;
 use super::super::recovery;
 use super::super::shared::add;
@@ -25,7 +24,7 @@ impl Writer {
             self.retry()?;
         }
         let waited = self.pending.since().is_some_and(|since| now >= since + LAZY_WAIT);
-        let many = self.pending.wanting() >= LAZY_MOST || self.pending.void.len() >= WAITING_MOST;
+        let many = self.pending.wanting() >= LAZY_MOST;
         if !self.is_stuck() && (waited || many) {
             self.store(Vec::new())?;
         }
@@ -53,8 +52,6 @@ impl Writer {
 
     /// Nothing has come for a while: leave everything in order, so that no timer is needed.
     fn rest(&mut self) -> Result<(), Stop> {
-        // What waits for a commit to ride with need not wait for ever.
-        self.store(Vec::new())?;
         self.grown = None;
         let rested = self.put_in_order();
         self.settle(rested)
