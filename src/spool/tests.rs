@@ -11,7 +11,6 @@ use super::files::Files;
 use super::recovery;
 use super::request::Inject;
 use super::*;
-use crate::clock::Stamp;
 
 const ROOMY: Limits = Limits { inbound: 1 << 30, outbound: 1 << 30, set_aside: 1 << 20 };
 
@@ -128,7 +127,10 @@ async fn what_cannot_be_read_for_a_moment_is_read_then() {
     for code in [ffi::SQLITE_BUSY, ffi::SQLITE_NOMEM, ffi::SQLITE_IOERR_READ, ffi::SQLITE_CANTOPEN] {
         let dir = TempDir::new().unwrap();
         let spool = open(dir.path());
-        spool.append(Queue::Inbound, vec![1], Some(Key::Repeat { digest: [1; 32], at: Stamp::now() })).await.unwrap();
+        spool.append(Queue::Inbound, vec![1], None).await.unwrap();
+        spool.append(Queue::Outbound, vec![1], Some(Key { pkid: 1, digest: [1; 32], connection: 1 })).await.unwrap();
+        // What was just stored would be read from memory.
+        depth(&spool).await;
         spool.put_note("note", vec![1]);
         let mut writable = spool.writable();
         spool.inject(Inject::FailReads(2, code));
@@ -142,7 +144,7 @@ async fn what_cannot_be_read_for_a_moment_is_read_then() {
             spool.inject(Inject::FailReads(1, code));
             assert_eq!(spool.read(Queue::Inbound, 1).await.unwrap().unwrap().data, vec![1]);
             spool.inject(Inject::FailReads(1, code));
-            assert_eq!(spool.load_keys().await.unwrap().repeats.len(), 1);
+            assert_eq!(spool.redeliveries().await.unwrap().len(), 1);
             spool.inject(Inject::FailReads(1, code));
             assert_eq!(spool.notes("").await.unwrap().len(), 1);
         }
@@ -161,6 +163,8 @@ async fn what_the_disk_still_does_not_give_back_after_a_while_is_damage() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
     spool.append(Queue::Inbound, vec![1], None).await.unwrap();
+    // What was just stored would be read from memory.
+    depth(&spool).await;
     spool.inject(Inject::FailReads(u32::MAX, ffi::SQLITE_IOERR_READ));
     assert_eq!(depth(&spool).await, 1);
     assert_eq!(spool.counters().rebuilds, 1);
@@ -174,12 +178,11 @@ async fn a_full_disk_is_survived() {
         spool.append(Queue::Inbound, vec![1; 4000], None).await.unwrap();
     }
     spool.inject(Inject::MaxPages(1));
-    let at = Stamp::now();
-    let key = Key::Repeat { digest: [7; 32], at };
-    let refused = spool.append(Queue::Inbound, vec![2; 4000], Some(key)).await;
+    let key = Key { pkid: 7, digest: [7; 32], connection: 1 };
+    let refused = spool.append(Queue::Outbound, vec![2; 4000], Some(key)).await;
     assert!(matches!(refused, Err(SpoolError::Unwritable(cause)) if cause.contains("the disk is full")));
     assert!(spool.writable().borrow().as_ref().is_err_and(|told| told.cause.contains("full")));
-    assert_eq!(spool.load_keys().await.unwrap().repeats, [], "the key goes the way of its row");
+    assert_eq!(spool.redeliveries().await.unwrap(), [], "the key goes the way of its row");
 
     // What is there is read, replaced and completed all the same, also in one commit with a row that does not fit.
     assert_eq!(depth(&spool).await, 4);
@@ -203,12 +206,8 @@ async fn a_full_disk_is_survived() {
 async fn a_damaged_commit_is_repeated_after_rebuilding() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
-    let at = Stamp::now();
-    spool.append(Queue::Inbound, vec![1], Some(Key::Repeat { digest: [1; 32], at })).await.unwrap();
-    spool
-        .append(Queue::Outbound, vec![1], Some(Key::Redelivery { pkid: 1, digest: [1; 32], connection: 1 }))
-        .await
-        .unwrap();
+    spool.append(Queue::Inbound, vec![1], None).await.unwrap();
+    spool.append(Queue::Outbound, vec![1], Some(Key { pkid: 1, digest: [1; 32], connection: 1 })).await.unwrap();
     spool.put_note("note", vec![1]);
     spool.inject(Inject::FailCommit(ffi::SQLITE_CORRUPT));
     assert_eq!(spool.append(Queue::Inbound, vec![2], None).await, Ok(2));
@@ -219,8 +218,7 @@ async fn a_damaged_commit_is_repeated_after_rebuilding() {
     assert!(dir.path().join("spool.db.damaged-1").exists());
     let spool = open(dir.path());
     assert_eq!(spool.append(Queue::Inbound, vec![3], None).await, Ok(3));
-    let keys = Keys { repeats: vec![([1; 32], at)], redeliveries: vec![(1, [1; 32])] };
-    assert_eq!(spool.load_keys().await, Ok(keys));
+    assert_eq!(spool.redeliveries().await, Ok(vec![(1, [1; 32])]));
     assert_eq!(spool.notes("").await, Ok(vec![("note".to_owned(), vec![1])]));
 }
 
@@ -356,26 +354,6 @@ async fn a_rebuild_cut_off_at_any_point_loses_nothing() {
         assert_eq!(depth(&spool).await, expected);
         spool.close().await;
     }
-}
-
-#[tokio::test]
-async fn repeats_too_old_to_matter_are_pruned_by_the_next_commit() {
-    let dir = TempDir::new().unwrap();
-    let spool = open(dir.path());
-    spool.append(Queue::Inbound, vec![1], Some(Key::Repeat { digest: [1; 32], at: Stamp::now() })).await.unwrap();
-    spool.close().await;
-    // An hour passes while it is closed.
-    let old = (1_u64, 0_u64, Stamp::now().wall_ms() - 3_600_000);
-    let conn = Connection::open(dir.path().join("spool.db")).unwrap();
-    conn.execute("UPDATE repeat SET at = ?1", [postcard::to_stdvec(&old).unwrap()]).unwrap();
-    drop(conn);
-    let spool = open(dir.path());
-    assert_eq!(spool.load_keys().await.unwrap().repeats, []);
-    spool.append(Queue::Inbound, vec![2], Some(Key::Repeat { digest: [2; 32], at: Stamp::now() })).await.unwrap();
-    spool.close().await;
-    let conn = Connection::open(dir.path().join("spool.db")).unwrap();
-    let left: i64 = conn.query_row("SELECT count(*) FROM repeat", [], |row| row.get(0)).unwrap();
-    assert_eq!(left, 1);
 }
 
 #[test]

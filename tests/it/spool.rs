@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use ilink2mqtt::clock::Stamp;
 use ilink2mqtt::spool::{Key, Limits, OpenError, Queue, ROW_OVERHEAD, Recovered, Row, Spool, SpoolError};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -32,7 +31,7 @@ async fn contents(spool: &Spool, queue: Queue) -> BTreeMap<u64, Vec<u8>> {
 fn crashed(dir: &Path) -> TempDir {
     let copy = TempDir::new().unwrap();
     // The log first: a checkpoint between the two then does no harm.
-    for name in ["spool.answered", "spool.db-wal", "spool.db"] {
+    for name in ["spool.db-wal", "spool.db"] {
         if dir.join(name).exists() {
             fs::copy(dir.join(name), copy.path().join(name)).unwrap();
         }
@@ -185,42 +184,15 @@ async fn a_queue_that_one_batch_fills_counts_as_full() {
 }
 
 #[tokio::test]
-async fn what_was_answered_stays_so_through_two_kills() {
-    let dir = TempDir::new().unwrap();
-    let (spool, at) = (open(dir.path()), Stamp::now());
-    for n in 1..=2_u8 {
-        spool.append(Queue::Inbound, vec![n], Some(Key::Repeat { digest: [n; 32], at })).await.unwrap();
-    }
-    spool.forget_repeat([1; 32], at).await.unwrap();
-    let killed = crashed(dir.path());
-    let second = open(killed.path());
-    assert_eq!(second.load_keys().await.unwrap().repeats, [([2; 32], at)]);
-    // Its mark takes the place of the first run's.
-    second.forget_repeat([2; 32], at).await.unwrap();
-    let third = open(crashed(killed.path()).path());
-    assert_eq!(third.load_keys().await.unwrap().repeats, []);
-}
-
-#[tokio::test]
 async fn keys_and_notes_live_as_long_as_they_should() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
-    let at = Stamp::now();
     for n in 1..=3_u8 {
-        spool.append(Queue::Inbound, vec![n], Some(Key::Repeat { digest: [n; 32], at })).await.unwrap();
-        let key = Key::Redelivery { pkid: u16::from(n), digest: [n; 32], connection: 1 };
+        spool.append(Queue::Inbound, vec![n], None).await.unwrap();
+        let key = Key { pkid: u16::from(n), digest: [n; 32], connection: 1 };
         spool.append(Queue::Outbound, vec![n], Some(key)).await.unwrap();
     }
-    spool
-        .append(Queue::Outbound, vec![9], Some(Key::Redelivery { pkid: 1, digest: [9; 32], connection: 1 }))
-        .await
-        .unwrap();
-    spool.forget_repeat([2; 32], at).await.unwrap();
-    spool.forget_repeat([3; 32], at).await.unwrap();
-    // It is there for a killed process, not only for one that closes.
-    let killed = open(crashed(dir.path()).path()).load_keys().await.unwrap();
-    assert_eq!(killed.repeats, [([1; 32], at)]);
-    spool.remember_repeat([3; 32], at);
+    spool.append(Queue::Outbound, vec![9], Some(Key { pkid: 1, digest: [9; 32], connection: 1 })).await.unwrap();
     spool.put_note("presence/a", b"1".to_vec());
     spool.put_note("presence/b", b"2".to_vec());
     spool.put_note("other", b"3".to_vec());
@@ -231,12 +203,10 @@ async fn keys_and_notes_live_as_long_as_they_should() {
     spool.close().await;
 
     let spool = open(dir.path());
-    let keys = spool.load_keys().await.unwrap();
-    assert_eq!(keys.repeats, [([1; 32], at), ([3; 32], at)], "a key outlives its row");
-    assert_eq!(keys.redeliveries, [(1, [9; 32]), (2, [2; 32]), (3, [3; 32])]);
+    assert_eq!(spool.redeliveries().await.unwrap(), [(1, [9; 32]), (2, [2; 32]), (3, [3; 32])]);
     assert_eq!(spool.notes("presence/").await.unwrap(), expected_notes);
     spool.forget_session(2).await.unwrap();
-    assert_eq!(open(crashed(dir.path()).path()).load_keys().await.unwrap().redeliveries, []);
+    assert_eq!(open(crashed(dir.path()).path()).redeliveries().await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -244,7 +214,7 @@ async fn a_redelivery_key_goes_when_the_broker_needs_it_no_more_and_none_of_a_lo
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
     let store = async |pkid, connection| {
-        let key = Key::Redelivery { pkid, digest: [1; 32], connection };
+        let key = Key { pkid, digest: [1; 32], connection };
         spool.append(Queue::Outbound, vec![1], Some(key)).await.unwrap();
     };
     for pkid in 1..=4 {
@@ -252,7 +222,7 @@ async fn a_redelivery_key_goes_when_the_broker_needs_it_no_more_and_none_of_a_lo
     }
     spool.forget_redeliveries(vec![1, 2, 9]);
     let kept = async |spool: &Spool| {
-        spool.load_keys().await.unwrap().redeliveries.into_iter().map(|(pkid, _)| pkid).collect::<Vec<_>>()
+        spool.redeliveries().await.unwrap().into_iter().map(|(pkid, _)| pkid).collect::<Vec<_>>()
     };
     assert_eq!(kept(&spool).await, [3, 4], "seen at once");
     // Used again at once: this one stays.
@@ -336,8 +306,7 @@ async fn after_closing_other_handles_fail_and_no_log_is_left_beside_the_database
     assert!(matches!(other.read(Queue::Inbound, 1).await, Err(SpoolError::Failed(_))));
     let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
     names.sort();
-    // The marks are of use to the next run.
-    assert_eq!(names, ["spool.answered", "spool.db"]);
+    assert_eq!(names, ["spool.db"]);
     assert!(everything(&open(dir.path()), Queue::Inbound).await.is_empty());
 }
 

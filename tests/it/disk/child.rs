@@ -2,7 +2,6 @@
 //!
 //! What it says are lines of `marks`, a file in the recorded directory, so that each stands in the history where it belongs.
 
-use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -10,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use ilink2mqtt::clock::{Stamp, wall_now_ms};
+use ilink2mqtt::clock::wall_now_ms;
 use ilink2mqtt::spool::{Key, Limits, Queue, Spool};
 use serde::{Deserialize, Serialize};
 
@@ -88,8 +87,6 @@ pub(super) struct Load {
     n: u64,
     /// Rows that are there: queue, number, tag.
     pub(super) rows: Vec<(Queue, u64, u64)>,
-    /// When the pushes with these tags were taken.
-    taken: HashMap<u64, Stamp>,
     pub(super) next_tag: u64,
     version: u32,
 }
@@ -100,8 +97,8 @@ impl Load {
         // Numbers go on where an earlier part may have ended.
         let first = if matches!(part, "second" | "afterwards") { 1_000_000 } else { 1 };
         let dice = Dice(first);
-        let (rows, taken) = (Vec::new(), HashMap::new());
-        let mut load = Self { dir, spool: None, marks, dice, n: first, rows, taken, next_tag: first, version: 0 };
+        let rows = Vec::new();
+        let mut load = Self { dir, spool: None, marks, dice, n: first, rows, next_tag: first, version: 0 };
         load.phase(&format!("{part}: opening"));
         load
     }
@@ -167,13 +164,13 @@ impl Load {
 
     async fn steps(&mut self, steps: usize) {
         for _ in 0..steps {
-            self.lazily().await;
+            self.lazily();
             match self.dice.below(12) {
                 0..=7 => self.append_some().await,
                 8 => self.replace().await,
                 9 => self.set_aside().await,
                 10 if self.dice.below(4) == 0 => self.forget_session().await,
-                _ => self.lazily().await,
+                _ => self.lazily(),
             }
         }
     }
@@ -192,15 +189,11 @@ impl Load {
             digest[..8].copy_from_slice(&tag.to_le_bytes());
             let key = match (queue, self.dice.below(3)) {
                 (_, 0) => None,
-                (Queue::Inbound, _) => {
-                    sets.push((format!("repeat/{tag}"), Some(String::new())));
-                    let at = *self.taken.entry(tag).or_insert_with(Stamp::now);
-                    Some(Key::Repeat { digest, at })
-                }
+                (Queue::Inbound, _) => None,
                 _ => {
                     let pkid = u16::try_from(self.dice.below(40)).unwrap();
                     sets.push((format!("redelivery/{pkid}"), Some(tag.to_string())));
-                    Some(Key::Redelivery { pkid, digest, connection: 0 })
+                    Some(Key { pkid, digest, connection: 0 })
                 }
             };
             let n = self.begin(sets);
@@ -239,7 +232,7 @@ impl Load {
         self.mark(&Mark::Done { n });
     }
 
-    pub(super) async fn lazily(&mut self) {
+    pub(super) fn lazily(&mut self) {
         for _ in 0..self.dice.below(5) {
             match self.dice.below(6) {
                 0..=2 => self.complete(),
@@ -261,12 +254,9 @@ impl Load {
                     }
                 }
                 _ => {
-                    let tag = self.next_tag.saturating_sub(1 + self.dice.roll() % 10);
-                    let mut digest = [0; 32];
-                    digest[..8].copy_from_slice(&tag.to_le_bytes());
-                    let at = self.taken.get(&tag).copied().unwrap_or_else(Stamp::now);
-                    self.begin(vec![(format!("repeat/{tag}"), None)]);
-                    self.spool().forget_repeat(digest, at).await.expect("it is forgotten");
+                    let pkid = u16::try_from(self.dice.below(40)).unwrap();
+                    self.begin(vec![(format!("redelivery/{pkid}"), None)]);
+                    self.spool().forget_redeliveries(vec![pkid]);
                 }
             }
         }

@@ -30,7 +30,7 @@ impl Load {
             let goes_on = match self.dice.below(16) {
                 // Lazy commits leave the log unsynced; with large rows it is soon long enough to be moved.
                 0..=5 => {
-                    self.lazily().await;
+                    self.lazily();
                     tokio::time::sleep(Duration::from_millis(30)).await;
                     true
                 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use ilink2mqtt::clock::wall_now_ms;
 use ilink2mqtt::spool::{Queue, Recovered, Spool};
 use tempfile::TempDir;
 
@@ -105,10 +104,7 @@ async fn examine(dir: &Path, promises: &Promises, thoroughly: bool) -> Findings 
     let found = contents(&spool, &mut findings).await;
     let set_aside = register(Queue::SetAside, 0).replace("/0", "/");
     for name in promises.registers.keys().filter(|name| !name.starts_with(&set_aside)) {
-        let mut allowed = promises.allowed(name);
-        if name.starts_with("repeat/") && is_old(promises, name) {
-            allowed.insert(None);
-        }
+        let allowed = promises.allowed(name);
         let there = found.get(name).cloned();
         if !allowed.contains(&there) {
             findings.lost += 1;
@@ -152,19 +148,11 @@ async fn contents(spool: &Spool, findings: &mut Findings) -> BTreeMap<String, St
         }
         found.extend(rows.iter().map(|row| (register(queue, tag(&row.data)), value(&row.data))));
     }
-    let keys = spool.load_keys().await.expect("reading works");
-    found.extend(keys.repeats.iter().map(|(digest, _)| (format!("repeat/{}", tag(digest)), String::new())));
-    found
-        .extend(keys.redeliveries.iter().map(|(pkid, digest)| (format!("redelivery/{pkid}"), tag(digest).to_string())));
+    let keys = spool.redeliveries().await.expect("reading works");
+    found.extend(keys.iter().map(|(pkid, digest)| (format!("redelivery/{pkid}"), tag(digest).to_string())));
     let notes = spool.notes("").await.expect("reading works");
     found.extend(notes.into_iter().map(|(key, value)| (key, String::from_utf8(value).unwrap())));
     found
-}
-
-/// Repeats live for a minute only.
-fn is_old(promises: &Promises, name: &str) -> bool {
-    let (n, _) = promises.registers[name][0];
-    wall_now_ms().saturating_sub(promises.begun[&n]) > 50_000
 }
 
 /// The newest rows that fit, as of some request since the last durable one.

@@ -73,6 +73,7 @@ impl World {
             settings: watch::channel(Arc::new(RelaySettings::default())).1,
             routing: watch::channel(Arc::default()).1,
             spool: spool.clone(),
+            repeats: None,
             publisher: link.link.publisher.clone(),
             link: link.link.state.clone(),
             set_aside: SetAside::new(spool.clone(), Arc::clone(&counters)),
