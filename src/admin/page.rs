@@ -61,12 +61,13 @@ fn fill(places: &[Section]) -> String {
 }
 
 /// What changes.
-pub(super) fn sections(overview: &Overview) -> [Section; 6] {
+pub(super) fn sections(overview: &Overview) -> [Section; 7] {
     [
         ("problems", problems(&overview.problems)),
         ("parts", parts(overview)),
         ("rates", rates(overview)),
         ("queues", queues(overview)),
+        ("advice", advice(&overview.problems)),
         ("messages", messages(&overview.messages)),
         ("counters", counters(overview)),
     ]
@@ -81,18 +82,32 @@ fn header(overview: &Overview) -> Markup {
 }
 
 fn problems(problems: &[Problem]) -> Markup {
-    let grave = problems.iter().filter(|problem| problem.grave).count();
+    let grave: Vec<_> = problems.iter().filter(|problem| problem.grave).collect();
     html! {
-        @match grave {
+        @match grave.len() {
             0 => p { "All is well" },
             1 => p.bad { "Something is wrong" },
             more => p.bad { (more) " things are wrong" },
         }
+        (list(&grave))
+    }
+}
+
+/// What is no trouble stands apart from it.
+fn advice(problems: &[Problem]) -> Markup {
+    let advice: Vec<_> = problems.iter().filter(|problem| !problem.grave).collect();
+    html! {
+        @if !advice.is_empty() { section { h2 { "Advice" } (list(&advice)) } }
+    }
+}
+
+fn list(problems: &[&Problem]) -> Markup {
+    html! {
         @if !problems.is_empty() {
             ul {
-                @for Problem { grave, part, cause, since } in problems {
-                    li.bad[*grave] {
-                        strong { @if !*grave { "Advice: " } (part) @if let Some(since) = since { small.faint { " since " (time(since)) } } }
+                @for Problem { part, cause, since, .. } in problems {
+                    li {
+                        strong { (part) @if let Some(since) = since { small.faint { " since " (time(since)) } } }
                         (cause)
                     }
                 }

@@ -94,7 +94,7 @@ async fn what_is_wrong_appears_and_goes_and_strangers_write_nothing() {
     is_sound(&browser, &world).await;
 
     world.broker.stop();
-    browser.until("the trouble", "return !!document.querySelector('#problems li.bad')").await;
+    browser.until("the trouble", "return !!document.querySelector('#problems li')").await;
     let problem = browser.evaluate("return document.getElementById('problems').innerText").await;
     assert!(problem.as_str().unwrap().contains("broker"), "{problem}");
     browser.until("the title", "return document.title.startsWith('\\u26a0')").await;

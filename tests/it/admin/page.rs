@@ -92,6 +92,7 @@ async fn what_is_wrong_is_said_with_the_remedy_everywhere_alike() {
     let mut world = World::ready().await;
     let mut stream = sse::open(&world.bridge).await;
     stream.shows("problems", &["All is well"]).await;
+    stream.shows("advice", &["Advice", "ilink.api is http://"]).await;
     world.broker.stop();
     let cause = "is the broker running, is mqtt.broker its address?";
     stream.shows("problems", &["Something is wrong", "broker", cause]).await;
