@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::presence::PresenceBook;
-use super::repeats::Repeats;
 use super::render::{Accepted, Fate, Row, Seen};
+use super::repeats::Repeats;
 use super::retained::Retained;
 use crate::clock;
 use crate::counters::Counters;

@@ -168,7 +168,8 @@ impl Repeats {
         loop {
             let after = self.highest.saturating_sub(back);
             let first = self.spool.read_after(Queue::Inbound, after, 1, READ_BYTES).await?;
-            let is_old = |row: &Row| matches!(Record::decode(&row.data), Ok(Record::Push { at, .. }) if at.age() >= WINDOW);
+            let is_old =
+                |row: &Row| matches!(Record::decode(&row.data), Ok(Record::Push { at, .. }) if at.age() >= WINDOW);
             if after == 0 || back >= PLACES || first.first().is_some_and(is_old) {
                 return Ok(after);
             }
@@ -339,7 +340,9 @@ fn unanswered(row: &Row, seen: &Seen) -> Option<(u64, Digest, Stamp, bool)> {
         return None;
     }
     match Record::decode(&row.data) {
-        Ok(Record::Push { at, body, .. }) if at.age() < WINDOW => Some((row.seq, Sha256::digest(&body).into(), at, false)),
+        Ok(Record::Push { at, body, .. }) if at.age() < WINDOW => {
+            Some((row.seq, Sha256::digest(&body).into(), at, false))
+        }
         _ => None,
     }
 }

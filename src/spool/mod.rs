@@ -25,6 +25,7 @@
 //! - **Lazy** ones ([`Spool::complete`], [`Spool::replace_lazily`], notes, …) return at once and ride with the next durable
 //!   commit; with none in 25 ms they get one without a sync, which a killed process survives and the loss of power may
 //!   not: then a delivery is repeated. What another supersedes in time is never written. Readers see them at once.
+//! - **Fresh**: what was just stored in the inbound queue is read from memory by who keeps up, from the disk by all others.
 //! - **Idle** for 2 s, the log is moved into the database and emptied, because one flipped bit in a log silently ends it;
 //!   a file that is large and nearly empty is shrunk. Then the thread sleeps until asked.
 //! - **Full** is decided by counting, before the disk is touched; **nearly full** by the disk's free space, while there is

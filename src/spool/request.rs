@@ -51,16 +51,8 @@ impl<T> fmt::Debug for Reply<T> {
 /// Something to make durable.
 #[derive(Debug)]
 pub(super) enum Task {
-    Append {
-        queue: Queue,
-        data: Bytes,
-        key: Option<Key>,
-    },
-    Replace {
-        queue: Queue,
-        seq: u64,
-        data: Vec<u8>,
-    },
+    Append { queue: Queue, data: Bytes, key: Option<Key> },
+    Replace { queue: Queue, seq: u64, data: Vec<u8> },
     ForgetSession(u64),
 }
 

@@ -221,9 +221,8 @@ async fn a_redelivery_key_goes_when_the_broker_needs_it_no_more_and_none_of_a_lo
         store(pkid, 1).await;
     }
     spool.forget_redeliveries(vec![1, 2, 9]);
-    let kept = async |spool: &Spool| {
-        spool.redeliveries().await.unwrap().into_iter().map(|(pkid, _)| pkid).collect::<Vec<_>>()
-    };
+    let kept =
+        async |spool: &Spool| spool.redeliveries().await.unwrap().into_iter().map(|(pkid, _)| pkid).collect::<Vec<_>>();
     assert_eq!(kept(&spool).await, [3, 4], "seen at once");
     // Used again at once: this one stays.
     store(2, 1).await;

@@ -226,8 +226,7 @@ mod tests {
         let (db, files, _) = recovery::open(dir.path()).unwrap();
         let limits = Limits { inbound: 1000, outbound: 1000, set_aside: 1000 };
         let (_requests, inbox) = mpsc::channel();
-        let mut writer =
-            Writer::new(db, files, limits, inbox, Arc::new(Shared::new(Failure::default())));
+        let mut writer = Writer::new(db, files, limits, inbox, Arc::new(Shared::new(Failure::default())));
         assert_eq!(writer.due(), None, "a new one is in order");
         let pass = |writer: &mut Writer, time| {
             writer.grown = writer.grown.and_then(|grown| grown.checked_sub(time));

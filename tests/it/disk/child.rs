@@ -188,8 +188,7 @@ impl Load {
             let mut digest = [0; 32];
             digest[..8].copy_from_slice(&tag.to_le_bytes());
             let key = match (queue, self.dice.below(3)) {
-                (_, 0) => None,
-                (Queue::Inbound, _) => None,
+                (_, 0) | (Queue::Inbound, _) => None,
                 _ => {
                     let pkid = u16::try_from(self.dice.below(40)).unwrap();
                     sets.push((format!("redelivery/{pkid}"), Some(tag.to_string())));
