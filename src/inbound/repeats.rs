@@ -4,7 +4,7 @@
 //! when the same bytes were stored, or are being stored, less than 60 s ago and none of the tries was answered: it shares
 //! that one's commit. Once a try was answered, the same bytes are a new message: two "ON" in one second are two.
 //!
-//! After a restart the rows of the inbound queue tell which pushes were stored, and [`Answered`] which of them were answered.
+//! After a restart the rows of the inbound queue tell which pushes were stored, and `answered` which of them were answered.
 //! What was delivered before it was answered leaves a note, because its row goes. So a push that is answered at once, as
 //! nearly all are, costs one byte in a file.
 
