@@ -13,15 +13,29 @@ pub(super) struct AccountCheck {
     state_topic: String,
     uid: Option<String>,
     online: bool,
+    /// The SUBACK of each topic: whether we may look.
+    granted: Vec<bool>,
 }
 
 impl AccountCheck {
     pub(super) fn new(base: &Base) -> Self {
-        Self { info_topic: base.bridge("info"), state_topic: base.bridge("state"), uid: None, online: false }
+        let (info_topic, state_topic) = (base.bridge("info"), base.bridge("state"));
+        Self { info_topic, state_topic, uid: None, online: false, granted: Vec::new() }
     }
 
     pub(super) fn topics(&self) -> [String; 2] {
         [self.info_topic.clone(), self.state_topic.clone()]
+    }
+
+    /// A SUBACK; whether it was the last of them.
+    pub(super) fn answered(&mut self, granted: bool) -> bool {
+        self.granted.push(granted);
+        self.granted.len() >= self.topics().len()
+    }
+
+    /// Whether none was granted.
+    pub(super) fn is_denied(&self) -> bool {
+        !self.granted.contains(&true)
     }
 
     pub(super) fn is_about(&self, topic: &str) -> bool {

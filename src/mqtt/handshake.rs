@@ -40,7 +40,8 @@ impl<W: Wire> Connection<'_, W> {
         self.note_session(accepted);
         self.task.ends.standing.connected(accepted.session_present);
         let check = AccountCheck::new(&self.task.dialer.config.base);
-        if !self.wire.subscribe(&check.topics().map(|topic| (topic, Subscription::Look))) {
+        // One by one: aedes tells what is retained of a second topic in one SUBSCRIBE only after the UNSUBACKs.
+        if !check.topics().into_iter().all(|topic| self.wire.subscribe(&[(topic, Subscription::Look)])) {
             return Err(request_lost());
         }
         self.enter(Phase::Looking { check, unsubacks_left: 0 }, Some(ANSWER_LIMIT));
@@ -74,8 +75,11 @@ impl<W: Wire> Connection<'_, W> {
     pub(super) fn on_subscribed(&mut self, granted: &[bool]) -> Step {
         match &mut self.phase {
             Phase::Looking { check, unsubacks_left } => {
+                if !check.answered(granted.contains(&true)) {
+                    return Ok(());
+                }
                 // Looking may be denied: then no conflict is known. Otherwise the UNSUBACKs come after the retained messages.
-                if !granted.contains(&true) {
+                if check.is_denied() {
                     return self.subscribe();
                 }
                 let topics = check.topics();

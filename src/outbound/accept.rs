@@ -245,6 +245,11 @@ impl Accept {
             // The link's own probe of its rights, or somebody's imitation: never executed, no result.
             Ok(Parsed::SelfTest(_)) => return Box::pin(ready(Fate::Acknowledged(message.ack))),
             Err(rejection) => {
+                // amqtt tells every client at once what is retained for whatever anybody is subscribed to.
+                if self.config.base.result(&message.topic).is_none() {
+                    debug!(topic = message.topic, "ignored a message that we are not subscribed to");
+                    return Box::pin(ready(Fate::Acknowledged(message.ack)));
+                }
                 let id = redelivery.refusal_id(&message, digest, new_id);
                 let reply_to = self.reply_to(&message);
                 let refusal = Arc::clone(self).refuse(id, reply_to, rejection, message.ack);

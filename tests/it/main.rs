@@ -10,6 +10,7 @@
 
 mod admin;
 mod blackbox;
+mod brokers;
 mod bug_report;
 mod checkup;
 mod cloud;

@@ -40,7 +40,7 @@ impl Broker for V4Broker {
         let Packet::Connect(_) = peer.read().await else { panic!("no CONNECT") };
         peer.write(|bytes| ConnAck::new(ConnectReturnCode::Success, session_present).write(bytes)).await;
         // The account check and the subscriptions.
-        for _ in 0..4 {
+        for _ in 0..5 {
             match peer.read().await {
                 Packet::Subscribe(subscribe) => {
                     let codes = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce); subscribe.filters.len()];

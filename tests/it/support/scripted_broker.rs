@@ -165,7 +165,7 @@ impl Peer {
 
     /// Answers what comes before the first publish: the account check and the subscriptions.
     pub(crate) async fn up(&mut self) {
-        for _ in 0..4 {
+        for _ in 0..5 {
             match self.read().await {
                 Some(Packet::Subscribe(subscribe)) => {
                     self.granted(&subscribe).await;
