@@ -45,12 +45,12 @@ fn nats(dir: &Path, port: u16, program: &str) -> Command {
     command
 }
 
-/// RabbitMQ of Debian 12.
+/// `RabbitMQ` of Debian 12.
 pub(super) fn rabbitmq_3_10(dir: &Path, port: u16) -> Command {
     rabbitmq(dir, port, "bookworm-rabbitmq-server", "3.10.8")
 }
 
-/// RabbitMQ of Debian 13.
+/// `RabbitMQ` of Debian 13.
 pub(super) fn rabbitmq_4_0(dir: &Path, port: u16) -> Command {
     rabbitmq(dir, port, "trixie-rabbitmq-server", "4.0.5")
 }
