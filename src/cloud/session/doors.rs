@@ -1,7 +1,8 @@
 //! The doors: which endpoints may be called, as the task writes it and callers see it.
 //!
 //! A command asks for its own endpoint only: trouble at one says nothing about another. An endpoint in doubt, or one whose
-//! wait is over, lets one call through; how that call ends decides about the rest.
+//! wait is over, lets one call through; how that call ends decides about the rest. Where one of all may call, the endpoints that
+//! were kept out take turns.
 //!
 //! How the deliver loop uses it: a command whose attempt ends as [`Outcome::NotReady`](super::Outcome::NotReady) without a
 //! wait of its own is set aside with its lane under [`Endpoint::of`] its call. Whenever [`Doors::changed`] returns, look at
@@ -147,6 +148,10 @@ pub(super) struct Table {
     /// The turns whose one place is taken: of the door for all, and of each.
     taken_of_all: Option<u64>,
     taken: [Option<u64>; Endpoint::ALL.len()],
+    /// Of the door for all: endpoints whose calls it kept out, when each last had the one place, and whose it is now.
+    waiting: [bool; Endpoint::ALL.len()],
+    had: [u64; Endpoint::ALL.len()],
+    only: Option<Endpoint>,
     /// The task is no more.
     ended: bool,
 }
@@ -166,10 +171,34 @@ impl Table {
             Setting::One { turn, .. } if taken != Some(*turn) => Door::One,
             Setting::One { .. } | Setting::Closed { .. } => Door::Closed,
         };
-        match (shown((&self.all, self.taken_of_all)), shown(self.of(endpoint))) {
+        let all = match shown((&self.all, self.taken_of_all)) {
+            Door::One if self.only.is_some_and(|only| only != endpoint) => Door::Closed,
+            all => all,
+        };
+        match (all, shown(self.of(endpoint))) {
             (Door::Closed, _) | (_, Door::Closed) => Door::Closed,
             (Door::One, _) | (_, Door::One) => Door::One,
             (Door::Open, Door::Open) => Door::Open,
+        }
+    }
+
+    /// A new turn: of those who were kept out, whoever has not had the one place for longest has it. Otherwise one endpoint, the
+    /// only one in trouble, might have it each time, and what others are asked for would wait as long as that lasts.
+    fn begin_turn(&mut self) {
+        let waiting = Endpoint::ALL.into_iter().filter(|endpoint| self.waiting.get(endpoint.index()) == Some(&true));
+        self.only = waiting.min_by_key(|endpoint| self.had.get(endpoint.index()));
+        // Should it not come, it is passed over next time.
+        if let Some(waiting) = self.only.and_then(|only| self.waiting.get_mut(only.index())) {
+            *waiting = false;
+        }
+    }
+
+    /// A call of `endpoint` has the one place of the door for all.
+    fn take_turn(&mut self, endpoint: Endpoint, turn: u64) {
+        (self.taken_of_all, self.only) = (Some(turn), None);
+        if let (Some(had), Some(waiting)) = (self.had.get_mut(endpoint.index()), self.waiting.get_mut(endpoint.index()))
+        {
+            (*had, *waiting) = (turn, false);
         }
     }
 
@@ -197,6 +226,9 @@ impl Keeper {
             each: Endpoint::ALL.map(|_| Setting::Open),
             taken_of_all: None,
             taken: [None; Endpoint::ALL.len()],
+            waiting: [false; Endpoint::ALL.len()],
+            had: [0; Endpoint::ALL.len()],
+            only: None,
             ended: false,
         };
         Self(watch::Sender::new(table))
@@ -209,7 +241,14 @@ impl Keeper {
     pub(super) fn set(&self, all: Setting, each: [Setting; Endpoint::ALL.len()]) {
         self.0.send_if_modified(|table| {
             let changed = (&table.all, &table.each) != (&all, &each);
+            let turn = |all: &Setting| if let Setting::One { turn, .. } = all { Some(*turn) } else { None };
+            let (before, now) = (turn(&table.all), turn(&all));
             (table.all, table.each) = (all, each);
+            if table.all == Setting::Open {
+                (table.waiting, table.only) = ([false; Endpoint::ALL.len()], None);
+            } else if now.is_some() && now != before {
+                table.begin_turn();
+            }
             changed
         });
     }
@@ -239,10 +278,15 @@ impl Keeper {
             // After the end callers may still try with what was known last; nobody waits for that.
             if !table.ended && table.at(endpoint) == Door::Closed {
                 entered = Err(table.cause(endpoint));
+                let by_all = table.all != Setting::Open;
+                if let Some(waiting) = table.waiting.get_mut(endpoint.index()).filter(|_| by_all) {
+                    *waiting = true;
+                }
                 return false;
             }
             if let Setting::One { turn, .. } = table.all {
-                (table.taken_of_all, pass.of_all) = (Some(turn), Some(turn));
+                table.take_turn(endpoint, turn);
+                pass.of_all = Some(turn);
             }
             if let (Setting::One { turn, .. }, Some(taken)) =
                 (table.of(endpoint).0.clone(), table.taken.get_mut(endpoint.index()))
@@ -289,60 +333,4 @@ impl Drop for Pass {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OPEN: [Setting; 5] = [const { Setting::Open }; 5];
-
-    fn one(turn: u64) -> Setting {
-        Setting::One { turn, cause: "in doubt".into() }
-    }
-
-    #[test]
-    fn one_place_is_taken_once_and_is_free_again_unless_the_task_has_moved_on() {
-        let keeper = Arc::new(Keeper::new("starting"));
-        let doors = keeper.doors();
-        assert!(!doors.any() && keeper.enter(Endpoint::SendMsg).is_err_and(|cause| &*cause == "starting"));
-        let mut each = OPEN;
-        each[Endpoint::SendMsg.index()] = one(1);
-        keeper.set(Setting::Open, each.clone());
-        assert_eq!((doors.at(Endpoint::SendMsg), doors.at(Endpoint::HamTopic)), (Door::One, Door::Open));
-        let pass = keeper.enter(Endpoint::SendMsg).unwrap();
-        assert!(pass.is_single() && keeper.enter(Endpoint::SendMsg).is_err_and(|cause| &*cause == "in doubt"));
-        assert_eq!(doors.at(Endpoint::SendMsg), Door::Closed);
-        assert!(!keeper.enter(Endpoint::HamTopic).unwrap().is_single());
-        drop(pass);
-        assert_eq!(doors.at(Endpoint::SendMsg), Door::One);
-        let late = keeper.enter(Endpoint::SendMsg).unwrap();
-        each[Endpoint::SendMsg.index()] = one(2);
-        keeper.set(Setting::Open, each);
-        let next = keeper.enter(Endpoint::SendMsg).unwrap();
-        drop(late);
-        assert_eq!(doors.at(Endpoint::SendMsg), Door::Closed, "the place of the second turn is taken still");
-        drop(next);
-    }
-
-    #[test]
-    fn one_for_all_endpoints_together() {
-        let keeper = Arc::new(Keeper::new("starting"));
-        keeper.set(one(1), OPEN);
-        let pass = keeper.enter(Endpoint::HamUser).unwrap();
-        assert!(!keeper.doors().any());
-        drop(pass);
-        assert!(Endpoint::ALL.iter().all(|endpoint| keeper.doors().at(*endpoint) == Door::One));
-    }
-
-    #[tokio::test]
-    async fn an_end_is_never_readiness() {
-        let keeper = Arc::new(Keeper::new("starting"));
-        keeper.set(Setting::Open, OPEN);
-        let mut doors = keeper.doors();
-        doors.wait(Table::all_open).await;
-        keeper.end();
-        assert!(!doors.any());
-        let never = std::time::Duration::from_millis(20);
-        assert!(tokio::time::timeout(never, doors.changed()).await.is_err());
-        assert!(tokio::time::timeout(never, doors.wait(Table::all_open)).await.is_err());
-        assert!(keeper.enter(Endpoint::SendMsg).is_ok(), "a call is tried with what was known last");
-    }
-}
+mod tests;
