@@ -127,7 +127,7 @@ impl Attempts {
         let once = self.is_for_once(&command);
         (command.attempts, command.unknown) = (tried.attempts + 1, tried.unknown + 1);
         command.mark = if once { Mark::Sent } else { Mark::Ambiguous };
-        let gate = Gate::new(&self.spool, &self.counters, seq, &command);
+        let gate = Gate::new(&self.spool, &self.counters, seq, &command, (tried.unknown, tried.mark()));
         let called = self.session.call_through(&gate, &command.call).await;
         let (marked, left) = (gate.has_marked(), gate.has_left());
         let outcome = match called {

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::record::{Command, Record};
+use super::record::{Command, Mark, Record};
 use crate::cloud;
 use crate::counters::Counters;
 use crate::spool::{Queue, Spool, SpoolError};
@@ -18,6 +18,8 @@ pub(super) struct Gate<'a> {
     seq: u64,
     /// With its mark.
     command: &'a Command,
+    /// How many of its attempts may well have been executed, and its mark, without this one.
+    before: (u32, Mark),
     marked: AtomicBool,
     left: AtomicBool,
 }
@@ -32,9 +34,16 @@ pub(super) enum Shut {
 }
 
 impl<'a> Gate<'a> {
-    /// For command number `seq`, which from its first request on is to be found in the spool as it is here.
-    pub(super) fn new(spool: &'a Spool, counters: &'a Counters, seq: u64, command: &'a Command) -> Self {
-        Self { spool, counters, seq, command, marked: AtomicBool::new(false), left: AtomicBool::new(false) }
+    /// For command number `seq`, which while a request is under way is to be found in the spool as it is here.
+    pub(super) fn new(
+        spool: &'a Spool,
+        counters: &'a Counters,
+        seq: u64,
+        command: &'a Command,
+        before: (u32, Mark),
+    ) -> Self {
+        let (marked, left) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { spool, counters, seq, command, before, marked, left }
     }
 
     /// Has a request left?
@@ -71,5 +80,64 @@ impl cloud::Gate for Gate<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Should the bridge end while something is renewed, it is known that the command was not executed.
+    fn refused(&self) {
+        let mut command = self.command.clone();
+        (command.unknown, command.mark) = self.before;
+        self.spool.replace_lazily(Queue::Outbound, self.seq, Record::Command(command).encode().unwrap_or_default());
+        self.marked.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Stamp;
+    use crate::cloud::Gate as _;
+    use crate::outbound::record::ReplyTo;
+    use crate::protocol::Call;
+    use crate::spool::Limits;
+
+    #[tokio::test]
+    async fn the_mark_stands_while_a_request_is_under_way_and_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 1 << 20 };
+        let (spool, _) = Spool::open(dir.path(), limits).unwrap();
+        let command = Command {
+            id: [7; 16],
+            at: Stamp::now(),
+            ttl: Duration::from_mins(5),
+            reference: None,
+            reply_to: ReplyTo {
+                topic: "ilink/call/ham_group/create".to_owned(),
+                response_topic: None,
+                correlation_data: None,
+            },
+            call: Call::ListGroups,
+            attempts: 2,
+            unknown: 1,
+            mark: Mark::Sent,
+        };
+        let seq = spool.append(Queue::Outbound, vec![0], None).await.unwrap();
+        let counters = Counters::default();
+        let gate = Gate::new(&spool, &counters, seq, &command, (0, Mark::Unsent));
+        for marked in [true, false, true] {
+            if marked {
+                gate.pass().await.unwrap();
+            } else {
+                gate.refused();
+            }
+            let row = spool.read(Queue::Outbound, seq).await.unwrap().unwrap();
+            let expected = if marked { (1, Mark::Sent) } else { (0, Mark::Unsent) };
+            let Record::Command(Command { attempts, unknown, mark, .. }) = Record::decode(&row.data).unwrap() else {
+                panic!("it is a command");
+            };
+            assert_eq!((attempts, (unknown, mark), gate.has_marked()), (2, expected, marked));
+        }
+        assert!(gate.has_left() && counters.calls.get() == 1);
     }
 }

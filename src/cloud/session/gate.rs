@@ -10,6 +10,9 @@ pub trait Gate: Send + Sync {
 
     /// Resolves when the request may leave, and that at once. Quick: the session has nothing left to wait for.
     fn pass(&self) -> impl Future<Output = Result<(), Self::Shut>> + Send;
+
+    /// What has left was refused for certain; before it leaves again, something is renewed, which may take long.
+    fn refused(&self) {}
 }
 
 /// Never shut: for a call that may be made at any time.

@@ -9,6 +9,7 @@ use crate::cloud::Gate;
 #[derive(Default)]
 struct Counting {
     passed: AtomicU32,
+    refused: AtomicU32,
     shut: AtomicBool,
 }
 
@@ -21,6 +22,10 @@ impl Gate for Counting {
         }
         self.passed.fetch_add(1, Ordering::SeqCst);
         Ok(())
+    }
+
+    fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -41,6 +46,22 @@ async fn the_gate_is_asked_again_after_a_renewal() {
     let gate = Counting::default();
     assert_eq!(replied(&running.session.call_through(&gate, &text("413")).await.unwrap()), 0);
     assert_eq!((gate.passed.into_inner(), world.service.count("send_msg")), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_gate_hears_of_a_refusal_before_the_renewal() {
+    let world = World::registered();
+    let running = world.ready().await;
+    world.service.next("send_msg", [code(1008)]);
+    world.service.hold("get_access_token");
+    let gate = Counting::default();
+    let (send, held) = (text("413"), async {
+        world.service.held("get_access_token").await;
+        assert_eq!((gate.passed.load(Ordering::SeqCst), gate.refused.load(Ordering::SeqCst)), (1, 1));
+        world.service.let_go("get_access_token");
+    });
+    let (called, ()) = tokio::join!(running.session.call_through(&gate, &send), held);
+    assert_eq!((replied(&called.unwrap()), gate.refused.into_inner()), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]
