@@ -3,21 +3,29 @@
 //! Within one run of the process, waiting is measured by the boot-time clock, which counts suspended time and which nobody
 //! can set. Across restarts only the wall clock is left; a wall clock that went backwards counts as no time at all.
 
+#[cfg(test)]
+pub(crate) mod simulated;
+
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 /// This run's fixed point: an unguessable mark of the run, and both clocks read at its start.
+#[derive(Clone, Copy, Default)]
 struct Run {
     mark: u64,
     wall_ms: u64,
     boot: Duration,
 }
 
-fn run() -> &'static Run {
+fn run() -> Run {
     static RUN: OnceLock<Run> = OnceLock::new();
-    RUN.get_or_init(|| Run {
+    #[cfg(test)]
+    if let Some(run) = simulated::run() {
+        return run;
+    }
+    *RUN.get_or_init(|| Run {
         mark: getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id())),
         wall_ms: wall_now_ms(),
         boot: boot_now(),
@@ -27,6 +35,10 @@ fn run() -> &'static Run {
 /// Time since boot, suspended time included.
 #[must_use]
 pub fn boot_now() -> Duration {
+    #[cfg(test)]
+    if let Some(now) = simulated::boot_now() {
+        return now;
+    }
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
@@ -51,6 +63,10 @@ pub fn nap(at: Duration, now: Duration) -> Duration {
 /// Milliseconds since the Unix epoch by the wall clock.
 #[must_use]
 pub fn wall_now_ms() -> u64 {
+    #[cfg(test)]
+    if let Some(now) = simulated::wall_now_ms() {
+        return now;
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

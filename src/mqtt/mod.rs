@@ -19,6 +19,8 @@ mod connection;
 mod denied;
 mod explain;
 mod handshake;
+#[cfg(test)]
+pub(crate) mod in_memory;
 mod incoming;
 mod link;
 mod outbox;

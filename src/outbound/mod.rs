@@ -17,6 +17,8 @@
 
 pub mod accept;
 pub mod attempt;
+#[cfg(test)]
+mod day;
 pub mod deliver;
 mod gate;
 pub mod lanes;

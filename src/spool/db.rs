@@ -146,6 +146,8 @@ pub(super) struct Db {
     /// The first connection of the MQTT session whose redelivery keys are kept.
     pub(super) session_began: u64,
     #[cfg(test)]
+    pub(super) never_syncs: bool,
+    #[cfg(test)]
     pub(super) fail_commit: Option<i32>,
     /// How many of the next reads fail, and with which code.
     #[cfg(test)]
@@ -188,6 +190,8 @@ impl Db {
             sync: Sync::Now,
             session_began: 0,
             #[cfg(test)]
+            never_syncs: false,
+            #[cfg(test)]
             fail_commit: None,
             #[cfg(test)]
             fail_reads: (0, 0),
@@ -221,7 +225,10 @@ impl Db {
 
     pub(super) fn set_sync(&mut self, sync: Sync) -> Result<()> {
         if self.sync != sync {
-            self.conn.pragma_update(None, "synchronous", if sync == Sync::Now { "FULL" } else { "NORMAL" })?;
+            let level = if sync == Sync::Now { "FULL" } else { "NORMAL" };
+            #[cfg(test)]
+            let level = if self.never_syncs { "OFF" } else { level };
+            self.conn.pragma_update(None, "synchronous", level)?;
             self.sync = sync;
         }
         Ok(())

@@ -361,9 +361,30 @@ impl Spool {
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, SpoolError> {
         let failure = |()| self.inner.shared.failed();
         let permit = Arc::clone(&self.inner.waiting).acquire_owned().await.map_err(|_| failure(()))?;
+        #[cfg(test)]
+        let _standstill = crate::clock::simulated::standstill();
         let (sender, answer) = oneshot::channel();
         self.inner.requests.send(request(Reply::new(sender, permit))).map_err(|_| failure(()))?;
         answer.await.unwrap_or_else(|_| Err(failure(())))
+    }
+
+    /// From now on the disk is a simulated one. Lazy operations get no commit of their own, however long that takes, so that it
+    /// does not depend on how fast a test is which of them a kill loses; and what is not to survive the test is not synced.
+    #[cfg(test)]
+    pub(crate) fn simulate(&self) {
+        self.inject(request::Inject::Simulate);
+    }
+
+    /// What is lazy and not yet stored is lost, as if the power were cut.
+    #[cfg(test)]
+    pub(crate) fn lose_lazy(&self) {
+        self.inject(request::Inject::LoseLazy);
+    }
+
+    /// Whether somebody waits for an answer.
+    #[cfg(test)]
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.inner.waiting.available_permits() < WAITING_MOST
     }
 
     #[cfg(test)]

@@ -121,4 +121,8 @@ pub(super) enum Inject {
     Free(u64),
     /// The file may not grow beyond this many pages.
     MaxPages(u32),
+    /// Lazy operations get no commit of their own, and nothing is synced.
+    Simulate,
+    /// Lazy operations that were not stored are forgotten.
+    LoseLazy,
 }

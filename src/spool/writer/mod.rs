@@ -62,6 +62,8 @@ pub(super) struct Writer {
     grown: Option<Instant>,
     /// Whether the operator knows that another program keeps the log from being emptied.
     reader_warned: bool,
+    #[cfg(test)]
+    delays_lazy: bool,
 }
 
 /// Why nothing can be stored now.
@@ -113,6 +115,8 @@ impl Writer {
             full_told: PerQueue::default(),
             grown,
             reader_warned: false,
+            #[cfg(test)]
+            delays_lazy: false,
         }
     }
 
@@ -159,9 +163,18 @@ impl Writer {
         if self.is_stuck() {
             return again;
         }
-        let lazy = self.pending.since().map(|since| since + LAZY_WAIT);
+        let lazy = self.lazy_since().map(|since| since + LAZY_WAIT);
         let own = lazy.or(self.grown.map(|grown| grown + IDLE_AFTER));
         again.into_iter().chain(own).min()
+    }
+
+    /// Since when lazy operations wait for a commit of their own.
+    fn lazy_since(&self) -> Option<Instant> {
+        #[cfg(test)]
+        if self.delays_lazy {
+            return None;
+        }
+        self.pending.since()
     }
 
     /// Whether nothing at all can be stored.
@@ -205,6 +218,8 @@ impl Writer {
             Inject::FailCommit(code) => self.db.fail_commit = Some(code),
             Inject::FailReads(times, code) => self.db.fail_reads = (times, code),
             Inject::Free(free) => self.disk.pretended = Some(free),
+            Inject::Simulate => (self.delays_lazy, self.db.never_syncs) = (true, true),
+            Inject::LoseLazy => self.pending = Pending::default(),
             Inject::MaxPages(pages) => self.db.conn.pragma_update(None, "max_page_count", pages).unwrap(),
         }
     }

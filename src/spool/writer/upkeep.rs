@@ -23,12 +23,12 @@ impl Writer {
         if self.refused.as_ref().is_some_and(|refused| now >= refused.again) {
             self.retry()?;
         }
-        let waited = self.pending.since().is_some_and(|since| now >= since + LAZY_WAIT);
+        let waited = self.lazy_since().is_some_and(|since| now >= since + LAZY_WAIT);
         let many = self.pending.wanting() >= LAZY_MOST;
         if !self.is_stuck() && (waited || many) {
             self.store(Vec::new())?;
         }
-        if !self.is_stuck() && self.pending.since().is_none() && self.grown.is_some_and(|at| now >= at + IDLE_AFTER) {
+        if !self.is_stuck() && self.lazy_since().is_none() && self.grown.is_some_and(|at| now >= at + IDLE_AFTER) {
             self.rest()?;
         }
         Ok(())
