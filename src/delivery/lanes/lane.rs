@@ -72,7 +72,7 @@ impl<M: Memo, D> Lane<M, D> {
         self.sent.binary_search_by_key(&ticket.number, |sent| sent.number).ok()
     }
 
-    /// What was sent from `at` on is to be sent again, the first of it as [`Memo::settle`] has it. Returns how many rows that is.
+    /// What was sent from `at` on is to be sent again, the first of it without what was taken of it. Returns how many rows that is.
     pub(super) fn begin_anew(&mut self, at: usize, taken: Vec<Part>, late: bool) -> usize {
         let old = std::mem::replace(&mut self.handling, Handling::withdrawable());
         old.withdraw();
@@ -86,9 +86,12 @@ impl<M: Memo, D> Lane<M, D> {
             memo.unsettle();
         }
         let again = self.sent.len() - at;
-        for sent in self.sent.drain(at..).rev() {
+        for (behind, sent) in self.sent.drain(at..).enumerate().rev() {
             let mut memo = sent.memo;
-            memo.unsettle();
+            // What was taken of the first when it was sent before still counts: nothing before it is sent again.
+            if behind > 0 {
+                memo.unsettle();
+            }
             self.waiting.push_front((sent.seq, memo));
         }
         if let Some((_, memo)) = self.waiting.front_mut() {

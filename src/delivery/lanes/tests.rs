@@ -130,10 +130,14 @@ fn what_was_taken_of_the_first_row_is_not_sent_again_unless_one_before_it_is() {
     lanes.settled(&probe, Outcome::ForNow { taken: vec![part("raw")], why: why() }, at(20));
     let probe = lanes.next(at(30)).unwrap();
     assert_eq!(lanes.memo(&probe).unwrap().0, ["raw"]);
-    lanes.settled(&probe, DONE, at(30));
-    let two = lanes.next(at(30)).unwrap();
+    // However often the rest is refused.
+    lanes.settled(&probe, for_now(), at(30));
+    let probe = lanes.next(at(40)).unwrap();
+    assert_eq!(lanes.memo(&probe).unwrap().0, ["raw"]);
+    lanes.settled(&probe, DONE, at(40));
+    let two = lanes.next(at(40)).unwrap();
     assert!(lanes.memo(&two).unwrap().0.is_empty(), "all of it stands behind what was sent again");
-    lanes.settled(&two, DONE, at(30));
+    lanes.settled(&two, DONE, at(40));
     assert_eq!(finished(&mut lanes), [1, 2]);
     nothing_is_left(&lanes);
 }

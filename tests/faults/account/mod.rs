@@ -12,6 +12,7 @@ mod self_check;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::labels;
+use crate::load;
 use crate::records::{Life, Publish, Records, SECOND, Time, seconds};
 
 pub(crate) use self_check::self_check;
@@ -227,7 +228,10 @@ fn republished(seen: &Seen<'_>, verdict: &mut Verdict) {
 /// what comes before it was sent again. Results are in line by topic.
 fn behind_another(seen: &Seen<'_>, before: &Publish, again: &Publish) -> bool {
     let of_push = |publish: &Publish| labels::number(&publish.label).filter(|_| publish.label.starts_with('p'));
+    // Identical pushes have one number: which came first is told by when they were sent first.
+    let numbered = |lane: usize| lane != load::IDENTICAL;
     let comes_first = |other: &Publish| match (of_push(other), of_push(again)) {
+        (Some((lane, _)), Some((same, _))) if !numbered(lane) => lane == same && other.id != again.id,
         (Some((lane, number)), Some((same, later))) => lane == same && number < later,
         (None, None) => other.result.is_some() && other.topic == again.topic && other.id != again.id,
         _ => false,
@@ -238,7 +242,7 @@ fn behind_another(seen: &Seen<'_>, before: &Publish, again: &Publish) -> bool {
     let (earlier, between) = (&all[..at(before.at)], &all[at(before.at)..at(again.at)]);
     let sent_before = |other: &&Publish| {
         let same = |publish: &Publish| publish.id == other.id && publish.topic == other.topic;
-        of_push(other).is_some() || earlier.iter().rev().any(same)
+        of_push(other).is_some_and(|(lane, _)| numbered(lane)) || earlier.iter().rev().any(same)
     };
     between.iter().filter(|other| comes_first(other)).any(|other| sent_before(&other))
 }
@@ -271,7 +275,9 @@ fn may_repeat(seen: &Seen<'_>, all: &[&Publish], before: &Publish, again: &Publi
     let life = seen.life_at(before.at);
     let mut topics: HashMap<&str, bool> = HashMap::new();
     for publish in all.iter().filter(|publish| seen.life_at(publish.at) == life) {
-        *topics.entry(publish.topic.as_str()).or_default() |= noted(publish, end);
+        // What was on its way when its connection ended may not have been read.
+        let closed = seen.records.connections[publish.connection].closed.unwrap_or(Time::MAX);
+        *topics.entry(publish.topic.as_str()).or_default() |= noted(publish, end.min(closed));
     }
     topics.values().any(|noted| !noted) || all.iter().any(|publish| !topics.contains_key(publish.topic.as_str()))
 }

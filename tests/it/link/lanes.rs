@@ -180,6 +180,22 @@ async fn one_refusal_does_not_turn_a_senders_order_round() {
 }
 
 #[tokio::test]
+async fn a_command_that_was_taken_is_not_sent_again_while_its_event_is_refused() {
+    let mut refusals = 0;
+    let world = World::start(Output::Both, None, move |copy| {
+        refusals += usize::from(copy.topic == "ilink/event/text");
+        let refused = copy.topic == "ilink/event/text" && refusals <= 5;
+        if refused { Reaction::Refuse(PubAckReason::UnspecifiedError) } else { Reaction::Take }
+    })
+    .await;
+    world.push("413", "toggle").await;
+    world.emptied().await;
+    assert_eq!(world.last_copies(&raw("413"), ["toggle".to_owned()]), 1);
+    assert_eq!(world.counted(), (1, 0));
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_broker_that_is_busy_for_long_loses_nothing_and_blames_nobody() {
     const COUNT: usize = 300;
     let (busy, is_busy) = watch::channel(true);
