@@ -39,6 +39,8 @@ impl Broker {
         let log = File::options().create(true).append(true).open(self.log_file()).expect("a log file");
         let mut command = (self.run)(self.dir.path(), self.port);
         command
+            // Whatever it leaves where it was started goes with the directory.
+            .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor"))
             .stderr(log)
