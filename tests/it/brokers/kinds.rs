@@ -72,6 +72,8 @@ fn rabbitmq(dir: &Path, port: u16, root: &str, version: &str) -> Command {
         .arg(unpacked(root).join(format!("usr/lib/rabbitmq/lib/rabbitmq_server-{version}/sbin/rabbitmq-server")))
         .env("PATH", format!("{}:{path}", erlang.display()))
         .env("HOME", dir)
+        // Killed, it would leave a dump in the tests' working directory.
+        .env("ERL_CRASH_DUMP_SECONDS", "0")
         .env("ERL_EPMD_PORT", free_port().to_string())
         .env("ERL_EPMD_ADDRESS", "127.0.0.1")
         .env("RABBITMQ_NODENAME", format!("house{port}@localhost"))
