@@ -1,14 +1,15 @@
 //! The admin listener: `/healthz`, `/readyz`, `/metrics`, and the status page `/` with its `/events`.
 //!
 //! It must be safe to have on by default: it answers only to names it was told (a web page in the operator's browser cannot
-//! reach it under another), and off loopback only to who has the token. It shows states, never secrets, and contents of
+//! reach it under another), and off loopback only to who has the token, or comes by an ingress that asks for itself who it
+//! is (Home Assistant's, which shows the page in a frame of its own). It shows states, never secrets, and contents of
 //! messages only if the operator asked for them. Streams of events are few: the listener always has room for a `/healthz`.
 
 mod live;
 mod page;
 mod plot;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -48,6 +49,8 @@ pub struct Admin {
     pub token: Option<SecretString>,
     /// Names and addresses it answers to, besides loopback's.
     pub hosts: Vec<String>,
+    /// Addresses of proxies that let only those through who may see everything, under whatever name.
+    pub trusted_ingress: Vec<IpAddr>,
     /// The parts' states.
     pub report: Arc<Report>,
     /// The loops that must make progress, by name.
@@ -64,6 +67,10 @@ struct Shared {
 /// By which a handler can have its connection cut.
 #[derive(Clone)]
 struct Cut(CancellationToken);
+
+/// Who is at the other end of the connection.
+#[derive(Clone, Copy)]
+struct Peer(IpAddr);
 
 /// Serves on `listener`, at most `room` connections at once, until `stop`.
 pub async fn serve(listener: TcpListener, admin: Admin, room: usize, stop: CancellationToken) {
@@ -90,6 +97,7 @@ impl Serve for Pages {
 
     async fn serve(&self, mut request: axum::http::Request<Incoming>, visit: &Visit) -> Result<Response, NoAnswer> {
         request.extensions_mut().insert(Cut(visit.cut()));
+        request.extensions_mut().insert(Peer(visit.peer));
         self.0.call(request).await.map_err(|never| match never {})
     }
 }
@@ -133,28 +141,38 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 /// Who may ask, and what every answer says to browsers.
-async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let mut response = match shared.admin.refuse(&request) {
+async fn guard(
+    State(shared): State<Arc<Shared>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let by_ingress = shared.admin.trusted_ingress.contains(&peer);
+    let mut response = match shared.admin.refuse(&request, by_ingress) {
         Some(refusal) => refusal,
         None => next.run(request).await,
     };
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    let (frame, ancestors) = if by_ingress { ("SAMEORIGIN", "'self'") } else { ("DENY", "'none'") };
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static(frame));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     let resource_policy = HeaderName::from_static("cross-origin-resource-policy");
     headers.insert(resource_policy, HeaderValue::from_static("same-origin"));
-    let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
-    headers.entry(CONTENT_SECURITY_POLICY).or_insert(nothing);
+    let policy = headers.get(CONTENT_SECURITY_POLICY).and_then(|policy| policy.to_str().ok());
+    let policy = format!("{}; frame-ancestors {ancestors}", policy.unwrap_or("default-src 'none'"));
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        headers.insert(CONTENT_SECURITY_POLICY, policy);
+    }
     response
 }
 
 impl Admin {
-    fn refuse(&self, request: &Request) -> Option<Response> {
+    fn refuse(&self, request: &Request, by_ingress: bool) -> Option<Response> {
         let headers = request.headers();
         let text_of = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        if !self.answers_to(text_of(HOST)) {
+        if !by_ingress && !self.answers_to(text_of(HOST)) {
             return Some(text(StatusCode::FORBIDDEN, "this name is not one of admin.hosts\n".to_owned()));
         }
         let path = request.uri().path();
@@ -163,7 +181,7 @@ impl Admin {
         if path == "/events" && !["", "same-origin", "none"].contains(&site) {
             return Some(text(StatusCode::FORBIDDEN, "only for the status page\n".to_owned()));
         }
-        let open = self.listen.ip().is_loopback() || path == "/healthz";
+        let open = by_ingress || self.listen.ip().is_loopback() || path == "/healthz";
         if open || self.knows(headers) {
             return None;
         }

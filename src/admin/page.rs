@@ -17,7 +17,7 @@ use crate::trail::{Passed, Verdict, Way};
 
 const PAGE: &str = include_str!("page.html");
 
-/// The page's policy: itself, and nothing from elsewhere.
+/// The page's policy: itself, and nothing from elsewhere. Who may frame it depends on the request.
 pub(super) static POLICY: LazyLock<String> = LazyLock::new(|| {
     let digest = |tag: &str| {
         let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));
@@ -27,7 +27,7 @@ pub(super) static POLICY: LazyLock<String> = LazyLock::new(|| {
     };
     format!(
         "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; img-src data:; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+         base-uri 'none'; form-action 'none'",
         digest("style"),
         digest("script")
     )

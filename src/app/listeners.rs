@@ -36,7 +36,7 @@ pub(super) fn open(
         (None, None) => None,
     };
     match &admin {
-        Some((_, at)) if !at.ip().is_loopback() && config.admin.token.is_none() => Err(AppError::Config(format!(
+        Some((_, at)) if !config.admin.may_listen_on(at.ip()) => Err(AppError::Config(format!(
             "admin.token is not set: the socket `admin` of the service manager is on {at}, which is not loopback"
         ))),
         _ => Ok((callback, admin)),

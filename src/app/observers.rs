@@ -82,7 +82,8 @@ impl Observers<'_> {
         supervisor.service("the control socket", Step::Observers, serving);
         if let Some((listener, listen)) = admin {
             let (token, hosts) = (config.admin.token.clone(), config.admin.hosts.clone());
-            let admin = Admin { listen, token, hosts, report, loops: progress };
+            let trusted_ingress = config.admin.trusted_ingress.clone();
+            let admin = Admin { listen, token, hosts, trusted_ingress, report, loops: progress };
             let room = open_files::shares(config.outbound.concurrency).admin;
             let serving = admin::serve(listener, admin, room, self.stop());
             supervisor.service("the admin listener", Step::Observers, serving);

@@ -1,7 +1,7 @@
 //! The sections of a few keys each: `[inbound]`, `[outbound]`, `[spool]`, `[admin]`, `[homeassistant]`, `[log]`.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -60,10 +60,12 @@ pub struct SpoolLimits {
 pub struct Admin {
     /// Address of the listener; `None`: off.
     pub listen: Option<SocketAddr>,
-    /// Needed by everybody but `/healthz` off loopback; always there when `listen` is not loopback.
+    /// Needed by everybody but `/healthz` off loopback; always there when `listen` is not loopback, but for `trusted_ingress`.
     pub token: Option<SecretString>,
     /// Host names accepted besides loopback's.
     pub hosts: Vec<String>,
+    /// Whose connections carry only requests that somebody has authenticated.
+    pub trusted_ingress: Vec<IpAddr>,
     /// Whether the status page shows message contents.
     pub show_content: bool,
 }
@@ -145,12 +147,20 @@ impl Admin {
         let listen = reader.or_off("admin.listen", ADMIN_LISTEN);
         let token = reader.secret("admin.token", |_| Ok(()));
         let hosts = reader.or("admin.hosts", "[]", any);
+        let trusted_ingress = reader.or("admin.trusted_ingress", "[]", any::<Vec<IpAddr>>);
         let show_content = reader.or("admin.show_content", "false", any);
-        let (listen, token) = (listen?, token?);
-        if let Some(address) = listen.filter(|address: &SocketAddr| !address.ip().is_loopback() && token.is_none()) {
+        let (hosts, trusted_ingress, show_content) = (hosts?, trusted_ingress?, show_content?);
+        let admin = Self { listen: listen?, token: token?, hosts, trusted_ingress, show_content };
+        if let Some(address) = admin.listen.filter(|address| !admin.may_listen_on(address.ip())) {
             reader.missing("admin.token", &format!("admin.listen = \"{address}\" is not loopback"));
         }
-        Ok(Self { listen, token, hosts: hosts?, show_content: show_content? })
+        Ok(admin)
+    }
+
+    /// Off loopback somebody has to be asked who he is: by us, or by an ingress.
+    #[must_use]
+    pub fn may_listen_on(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.token.is_some() || !self.trusted_ingress.is_empty()
     }
 }
 

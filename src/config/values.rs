@@ -1,6 +1,6 @@
 //! How one value is read from what was written, and shown again: by its type, whatever the key.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -115,6 +115,7 @@ macro_rules! textual {
 }
 
 textual! {
+    IpAddr: "it must be an address, such as \"172.30.32.2\"";
     SocketAddr: "it must be an address and a port, such as \"127.0.0.1:8788\" or \"[::]:8787\"";
     Accepted: "it must be \"any\", \"params\", \"plain\" or \"chars\"";
     LevelFilter: "it must be \"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\"";

@@ -83,12 +83,21 @@ pub async fn run(arguments: Setup, path: Option<PathBuf>, environment: &Environm
     Ok(())
 }
 
+/// How the service is started for good, by what is there where it is installed.
+const SERVICES: [(&str, &str, &str); 3] = [
+    ("/etc/rc.common", "/etc/init.d/ilink2mqtt", "/etc/init.d/ilink2mqtt enable && /etc/init.d/ilink2mqtt start"),
+    ("/sbin/openrc-run", "/etc/init.d/ilink2mqtt", "rc-update add ilink2mqtt && rc-service ilink2mqtt start"),
+    ("/run/systemd/system", "/run/systemd/system", "systemctl enable --now ilink2mqtt"),
+];
+
 /// What to type next.
 fn next(path: &Path) -> String {
-    if path == Path::new(DEFAULT_PATH) && Path::new("/run/systemd/system").is_dir() {
-        return "\nnext: systemctl enable --now ilink2mqtt, then: ilink2mqtt status".to_owned();
+    let there =
+        |(manager, service, _): &&(&str, &str, &str)| Path::new(manager).exists() && Path::new(service).exists();
+    match SERVICES.iter().find(there) {
+        Some((_, _, start)) if path == Path::new(DEFAULT_PATH) => format!("\nnext: {start}, then: ilink2mqtt status"),
+        _ => format!("\nnext: ilink2mqtt --config {} run", path.display()),
     }
-    format!("\nnext: ilink2mqtt --config {} run", path.display())
 }
 
 struct Conversation<'a> {

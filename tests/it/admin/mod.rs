@@ -4,6 +4,7 @@
 
 mod browser;
 mod chromium;
+mod ingress;
 mod logs;
 pub(crate) mod metrics;
 mod page;

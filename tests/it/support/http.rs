@@ -1,5 +1,6 @@
 //! HTTP as iLink, an operator or a stranger on the network speaks it to the bridge.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,9 +11,18 @@ use super::DEADLINE;
 
 /// A client that follows no redirects and keeps no connections (servers are restarted under it).
 pub(crate) fn http() -> reqwest::Client {
+    client(reqwest::Client::builder())
+}
+
+/// The same, from another address of this machine.
+pub(crate) fn http_from(address: IpAddr) -> reqwest::Client {
+    client(reqwest::Client::builder().local_address(address))
+}
+
+fn client(builder: reqwest::ClientBuilder) -> reqwest::Client {
     // Another test of this process may have been first.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder()
+    builder
         .redirect(reqwest::redirect::Policy::none())
         .pool_max_idle_per_host(0)
         .no_proxy()
