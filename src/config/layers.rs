@@ -144,6 +144,9 @@ fn parse(name: &str, text: &str) -> Result<Dict, Problem> {
 pub(super) fn cannot_read(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "the file does not exist".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            format!("the file cannot be read: {error}: run this as root (sudo), or let this user read it")
+        }
         _ => format!("the file cannot be read: {error}"),
     }
 }

@@ -41,7 +41,7 @@ const OPEN: &str = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
 /// What is said last: how to go on.
 const GOODBYE: &str = "\
 The demo has ended; nothing of it is left behind.
-Next: `cargo build --release`, then `target/release/ilink2mqtt setup` asks for what is needed and writes the configuration.
+Next: `cargo build --release`, then `sudo target/release/ilink2mqtt setup` asks for what is needed and writes the configuration.
 With an iLink account and a broker of your own, step by step: \"Installation\" in README.md.";
 
 /// Runs the demo until Ctrl-C; returns the exit code.

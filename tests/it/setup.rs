@@ -166,3 +166,15 @@ async fn a_secret_that_is_in_its_place_already_is_left_there() {
     assert_eq!((fs::read_to_string(&password).unwrap().as_str(), mode(&password)), ("its password\n", 0o600));
     assert!(!place.dir.path().join("etc/mqtt-password.old").exists());
 }
+
+#[tokio::test]
+async fn where_nothing_can_be_written_nothing_is_asked() {
+    let place = Place::new().await;
+    let in_the_way = place.dir.path().join("etc");
+    fs::write(&in_the_way, "").unwrap();
+    let output = place.run(&[], "");
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(70), "{text}");
+    assert!(text.contains(&format!("{} cannot be written", in_the_way.display())), "{text}");
+    assert!(!text.contains("AppKey"), "{text}");
+}

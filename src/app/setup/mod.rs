@@ -69,6 +69,7 @@ pub async fn run(arguments: Setup, path: Option<PathBuf>, environment: &Environm
     let (untried, replace) = (arguments.untried, arguments.replace);
     let mut conversation =
         Conversation { terminal: Terminal::of_process(), answers: Answers::of(arguments)?, environment, untried };
+    write::place(&path)?;
     conversation.may_replace(&path, replace)?;
     for step in &STEPS {
         conversation.take(step).await?;

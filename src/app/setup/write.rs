@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
+
 use super::SetupError;
 use super::answers::{Answers, Key};
 use crate::files;
@@ -26,6 +28,16 @@ pub(super) fn would_replace(config: &Path, answers: &Answers) -> Vec<PathBuf> {
         path.symlink_metadata().is_ok() && (known.is_none() || fs::read_to_string(path).ok() != known)
     };
     paths(config).into_iter().zip(keys).filter(differs).map(|(path, _)| path).collect()
+}
+
+/// Whether they can be written at all: found out before anybody has answered for nothing.
+pub(super) fn place(config: &Path) -> Result<(), SetupError> {
+    let config = std::path::absolute(config).map_err(|error| failed(config, error))?;
+    let there = config.ancestors().skip(1).find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if !there.is_dir() {
+        return Err(failed(there, io::ErrorKind::NotADirectory.into()));
+    }
+    rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| failed(&config, error.into()))
 }
 
 /// A secret as its file holds it.
