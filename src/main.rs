@@ -26,8 +26,8 @@ fn main() -> ExitCode {
         Ok(sockets) => sockets,
         Err(error) => return ExitCode::from(fail(EXIT_USAGE, &error.to_string())),
     };
-    // Two workers: the box has two cores, and nothing here computes for long.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    // One thread, beside the spool's own: nothing here computes for long, and each more would cost a heap and its wake-ups.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let code = match runtime {
         Ok(runtime) => runtime.block_on(execute(cli, sockets)),
         Err(error) => fail(EXIT_INTERNAL, &format!("cannot start: {error}")),

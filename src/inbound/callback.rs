@@ -247,9 +247,12 @@ impl Callback {
             debug!(%client, "a push without a body: there is nothing to store");
             return Ok(json(Answer::new(DONE)));
         }
-        let (body, push) = self.understand(body, client)?;
-        let kind = push.message.kind();
-        if let Some(refused) = self.check_receiver(push.to_uid.as_ref()) {
+        // The decoded push is another copy of the body, outside the room: it ends here, not when the disk has the row.
+        let (body, kind, refused) = {
+            let (body, push) = self.understand(body, client)?;
+            (body, push.message.kind(), self.check_receiver(push.to_uid.as_ref()))
+        };
+        if let Some(refused) = refused {
             self.counters.series.push(kind, PushOutcome::Refused);
             return Ok(refused);
         }

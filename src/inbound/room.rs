@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::record::Record;
 
-/// Bytes of pushes that are held at once, while they are read and stored.
+/// Bytes of memory that pushes take at once, while they are read and stored.
 const BYTES_AT_MOST: usize = 64 << 20;
 /// What a push takes beside its bytes, in KiB.
 const BESIDE: u32 = 2;
@@ -24,7 +24,7 @@ pub(super) struct Place(OwnedSemaphorePermit);
 impl Room {
     /// Room for one body of `max_body` bytes at least.
     pub(super) fn new(max_body: usize) -> Self {
-        Self(Arc::new(Semaphore::new(cost(BYTES_AT_MOST.max(max_body)) as usize)))
+        Self(Arc::new(Semaphore::new((BYTES_AT_MOST / 1024).max(cost(max_body) as usize))))
     }
 
     /// A place for so many bytes, if there is one.
@@ -86,8 +86,9 @@ impl AsRef<[u8]> for Row {
     }
 }
 
+/// In KiB. The allocator rounds large sizes up by as much as an eighth.
 fn cost(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX >> 4).saturating_add(BESIDE)
+    u32::try_from((bytes + bytes / 8).div_ceil(1024)).unwrap_or(u32::MAX >> 4).saturating_add(BESIDE)
 }
 
 #[cfg(test)]
@@ -118,12 +119,11 @@ mod tests {
         let all = kib(&room);
         let held = Held::new(Bytes::from_static(b"packed"), room.try_take(6).unwrap());
         let held = held.exchanged(vec![0; 10 << 10].into(), &room).unwrap();
-        assert_eq!((all - kib(&room), held.bytes().len()), (12, 10 << 10));
+        assert_eq!((all - kib(&room), held.bytes().len()), (14, 10 << 10));
         let held = held.exchanged(Bytes::new(), &room).unwrap();
         assert_eq!(all - kib(&room), 2);
-        let others = room.try_take(BYTES_AT_MOST - (10 << 10)).unwrap();
-        assert!(held.exchanged(vec![0; 10 << 10].into(), &room).is_none());
-        assert!(room.try_take(10 << 10).is_none());
+        let others: Vec<_> = std::iter::from_fn(|| room.try_take(1 << 20)).collect();
+        assert!(held.exchanged(vec![0; 2 << 20].into(), &room).is_none());
         drop(others);
         assert_eq!(kib(&room), all);
     }
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn the_largest_body_has_room() {
         let room = Room::new(100 << 20);
+        assert!(room.try_take((100 << 20) + 1024).is_none());
         assert!(room.try_take(100 << 20).is_some());
-        assert!(room.try_take((100 << 20) + 1025).is_none());
     }
 }
