@@ -4,7 +4,7 @@
 //!
 //! # Walkthroughs
 //!
-//! **A push** ([`inbound`]). Connection ([`listener`]) → POST → path and body cap → [`protocol::Push::decode`] → [`spool`] append (group commit, sync) →
+//! **A push** ([`inbound`]). Connection ([`listener`]) → POST → path and body cap → [`protocol::Push::decode`] → [`store`] append (group commit, sync) →
 //! `{"code":0}` → relay loop → publish QoS 1 → PUBACK → complete. The broker being down changes nothing before the relay loop.
 //!
 //! **A command** ([`outbound`]). PUBLISH arrives, unacknowledged → [`local::command::decode`] → spool append → PUBACK → deliver
@@ -21,10 +21,10 @@
 //!
 //! # Layers
 //!
-//! Arrows go down only: `main → app → {inbound, outbound, admin, control, report} → {spool, mqtt, cloud} → local → protocol`.
+//! Arrows go down only: `main → app → {inbound, outbound, admin, control, report} → {store, mqtt, cloud} → local → protocol`.
 //! [`protocol`] (what iLink's manual says), [`local`] (what we promise on MQTT) and above them [`route`] (what existing devices
 //! say and hear) know no sockets, files, clocks or randomness, and a test keeps it so; [`routing`] puts routes to work. The
-//! three adapters [`spool`], [`mqtt`] and [`cloud`] never import each other. [`app`] hands plain values from [`config`] down;
+//! three adapters [`store`], [`mqtt`] and [`cloud`] never import each other. [`app`] hands plain values from [`config`] down;
 //! there are no globals. What is beside the arrows serves many and imports none of them: [`listener`] (HTTP for [`inbound`]
 //! and [`admin`]), [`open_files`], [`children`], [`clock`], [`log`], [`files`], [`secret`], [`tls`] and their like; [`systemd`] is how a
 //! service manager hands us sockets and hears how we are. [`sim`] is iLink as we understand it, for the tests, the demo and
@@ -62,8 +62,8 @@ pub mod series;
 pub mod set_aside;
 pub mod shutdown;
 pub mod sim;
-pub mod spool;
 pub mod state_dir;
+pub mod store;
 pub mod systemd;
 pub mod tls;
 pub mod trail;

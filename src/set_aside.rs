@@ -13,7 +13,7 @@ use crate::counters::Counters;
 use crate::local::Publication;
 use crate::log::Seldom;
 use crate::mqtt::Refusal;
-use crate::spool::{Spool, SpoolError};
+use crate::store::{Spool, SpoolError};
 
 /// The set-aside store.
 #[derive(Clone)]

@@ -17,7 +17,7 @@ use crate::control::verbs::{answer, internal, outcome, parse_call, url};
 use crate::control::{Answer, Verb};
 use crate::protocol::{Reply, SetConfig};
 use crate::shutdown::Shutdown;
-use crate::spool::Queue;
+use crate::store::Queue;
 use secrecy::ExposeSecret;
 
 /// How long a call waits for the session to become ready.

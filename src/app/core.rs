@@ -31,8 +31,8 @@ use crate::progress::Progress;
 use crate::report::bundle::Pseudonyms;
 use crate::report::{Info, Readiness, Report};
 use crate::shutdown::Shutdown;
-use crate::spool::Spool;
 use crate::state_dir::{Identity, IdentityRegistry, Overrides, StateDir, StateDirError};
+use crate::store::Spool;
 use crate::trail::Trail;
 use crate::{listener, open_files, tls};
 
@@ -255,7 +255,7 @@ async fn patiently(path: &Path) -> Result<StateDir, StateDirError> {
 
 /// Opens the spool of a state directory.
 fn open_spool(config: &Config, dir: &Directory) -> Result<Spool, AppError> {
-    let limits = crate::spool::Limits {
+    let limits = crate::store::Limits {
         inbound: config.spool.max_bytes,
         outbound: config.spool.max_bytes,
         set_aside: SET_ASIDE_BYTES,

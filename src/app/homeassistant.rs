@@ -15,7 +15,7 @@ use tracing::{debug, info};
 use crate::inbound::relay::RelaySettings;
 use crate::local::{Discovery, Publication};
 use crate::mqtt::Publisher;
-use crate::spool::Spool;
+use crate::store::Spool;
 
 /// The note of the topics that may have a configuration of ours.
 const NOTE: &str = "homeassistant/topics";

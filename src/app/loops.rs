@@ -18,7 +18,7 @@ use crate::outbound::results::Results;
 use crate::outbound::shares::Shares;
 use crate::progress::Progress;
 use crate::set_aside::SetAside;
-use crate::spool::{MAX_COMMANDS, Queue};
+use crate::store::{MAX_COMMANDS, Queue};
 
 /// What the loops leave behind for the others.
 pub(super) struct Loops {

@@ -35,7 +35,7 @@ use crate::log::LogLevel;
 use crate::mqtt;
 use crate::open_files;
 use crate::shutdown::{Asked, Shutdown, Signals};
-use crate::spool::Spool;
+use crate::store::Spool;
 use crate::systemd::{Notifier, Sockets};
 use observers::Observers;
 pub use reload::Source;

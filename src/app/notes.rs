@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::inbound::record::Record;
 use crate::mqtt::{LinkConfig, LinkState, RouteFilters};
 use crate::protocol::Uid;
-use crate::spool::{Queue, Spool, SpoolError};
+use crate::store::{Queue, Spool, SpoolError};
 
 /// The note by which the next run knows that the broker has a session of ours.
 const SESSION_NOTE: &str = "mqtt/session";

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::mqtt::{LinkState, RouteFilters, Subscriptions};
 use crate::outbound::route_book::RouteBook;
 use crate::routing::{RouteStates, Routing};
-use crate::spool::Spool;
+use crate::store::Spool;
 
 /// The note by which the next run knows what the broker's session may still be subscribed to, so that it can unsubscribe.
 const FILTERS_NOTE: &str = "mqtt/route_filters";
@@ -29,7 +29,7 @@ pub(super) struct RouteParts {
 
 impl RouteParts {
     pub(super) async fn open(config: &Config, spool: &Spool) -> Result<Self, AppError> {
-        let failed = |error: crate::spool::SpoolError| AppError::State(error.to_string());
+        let failed = |error: crate::store::SpoolError| AppError::State(error.to_string());
         let book = RouteBook::open(spool.clone(), &config.routes).await.map_err(failed)?;
         let notes = spool.notes(FILTERS_NOTE).await.map_err(failed)?;
         let filters: Vec<String> =

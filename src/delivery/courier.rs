@@ -19,7 +19,7 @@ use crate::clock;
 use crate::log::clipped;
 use crate::mqtt::{ForNow, Publisher, Refusal};
 use crate::set_aside::SetAside;
-use crate::spool::{Queue, Row as Stored, Spool, SpoolError};
+use crate::store::{Queue, Row as Stored, Spool, SpoolError};
 
 /// Rows that wait, known by number only, and lanes that are held up: some megabytes in all. With more, a broker takes next to
 /// nothing from anybody, and the rest waits unread.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::protocol::Uid;
-use crate::spool::{Spool, SpoolError};
+use crate::store::{Spool, SpoolError};
 
 const PREFIX: &str = "presence/";
 
@@ -185,7 +185,7 @@ fn seconds_now() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::Limits;
+    use crate::store::Limits;
 
     struct Tested {
         book: PresenceBook,

@@ -37,7 +37,7 @@ use crate::progress::Progress;
 use crate::protocol::{Kind, Uid};
 use crate::routing::Routing;
 use crate::set_aside::SetAside;
-use crate::spool::{Queue, Row as Stored, Spool, SpoolError};
+use crate::store::{Queue, Row as Stored, Spool, SpoolError};
 use crate::trail::Passed;
 
 /// Rows read from the spool at once, and their bytes: what the loop holds in memory before the link takes it.

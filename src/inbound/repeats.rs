@@ -20,7 +20,7 @@ use super::answered::{Answered, PLACES, Seen};
 use super::record::Record;
 use crate::clock::Stamp;
 use crate::counters::Unanswered;
-use crate::spool::{Queue, Row, Spool, SpoolError};
+use crate::store::{Queue, Row, Spool, SpoolError};
 
 /// How long a stored, unanswered push is remembered: three tries of 5 s each, with room.
 pub const WINDOW: Duration = Duration::from_mins(1);

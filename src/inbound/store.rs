@@ -23,7 +23,7 @@ use crate::counters::{Counters, Unanswered};
 use crate::log::Seldom;
 use crate::protocol::Kind;
 use crate::series::PushOutcome;
-use crate::spool::{Queue, Spool, SpoolError};
+use crate::store::{Queue, Spool, SpoolError};
 
 /// How long a try is held before it is cut: iLink itself leaves after 5 s.
 const HOLD: Duration = Duration::from_secs(6);

@@ -42,7 +42,7 @@ use crate::mqtt::{AckToken, Arrived, Backoff, Commands, Handling, Incoming, Link
 use crate::progress::Progress;
 use crate::routing::Routing;
 use crate::set_aside::SetAside;
-use crate::spool::{Key, Queue, Spool, SpoolError};
+use crate::store::{Key, Queue, Spool, SpoolError};
 
 /// Messages taken and not yet acknowledged. An MQTT 5 broker sends fewer; this bounds QoS 0 and 3.1.1.
 const UNDER_WAY: usize = 512;

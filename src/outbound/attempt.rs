@@ -26,7 +26,7 @@ use crate::local::{Base, CommandResult, Status};
 use crate::log::Few;
 use crate::protocol::{Class, Receiver, ResultCode};
 use crate::routing::Routing;
-use crate::spool::{Queue, Row, Spool, SpoolError};
+use crate::store::{Queue, Row, Spool, SpoolError};
 
 /// Between two tries to store an outcome on a disk that does not take it.
 const STORE_RETRY: Duration = Duration::from_secs(1);

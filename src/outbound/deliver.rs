@@ -28,7 +28,7 @@ use crate::cloud::{Door, Doors, Endpoint};
 use crate::progress::Progress;
 use crate::protocol::Receiver;
 use crate::routing::Routing;
-use crate::spool::{Queue, Row, SpoolError};
+use crate::store::{Queue, Row, SpoolError};
 
 /// Calls under way when the bridge stops get this long.
 const DRAIN: Duration = Duration::from_secs(3);

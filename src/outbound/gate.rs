@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::record::{Command, Mark, Record};
 use crate::cloud;
 use crate::counters::Counters;
-use crate::spool::{Queue, Spool, SpoolError};
+use crate::store::{Queue, Spool, SpoolError};
 
 /// The gate of one attempt.
 pub(super) struct Gate<'a> {
@@ -100,7 +100,7 @@ mod tests {
     use crate::cloud::Gate as _;
     use crate::outbound::record::ReplyTo;
     use crate::protocol::Call;
-    use crate::spool::Limits;
+    use crate::store::Limits;
 
     #[tokio::test]
     async fn the_mark_stands_while_a_request_is_under_way_and_no_longer() {

@@ -20,7 +20,7 @@ use crate::delivery::lanes::{Memo, Patience};
 use crate::local::{Base, CommandResult};
 use crate::mqtt::Publisher;
 use crate::set_aside::SetAside;
-use crate::spool::{Queue, Row as Stored, Spool, SpoolError};
+use crate::store::{Queue, Row as Stored, Spool, SpoolError};
 
 /// Results being published at once: each holds its row in memory.
 const UNDER_WAY: usize = 64;

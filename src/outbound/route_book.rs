@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::clock::Stamp;
 use crate::protocol::Call;
 use crate::route::{Routes, ToRule};
-use crate::spool::{Spool, SpoolError};
+use crate::store::{Spool, SpoolError};
 
 const PREFIX: &str = "route/";
 /// Devices remembered, of all routes together: topics are the devices' choice, memory and disk are not.
@@ -178,7 +178,7 @@ mod tests {
 
     use super::*;
     use crate::route::{Keep, Maps, Rate};
-    use crate::spool::Limits;
+    use crate::store::Limits;
 
     fn rule() -> ToRule {
         ToRule {

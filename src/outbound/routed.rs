@@ -22,7 +22,7 @@ use crate::mqtt::{AckToken, Incoming};
 use crate::protocol::Call;
 use crate::route::{Heard, Keep, Outcome, ToRoute};
 use crate::routing::RouteState;
-use crate::spool::{Key, SpoolError};
+use crate::store::{Key, SpoolError};
 
 /// A command that a route made.
 struct Routed {

@@ -11,7 +11,7 @@ use super::shares::Client;
 use crate::local::{Reason, Rejection};
 use crate::log::clipped;
 use crate::mqtt::AckToken;
-use crate::spool::{Key, Queue, SpoolError};
+use crate::store::{Key, Queue, SpoolError};
 
 /// Why a command was not made durable.
 pub(super) enum NotStored {

@@ -16,7 +16,7 @@ use crate::local::Base;
 use crate::mqtt::{Refused, Subscriptions};
 use crate::outbound;
 use crate::protocol::Variant;
-use crate::spool::{Queue, Spool};
+use crate::store::{Queue, Spool};
 
 /// How long the spool is waited for, for the age of what it holds.
 const DISK_PATIENCE: Duration = Duration::from_millis(500);

@@ -14,7 +14,7 @@ use super::{Report, describe_parts};
 use crate::cloud::{CloudState, Endpoint};
 use crate::mqtt::NotNow;
 use crate::series::PREFIX;
-use crate::spool::{Queue, WhyNot};
+use crate::store::{Queue, WhyNot};
 
 /// The content type of [`Report::metrics`].
 pub const CONTENT_TYPE: &str = TEXT_FORMAT;

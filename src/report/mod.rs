@@ -29,7 +29,7 @@ use crate::inbound::callback::LastSeen;
 use crate::local::{Base, Publication};
 use crate::mqtt::{LinkCounters, LinkState, Publisher};
 use crate::routing::RouteStates;
-use crate::spool::Spool;
+use crate::store::Spool;
 
 /// `bridge/health` is published at least this often.
 const EVERY: Duration = Duration::from_mins(1);

@@ -9,7 +9,7 @@ use crate::clock;
 use crate::cloud::Status;
 use crate::local::Base;
 use crate::mqtt::{LinkState, Subscriptions};
-use crate::spool::NotStored;
+use crate::store::NotStored;
 
 /// One part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

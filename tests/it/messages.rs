@@ -12,8 +12,8 @@ use crate::support::messages::{Row, VARIES, logged, root, rows, unknown};
 /// Where messages are made that are logged as a whole (`warn!("{cause}")`): every text there is one, if it is a sentence.
 const MADE_BY: [(&str, &str); 5] = [
     ("config/mod.rs", "warnings"),
-    ("spool/recovery.rs", "open"),
-    ("spool/writer/store.rs", "full_words"),
+    ("store/sqlite/recovery.rs", "open"),
+    ("store/sqlite/writer/store.rs", "full_words"),
     ("cloud/session/words.rs", "config_quota"),
     ("log.rs", "describe"),
 ];

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use ilink2mqtt::spool::{Key, Limits, OpenError, Queue, ROW_OVERHEAD, Recovered, Row, Spool, SpoolError};
+use ilink2mqtt::store::{Key, Limits, OpenError, Queue, ROW_OVERHEAD, Recovered, Row, Spool, SpoolError};
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::spool::Limits;
+use crate::store::Limits;
 
 const A: Digest = [1; 32];
 const B: Digest = [2; 32];

@@ -35,7 +35,7 @@ use crate::protocol::{Account, Qos, Subject, Uid};
 use crate::route::Routes;
 use crate::routing::Routing;
 use crate::set_aside::SetAside;
-use crate::spool::{Limits, MAX_COMMANDS, Spool};
+use crate::store::{Limits, MAX_COMMANDS, Spool};
 
 /// After so long in peace, the spool syncs what it had stored without.
 const SYNCED_AFTER: Duration = Duration::from_secs(2);

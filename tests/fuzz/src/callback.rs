@@ -14,7 +14,7 @@ use ilink2mqtt::listener::Visit;
 use ilink2mqtt::listener::answered::Answer;
 use ilink2mqtt::protocol::signature::sign;
 use ilink2mqtt::protocol::{Accepted, Variant};
-use ilink2mqtt::spool::{Limits, Spool};
+use ilink2mqtt::store::{Limits, Spool};
 use ipnet::IpNet;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ilink2mqtt::spool::{Limits, Queue, Spool};
+use ilink2mqtt::store::{Limits, Queue, Spool};
 use serde_json::json;
 
 use rumqttc::v5::mqttbytes::v5::{Packet, PubAckReason};

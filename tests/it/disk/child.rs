@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use ilink2mqtt::clock::wall_now_ms;
-use ilink2mqtt::spool::{Key, Limits, Queue, Spool};
+use ilink2mqtt::store::{Key, Limits, Queue, Spool};
 use serde::{Deserialize, Serialize};
 
 use super::platter::Dice;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use ilink2mqtt::spool::{Queue, Spool};
+use ilink2mqtt::store::{Queue, Spool};
 use tempfile::TempDir;
 
 use super::child::LIMITS;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use ilink2mqtt::spool::{Key, Queue, Spool, SpoolError};
+use ilink2mqtt::store::{Key, Queue, Spool, SpoolError};
 use tempfile::TempDir;
 
 use super::assert_complete;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use ilink2mqtt::spool::{Queue, Recovered, Spool};
+use ilink2mqtt::store::{Queue, Recovered, Spool};
 use tempfile::TempDir;
 
 use super::child::{self, LIMITS, Mark, register, tag, value};
@@ -164,7 +164,7 @@ fn check_set_aside(promises: &Promises, found: &BTreeMap<String, String>, prefix
         .map(|(name, settings)| (settings[0].0, name, settings[0].1.clone().unwrap()))
         .collect();
     stored.sort();
-    let size = |value: &str| value.split_once(' ').unwrap().1.parse::<u64>().unwrap() + ilink2mqtt::spool::ROW_OVERHEAD;
+    let size = |value: &str| value.split_once(' ').unwrap().1.parse::<u64>().unwrap() + ilink2mqtt::store::ROW_OVERHEAD;
     let kept_of = |stored: &[(u64, &String, String)]| {
         let mut kept = BTreeMap::new();
         let mut bytes = 0;

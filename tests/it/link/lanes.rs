@@ -12,7 +12,7 @@ use ilink2mqtt::inbound::relay::{Relay, RelayConfig, RelaySettings};
 use ilink2mqtt::local::Output;
 use ilink2mqtt::progress::Progress;
 use ilink2mqtt::set_aside::SetAside;
-use ilink2mqtt::spool::{Limits, Queue, Spool};
+use ilink2mqtt::store::{Limits, Queue, Spool};
 use rumqttc::v5::mqttbytes::v5::PubAckReason;
 use tempfile::TempDir;
 use tokio::sync::watch;

@@ -11,7 +11,7 @@ use ilink2mqtt::outbound::record::{Record, ReplyTo, StoredResult};
 use ilink2mqtt::outbound::results::Results;
 use ilink2mqtt::outbound::shares::Shares;
 use ilink2mqtt::set_aside::SetAside;
-use ilink2mqtt::spool::{Limits, Queue, Spool};
+use ilink2mqtt::store::{Limits, Queue, Spool};
 use rumqttc::v5::mqttbytes::v5::PubAckReason;
 use serde_json::Value;
 use tempfile::TempDir;

@@ -231,9 +231,9 @@ mod tests {
 
     use super::*;
     use crate::files::Failure;
-    use crate::spool::pending::{Change, Lazy};
-    use crate::spool::recovery;
-    use crate::spool::types::Queue;
+    use crate::store::sqlite::pending::{Change, Lazy};
+    use crate::store::sqlite::recovery;
+    use crate::store::sqlite::types::Queue;
 
     #[test]
     fn a_timer_runs_only_while_something_is_due() {
