@@ -4,7 +4,7 @@
 //!
 //! # Walkthroughs
 //!
-//! **A push** ([`inbound`]). Connection ([`listener`]) → POST → path and body cap → [`protocol::Push::decode`] → [`store`] append (group commit, sync) →
+//! **A push** ([`inbound`]). Connection ([`http::listener`]) → POST → path and body cap → [`protocol::Push::decode`] → [`store`] append (group commit, sync) →
 //! `{"code":0}` → relay loop → publish QoS 1 → PUBACK → complete. The broker being down changes nothing before the relay loop.
 //!
 //! **A command** ([`outbound`]). PUBLISH arrives, unacknowledged → [`local::command::decode`] → spool append → PUBACK → deliver
@@ -19,51 +19,47 @@
 //! disconnects; the callback closes last; then the spool. A part that ends unasked stops the process with a failure; then
 //! the callback is cut first, and nothing is answered any more.
 //!
+//! # Rooms
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`app`] | builds the parts, starts them in order, stops them in order; the verbs that need no running bridge |
+//! | [`cli`] | the command line: its arguments, the manual page, the dry run of routes |
+//! | [`config`] | TOML, environment and credentials become checked values |
+//! | [`inbound`], [`outbound`], [`delivery`] | the two directions, and what both use to deliver in order |
+//! | [`store`], [`state_dir`] | the durable queues; the directory with the identity, the token and the lock |
+//! | [`mqtt`], [`cloud`], [`http`] | the link to the broker; the session with iLink and its calls; the listener that is open to strangers |
+//! | [`protocol`], [`local`], [`route`] | pure: what iLink's manual says; what we promise on MQTT; what existing devices say and hear |
+//! | [`observe`] | what the parts write down: log, counters, recent messages, signs of life |
+//! | [`operate`] | what the operator sees and asks: status, admin pages, control socket, service manager |
+//! | [`os`] | clocks, files, tasks, signals |
+//! | [`sim`] | iLink as we understand it, for the tests, people without an account, and the demo |
+//!
 //! # Layers
 //!
-//! Arrows go down only: `main → app → {inbound, outbound, admin, control, report} → {store, mqtt, cloud} → local → protocol`.
-//! [`protocol`] (what iLink's manual says), [`local`] (what we promise on MQTT) and above them [`route`] (what existing devices
-//! say and hear) know no sockets, files, clocks or randomness, and a test keeps it so; [`routing`] puts routes to work. The
-//! three adapters [`store`], [`mqtt`] and [`cloud`] never import each other. [`app`] hands plain values from [`config`] down;
-//! there are no globals. What is beside the arrows serves many and imports none of them: [`listener`] (HTTP for [`inbound`]
-//! and [`admin`]), [`open_files`], [`children`], [`clock`], [`log`], [`files`], [`secret`], [`tls`] and their like; [`systemd`] is how a
-//! service manager hands us sockets and hears how we are. [`sim`] is iLink as we understand it, for the tests, the demo and
-//! people without an account.
+//! Arrows go down only: `main → sim → app → operate → {inbound, outbound} → delivery → {store, mqtt, cloud, http} →
+//! observe → config → route → local → protocol`. [`protocol`], [`local`] and [`route`] know no sockets, files, clocks or
+//! randomness, and a test keeps it so. The adapters [`store`], [`mqtt`], [`cloud`] and [`http`] never import each other.
+//! [`app`] hands plain values from [`config`] down; there are no globals.
 
-pub mod admin;
 pub mod app;
-pub mod children;
 pub mod cli;
-pub mod clock;
 pub mod cloud;
 pub mod config;
-pub mod control;
-pub mod counters;
 pub mod delivery;
-pub mod demo;
-pub mod dry_run;
-pub mod files;
+pub mod http;
 pub mod inbound;
-pub mod listener;
 pub mod local;
-pub mod log;
-pub mod manual;
 pub mod mqtt;
-pub mod open_files;
+pub mod observe;
+pub mod operate;
+pub mod os;
 pub mod outbound;
-pub mod progress;
 pub mod protocol;
-pub mod report;
 pub mod route;
 pub mod routing;
 pub mod row;
-pub mod secret;
-pub mod series;
 pub mod set_aside;
-pub mod shutdown;
 pub mod sim;
 pub mod state_dir;
 pub mod store;
-pub mod systemd;
-pub mod tls;
-pub mod trail;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::counters::Counter;
+use crate::observe::counters::Counter;
 use crate::route::{Breaker, FromRoute, Keep, OPEN_FOR, Rate, Routes, ToRoute, Verdict};
 
 macro_rules! counters {

@@ -8,11 +8,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tracing::warn;
 
-use crate::clock;
-use crate::counters::Counters;
 use crate::local::Publication;
-use crate::log::Seldom;
 use crate::mqtt::Refusal;
+use crate::observe::counters::Counters;
+use crate::observe::log::Seldom;
+use crate::os::clock;
 use crate::store::{Spool, SpoolError};
 
 /// The set-aside store.

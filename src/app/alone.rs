@@ -13,10 +13,10 @@ use super::supervisor::{Step, Supervisor};
 use crate::cli::EXIT_UNAVAILABLE;
 use crate::cloud::{self, ConfigQuota, Endpoint, RegisterPolicy, Registry, SessionConfig};
 use crate::config::{Config, Register};
-use crate::control::verbs::{answer, internal, outcome, parse_call, url};
-use crate::control::{Answer, Verb};
+use crate::operate::control::verbs::{answer, internal, outcome, parse_call, url};
+use crate::operate::control::{Answer, Verb};
+use crate::os::shutdown::Shutdown;
 use crate::protocol::{Reply, SetConfig};
-use crate::shutdown::Shutdown;
 use crate::store::Queue;
 use secrecy::ExposeSecret;
 

@@ -1,7 +1,7 @@
 //! `ilink2mqtt report`: one archive for a bug report, of a bridge that runs or of one that does not.
 //!
-//! What it tells is gathered by the bridge itself where one runs ([`crate::control`]), else from what it left. Content and
-//! secrets are not in it, and ids are pseudonyms ([`crate::report::bundle`]).
+//! What it tells is gathered by the bridge itself where one runs ([`crate::operate::control`]), else from what it left. Content and
+//! secrets are not in it, and ids are pseudonyms ([`crate::operate::status::bundle`]).
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -18,11 +18,11 @@ use tar::{Builder, Header};
 use super::AppError;
 use super::alone;
 use super::core::Core;
-use crate::clock;
 use crate::config::{Config, ConfigError};
-use crate::control::{self, Answer, Verb};
-use crate::files;
-use crate::report::bundle::{Bundle, Pseudonyms};
+use crate::operate::control::{self, Answer, Verb};
+use crate::operate::status::bundle::{Bundle, Pseudonyms};
+use crate::os::clock;
+use crate::os::files;
 
 /// Lines of the journal that are asked for.
 const LINES: &str = "500";

@@ -7,8 +7,8 @@ use tracing::info;
 
 use super::AppError;
 use crate::config::Config;
-use crate::listener;
-use crate::systemd::Sockets;
+use crate::http::listener;
+use crate::operate::systemd::Sockets;
 
 pub(super) fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, AppError> {
     listener::bind(address).map_err(|source| AppError::Listen { what: format!("{key} = \"{address}\""), source })

@@ -9,14 +9,14 @@ use super::{Around, parts};
 use crate::delivery::busy::BusyBoard;
 use crate::delivery::lanes::Patience;
 use crate::inbound::relay::{Relay, RelaySettings};
-use crate::log::{Few, SaidOnce, Seldom};
 use crate::mqtt::{self, Publisher};
+use crate::observe::log::{Few, SaidOnce, Seldom};
+use crate::observe::progress::Progress;
 use crate::outbound::accept::Accept;
 use crate::outbound::attempt::{Attempts, Unstored};
 use crate::outbound::deliver::Deliver;
 use crate::outbound::results::Results;
 use crate::outbound::shares::Shares;
-use crate::progress::Progress;
 use crate::set_aside::SetAside;
 use crate::store::{MAX_COMMANDS, Queue};
 

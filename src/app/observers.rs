@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 use super::loops::Loops;
 use super::supervisor::{Step, Supervisor};
 use super::{Around, homeassistant, notes};
-use crate::admin::{self, Admin};
+use crate::app::open_files;
 use crate::config::Config;
-use crate::control;
 use crate::inbound::relay::RelaySettings;
-use crate::log::Recent;
-use crate::open_files;
-use crate::report::{self, Report};
-use crate::systemd::{self, Notifier};
+use crate::observe::log::Recent;
+use crate::operate::admin::{self, Admin};
+use crate::operate::control;
+use crate::operate::status::{self, Report};
+use crate::operate::systemd::{self, Notifier};
 
 /// What they look at.
 pub(super) struct Observers<'a> {
@@ -48,7 +48,7 @@ impl Observers<'_> {
     /// To the broker and the service manager.
     fn tell(&self, supervisor: &mut Supervisor) {
         let Self { report, loops, notifier, .. } = self;
-        let telling = report::run(Arc::clone(report), loops.publisher.clone(), self.stop());
+        let telling = status::run(Arc::clone(report), loops.publisher.clone(), self.stop());
         supervisor.service("the report", Step::Observers, telling);
         let watching = systemd::watch((*notifier).clone(), Arc::clone(report), loops.progress.clone(), self.stop());
         supervisor.errand("the service manager's watchdog", Step::Observers, watching);

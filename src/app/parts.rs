@@ -12,11 +12,12 @@ use crate::delivery::lanes::Patience;
 use crate::inbound::relay::{RelayConfig, RelaySettings};
 use crate::local::{Globs, Publication, Rules};
 use crate::mqtt::{self, LinkConfig, Protocol, RouteFilters, Timing, TlsOptions};
+use crate::operate::status::Info;
+use crate::os::{clock, tls};
+use crate::outbound;
 use crate::outbound::accept::AcceptConfig;
 use crate::outbound::deliver::DeliverConfig;
 use crate::protocol::Account;
-use crate::report::Info;
-use crate::{clock, outbound, tls};
 
 pub(super) fn client(config: &Config) -> Result<Client, AppError> {
     let client = ClientConfig {

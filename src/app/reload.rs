@@ -13,12 +13,12 @@ use super::parts;
 use super::routes::RouteParts;
 use crate::cloud::Session;
 use crate::config::{Config, Environment};
+use crate::http::listener::Tls;
 use crate::inbound::relay::RelaySettings;
-use crate::listener::Tls;
-use crate::log::LogLevel;
-use crate::report::Info;
+use crate::observe::log::LogLevel;
+use crate::operate::status::Info;
+use crate::os::tls;
 use crate::state_dir::Identity;
-use crate::tls;
 
 /// Where the configuration came from, to read it again.
 pub struct Source {

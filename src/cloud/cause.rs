@@ -11,8 +11,8 @@ use reqwest::StatusCode;
 use url::Url;
 
 use super::transport::TransportError;
+use crate::os::tls;
 use crate::protocol::ResultCode;
-use crate::tls;
 
 /// Whom the client talks to, for the texts.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use url::Url;
 use super::cause::Peer;
 use super::echo;
 use super::transport::{self, TransportError};
-use crate::counters::Counters;
+use crate::observe::counters::Counters;
 use crate::protocol::{Reply, Request};
 
 /// No reply of this API is near this; a longer one is not read on.

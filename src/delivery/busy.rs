@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::lanes::HeldUp;
-use crate::log::Seldom;
 use crate::mqtt::{ForNow, NotNow};
+use crate::observe::log::Seldom;
 
 /// Messages wait because the broker refused one before them for now.
 #[derive(Debug, Clone, PartialEq, Eq)]

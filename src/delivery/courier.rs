@@ -15,9 +15,9 @@ use tracing::warn;
 use super::busy::BusyBoard;
 use super::lanes::{Lanes, Memo, Outcome, Patience, Ticket, Verdict};
 use super::{Part, Settled, hand_over, settle};
-use crate::clock;
-use crate::log::clipped;
 use crate::mqtt::{ForNow, Publisher, Refusal};
+use crate::observe::log::clipped;
+use crate::os::clock;
 use crate::set_aside::SetAside;
 use crate::store::{Queue, Row as Stored, Spool, SpoolError};
 

@@ -13,7 +13,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::files::{self, MODE};
+use crate::os::files::{self, MODE};
 
 /// The file, in the state directory.
 const NAME: &str = "spool.answered";

@@ -22,16 +22,16 @@ use tracing::{debug, info, warn};
 
 use super::room::Held;
 use super::store::Store;
-use crate::clock;
 use crate::cloud::{Handshake, HandshakeLog};
-use crate::counters::{Counters, Unanswered};
-use crate::listener::answered::{Answer, Armed};
-use crate::listener::{NoAnswer, Visit};
-use crate::log::Seldom;
+use crate::http::answered::{Answer, Armed};
+use crate::http::listener::{NoAnswer, Visit};
+use crate::observe::counters::{Counters, Unanswered};
+use crate::observe::log::Seldom;
+use crate::observe::series::PushOutcome;
+use crate::os::clock;
+use crate::os::secret;
 use crate::protocol::signature::{self, Accepted, Variant};
 use crate::protocol::{Push, Uid, lenient};
-use crate::secret;
-use crate::series::PushOutcome;
 
 /// A body that is not there this long after there was room for it is not coming; iLink itself waits 5 s for the whole exchange
 /// (manual §2.2).

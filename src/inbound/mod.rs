@@ -2,10 +2,10 @@
 //!
 //! A push's way through the files here:
 //!
-//! 1. **accept**: [`crate::listener`] takes the connection, [`server`] checks the address, [`callback`] path, size and shape;
+//! 1. **accept**: [`crate::http::listener`] takes the connection, [`server`] checks the address, [`callback`] path, size and shape;
 //! 2. **make durable**: [`store`] appends it to the spool, once, however often iLink tries ([`repeats`], `answered`), within the memory
 //!    that pushes may take ([`room`]);
-//! 3. **answer the sender**: `{"code":0}`; [`crate::listener::answered`] notes the moment the whole answer left. What could
+//! 3. **answer the sender**: `{"code":0}`; [`crate::http::answered`] notes the moment the whole answer left. What could
 //!    not be made durable is not answered at all;
 //! 4. **deliver**: [`relay`] publishes it (`render`) in the order of its sender ([`crate::delivery::lanes`]), and with it what
 //!    the routes make of it (`routed`);

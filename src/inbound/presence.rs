@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock;
+use crate::os::clock;
 use crate::protocol::Uid;
 use crate::store::{Spool, SpoolError};
 

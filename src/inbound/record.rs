@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
-use crate::clock::Stamp;
+use crate::os::clock::Stamp;
 use crate::protocol::Uid;
 use crate::row;
 

@@ -26,19 +26,19 @@ use super::presence::PresenceBook;
 use super::render::{Accepted, Fate, Row, Seen};
 use super::repeats::Repeats;
 use super::retained::Retained;
-use crate::clock;
-use crate::counters::Counters;
 use crate::delivery::busy::BusyBoard;
 use crate::delivery::courier::{Courier, Owner};
 use crate::delivery::lanes::Patience;
 use crate::local::{Base, Output};
 use crate::mqtt::{LinkState, Publisher};
-use crate::progress::Progress;
+use crate::observe::counters::Counters;
+use crate::observe::progress::Progress;
+use crate::observe::trail::Passed;
+use crate::os::clock;
 use crate::protocol::{Kind, Uid};
 use crate::routing::Routing;
 use crate::set_aside::SetAside;
 use crate::store::{Queue, Row as Stored, Spool, SpoolError};
-use crate::trail::Passed;
 
 /// Rows read from the spool at once, and their bytes: what the loop holds in memory before the link takes it.
 const READ_ROWS: usize = 128;

@@ -9,13 +9,13 @@ use super::record::Record;
 use super::relay::Relay;
 use super::retained::Retained;
 use super::routed::routed;
-use crate::clock::{self, Stamp};
 use crate::delivery::Part;
 use crate::delivery::lanes::Memo;
 use crate::local::{Flags, Publication, Received, publications};
+use crate::observe::trail::{Passed, Verdict, Way, shown};
+use crate::os::clock::{self, Stamp};
 use crate::protocol::{Message, Push, Uid};
 use crate::routing::RouteState;
-use crate::trail::{Passed, Verdict, Way, shown};
 
 /// A push decoded from its row.
 pub struct Accepted {

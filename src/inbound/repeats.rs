@@ -18,8 +18,8 @@ use tokio::sync::{OnceCell, watch};
 
 use super::answered::{Answered, PLACES, Seen};
 use super::record::Record;
-use crate::clock::Stamp;
-use crate::counters::Unanswered;
+use crate::observe::counters::Unanswered;
+use crate::os::clock::Stamp;
 use crate::store::{Queue, Row, Spool, SpoolError};
 
 /// How long a stored, unanswered push is remembered: three tries of 5 s each, with room.

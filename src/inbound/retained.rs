@@ -13,9 +13,9 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tracing::info;
 
 use super::presence::PresenceBook;
-use crate::clock;
 use crate::local::{Base, Publication};
 use crate::mqtt::Publisher;
+use crate::os::clock;
 use crate::protocol::Uid;
 
 /// Keeps them in step with the book.

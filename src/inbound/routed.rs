@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use crate::clock::Stamp;
 use crate::delivery::Part;
 use crate::local::{Publication, Received, recv_levels};
+use crate::os::clock::Stamp;
 use crate::protocol::{Message, Uid};
 use crate::route::{Outcome, Publish, Said};
 use crate::routing::{RouteState, Routing};

@@ -1,7 +1,7 @@
 //! Who may call the callback: its listener's [`Serve`].
 //!
 //! It finds out whose request this is, through proxies if the configuration trusts them, and hands what is allowed to
-//! [`super::callback`]. Connections and their limits are [`crate::listener`]'s.
+//! [`super::callback`]. Connections and their limits are [`crate::http::listener`]'s.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use ipnet::{IpNet, Ipv4Net};
 use tracing::debug;
 
 use super::callback::{Callback, refusal};
-use crate::counters::Counters;
-use crate::listener::answered::Answer;
-use crate::listener::{NoAnswer, Serve, TurnedAway, Visit};
+use crate::http::answered::Answer;
+use crate::http::listener::{NoAnswer, Serve, TurnedAway, Visit};
+use crate::observe::counters::Counters;
 
 /// Whose requests are answered.
 pub struct Access {

@@ -19,10 +19,10 @@ use tracing::warn;
 
 use super::repeats::{Claim, Progress, Repeats, Ticket};
 use super::room::{Held, Place, Room};
-use crate::counters::{Counters, Unanswered};
-use crate::log::Seldom;
+use crate::observe::counters::{Counters, Unanswered};
+use crate::observe::log::Seldom;
+use crate::observe::series::PushOutcome;
 use crate::protocol::Kind;
-use crate::series::PushOutcome;
 use crate::store::{Queue, Spool, SpoolError};
 
 /// How long a try is held before it is cut: iLink itself leaves after 5 s.

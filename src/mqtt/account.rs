@@ -3,7 +3,7 @@
 //! Told by the retained messages under `bridge/`, looked at before anything is subscribed or published on a connection.
 
 use crate::local::Base;
-use crate::log::clipped;
+use crate::observe::log::clipped;
 use crate::protocol::Uid;
 
 /// The look at `bridge/info` and `bridge/state`.

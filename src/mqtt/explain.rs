@@ -7,7 +7,7 @@ use rustls::{AlertDescription, CertificateError};
 use url::Url;
 
 use super::config::{LinkConfig, Protocol};
-use crate::tls::{self, spelled};
+use crate::os::tls::{self, spelled};
 
 /// How an attempt or a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -49,7 +49,7 @@ use super::refused::RefusedTopics;
 use super::standing::COSTS_WITHIN;
 use super::state::{LinkCounters, LinkState, Subscriptions};
 use super::wire::{Dialer, Wire};
-use crate::log::{Seldom, clipped};
+use crate::observe::log::{Seldom, clipped};
 
 /// Connections in a row that end soon with a packet that cannot be decoded, until its session is given up.
 const LEAVE_SESSION_AFTER: u32 = 5;

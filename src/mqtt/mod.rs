@@ -62,7 +62,7 @@ use v5::V5;
 use v311::V311;
 use wire::Dialer;
 
-use crate::log::Seldom;
+use crate::observe::log::Seldom;
 
 /// The daemon's ends of the link.
 pub struct Link {

@@ -15,8 +15,8 @@ use super::outbox::Origin;
 use super::publisher::Delivery;
 use super::state::Subscriptions;
 use super::wire::Wire;
-use crate::clock::boot_now;
 use crate::local::{Base, Publication, filter};
+use crate::os::clock::boot_now;
 
 /// The state of the self-test on one connection.
 pub(super) struct Probe {

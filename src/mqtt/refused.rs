@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::acl::NOT_AUTHORIZED;
 use super::publisher::Refusal;
 use crate::local::Base;
-use crate::log::clipped;
+use crate::observe::log::clipped;
 
 /// Without another refusal for so long, the next success of its kind ends it.
 const OVER_AFTER: Duration = Duration::from_mins(1);

@@ -13,7 +13,7 @@ use super::standing::Outcome;
 use super::state::LinkCounters;
 use super::wire::{Ack, Wire};
 use super::{acl, validate};
-use crate::clock::boot_now;
+use crate::os::clock::boot_now;
 
 /// A broker that closes the connection because of what it just refused does so within this: Mosquitto 2.0.11 with
 /// `max_queued_messages 0` does. What was sent next is not to blame then.

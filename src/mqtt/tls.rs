@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::config::{StartError, TlsOptions};
-use crate::tls::{OTHER_KEY, chain_in, private_key_in};
+use crate::os::tls::{OTHER_KEY, chain_in, private_key_in};
 
 /// Reads the files of `options` once: the link keeps what it was started with.
 ///

@@ -19,7 +19,7 @@ use super::wire::{
     keep_alive_of,
 };
 use crate::local::Publication;
-use crate::tls::spelled;
+use crate::os::tls::spelled;
 
 /// The longest life that a device can give a command, in seconds: as `ttl` in its JSON.
 const LONGEST_EXPIRY: u32 = 30 * 24 * 60 * 60;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::record::{Command, Mark, Record};
 use crate::cloud;
-use crate::counters::Counters;
+use crate::observe::counters::Counters;
 use crate::store::{Queue, Spool, SpoolError};
 
 /// The gate of one attempt.
@@ -96,8 +96,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::clock::Stamp;
     use crate::cloud::Gate as _;
+    use crate::os::clock::Stamp;
     use crate::outbound::record::ReplyTo;
     use crate::protocol::Call;
     use crate::store::Limits;

@@ -1,8 +1,8 @@
 //! What those who watch are shown of a command that has its result.
 
-use crate::clock;
 use crate::local::{CommandResult, Status};
-use crate::trail::{Passed, Trail, Verdict, Way, shown};
+use crate::observe::trail::{Passed, Trail, Verdict, Way, shown};
+use crate::os::clock;
 
 /// A command of this kind (its call's name) to this receiver; of one that was refused, its topic.
 pub(super) fn passed(

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Stamp;
 use crate::local::{Base, CommandResult, Publication, Reference, Status};
+use crate::os::clock::Stamp;
 use crate::protocol::Call;
 use crate::row;
 

@@ -12,13 +12,13 @@ use tracing::{debug, error};
 
 use super::record::{Record, StoredResult};
 use super::shares::Shares;
-use crate::clock;
 use crate::delivery::Part;
 use crate::delivery::busy::BusyBoard;
 use crate::delivery::courier::{Courier, Owner};
 use crate::delivery::lanes::{Memo, Patience};
 use crate::local::{Base, CommandResult};
 use crate::mqtt::Publisher;
+use crate::os::clock;
 use crate::set_aside::SetAside;
 use crate::store::{Queue, Row as Stored, Spool, SpoolError};
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::clock::Stamp;
+use crate::os::clock::Stamp;
 use crate::protocol::Call;
 use crate::route::{Routes, ToRule};
 use crate::store::{Spool, SpoolError};

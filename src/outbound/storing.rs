@@ -9,8 +9,8 @@ use super::deliver::Accepted;
 use super::record::{Command, Record};
 use super::shares::Client;
 use crate::local::{Reason, Rejection};
-use crate::log::clipped;
 use crate::mqtt::AckToken;
+use crate::observe::log::clipped;
 use crate::store::{Key, Queue, SpoolError};
 
 /// Why a command was not made durable.

@@ -248,7 +248,7 @@ fn extra<const N: usize>(fields: [(&str, Value); N]) -> Done {
 
 /// As §5.6 shows it.
 fn create_time(now: Now) -> String {
-    crate::clock::rfc3339(now.ms).chars().take(19).map(|c| if c == 'T' { ' ' } else { c }).collect()
+    crate::os::clock::rfc3339(now.ms).chars().take(19).map(|c| if c == 'T' { ' ' } else { c }).collect()
 }
 
 /// In the shape of the manual's sample, `4cdad356-85b4-008627`.

@@ -43,7 +43,7 @@ use super::push::PushRecord;
 use super::set_config::Handshake;
 use super::simulator::Simulator;
 use super::subscriptions::Subscriptions;
-use crate::clock;
+use crate::os::clock;
 use crate::protocol::{self, Push, Uid, content};
 
 /// Why a push that was ordered is not made.

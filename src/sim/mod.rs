@@ -36,6 +36,7 @@
 mod accounts;
 mod calls;
 mod control;
+pub mod demo;
 mod fault;
 mod fields;
 mod groups;

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::set_config::millis;
 use super::simulator::Simulator;
-use crate::clock;
+use crate::os::clock;
 use crate::protocol::Uid;
 
 /// An answer longer than this is cut: only its beginning is of interest.

@@ -140,7 +140,7 @@ async fn shake_hands(
         Err(error) => (Verdict::Unanswered, None, Some(error)),
     };
     Handshake {
-        at: crate::clock::rfc3339(now.ms),
+        at: crate::os::clock::rfc3339(now.ms),
         uid: uid.clone(),
         url: callback.to_string(),
         result,

@@ -23,7 +23,7 @@ use super::push::{Outcome, PushRecord};
 use super::refusal::INVALID_PARAMETER;
 use super::world::World;
 use super::{http, set_config};
-use crate::clock;
+use crate::os::clock;
 use crate::protocol::{Receiver, ResultCode, Uid};
 
 /// Pushes that may wait for one receiver: a dead callback holds each up for 15 s, and memory has an end.

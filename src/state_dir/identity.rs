@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StateDir;
 use crate::config::{check_path_secret, check_token};
-use crate::files::Directory;
+use crate::os::files::Directory;
 
 const FILE: &str = "identity.json";
 const TOKEN_LENGTH: usize = 32;
@@ -85,7 +85,7 @@ pub enum IdentityError {
         cause: String,
     },
     /// It cannot be read or written.
-    #[error("{} cannot be {action}: {source}{}", path.display(), crate::files::remedy(source))]
+    #[error("{} cannot be {action}: {source}{}", path.display(), crate::os::files::remedy(source))]
     Inaccessible {
         /// Which.
         path: PathBuf,

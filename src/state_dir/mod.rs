@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::files::{self, Directory};
+use crate::os::files::{self, Directory};
 pub use identity::{Identity, IdentityError, Overrides, Registered};
 pub use registry::IdentityRegistry;
 

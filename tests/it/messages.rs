@@ -15,7 +15,7 @@ const MADE_BY: [(&str, &str); 5] = [
     ("store/sqlite/recovery.rs", "open"),
     ("store/sqlite/writer/store.rs", "full_words"),
     ("cloud/session/words.rs", "config_quota"),
-    ("log.rs", "describe"),
+    ("observe/log.rs", "describe"),
 ];
 
 /// A message as the source has it.

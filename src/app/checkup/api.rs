@@ -8,10 +8,10 @@ use secrecy::ExposeSecret as _;
 
 use super::{Findings, Us, callback_url};
 use crate::app::parts;
-use crate::clock;
 use crate::cloud::{Client, ConfigQuota};
 use crate::config::Config;
-use crate::control::{self, Answer, Verb};
+use crate::operate::control::{self, Answer, Verb};
+use crate::os::clock;
 use crate::protocol::{ResultCode, SetConfig};
 
 const CLOCK: &str = "clock";

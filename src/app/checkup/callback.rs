@@ -16,9 +16,9 @@ use super::{Findings, Us, callback_url, random};
 use crate::app::{AppError, listeners};
 use crate::cloud;
 use crate::config::Config;
-use crate::listener::answered::Answer;
-use crate::listener::{self, NoAnswer, Serve, Visit};
-use crate::tls;
+use crate::http::answered::Answer;
+use crate::http::listener::{self, NoAnswer, Serve, Visit};
+use crate::os::tls;
 
 const STEP: &str = "callback";
 const LIMIT: Duration = Duration::from_secs(10);

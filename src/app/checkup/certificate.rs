@@ -18,8 +18,8 @@ use url::{Host, Url};
 use webpki::{EndEntityCert, Error, KeyUsage};
 
 use super::Findings;
-use crate::clock;
 use crate::config::Config;
+use crate::os::clock;
 
 const STEP: &str = "certificate";
 const LIMIT: Duration = Duration::from_secs(10);

@@ -18,7 +18,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::{AppError, parts};
 use crate::cli::EXIT_UNAVAILABLE;
 use crate::config::Config;
-use crate::control::{self, Answer, Verb};
+use crate::operate::control::{self, Answer, Verb};
 use crate::state_dir::{Identity, Overrides, StateDir};
 
 /// How well a step went.

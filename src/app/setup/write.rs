@@ -9,7 +9,7 @@ use rustix::fs::Access;
 
 use super::SetupError;
 use super::answers::{Answers, Key};
-use crate::files;
+use crate::os::files;
 
 /// A service's own user reads it, and no secret is in it.
 const READABLE: u32 = 0o644;

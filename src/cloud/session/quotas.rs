@@ -10,7 +10,7 @@ use super::store::{Quota, Quotas, SpentMarks, Store};
 use super::task::{Task, on_disk};
 use super::words;
 use crate::cloud::Timing;
-use crate::files::Directory;
+use crate::os::files::Directory;
 use crate::protocol::{Account, ResultCode};
 
 /// What there is to keep: for `set_config` and `get_access_token`, how often in a row and until when.

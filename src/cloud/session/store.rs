@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::budget::Spent;
-use crate::clock;
-use crate::files::Directory;
+use crate::os::clock;
+use crate::os::files::Directory;
 use crate::protocol::{Account, Qos, Subject, Uid};
 
 const TOKEN: &str = "token.json";

@@ -23,8 +23,8 @@ use super::tracks::{Hold, Known, Registration, Streak, Token, Want, Why};
 use super::types::{RegisterPolicy, SessionConfig, Status};
 use super::upkeep::{Upkeep, UpkeepDone};
 use super::words;
-use crate::children;
 use crate::cloud::{HandshakeLog, Registry};
+use crate::os::children;
 use crate::protocol::{Reply, Uid};
 
 /// The task's ends of the channels.

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::doors::Endpoint;
 use crate::cloud::{Executed, Timing};
-use crate::files::Directory;
+use crate::os::files::Directory;
 use crate::protocol::{Account, Qos, Reply, ResultCode, Subject, Uid};
 
 /// Whether and when the session registers the callback.

@@ -15,22 +15,22 @@ use tokio_util::task::AbortOnDropHandle;
 use super::broker::{Queue, serve};
 use super::service::Service;
 use super::weather::End;
-use crate::clock::simulated::Clocks;
 use crate::cloud::{HandshakeLog, RegisterPolicy, Registry, Session, SessionConfig, Timing, start};
-use crate::counters::Counters;
 use crate::delivery::busy::BusyBoard;
 use crate::delivery::lanes::Patience;
-use crate::files::Directory;
 use crate::local::{Base, Globs, Rules};
-use crate::log::{Few, SaidOnce, Seldom};
 use crate::mqtt::{LinkState, in_memory};
+use crate::observe::counters::Counters;
+use crate::observe::log::{Few, SaidOnce, Seldom};
+use crate::observe::progress::Progress;
+use crate::os::clock::simulated::Clocks;
+use crate::os::files::Directory;
 use crate::outbound::accept::{Accept, AcceptConfig};
 use crate::outbound::attempt::{Ambiguous, Attempts, Unstored};
 use crate::outbound::deliver::{Deliver, DeliverConfig};
 use crate::outbound::results::Results;
 use crate::outbound::route_book::RouteBook;
 use crate::outbound::shares::Shares;
-use crate::progress::Progress;
 use crate::protocol::{Account, Qos, Subject, Uid};
 use crate::route::Routes;
 use crate::routing::Routing;
@@ -246,7 +246,7 @@ impl Bridge {
 async fn ended(tasks: &mut JoinSet<()>) {
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
-            crate::children::fault(error);
+            crate::os::children::fault(error);
         }
     }
 }

@@ -25,7 +25,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::attempt::Ambiguous;
-use crate::clock::simulated::Clocks;
+use crate::os::clock::simulated::Clocks;
 use bridge::World;
 use broker::{Message, Queue};
 use ledger::Ledger;

@@ -6,7 +6,7 @@ use std::path::Path;
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
 
-use crate::files::sync_failed;
+use crate::os::files::sync_failed;
 
 /// In words, with the remedy.
 const FULL: &str = "the disk is full: free some space on it";

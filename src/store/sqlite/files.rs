@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::fault::Fault;
 use super::types::OpenError;
-use crate::files::Failure;
+use crate::os::files::Failure;
 
 /// What SQLite keeps beside a database: its log, and the log's index.
 const COMPANIONS: [&str; 2] = ["-wal", "-shm"];

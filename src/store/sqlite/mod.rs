@@ -74,7 +74,7 @@ pub use types::{
 };
 use writer::Writer;
 
-use crate::files::Directory;
+use crate::os::files::Directory;
 
 /// How many may wait for an answer at once: what one commit takes. More wait before they are queued, so that dropping
 /// their future still leaves nothing behind.
@@ -362,7 +362,7 @@ impl Spool {
         let failure = |()| self.inner.shared.failed();
         let permit = Arc::clone(&self.inner.waiting).acquire_owned().await.map_err(|_| failure(()))?;
         #[cfg(test)]
-        let _standstill = crate::clock::simulated::standstill();
+        let _standstill = crate::os::clock::simulated::standstill();
         let (sender, answer) = oneshot::channel();
         self.inner.requests.send(request(Reply::new(sender, permit))).map_err(|_| failure(()))?;
         answer.await.unwrap_or_else(|_| Err(failure(())))

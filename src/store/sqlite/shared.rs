@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::db::Count;
 use super::fresh::Fresh;
 use super::types::{Counters, NotStored, PerQueue, Queue, QueueStats, SpoolError, WhyNot};
-use crate::files::Failure;
+use crate::os::files::Failure;
 
 /// Written by the writer only, but for `fresh`.
 #[derive(Debug)]

@@ -193,7 +193,7 @@ impl WhyNot {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The directory or a file in it cannot be used.
-    #[error("cannot use {}: {source}{}", path.display(), crate::files::remedy(source))]
+    #[error("cannot use {}: {source}{}", path.display(), crate::os::files::remedy(source))]
     File {
         /// Which.
         path: PathBuf,

@@ -124,6 +124,6 @@ fn check(config: &Config) {
     assert!(config.mqtt.password.is_none() || config.mqtt.username.is_some());
     assert!(!config.ilink.timeout.is_zero());
     // Deadlines are made of these.
-    let now = ilink2mqtt::clock::Stamp::now();
+    let now = ilink2mqtt::os::clock::Stamp::now();
     let _ = (now.plus(config.outbound.ttl), now.plus(config.callback.verify_every));
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use ilink2mqtt::clock::wall_now_ms;
+use ilink2mqtt::os::clock::wall_now_ms;
 use ilink2mqtt::store::{Key, Limits, Queue, Spool};
 use serde::{Deserialize, Serialize};
 

@@ -11,7 +11,7 @@ const INSIDE: &str = "ILINK2MQTT_TEST_PANICS";
 #[test]
 fn inside() {
     if std::env::var_os(INSIDE).is_some() {
-        ilink2mqtt::log::panics();
+        ilink2mqtt::observe::log::panics();
         let text = format!("{} ünd", canary::SECRETKEY);
         let _ = std::panic::catch_unwind(|| text[..text.len() - 3].len());
         let _ = std::panic::catch_unwind(|| panic!("a literal"));

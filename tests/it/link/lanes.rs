@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ilink2mqtt::counters::Counters;
 use ilink2mqtt::delivery::busy::{AllBusy, BusyBoard};
 use ilink2mqtt::delivery::lanes::Patience;
 use ilink2mqtt::inbound::record::Record;
 use ilink2mqtt::inbound::relay::{Relay, RelayConfig, RelaySettings};
 use ilink2mqtt::local::Output;
-use ilink2mqtt::progress::Progress;
+use ilink2mqtt::observe::counters::Counters;
+use ilink2mqtt::observe::progress::Progress;
 use ilink2mqtt::set_aside::SetAside;
 use ilink2mqtt::store::{Limits, Queue, Spool};
 use rumqttc::v5::mqttbytes::v5::PubAckReason;

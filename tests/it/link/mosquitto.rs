@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ilink2mqtt::clock::boot_now;
 use ilink2mqtt::local::Publication;
 use ilink2mqtt::mqtt::{Delivery, LinkConfig, Protocol, Subscriptions};
+use ilink2mqtt::os::clock::boot_now;
 
 use super::{Tested, acked, config, refused};
 use crate::support::client::{Client, Out};

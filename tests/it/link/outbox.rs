@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ilink2mqtt::clock::boot_now;
 use ilink2mqtt::local::Publication;
 use ilink2mqtt::mqtt::{Delivery, Handling, NotNow};
+use ilink2mqtt::os::clock::boot_now;
 use rumqttc::v5::mqttbytes::v5::{ConnAckProperties, PubAckReason};
 
 use super::{Tested, acked, config, refused};

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ilink2mqtt::clock::Stamp;
 use ilink2mqtt::delivery::busy::BusyBoard;
 use ilink2mqtt::delivery::lanes::Patience;
 use ilink2mqtt::local::{CommandResult, Publication};
+use ilink2mqtt::os::clock::Stamp;
 use ilink2mqtt::outbound::record::{Record, ReplyTo, StoredResult};
 use ilink2mqtt::outbound::results::Results;
 use ilink2mqtt::outbound::shares::Shares;

@@ -230,7 +230,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::files::Failure;
+    use crate::os::files::Failure;
     use crate::store::sqlite::pending::{Change, Lazy};
     use crate::store::sqlite::recovery;
     use crate::store::sqlite::types::Queue;

@@ -33,10 +33,10 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::listener::{self, NoAnswer, Serve, Visit};
-use crate::progress::{self, Progress};
-use crate::report::{self, Overview, Report};
-use crate::secret;
+use crate::http::listener::{self, NoAnswer, Serve, Visit};
+use crate::observe::progress::{self, Progress};
+use crate::operate::status::{self, Overview, Report};
+use crate::os::secret;
 
 /// So many streams of events at once; fewer where the listener has little room.
 const STREAMS_AT_MOST: usize = 8;
@@ -137,7 +137,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    respond(StatusCode::OK, report::metrics::CONTENT_TYPE, shared.admin.report.metrics().await)
+    respond(StatusCode::OK, status::metrics::CONTENT_TYPE, shared.admin.report.metrics().await)
 }
 
 /// Who may ask, and what every answer says to browsers.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::clock;
-use crate::log::clipped;
+use crate::observe::log::clipped;
+use crate::os::clock;
 
 /// So many messages are remembered.
 pub const MESSAGES: usize = 30;

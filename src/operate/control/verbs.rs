@@ -13,10 +13,10 @@ use crate::cli::{EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE};
 use crate::cloud::{Executed, Outcome, Session};
 use crate::local::command::decode_call;
 use crate::local::{Globs, Rules, Status};
-use crate::progress::{self, Progress};
+use crate::observe::progress::{self, Progress};
+use crate::operate::status::bundle::Bundle;
+use crate::operate::status::{Overview, Report};
 use crate::protocol::{Call, Reply};
-use crate::report::bundle::Bundle;
-use crate::report::{Overview, Report};
 use crate::state_dir::Identity;
 
 /// Exit code when iLink answered with an error code.

@@ -3,8 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::series::Series;
-use crate::trail::Trail;
+use crate::observe::series::Series;
+use crate::observe::trail::Trail;
 
 /// Why a push is left unanswered, so that iLink sends it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

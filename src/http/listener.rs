@@ -1,11 +1,8 @@
 //! A listener that speaks HTTP/1.1, with or without TLS, to a network that it does not trust.
 //!
-//! It holds a bounded number of connections (`crowd` says who makes way), gives each little time and memory for TLS and for
+//! It holds a bounded number of connections (`admission` says who makes way), gives each little time and memory for TLS and for
 //! a request's head, and goes on whatever single connections do or the system refuses. It does not look into requests:
 //! [`Serve`] does, and says which of them have shown a secret. `axum::serve` has none of this.
-
-pub mod answered;
-mod crowd;
 
 use std::error::Error;
 use std::io;
@@ -30,10 +27,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::children::Children;
-use crate::log::Seldom;
-use answered::{Armed, Watched};
-use crowd::{Crowd, Entered, Guest};
+use super::admission::{Crowd, Entered, Guest};
+use super::answered::{Armed, Watched};
+use crate::observe::log::Seldom;
+use crate::os::children::Children;
 
 /// A request's head must be there within this; an idle connection is cut after it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -354,8 +351,8 @@ enum End {
 mod tests {
     use tokio::io::AsyncWriteExt;
 
-    use super::answered::Answer;
     use super::*;
+    use crate::http::answered::Answer;
 
     /// A service at which the program has a fault.
     struct Faulty;

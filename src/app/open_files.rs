@@ -6,7 +6,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, warn};
 
-use crate::listener::LEAVING_AT_MOST;
+use crate::http::listener::LEAVING_AT_MOST;
 
 /// Connections of both listeners on their way out, and with room to spare the spool, the link, the control socket.
 const RESERVE: usize = 2 * LEAVING_AT_MOST + 64;
@@ -18,16 +18,16 @@ const AT_LEAST: usize = 8;
 
 /// The most connections of each listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shares {
+pub(super) struct Shares {
     /// Of `callback.listen`.
-    pub callback: usize,
+    pub(super) callback: usize,
     /// Of `admin.listen`.
-    pub admin: usize,
+    pub(super) admin: usize,
 }
 
 /// Raises the process's own limit as far as it may: most systems start processes with a low one for the sake of programs
 /// from long ago.
-pub fn raise_limit() {
+pub(super) fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
         return;
@@ -40,13 +40,13 @@ pub fn raise_limit() {
 
 /// Each listener's share, when `calls` are made to iLink at once.
 #[must_use]
-pub fn shares(calls: usize) -> Shares {
+pub(super) fn shares(calls: usize) -> Shares {
     let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
     shares_of(limit.unwrap_or(usize::MAX), calls)
 }
 
 /// Says so if the limit leaves far less than the callback would use.
-pub fn warn_if_few(calls: usize) {
+pub(super) fn warn_if_few(calls: usize) {
     let Shares { callback, .. } = shares(calls);
     if callback < CALLBACK_AT_MOST / 2 {
         warn!(

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::children::Children;
+use crate::os::children::Children;
 use verbs::Verbs;
 
 /// The largest request: a call's JSON.

@@ -22,10 +22,10 @@ use url::Url;
 use crate::app::{self, Source};
 use crate::cli::{Demo, EXIT_INTERNAL, EXIT_USAGE};
 use crate::config::{Config, Environment, Log, LogFormat};
-use crate::log;
+use crate::observe::log;
+use crate::operate::systemd::Sockets;
 use crate::protocol::{Receiver, Uid};
 use crate::sim::{Options, Simulator};
-use crate::systemd::Sockets;
 
 /// The contact that says something every few seconds.
 const TALKER: &str = "413";

@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::config::Environment;
-use crate::log::Seldom;
-use crate::progress::{self, Progress};
-use crate::report::Report;
+use crate::observe::log::Seldom;
+use crate::observe::progress::{self, Progress};
+use crate::operate::status::Report;
 
 /// How long [`Notifier::ready`] is tried, and how often.
 const INSIST: Duration = Duration::from_secs(10);

@@ -17,8 +17,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::page::sections;
-use crate::children;
-use crate::report::{Overview, Report};
+use crate::operate::status::{Overview, Report};
+use crate::os::children;
 
 /// Between two looks, at least and at most.
 const NOT_BEFORE: Duration = Duration::from_millis(300);

@@ -1,7 +1,7 @@
 //! `/metrics`: everything that is known in numbers, in the text format of Prometheus.
 //!
 //! Units are in the names: seconds, bytes, `_total` for what only grows. A gauge of which nothing is known (the age of a
-//! token that is not there) is left out. What has labels, and histograms, come from [`crate::series`].
+//! token that is not there) is left out. What has labels, and histograms, come from [`crate::observe::series`].
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use super::health::{Health, QueueHealth};
 use super::{Report, describe_parts};
 use crate::cloud::{CloudState, Endpoint};
 use crate::mqtt::NotNow;
-use crate::series::PREFIX;
+use crate::observe::series::PREFIX;
 use crate::store::{Queue, WhyNot};
 
 /// The content type of [`Report::metrics`].

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::clock;
 use crate::local::escape::unescape_id;
+use crate::os::clock;
 use crate::protocol::{Call, Receiver, Uid};
 use crate::route::{Heard, Keep, Outcome, Publish, Routes, Said};
 

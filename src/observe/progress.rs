@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::clock;
+use crate::os::clock;
 
 /// One thing takes longer than this only if something is wrong with this process or its disk.
 const STUCK_AFTER: Duration = Duration::from_secs(30);

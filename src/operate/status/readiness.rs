@@ -5,10 +5,10 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 
 use super::health::describe;
-use crate::clock;
 use crate::cloud::Status;
 use crate::local::Base;
 use crate::mqtt::{LinkState, Subscriptions};
+use crate::os::clock;
 use crate::store::NotStored;
 
 /// One part.

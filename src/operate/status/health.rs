@@ -8,12 +8,12 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use super::{Part, Report, time};
-use crate::clock;
 use crate::cloud::ClosedEndpoint;
 use crate::delivery::busy::Busy;
 use crate::inbound;
 use crate::local::Base;
 use crate::mqtt::{Refused, Subscriptions};
+use crate::os::clock;
 use crate::outbound;
 use crate::protocol::Variant;
 use crate::store::{Queue, Spool};

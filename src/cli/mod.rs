@@ -2,6 +2,9 @@
 //!
 //! `main` parses with [`Cli::parse_or_exit`] and hands the command on.
 
+pub mod dry_run;
+pub mod manual;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;

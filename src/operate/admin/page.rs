@@ -12,8 +12,8 @@ use maud::{Markup, html};
 use sha2::{Digest, Sha256};
 
 use super::plot::plot;
-use crate::report::{Overview, Part, Problem};
-use crate::trail::{Passed, Verdict, Way};
+use crate::observe::trail::{Passed, Verdict, Way};
+use crate::operate::status::{Overview, Part, Problem};
 
 const PAGE: &str = include_str!("page.html");
 

@@ -7,8 +7,8 @@ use super::text::in_words;
 use super::{Info, Ready, Report};
 use crate::cloud::CloudState;
 use crate::mqtt::Subscriptions;
+use crate::observe::trail::{Minute, Passed};
 use crate::store::Queue;
-use crate::trail::{Minute, Passed};
 
 /// From here on a queue is said to be nearly full, in per cent of its limit.
 const NEARLY_FULL: u64 = 80;

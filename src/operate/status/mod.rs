@@ -21,13 +21,13 @@ pub use health::{Health, Info};
 pub use overview::{Overview, Problem};
 pub use readiness::{Part, Readiness, Ready};
 
-use crate::clock;
 use crate::cloud::{HandshakeLog, Status};
-use crate::counters::Counters;
 use crate::delivery::busy::AllBusy;
 use crate::inbound::callback::LastSeen;
 use crate::local::{Base, Publication};
 use crate::mqtt::{LinkCounters, LinkState, Publisher};
+use crate::observe::counters::Counters;
+use crate::os::clock;
 use crate::routing::RouteStates;
 use crate::store::Spool;
 

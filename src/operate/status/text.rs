@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::health::{BusyHealth, ClosedHealth, QueueHealth, RefusedHealth};
 use super::{Overview, Part, Problem, Ready, describe_parts};
-use crate::trail::{Passed, Way, harmless};
+use crate::observe::trail::{Passed, Way, harmless};
 
 /// So many messages are printed; the page shows more.
 const MESSAGES: usize = 10;

@@ -1,0 +1,7 @@
+//! What the operator sees of a running bridge, and what they ask of it: its state in one piece ([`status`]), over HTTP
+//! ([`admin`]), on the control socket ([`control`]), and towards a service manager ([`systemd`]).
+
+pub mod admin;
+pub mod control;
+pub mod status;
+pub mod systemd;

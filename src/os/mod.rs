@@ -1,0 +1,10 @@
+//! What the operating system and the runtime have for us: clocks, files, tasks, signals, certificates in files.
+//!
+//! Everything may use it; it uses nothing of ours.
+
+pub mod children;
+pub mod clock;
+pub mod files;
+pub mod secret;
+pub mod shutdown;
+pub mod tls;
