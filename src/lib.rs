@@ -40,6 +40,7 @@
 //! Arrows go down only: `main → sim → app → operate → {inbound, outbound} → delivery → {store, mqtt, cloud, http} →
 //! observe → config → route → local → protocol`. [`protocol`], [`local`] and [`route`] know no sockets, files, clocks or
 //! randomness, and a test keeps it so. The adapters [`store`], [`mqtt`], [`cloud`] and [`http`] never import each other.
+//! What uses the store knows its traits alone; only [`app`] names [`store::sqlite`].
 //! [`app`] hands plain values from [`config`] down; there are no globals.
 
 pub mod app;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use tracing::warn;
 
 use crate::local::Publication;
@@ -13,12 +14,12 @@ use crate::mqtt::Refusal;
 use crate::observe::counters::Counters;
 use crate::observe::log::Seldom;
 use crate::os::clock;
-use crate::store::{Spool, SpoolError};
+use crate::store::{Queue, SpoolError, Store};
 
 /// The set-aside store.
 #[derive(Clone)]
 pub struct SetAside {
-    spool: Spool,
+    spool: Arc<dyn Store>,
     counters: Arc<Counters>,
     not_kept: Arc<Seldom>,
     once: bool,
@@ -27,7 +28,7 @@ pub struct SetAside {
 impl SetAside {
     /// A store in `spool`.
     #[must_use]
-    pub fn new(spool: Spool, counters: Arc<Counters>) -> Self {
+    pub fn new(spool: Arc<dyn Store>, counters: Arc<Counters>) -> Self {
         Self { spool, counters, not_kept: Arc::default(), once: false }
     }
 
@@ -46,14 +47,15 @@ impl SetAside {
             "reason": refusal.reason,
             "payload_base64": STANDARD.encode(&refused.payload),
         });
-        let row = row.to_string().into_bytes();
+        let row = Bytes::from(row.to_string());
+        let append = || self.spool.append(Queue::SetAside, row.clone(), None);
         let stored = if self.once {
-            self.spool.set_aside(row).await.inspect_err(|error| self.tell(error))
+            append().await.inspect_err(|error| self.tell(error))
         } else {
-            self.spool.set_aside_in_the_end(row, |error| self.tell(error)).await
+            self.spool.patience().retry(append, |error| self.tell(error)).await
         };
         // Full: larger than the whole store, counted and warned of, and there is nowhere to keep it.
-        let kept = matches!(stored, Ok(()) | Err(SpoolError::Full));
+        let kept = matches!(stored, Ok(_) | Err(SpoolError::Full));
         if kept {
             self.counters.publishes_set_aside.add();
         }

@@ -20,10 +20,10 @@ use crate::config::{self, Config, Register};
 use crate::delivery::busy::AllBusy;
 use crate::http::listener;
 use crate::http::listener::{Stop, Tls};
+use crate::inbound;
 use crate::inbound::callback::{Callback, CallbackConfig, LastSeen};
 use crate::inbound::repeats::Repeats;
 use crate::inbound::server::{Access, Guarded};
-use crate::inbound::store::Store;
 use crate::mqtt::Link;
 use crate::observe::counters::Counters;
 use crate::observe::log::Recent;
@@ -36,7 +36,8 @@ use crate::os::files::{self, Directory};
 use crate::os::shutdown::Shutdown;
 use crate::os::tls;
 use crate::state_dir::{Identity, IdentityRegistry, Overrides, StateDir, StateDirError};
-use crate::store::Spool;
+use crate::store::sqlite::Spool;
+use crate::store::{Limits, Store};
 
 /// The set-aside store's cap, in bytes.
 const SET_ASIDE_BYTES: u64 = 16 * 1024 * 1024;
@@ -48,7 +49,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Core {
     pub(super) state_dir: StateDir,
     pub(super) identity: Arc<Identity>,
-    pub(super) spool: Spool,
+    pub(super) spool: Arc<dyn Store>,
     pub(super) repeats: Option<Arc<Repeats>>,
     pub(super) counters: Arc<Counters>,
     pub(super) busy: Arc<watch::Sender<AllBusy>>,
@@ -141,7 +142,7 @@ impl Core {
                 repeats.load().await.map_err(|error| error.to_string())?;
             }
             let max_body = callback_config.max_body;
-            let store = Arc::new(Store::new(spool, repeats, max_body, Arc::clone(&counters), tasks));
+            let store = Arc::new(inbound::store::Store::new(spool, repeats, max_body, Arc::clone(&counters), tasks));
             let fault = store.fault();
             let callback = Arc::new(Callback::new(callback_config, store, handshakes, Arc::clone(&counters), seen));
             let guarded = Guarded { callback, access, counters };
@@ -256,12 +257,9 @@ async fn patiently(path: &Path) -> Result<StateDir, StateDirError> {
 }
 
 /// Opens the spool of a state directory.
-fn open_spool(config: &Config, dir: &Directory) -> Result<Spool, AppError> {
-    let limits = crate::store::Limits {
-        inbound: config.spool.max_bytes,
-        outbound: config.spool.max_bytes,
-        set_aside: SET_ASIDE_BYTES,
-    };
+fn open_spool(config: &Config, dir: &Directory) -> Result<Arc<dyn Store>, AppError> {
+    let limits =
+        Limits { inbound: config.spool.max_bytes, outbound: config.spool.max_bytes, set_aside: SET_ASIDE_BYTES };
     let (spool, recovered) = Spool::open_in(dir, limits).map_err(|error| AppError::State(error.to_string()))?;
     for file in ["spool.db", "spool.db-wal", "spool.db-shm"] {
         files::give_to_owner_of_directory(&dir.path().join(file));

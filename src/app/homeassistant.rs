@@ -15,7 +15,7 @@ use tracing::{debug, info};
 use crate::inbound::relay::RelaySettings;
 use crate::local::{Discovery, Publication};
 use crate::mqtt::Publisher;
-use crate::store::Spool;
+use crate::store::Store;
 
 /// The note of the topics that may have a configuration of ours.
 const NOTE: &str = "homeassistant/topics";
@@ -33,10 +33,10 @@ pub(super) async fn run(
     discovery: Option<Discovery>,
     mut heard: Heard,
     publisher: Publisher,
-    spool: Spool,
+    spool: Arc<dyn Store>,
     stop: CancellationToken,
 ) {
-    let mut known = noted(&spool).await;
+    let mut known = noted(&*spool).await;
     let (mut clearing, mut being_cleared) = (FuturesUnordered::new(), BTreeSet::new());
     loop {
         let presence = Arc::clone(&heard.settings.borrow_and_update());
@@ -57,7 +57,7 @@ pub(super) async fn run(
         }
         if new > 0 {
             known.extend(wanted.keys().cloned());
-            note(&spool, &known);
+            note(&*spool, &known);
         }
         for entity in wanted.values() {
             publisher.set_state(entity.clone());
@@ -81,20 +81,20 @@ pub(super) async fn run(
                         break;
                     }
                     known.remove(&topic);
-                    note(&spool, &known);
+                    note(&*spool, &known);
                 }
             }
         }
     }
 }
 
-async fn noted(spool: &Spool) -> BTreeSet<String> {
+async fn noted(spool: &dyn Store) -> BTreeSet<String> {
     // A spool that cannot be read has ended the bridge already.
     let notes = spool.notes(NOTE).await.unwrap_or_default();
     notes.first().and_then(|(_, note)| postcard::from_bytes(note).ok()).unwrap_or_default()
 }
 
-fn note(spool: &Spool, topics: &BTreeSet<String>) {
+fn note(spool: &dyn Store, topics: &BTreeSet<String>) {
     if topics.is_empty() {
         spool.remove_note(NOTE);
     } else if let Ok(note) = postcard::to_stdvec(topics) {

@@ -36,7 +36,7 @@ use crate::observe::log::LogLevel;
 use crate::operate::control;
 use crate::operate::systemd::{Notifier, Sockets};
 use crate::os::shutdown::{Asked, Shutdown, Signals};
-use crate::store::Spool;
+use crate::store::Store;
 use observers::Observers;
 pub use reload::Source;
 use routes::RouteParts;
@@ -152,7 +152,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         changing_url,
         tls,
     };
-    let failure = until_stop(&mut signals, &mut reload, &notifier, &stop, &mut supervisor, &core.spool).await;
+    let failure = until_stop(&mut signals, &mut reload, &notifier, &stop, &mut supervisor, &*core.spool).await;
     notifier.stopping();
     signals.end_at_the_next();
     if let Some(failure) = &failure {
@@ -160,7 +160,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         shutdown.callback_at_once.cancel();
         error!(failure, "stopping: a part of the bridge failed");
     }
-    core.spool.stop_trying();
+    core.spool.patience().end();
     self::stop(&shutdown, supervisor).await;
     let _ = std::fs::remove_file(control::socket(core.state_dir.path()));
     core.close().await;
@@ -180,7 +180,7 @@ async fn until_stop(
     notifier: &Notifier,
     stop: &CancellationToken,
     supervisor: &mut Supervisor,
-    spool: &Spool,
+    spool: &dyn Store,
 ) -> Option<String> {
     loop {
         // asked() and failed() are cancel-safe; the others only observe.

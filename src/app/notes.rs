@@ -1,5 +1,7 @@
 //! What is noted in the spool beside the messages' way: what iLink tells of presence, what the broker has of us.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -11,7 +13,7 @@ use crate::config::Config;
 use crate::inbound::record::Record;
 use crate::mqtt::{LinkConfig, LinkState, RouteFilters};
 use crate::protocol::Uid;
-use crate::store::{Queue, Spool, SpoolError};
+use crate::store::{Queue, SpoolError, Store};
 
 /// The note by which the next run knows that the broker has a session of ours.
 const SESSION_NOTE: &str = "mqtt/session";
@@ -37,7 +39,7 @@ pub(super) fn session_name(config: &Config) -> Vec<u8> {
 /// Notes, once connected, that the broker has a session of ours from here on.
 pub(super) async fn remember_session(
     mut link: watch::Receiver<LinkState>,
-    spool: Spool,
+    spool: Arc<dyn Store>,
     name: Vec<u8>,
     stop: CancellationToken,
 ) {
@@ -49,7 +51,7 @@ pub(super) async fn remember_session(
 /// Queues what `ham_user/states` told between the pushes, so that neither overtakes the other.
 pub(super) async fn queue_presence(
     mut states: watch::Receiver<Vec<(Uid, bool)>>,
-    spool: Spool,
+    spool: Arc<dyn Store>,
     stop: CancellationToken,
 ) {
     while let Some(Ok(())) = stop.run_until_cancelled(states.changed()).await {
@@ -58,7 +60,7 @@ pub(super) async fn queue_presence(
             continue;
         }
         let Ok(row) = (Record::States { states }).encode() else { continue };
-        match spool.append(Queue::Inbound, row, None).await {
+        match spool.append(Queue::Inbound, row.into(), None).await {
             Ok(_) => {}
             Err(SpoolError::Failed(_)) => return,
             Err(error) => {

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::mqtt::{LinkState, RouteFilters, Subscriptions};
 use crate::outbound::route_book::RouteBook;
 use crate::routing::{RouteStates, Routing};
-use crate::store::Spool;
+use crate::store::Store;
 
 /// The note by which the next run knows what the broker's session may still be subscribed to, so that it can unsubscribe.
 const FILTERS_NOTE: &str = "mqtt/route_filters";
@@ -24,11 +24,11 @@ pub(super) struct RouteParts {
     filters: watch::Sender<RouteFilters>,
     /// Home Assistant's, which is heard the same way.
     birth: Option<String>,
-    spool: Spool,
+    spool: Arc<dyn Store>,
 }
 
 impl RouteParts {
-    pub(super) async fn open(config: &Config, spool: &Spool) -> Result<Self, AppError> {
+    pub(super) async fn open(config: &Config, spool: &Arc<dyn Store>) -> Result<Self, AppError> {
         let failed = |error: crate::store::SpoolError| AppError::State(error.to_string());
         let book = RouteBook::open(spool.clone(), &config.routes).await.map_err(failed)?;
         let notes = spool.notes(FILTERS_NOTE).await.map_err(failed)?;
@@ -81,7 +81,7 @@ impl RouteParts {
         });
         let filters = self.filters.borrow();
         // Before any of it is asked of the broker.
-        note(&self.spool, &[filters.wanted.as_slice(), &filters.gone].concat());
+        note(&*self.spool, &[filters.wanted.as_slice(), &filters.gone].concat());
     }
 }
 
@@ -89,7 +89,7 @@ impl RouteParts {
 async fn remember_filters(
     mut filters: watch::Receiver<RouteFilters>,
     mut link: watch::Receiver<LinkState>,
-    spool: Spool,
+    spool: Arc<dyn Store>,
     stop: CancellationToken,
 ) {
     loop {
@@ -98,14 +98,14 @@ async fn remember_filters(
             return;
         }
         let wanted = filters.borrow_and_update().wanted.clone();
-        note(&spool, &wanted);
+        note(&*spool, &wanted);
         if !matches!(stop.run_until_cancelled(filters.changed()).await, Some(Ok(()))) {
             return;
         }
     }
 }
 
-fn note(spool: &Spool, filters: &[String]) {
+fn note(spool: &dyn Store, filters: &[String]) {
     if let Ok(note) = postcard::to_stdvec(filters) {
         spool.put_note(FILTERS_NOTE, note);
     }

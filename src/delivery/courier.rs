@@ -19,7 +19,7 @@ use crate::mqtt::{ForNow, Publisher, Refusal};
 use crate::observe::log::clipped;
 use crate::os::clock;
 use crate::set_aside::SetAside;
-use crate::store::{Queue, Row as Stored, Spool, SpoolError};
+use crate::store::{Queue, Row as Stored, SpoolError, Store};
 
 /// Rows that wait, known by number only, and lanes that are held up: some megabytes in all. With more, a broker takes next to
 /// nothing from anybody, and the rest waits unread.
@@ -53,7 +53,7 @@ pub trait Owner: Send + Sync + 'static {
     fn completed(&self, seq: u64, done: Self::Done);
 
     /// Where they wait.
-    fn spool(&self) -> &Spool;
+    fn spool(&self) -> &Arc<dyn Store>;
     /// By which they go.
     fn publisher(&self) -> &Publisher;
     /// For what is refused for good.

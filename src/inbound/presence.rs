@@ -7,13 +7,14 @@
 //! taken out, those heard of longest ago first. Their retained topics are cleared with that; the next push sets them again.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::os::clock;
 use crate::protocol::Uid;
-use crate::store::{Spool, SpoolError};
+use crate::store::{SpoolError, Store};
 
 const PREFIX: &str = "presence/";
 
@@ -42,7 +43,7 @@ pub struct Known {
 
 /// The published presence of every uid.
 pub struct PresenceBook {
-    spool: Spool,
+    spool: Arc<dyn Store>,
     known: HashMap<Uid, (Known, u64)>,
     configured: HashSet<Uid>,
     /// No longer configured, or pruned, with nothing noted since.
@@ -60,7 +61,7 @@ impl PresenceBook {
     ///
     /// # Errors
     /// If the spool cannot be read.
-    pub async fn open(spool: Spool, configured: HashSet<Uid>) -> Result<Self, SpoolError> {
+    pub async fn open(spool: Arc<dyn Store>, configured: HashSet<Uid>) -> Result<Self, SpoolError> {
         let notes = spool.notes(PREFIX).await?;
         let known = notes
             .into_iter()
@@ -186,10 +187,11 @@ fn seconds_now() -> i64 {
 mod tests {
     use super::*;
     use crate::store::Limits;
+    use crate::store::sqlite::Spool;
 
     struct Tested {
         book: PresenceBook,
-        spool: Spool,
+        spool: Arc<dyn Store>,
         _dir: tempfile::TempDir,
     }
 

@@ -38,7 +38,7 @@ use crate::os::clock;
 use crate::protocol::{Kind, Uid};
 use crate::routing::Routing;
 use crate::set_aside::SetAside;
-use crate::store::{Queue, Row as Stored, Spool, SpoolError};
+use crate::store::{Queue, Row as Stored, SpoolError, Store};
 
 /// Rows read from the spool at once, and their bytes: what the loop holds in memory before the link takes it.
 const READ_ROWS: usize = 128;
@@ -80,7 +80,7 @@ pub struct Relay {
     /// The routes in force.
     pub routing: watch::Receiver<Arc<Routing>>,
     /// Where from.
-    pub spool: Spool,
+    pub spool: Arc<dyn Store>,
     /// Told of what is delivered.
     pub repeats: Option<Arc<Repeats>>,
     /// Where to.
@@ -225,7 +225,7 @@ impl Owner for Relay {
         debug!(seq, set_aside, "a push is done with");
     }
 
-    fn spool(&self) -> &Spool {
+    fn spool(&self) -> &Arc<dyn Store> {
         &self.spool
     }
 

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -20,7 +20,7 @@ use super::answered::{Answered, PLACES, Seen};
 use super::record::Record;
 use crate::observe::counters::Unanswered;
 use crate::os::clock::Stamp;
-use crate::store::{Queue, Row, Spool, SpoolError};
+use crate::store::{Queue, Row, SpoolError, Store};
 
 /// How long a stored, unanswered push is remembered: three tries of 5 s each, with room.
 pub const WINDOW: Duration = Duration::from_mins(1);
@@ -98,7 +98,7 @@ struct Memory {
 
 /// The memory of unanswered pushes.
 pub struct Repeats {
-    spool: Spool,
+    spool: Arc<dyn Store>,
     answered: Answered,
     /// The newest row of the run before.
     highest: u64,
@@ -112,7 +112,7 @@ const SWEEP_FROM: usize = 1024;
 impl Repeats {
     /// The memory of pushes in `spool`, with the marks in this directory. What an earlier run left is read by [`Self::load`].
     #[must_use]
-    pub fn new(spool: Spool, directory: &Path) -> Self {
+    pub fn new(spool: Arc<dyn Store>, directory: &Path) -> Self {
         let highest = *spool.appended(Queue::Inbound).borrow();
         let memory = Mutex::new(Memory { next: 1, sweep_at: SWEEP_FROM, ..Memory::default() });
         Self { answered: Answered::open(directory, highest), spool, highest, loaded: OnceCell::new(), memory }

@@ -94,7 +94,8 @@ impl Retained {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Limits, Spool};
+    use crate::store::Limits;
+    use crate::store::sqlite::Spool;
 
     #[tokio::test]
     async fn what_was_stored_before_a_contact_was_dropped_does_not_bring_its_presence_back() {

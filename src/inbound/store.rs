@@ -23,7 +23,7 @@ use crate::observe::counters::{Counters, Unanswered};
 use crate::observe::log::Seldom;
 use crate::observe::series::PushOutcome;
 use crate::protocol::Kind;
-use crate::store::{Queue, Spool, SpoolError};
+use crate::store::{Append, Queue, SpoolError, Then};
 
 /// How long a try is held before it is cut: iLink itself leaves after 5 s.
 const HOLD: Duration = Duration::from_secs(6);
@@ -36,7 +36,7 @@ const HELD_AT_MOST: usize = 256;
 
 /// Stores pushes.
 pub struct Store {
-    spool: Spool,
+    spool: Arc<dyn Append>,
     repeats: Option<Arc<Repeats>>,
     counters: Arc<Counters>,
     room: Room,
@@ -53,7 +53,7 @@ impl Store {
     /// "off"`). Of use only within a runtime.
     #[must_use]
     pub fn new(
-        spool: Spool,
+        spool: Arc<dyn Append>,
         repeats: Option<Arc<Repeats>>,
         max_body: usize,
         counters: Arc<Counters>,
@@ -203,14 +203,14 @@ impl Store {
     fn hand_over(self: &Arc<Self>, push: Push) {
         let row = push.row.clone();
         let store = Arc::clone(self);
-        let done = move |appended| {
+        let done: Then = Box::new(move |appended| {
             if let Some(push) = store.stored(push, &appended) {
                 store.spawn(Arc::clone(&store).keep(push));
             }
-        };
+        });
         if let Err(done) = self.spool.hand_over(Queue::Inbound, row.clone(), None, done) {
             // Many others wait: so does this one.
-            let spool = self.spool.clone();
+            let spool = Arc::clone(&self.spool);
             self.spawn(async move { done(spool.append(Queue::Inbound, row, None).await) });
         }
     }

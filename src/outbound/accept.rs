@@ -42,7 +42,7 @@ use crate::observe::progress::Progress;
 use crate::os::clock::Stamp;
 use crate::routing::Routing;
 use crate::set_aside::SetAside;
-use crate::store::{Key, Queue, Spool, SpoolError};
+use crate::store::{Key, Queue, SpoolError, Store};
 
 /// Messages taken and not yet acknowledged. An MQTT 5 broker sends fewer; this bounds QoS 0 and 3.1.1.
 const UNDER_WAY: usize = 512;
@@ -72,7 +72,7 @@ pub struct Accept {
     /// What the configuration has to say.
     pub config: AcceptConfig,
     /// Where commands go.
-    pub spool: Spool,
+    pub spool: Arc<dyn Store>,
     /// Where refusals go.
     pub publisher: Publisher,
     /// For results the broker refuses.
@@ -368,7 +368,7 @@ impl Accept {
             }
             let stored = StoredResult { at: Stamp::now(), reply_to: reply_to.clone(), json: result.to_json() };
             let Ok(row) = Record::Result(stored).encode() else { return ack };
-            match self.spool.append(Queue::Outbound, row, None).await {
+            match self.spool.append(Queue::Outbound, row.into(), None).await {
                 Ok(seq) => {
                     let _ = self.results.send(seq);
                     return ack;

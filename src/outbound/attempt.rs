@@ -26,7 +26,7 @@ use crate::observe::counters::Counters;
 use crate::observe::log::Few;
 use crate::protocol::{Class, Receiver, ResultCode};
 use crate::routing::Routing;
-use crate::store::{Queue, Row, Spool, SpoolError};
+use crate::store::{Queue, Row, SpoolError, Store};
 
 /// Between two tries to store an outcome on a disk that does not take it.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -92,7 +92,7 @@ pub enum Step {
 /// What attempts need.
 pub struct Attempts {
     /// Where commands are.
-    pub spool: Spool,
+    pub spool: Arc<dyn Store>,
     /// Who calls.
     pub session: Session,
     /// `outbound.ambiguous`.
@@ -127,7 +127,7 @@ impl Attempts {
         let once = self.is_for_once(&command);
         (command.attempts, command.unknown) = (tried.attempts + 1, tried.unknown + 1);
         command.mark = if once { Mark::Sent } else { Mark::Ambiguous };
-        let gate = Gate::new(&self.spool, &self.counters, seq, &command, (tried.unknown, tried.mark()));
+        let gate = Gate::new(&*self.spool, &self.counters, seq, &command, (tried.unknown, tried.mark()));
         let called = self.session.call_through(&gate, &command.call).await;
         let (marked, left) = (gate.has_marked(), gate.has_left());
         let outcome = match called {

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::record::{Command, Mark, Record};
 use crate::cloud;
 use crate::observe::counters::Counters;
-use crate::store::{Queue, Spool, SpoolError};
+use crate::store::{Queue, SpoolError, Store};
 
 /// The gate of one attempt.
 pub(super) struct Gate<'a> {
-    spool: &'a Spool,
+    spool: &'a dyn Store,
     counters: &'a Counters,
     seq: u64,
     /// With its mark.
@@ -36,7 +36,7 @@ pub(super) enum Shut {
 impl<'a> Gate<'a> {
     /// For command number `seq`, which while a request is under way is to be found in the spool as it is here.
     pub(super) fn new(
-        spool: &'a Spool,
+        spool: &'a dyn Store,
         counters: &'a Counters,
         seq: u64,
         command: &'a Command,
@@ -100,7 +100,8 @@ mod tests {
     use crate::os::clock::Stamp;
     use crate::outbound::record::ReplyTo;
     use crate::protocol::Call;
-    use crate::store::Limits;
+    use crate::store::sqlite::Spool;
+    use crate::store::{Append as _, Limits};
 
     #[tokio::test]
     async fn the_mark_stands_while_a_request_is_under_way_and_no_longer() {
@@ -122,9 +123,9 @@ mod tests {
             unknown: 1,
             mark: Mark::Sent,
         };
-        let seq = spool.append(Queue::Outbound, vec![0], None).await.unwrap();
+        let seq = spool.append(Queue::Outbound, vec![0].into(), None).await.unwrap();
         let counters = Counters::default();
-        let gate = Gate::new(&spool, &counters, seq, &command, (0, Mark::Unsent));
+        let gate = Gate::new(&*spool, &counters, seq, &command, (0, Mark::Unsent));
         for marked in [true, false, true] {
             if marked {
                 gate.pass().await.unwrap();

@@ -20,7 +20,7 @@ use crate::local::{Base, CommandResult};
 use crate::mqtt::Publisher;
 use crate::os::clock;
 use crate::set_aside::SetAside;
-use crate::store::{Queue, Row as Stored, Spool, SpoolError};
+use crate::store::{Queue, Row as Stored, SpoolError, Store};
 
 /// Results being published at once: each holds its row in memory.
 const UNDER_WAY: usize = 64;
@@ -32,7 +32,7 @@ pub struct Results {
     /// The base topic.
     pub base: Base,
     /// Where results wait.
-    pub spool: Spool,
+    pub spool: Arc<dyn Store>,
     /// Where they go.
     pub publisher: Publisher,
     /// For what the broker refuses for good.
@@ -134,7 +134,7 @@ impl Owner for Results {
         self.shares.gone(seq);
     }
 
-    fn spool(&self) -> &Spool {
+    fn spool(&self) -> &Arc<dyn Store> {
         &self.spool
     }
 

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::os::clock::Stamp;
 use crate::protocol::Call;
 use crate::route::{Routes, ToRule};
-use crate::store::{Spool, SpoolError};
+use crate::store::{SpoolError, Store};
 
 const PREFIX: &str = "route/";
 /// Devices remembered, of all routes together: topics are the devices' choice, memory and disk are not.
@@ -46,7 +46,7 @@ pub enum LeftOut {
 /// The book; clones share it.
 #[derive(Debug, Clone)]
 pub struct RouteBook {
-    spool: Spool,
+    spool: Arc<dyn Store>,
     known: Arc<Mutex<HashMap<String, Known>>>,
 }
 
@@ -55,7 +55,7 @@ impl RouteBook {
     ///
     /// # Errors
     /// If the spool cannot be read.
-    pub async fn open(spool: Spool, routes: &Routes) -> Result<Self, SpoolError> {
+    pub async fn open(spool: Arc<dyn Store>, routes: &Routes) -> Result<Self, SpoolError> {
         let notes = spool.notes(PREFIX).await?;
         let known = notes.into_iter().filter_map(|(key, value)| {
             Some((key.strip_prefix(PREFIX)?.to_owned(), postcard::from_bytes(&value).ok()?))
@@ -178,7 +178,8 @@ mod tests {
 
     use super::*;
     use crate::route::{Keep, Maps, Rate};
-    use crate::store::Limits;
+    use crate::store::sqlite::Spool;
+    use crate::store::{Append as _, Limits};
 
     fn rule() -> ToRule {
         ToRule {
@@ -208,7 +209,7 @@ mod tests {
     struct Place(tempfile::TempDir);
 
     impl Place {
-        async fn open(&self, rules: Vec<ToRule>) -> (Spool, RouteBook) {
+        async fn open(&self, rules: Vec<ToRule>) -> (Arc<Spool>, RouteBook) {
             let limits = Limits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 1 << 20 };
             let (spool, _) = Spool::open(self.0.path(), limits).unwrap();
             let book = RouteBook::open(spool.clone(), &routes(rules)).await.unwrap();

@@ -52,7 +52,7 @@ impl Accept {
             let why = "this client's commands fill its share of the bridge's queue to iLink: send it again later";
             return Err(NotStored::NoRoom(why.to_owned()));
         };
-        match self.spool.append(Queue::Outbound, row, key).await {
+        match self.spool.append(Queue::Outbound, row.into(), key).await {
             Ok(seq) => {
                 place.keep(seq);
                 self.counters.commands_stored.add();

@@ -1,10 +1,193 @@
 //! The durable queues: what is accepted is stored here before its sender is answered, and stays until it is completed.
 //!
-//! [`sqlite`] is the store there is.
+//! Rows are bytes. A store knows nothing of pushes, commands or results, nor of when a row is due. [`sqlite`] is the store that
+//! there is; its traits are all that anybody else knows of it.
+//!
+//! Two traits, because several bridges may share one account: any of them takes pushes in, so any may [`Append`]. All else is
+//! done by the one that leads, which has the whole [`Store`]. A single bridge does both.
+//!
+//! # What every store promises
+//!
+//! - **Durable** calls ([`Append::append`], [`Append::hand_over`], [`Store::replace`], [`Store::forget_session`]) are answered
+//!   once their change survives a crash of the process and of the machine. Each is one commit: all of it or nothing, a row
+//!   together with its [`Key`]. A future dropped before it returned may or may not have been carried out.
+//! - **Lazy** calls ([`Store::complete`], [`Store::replace_lazily`], [`Store::forget_redeliveries`], notes) return at once and
+//!   cannot fail. Readers see them at once. They are stored in the order in which they were asked for, at the latest with the
+//!   next durable change of this handle, or by themselves soon after. A crash may undo those not stored yet; then a delivery is
+//!   repeated, and nothing else is lost. What is superseded meanwhile need not be stored at all.
+//! - **Order.** Each queue numbers its rows. Numbers grow in the order in which the rows were stored and none is ever given
+//!   twice, not even after the queue was emptied or the store reopened. A caller's rows are stored in the order of its calls.
+//!   Once a number has been told, by an answer, [`Store::appended`] or a read, no row with a smaller one comes after.
+//! - **Full** is decided before anything is stored: by bytes ([`Append::limit`]), in [`Queue::Outbound`] also by
+//!   [`MAX_COMMANDS`]. A lazy completion makes room at once. [`Queue::SetAside`] is never full; its oldest rows make room.
+//! - **Refused for now** ([`SpoolError::Unwritable`]: no room on the disk, locked, unreachable): nothing was stored, and to ask
+//!   again is safe. What is there is still read, replaced and completed as far as possible. It clears by itself.
+//! - **Failed** ([`SpoolError::Failed`]): what is stored is unknown from here on, as after a sync that failed. Nothing is
+//!   answered any more and [`Append::failed`] resolves: the process has to end, and the next one finds what is there.
+//! - **Damage** costs the rows that it hits. They are left out, counted and reported; what is read is what was written.
+//!
+//! # What a store may do its own way
+//!
+//! - Numbers may have gaps and begin anywhere above 0. Nobody may count on `seq + 1`, nor reckon depth from numbers.
+//! - Commits may be shared among callers, and completions of neighbours be carried out as one range.
+//! - Where others append too, [`Store::appended`] moves and [`Append::stats`] change without a call of ours, and the limits hold
+//!   for all together, perhaps a little late.
+//! - A leader that has been deposed is refused every change of [`Store`]; that counts as failed for its handle.
 
+mod patience;
 pub mod sqlite;
+mod types;
 
-pub use sqlite::{
-    Counters, Key, Limits, MAX_COMMANDS, NotStored, OpenError, Queue, QueueStats, ROW_OVERHEAD, Recovered, Row, Spool,
-    SpoolError, WhyNot,
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+pub use patience::Patience;
+pub use types::{
+    Counters, Key, Limits, MAX_COMMANDS, NotStored, Queue, QueueStats, ROW_OVERHEAD, Row, SpoolError, WhyNot,
 };
+
+/// What is to be done with the outcome of [`Append::hand_over`].
+pub type Then = Box<dyn FnOnce(Result<u64, SpoolError>) + Send>;
+
+/// Taking rows in: what every bridge of an account may do.
+pub trait Append: Debug + Send + Sync + 'static {
+    /// Stores `data` as the newest row of `queue`, with `key` in the same commit, and gives the row's number. Durable when
+    /// it returns. In [`Queue::SetAside`] the oldest rows make room.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError`]; but for `Failed`, nothing was stored. `Full` in [`Queue::SetAside`]: larger than all of it.
+    fn append(&self, queue: Queue, data: Bytes, key: Option<Key>) -> BoxFuture<'_, Result<u64, SpoolError>>;
+
+    /// As [`Self::append`], for who must not wait: `then` is called with the outcome by a thread of the store, and must be
+    /// quick; it is dropped instead if the store has failed. What has no place among those who wait already is given back.
+    ///
+    /// # Errors
+    ///
+    /// `then`, uncalled: [`Self::append`] waits for a place.
+    fn hand_over(&self, queue: Queue, data: Bytes, key: Option<Key>, then: Then) -> Result<(), Then>;
+
+    /// How much a queue holds, as of the last commit. No I/O.
+    fn stats(&self, queue: Queue) -> QueueStats;
+
+    /// The most that a queue may hold, in bytes as counted by [`QueueStats::bytes`].
+    fn limit(&self, queue: Queue) -> u64;
+
+    /// What has happened since the store was opened. No I/O.
+    fn counters(&self) -> Counters;
+
+    /// Whether appends are being stored; if not, why. What is refused for now is tried again every few seconds, so that this
+    /// changes without anybody appending.
+    fn writable(&self) -> watch::Receiver<Result<(), NotStored>>;
+
+    /// As [`Self::writable`] has it now, and whether anything that shares the store's fate has failed. No I/O.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing is stored.
+    fn stores(&self) -> Result<(), NotStored>;
+
+    /// Resolves, with the cause, once the store has failed; never after a clean close.
+    fn failed(&self) -> BoxFuture<'_, String>;
+
+    /// Whether it has failed. No I/O.
+    fn has_failed(&self) -> bool;
+
+    /// Whether everybody who asks for something waits, and a restart would not help: a damaged database is being rebuilt, or
+    /// it cannot be read now.
+    fn waits_for_the_disk(&self) -> Arc<AtomicBool>;
+
+    /// Stores what is still lazy and ends it. Every call from then on gets [`SpoolError::Failed`].
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// All that is done with the rows: by the one bridge that leads.
+///
+/// Reads are tried again while the rows cannot be read for now, until [`Self::patience`] ends: they give `Failed`, or after that
+/// end `Unwritable`.
+pub trait Store: Append {
+    /// The rows of `queue` after number `after` (0: from the start), oldest first: at most `max_rows` with at most `max_bytes`
+    /// of data, but one if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As all reads.
+    fn read_after(
+        &self,
+        queue: Queue,
+        after: u64,
+        max_rows: usize,
+        max_bytes: usize,
+    ) -> BoxFuture<'_, Result<Vec<Row>, SpoolError>>;
+
+    /// One row, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// As all reads.
+    fn read(&self, queue: Queue, seq: u64) -> BoxFuture<'_, Result<Option<Row>, SpoolError>>;
+
+    /// The oldest row, for who only looks: asked once.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError`], never `Full`.
+    fn oldest(&self, queue: Queue) -> BoxFuture<'_, Result<Option<Row>, SpoolError>>;
+
+    /// The highest number stored in `queue`: wakes who reads it. It is told no later than the row's own answer. After opening,
+    /// that of the run before.
+    fn appended(&self, queue: Queue) -> watch::Receiver<u64>;
+
+    /// Removes a row, lazily. From then on no change brings it back.
+    fn complete(&self, queue: Queue, seq: u64);
+
+    /// Replaces a row's data in one commit: a command by its result, say. Durable when it returns, and allowed when the queue is
+    /// full. A row that is not there stays so.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError`], never `Full`; but for `Failed`, the row is as it was.
+    fn replace(&self, queue: Queue, seq: u64, data: Vec<u8>) -> BoxFuture<'_, Result<(), SpoolError>>;
+
+    /// As [`Self::replace`], but lazily.
+    fn replace_lazily(&self, queue: Queue, seq: u64, data: Vec<u8>);
+
+    /// The [`Key`]s that are alive, by packet id: one for each, the latest.
+    ///
+    /// # Errors
+    ///
+    /// As all reads.
+    fn redeliveries(&self) -> BoxFuture<'_, Result<Vec<(u16, [u8; 32])>, SpoolError>>;
+
+    /// Forgets every [`Key`]: a new MQTT session began with connection `began`. From then on those of earlier connections are
+    /// not kept, although their rows are. Durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::replace`].
+    fn forget_session(&self, began: u64) -> BoxFuture<'_, Result<(), SpoolError>>;
+
+    /// Forgets the [`Key`] of each of these packet ids, lazily; not those stored from now on.
+    fn forget_redeliveries(&self, pkids: Vec<u16>);
+
+    /// Keeps a small value under `key`, lazily. Notes are few and not counted against any limit.
+    fn put_note(&self, key: &str, value: Vec<u8>);
+
+    /// Removes what is kept under `key`, lazily.
+    fn remove_note(&self, key: &str);
+
+    /// The notes whose key starts with `prefix`, by key.
+    ///
+    /// # Errors
+    ///
+    /// As all reads.
+    fn notes(&self, prefix: &str) -> BoxFuture<'_, Result<Vec<(String, Vec<u8>)>, SpoolError>>;
+
+    /// How long what is refused for now is tried again.
+    fn patience(&self) -> &Patience;
+}

@@ -254,7 +254,8 @@ impl World {
 
     /// The labels of what is left in the spool of a stopped bridge.
     pub(crate) async fn spooled(&self) -> Vec<String> {
-        use ilink2mqtt::store::{Limits, Queue, Spool};
+        use ilink2mqtt::store::sqlite::Spool;
+        use ilink2mqtt::store::{Append as _, Limits, Queue, Store as _};
         use ilink2mqtt::{inbound, outbound};
         let limits = Limits { inbound: u64::MAX, outbound: u64::MAX, set_aside: u64::MAX };
         let (spool, recovered) = Spool::open(&self.bridge.state_dir(), limits).expect("the spool opens");

@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use ilink2mqtt::store::{Key, Limits, OpenError, Queue, ROW_OVERHEAD, Recovered, Row, Spool, SpoolError};
+use ilink2mqtt::store::sqlite::{OpenError, Recovered, Spool};
+use ilink2mqtt::store::{Append as _, Key, Limits, Queue, ROW_OVERHEAD, Row, SpoolError, Store as _};
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 const ROOMY: Limits = Limits { inbound: 1 << 30, outbound: 1 << 30, set_aside: 1 << 24 };
 
-fn open(dir: &Path) -> Spool {
+fn open(dir: &Path) -> Arc<Spool> {
     let (spool, recovered) = Spool::open(dir, ROOMY).expect("it opens");
     assert_eq!(recovered, Recovered::default());
     spool
@@ -43,7 +45,7 @@ fn crashed(dir: &Path) -> TempDir {
 /// rest before the files are copied, and emptied its log; then another row is stored.
 async fn logged(spool: &Spool, dir: &Path) -> TempDir {
     for _ in 0..50 {
-        spool.append(Queue::Inbound, vec![1; 5000], None).await.unwrap();
+        spool.append(Queue::Inbound, vec![1; 5000].into(), None).await.unwrap();
         let copy = crashed(dir);
         if fs::metadata(copy.path().join("spool.db-wal")).unwrap().len() > 0 {
             return copy;
@@ -68,10 +70,10 @@ async fn rows_are_numbered_read_replaced_and_completed() {
     let spool = open(dir.path());
     let appended = spool.appended(Queue::Inbound);
     for n in 1..=3_u64 {
-        assert_eq!(spool.append(Queue::Inbound, vec![u8::try_from(n).unwrap(); 10], None).await, Ok(n));
+        assert_eq!(spool.append(Queue::Inbound, vec![u8::try_from(n).unwrap(); 10].into(), None).await, Ok(n));
     }
     assert_eq!(*appended.borrow(), 3);
-    assert_eq!(spool.append(Queue::Outbound, b"other".to_vec(), None).await, Ok(1));
+    assert_eq!(spool.append(Queue::Outbound, b"other".to_vec().into(), None).await, Ok(1));
     assert_eq!(spool.stats(Queue::Inbound).depth, 3);
     assert_eq!(spool.stats(Queue::Inbound).bytes, 3 * (10 + ROW_OVERHEAD));
 
@@ -94,7 +96,7 @@ async fn reading_stops_at_the_first_of_both_limits_but_never_before_one_row() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
     for _ in 0..5 {
-        spool.append(Queue::Inbound, vec![0; 100], None).await.unwrap();
+        spool.append(Queue::Inbound, vec![0; 100].into(), None).await.unwrap();
     }
     assert_eq!(spool.read_after(Queue::Inbound, 0, 2, usize::MAX).await.unwrap().len(), 2);
     assert_eq!(spool.read_after(Queue::Inbound, 0, 9, 350).await.unwrap().len(), 3);
@@ -107,7 +109,7 @@ async fn numbers_are_never_given_twice_even_when_the_queue_was_emptied() {
     let dir = TempDir::new().unwrap();
     for expected in 1..=3 {
         let spool = open(dir.path());
-        assert_eq!(spool.append(Queue::Inbound, vec![1], None).await, Ok(expected));
+        assert_eq!(spool.append(Queue::Inbound, vec![1].into(), None).await, Ok(expected));
         spool.complete(Queue::Inbound, expected);
         spool.close().await;
     }
@@ -124,7 +126,7 @@ async fn many_producers_share_commits_and_all_of_theirs_survives_a_crash() {
                 let mut answered = Vec::new();
                 for n in 0..50_u8 {
                     let data = vec![producer, n];
-                    answered.push((spool.append(Queue::Inbound, data.clone(), None).await.unwrap(), data));
+                    answered.push((spool.append(Queue::Inbound, data.clone().into(), None).await.unwrap(), data));
                 }
                 assert!(answered.is_sorted(), "a producer's rows are in its order");
                 answered
@@ -147,25 +149,25 @@ async fn a_full_queue_refuses_new_rows_and_nothing_else() {
     let limits = Limits { inbound: 3 * (100 + ROW_OVERHEAD), outbound: 1000, set_aside: 3 * (100 + ROW_OVERHEAD) };
     let (spool, _) = Spool::open(dir.path(), limits).unwrap();
     for _ in 0..3 {
-        spool.append(Queue::Inbound, vec![0; 100], None).await.unwrap();
+        spool.append(Queue::Inbound, vec![0; 100].into(), None).await.unwrap();
     }
-    assert_eq!(spool.append(Queue::Inbound, vec![0; 100], None).await, Err(SpoolError::Full));
+    assert_eq!(spool.append(Queue::Inbound, vec![0; 100].into(), None).await, Err(SpoolError::Full));
     assert!(spool.writable().borrow().as_ref().is_err_and(|not| not.cause.contains("inbound queue is full")));
-    spool.append(Queue::Outbound, vec![0; 100], None).await.unwrap();
+    spool.append(Queue::Outbound, vec![0; 100].into(), None).await.unwrap();
     spool.replace(Queue::Inbound, 1, vec![1; 200]).await.unwrap();
     assert_eq!(everything(&spool, Queue::Inbound).await.len(), 3);
 
     // A completion that is still pending makes room.
     spool.complete(Queue::Inbound, 1);
-    assert_eq!(spool.append(Queue::Inbound, vec![0; 100], None).await, Ok(4));
+    assert_eq!(spool.append(Queue::Inbound, vec![0; 100].into(), None).await, Ok(4));
     until(|| spool.writable().borrow().is_ok()).await;
 
     for n in 1..=5_u8 {
-        spool.set_aside(vec![n; 100]).await.unwrap();
+        spool.append(Queue::SetAside, vec![n; 100].into(), None).await.unwrap();
     }
     assert_eq!(contents(&spool, Queue::SetAside).await.into_keys().collect::<Vec<_>>(), [3, 4, 5]);
     assert_eq!(spool.counters().set_aside_dropped, 2);
-    assert_eq!(spool.set_aside(vec![0; 1000]).await, Err(SpoolError::Full));
+    assert_eq!(spool.append(Queue::SetAside, vec![0; 1000].into(), None).await, Err(SpoolError::Full));
 }
 
 #[tokio::test]
@@ -173,7 +175,7 @@ async fn a_queue_that_one_batch_fills_counts_as_full() {
     let dir = TempDir::new().unwrap();
     let limits = Limits { inbound: 3 * (100 + ROW_OVERHEAD), outbound: 1000, set_aside: 1000 };
     let (spool, _) = Spool::open(dir.path(), limits).unwrap();
-    let appends = (0..10).map(|_| spool.append(Queue::Inbound, vec![0; 100], None));
+    let appends = (0..10).map(|_| spool.append(Queue::Inbound, vec![0; 100].into(), None));
     let refused = futures_util::future::join_all(appends).await.into_iter().filter(Result::is_err).count();
     assert_eq!(refused, 7);
     until(|| spool.writable().borrow().as_ref().is_err_and(|not| not.cause.contains("inbound queue is full"))).await;
@@ -188,11 +190,11 @@ async fn keys_and_notes_live_as_long_as_they_should() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
     for n in 1..=3_u8 {
-        spool.append(Queue::Inbound, vec![n], None).await.unwrap();
+        spool.append(Queue::Inbound, vec![n].into(), None).await.unwrap();
         let key = Key { pkid: u16::from(n), digest: [n; 32], connection: 1 };
-        spool.append(Queue::Outbound, vec![n], Some(key)).await.unwrap();
+        spool.append(Queue::Outbound, vec![n].into(), Some(key)).await.unwrap();
     }
-    spool.append(Queue::Outbound, vec![9], Some(Key { pkid: 1, digest: [9; 32], connection: 1 })).await.unwrap();
+    spool.append(Queue::Outbound, vec![9].into(), Some(Key { pkid: 1, digest: [9; 32], connection: 1 })).await.unwrap();
     spool.put_note("presence/a", b"1".to_vec());
     spool.put_note("presence/b", b"2".to_vec());
     spool.put_note("other", b"3".to_vec());
@@ -215,7 +217,7 @@ async fn a_redelivery_key_goes_when_the_broker_needs_it_no_more_and_none_of_a_lo
     let spool = open(dir.path());
     let store = async |pkid, connection| {
         let key = Key { pkid, digest: [1; 32], connection };
-        spool.append(Queue::Outbound, vec![1], Some(key)).await.unwrap();
+        spool.append(Queue::Outbound, vec![1].into(), Some(key)).await.unwrap();
     };
     for pkid in 1..=4 {
         store(pkid, 1).await;
@@ -244,7 +246,7 @@ async fn a_redelivery_key_goes_when_the_broker_needs_it_no_more_and_none_of_a_lo
 async fn lazy_operations_reach_the_disk_by_themselves() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
-    spool.append(Queue::Inbound, vec![1], None).await.unwrap();
+    spool.append(Queue::Inbound, vec![1].into(), None).await.unwrap();
     spool.complete(Queue::Inbound, 1);
     until(|| spool.counters().commits_lazy > 0).await;
     assert_eq!(spool.stats(Queue::Inbound).depth, 0);
@@ -270,7 +272,7 @@ async fn a_large_file_shrinks_once_it_is_empty() {
     let spool = open(dir.path());
     let mut last = 0;
     for _ in 0..12 {
-        last = spool.append(Queue::Inbound, vec![7; 1 << 20], None).await.unwrap();
+        last = spool.append(Queue::Inbound, vec![7; 1 << 20].into(), None).await.unwrap();
     }
     for seq in 1..last {
         spool.complete(Queue::Inbound, seq);
@@ -279,14 +281,14 @@ async fn a_large_file_shrinks_once_it_is_empty() {
     until(|| fs::metadata(&file).unwrap().len() > 1 << 20).await;
     until(|| fs::metadata(&file).unwrap().len() < 3 << 20).await;
     assert_eq!(spool.read(Queue::Inbound, last).await.unwrap().unwrap().data.len(), 1 << 20);
-    assert_eq!(spool.append(Queue::Inbound, vec![1], None).await, Ok(last + 1));
+    assert_eq!(spool.append(Queue::Inbound, vec![1].into(), None).await, Ok(last + 1));
 }
 
 #[tokio::test]
 async fn the_files_are_for_our_eyes_only() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
-    spool.append(Queue::Inbound, vec![1], None).await.unwrap();
+    spool.append(Queue::Inbound, vec![1].into(), None).await.unwrap();
     for file in fs::read_dir(dir.path()).unwrap() {
         let file = file.unwrap();
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.file_name());
@@ -298,10 +300,10 @@ async fn after_closing_other_handles_fail_and_no_log_is_left_beside_the_database
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
     let other = spool.clone();
-    spool.append(Queue::Inbound, vec![1], None).await.unwrap();
+    spool.append(Queue::Inbound, vec![1].into(), None).await.unwrap();
     spool.complete(Queue::Inbound, 1);
     spool.close().await;
-    assert!(matches!(other.append(Queue::Inbound, vec![1], None).await, Err(SpoolError::Failed(_))));
+    assert!(matches!(other.append(Queue::Inbound, vec![1].into(), None).await, Err(SpoolError::Failed(_))));
     assert!(matches!(other.read(Queue::Inbound, 1).await, Err(SpoolError::Failed(_))));
     let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
     names.sort();
@@ -313,7 +315,7 @@ async fn after_closing_other_handles_fail_and_no_log_is_left_beside_the_database
 async fn dropping_the_last_handle_closes() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
-    spool.append(Queue::Inbound, vec![1], None).await.unwrap();
+    spool.append(Queue::Inbound, vec![1].into(), None).await.unwrap();
     spool.complete(Queue::Inbound, 1);
     drop(spool);
     assert!(!dir.path().join("spool.db-wal").exists());
@@ -324,7 +326,7 @@ async fn dropping_the_last_handle_closes() {
 async fn starts_afresh(dir: &Path) -> Recovered {
     let (spool, recovered) = Spool::open(dir, ROOMY).expect("it opens");
     assert!(!recovered.alarms.is_empty());
-    let seq = spool.append(Queue::Inbound, b"new".to_vec(), None).await.unwrap();
+    let seq = spool.append(Queue::Inbound, b"new".to_vec().into(), None).await.unwrap();
     assert_eq!(spool.read(Queue::Inbound, seq).await.unwrap().unwrap().data, "new");
     spool.close().await;
     let spool = open(dir);
@@ -384,7 +386,7 @@ async fn filled(dir: &Path, rows: u32) -> BTreeMap<u64, Vec<u8>> {
     let mut expected = BTreeMap::new();
     for n in 0..rows {
         let data = vec![u8::try_from(n % 251).unwrap(); usize::try_from(n * 37 % 3000).unwrap()];
-        expected.insert(spool.append(Queue::Inbound, data.clone(), None).await.unwrap(), data);
+        expected.insert(spool.append(Queue::Inbound, data.clone().into(), None).await.unwrap(), data);
     }
     spool.close().await;
     expected
@@ -397,7 +399,7 @@ async fn usable(dir: &Path, expected: &BTreeMap<u64, Vec<u8>>) -> (usize, bool) 
     for (seq, data) in &left {
         assert_eq!(expected.get(seq), Some(data), "what is read is what was written");
     }
-    let seq = spool.append(Queue::Inbound, b"new".to_vec(), None).await.unwrap();
+    let seq = spool.append(Queue::Inbound, b"new".to_vec().into(), None).await.unwrap();
     assert!(!left.contains_key(&seq));
     for seq in left.keys() {
         spool.complete(Queue::Inbound, *seq);
@@ -434,7 +436,7 @@ async fn a_damaged_log_costs_what_comes_after_and_nothing_before() {
     let mut expected = BTreeMap::new();
     for n in 0..40_u8 {
         let data = vec![n; usize::from(n) * 50];
-        expected.insert(spool.append(Queue::Inbound, data.clone(), None).await.unwrap(), data);
+        expected.insert(spool.append(Queue::Inbound, data.clone().into(), None).await.unwrap(), data);
     }
     let crashed = crashed(original.path());
     let log = fs::read(crashed.path().join("spool.db-wal")).unwrap();
@@ -474,7 +476,7 @@ async fn damage_met_while_running_costs_what_it_hit() {
     let expected: BTreeMap<_, _> = (1..=200).map(|n| (n, vec![7; 60_000])).collect();
     let spool = open(dir.path());
     for data in expected.values() {
-        spool.append(Queue::Inbound, data.clone(), None).await.unwrap();
+        spool.append(Queue::Inbound, data.clone().into(), None).await.unwrap();
     }
     spool.close().await;
     let spool = open(dir.path());
@@ -489,7 +491,7 @@ async fn damage_met_while_running_costs_what_it_hit() {
     let counters = spool.counters();
     assert_eq!(usize::try_from(counters.damaged_rows).unwrap(), expected.len() - left.len());
     assert_eq!(spool.stats(Queue::Inbound).depth, u64::try_from(left.len()).unwrap());
-    assert_eq!(spool.append(Queue::Inbound, vec![1], None).await, Ok(201));
+    assert_eq!(spool.append(Queue::Inbound, vec![1].into(), None).await, Ok(201));
     spool.close().await;
     assert_eq!(contents(&open(dir.path()), Queue::Inbound).await.len(), left.len() + 1);
 }
@@ -561,7 +563,7 @@ async fn run_model(steps: Vec<Step>) {
         let data = |size| vec![u8::try_from(n % 256).unwrap(); size];
         match step {
             Step::Append(size) => {
-                let seq = spool.append(Queue::Outbound, data(size), None).await.unwrap();
+                let seq = spool.append(Queue::Outbound, data(size).into(), None).await.unwrap();
                 assert!(seq > model.highest, "numbers only grow");
                 model.highest = seq;
                 model.set(seq, Some(data(size)), true);

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::store::Limits;
+use crate::store::sqlite::Spool;
 
 const A: Digest = [1; 32];
 const B: Digest = [2; 32];
@@ -16,7 +17,7 @@ const LIMITS: Limits = Limits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 
 
 struct World {
     dir: TempDir,
-    spool: Spool,
+    spool: Arc<dyn Store>,
     repeats: Repeats,
 }
 
@@ -47,7 +48,7 @@ impl World {
 
     async fn store(&self, body: &'static [u8], ticket: Ticket, tell: &watch::Sender<Progress>) -> u64 {
         let row = Record::push(Bytes::from_static(body)).encode().unwrap();
-        let seq = self.spool.append(Queue::Inbound, row, None).await.unwrap();
+        let seq = self.spool.append(Queue::Inbound, row.into(), None).await.unwrap();
         self.repeats.stored(ticket, seq);
         tell.send_replace(Progress::Stored);
         seq
@@ -67,7 +68,7 @@ impl World {
 
     /// All that is lazy is in the log.
     async fn settle(&self) {
-        self.spool.append(Queue::SetAside, vec![0], None).await.unwrap();
+        self.spool.append(Queue::SetAside, vec![0].into(), None).await.unwrap();
     }
 }
 
@@ -205,7 +206,7 @@ async fn what_is_too_old_to_matter_is_forgotten_with_its_note() {
     let at = postcard::to_stdvec(&(1_u64, 0_u64, Stamp::now().wall_ms() - 3_600_000)).unwrap();
     let at: Stamp = postcard::from_bytes(&at).unwrap();
     let row = Record::Push { id: [0; 16], at, body: Bytes::from_static(b"old") }.encode().unwrap();
-    world.spool.append(Queue::Inbound, row, None).await.unwrap();
+    world.spool.append(Queue::Inbound, row.into(), None).await.unwrap();
     world.spool.put_note(&note(7), postcard::to_stdvec(&(digest(b"older"), at)).unwrap());
     world.spool.put_note(&note(8), b"no key".to_vec());
     world.push(b"young").await;
@@ -221,7 +222,7 @@ async fn young_rows_are_found_behind_many_others() {
     world.push(b"first").await;
     for _ in 0..3 * READ_ROWS {
         let states = Record::States { states: Vec::new() }.encode().unwrap();
-        world.spool.append(Queue::Inbound, states, None).await.unwrap();
+        world.spool.append(Queue::Inbound, states.into(), None).await.unwrap();
     }
     world.push(b"last").await;
     let world = world.killed().await;

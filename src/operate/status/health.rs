@@ -16,7 +16,7 @@ use crate::mqtt::{Refused, Subscriptions};
 use crate::os::clock;
 use crate::outbound;
 use crate::protocol::Variant;
-use crate::store::{Queue, Spool};
+use crate::store::{Queue, Store};
 
 /// How long the spool is waited for, for the age of what it holds.
 const DISK_PATIENCE: Duration = Duration::from_millis(500);
@@ -213,9 +213,9 @@ impl Health {
             },
             spool: report.ready().spool,
             queues: Queues {
-                inbound: depth(&report.spool, Queue::Inbound).await,
-                outbound: depth(&report.spool, Queue::Outbound).await,
-                set_aside: depth(&report.spool, Queue::SetAside).await,
+                inbound: depth(&*report.spool, Queue::Inbound).await,
+                outbound: depth(&*report.spool, Queue::Outbound).await,
+                set_aside: depth(&*report.spool, Queue::SetAside).await,
             },
             counters,
             routes: report.routes.counts(),
@@ -229,7 +229,7 @@ impl Health {
     }
 }
 
-async fn depth(spool: &Spool, queue: Queue) -> QueueHealth {
+async fn depth(spool: &dyn Store, queue: Queue) -> QueueHealth {
     let stats = spool.stats(queue);
     // Asked of the disk, which may hang; that must not hide all the rest.
     let oldest = match stats.depth {
@@ -239,7 +239,7 @@ async fn depth(spool: &Spool, queue: Queue) -> QueueHealth {
     QueueHealth { depth: stats.depth, oldest_s: oldest.map(|age| age.as_secs()), bytes: stats.bytes }
 }
 
-async fn oldest(spool: &Spool, queue: Queue) -> Option<Duration> {
+async fn oldest(spool: &dyn Store, queue: Queue) -> Option<Duration> {
     let row = &spool.oldest(queue).await.ok()??.data;
     match queue {
         Queue::Inbound => match inbound::record::Record::decode(row).ok()? {

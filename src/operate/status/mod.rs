@@ -29,7 +29,7 @@ use crate::mqtt::{LinkCounters, LinkState, Publisher};
 use crate::observe::counters::Counters;
 use crate::os::clock;
 use crate::routing::RouteStates;
-use crate::store::Spool;
+use crate::store::Store;
 
 /// `bridge/health` is published at least this often.
 const EVERY: Duration = Duration::from_mins(1);
@@ -41,7 +41,7 @@ pub struct Report {
     /// The base topic.
     pub base: Base,
     /// The queues.
-    pub spool: Spool,
+    pub spool: Arc<dyn Store>,
     /// The session with iLink.
     pub cloud: watch::Receiver<Status>,
     /// The link to the broker.

@@ -35,7 +35,8 @@ use crate::protocol::{Account, Qos, Subject, Uid};
 use crate::route::Routes;
 use crate::routing::Routing;
 use crate::set_aside::SetAside;
-use crate::store::{Limits, MAX_COMMANDS, Spool};
+use crate::store::sqlite::Spool;
+use crate::store::{Append as _, Limits, MAX_COMMANDS};
 
 /// After so long in peace, the spool syncs what it had stored without.
 const SYNCED_AFTER: Duration = Duration::from_secs(2);
@@ -86,7 +87,7 @@ impl Registry for Record {
 /// One run of the bridge.
 pub(super) struct Bridge {
     session: Session,
-    spool: Spool,
+    spool: Arc<Spool>,
     /// In the order in which they stop: the command and the deliver loop, the results loop, the session, the link.
     parts: [(JoinSet<()>, CancellationToken); 4],
 }

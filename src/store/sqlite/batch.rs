@@ -8,7 +8,8 @@ use super::keys;
 use super::pending::Pending;
 use super::request::{Op, Task};
 use super::rows;
-use super::types::{Limits, PerQueue, Queue};
+use super::types::PerQueue;
+use crate::store::types::{Limits, Queue};
 
 /// What a commit did.
 #[derive(Debug, Default)]

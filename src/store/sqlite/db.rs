@@ -9,7 +9,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Result};
 use super::fault::Fault;
 use super::log::{leave_log, use_log};
 use super::rows::{self, signed, unsigned};
-use super::types::{PerQueue, Queue};
+use super::types::PerQueue;
+use crate::store::types::Queue;
 
 /// Marks the file as ours ("iLMQ"), for `file` and for us.
 const APPLICATION_ID: i32 = 0x694c_4d51;

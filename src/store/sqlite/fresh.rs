@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::types::{Queue, Row};
+use crate::store::types::{Queue, Row};
 
 /// More than one commit brings when all goes well.
 const ROWS_MOST: usize = 512;

@@ -1,7 +1,4 @@
-//! The durable queues: what is accepted is appended here before its sender is answered, and stays until it is completed.
-//!
-//! Rows are bytes; the spool knows nothing of pushes, commands or results, nor of when a row is due. It is one SQLite file
-//! with one thread that touches it, behind a handle that any task may hold.
+//! The store of one bridge: an SQLite file with one thread that touches it, behind a handle that any task may hold.
 //!
 //! # Constraints
 //!
@@ -16,15 +13,14 @@
 //! `spool.db`, in WAL mode with pages of 1 KiB. A table for each queue holds a number, a checksum over queue, number and
 //! data, and the data. `state` holds each queue's next number (none is ever given twice), depth and bytes, so that opening
 //! a million rows reads three. `redelivery` holds the [`Key`]s, `note` the small values of
-//! [`Spool::put_note`], `damaged` the last few rows whose checksum failed. `sqlite3` opens it all.
+//! [`Store::put_note`], `damaged` the last few rows whose checksum failed. `sqlite3` opens it all.
 //!
 //! # Operation
 //!
-//! - **Durable** operations ([`Spool::append`], [`Spool::replace`], [`Spool::forget_session`]) return after a commit with a
-//!   sync. A future dropped before it returned may or may not have been carried out.
-//! - **Lazy** ones ([`Spool::complete`], [`Spool::replace_lazily`], notes, …) return at once and ride with the next durable
-//!   commit; with none in 25 ms they get one without a sync, which a killed process survives and the loss of power may
-//!   not: then a delivery is repeated. What another supersedes in time is never written. Readers see them at once.
+//! - **Durable** operations return after a commit with a sync, shared by all that waited for one.
+//! - **Lazy** ones ride with the next durable commit; with none in 25 ms they get one without a sync, which a killed process
+//!   survives and the loss of power may not. What another supersedes in time is never written.
+//! - **Numbers** go up one by one; one that nobody was given is given later.
 //! - **Fresh**: what was just stored in the inbound queue is read from memory by who keeps up, from the disk by all others.
 //! - **Idle** for 2 s, the log is moved into the database and emptied, because one flipped bit in a log silently ends it;
 //!   a file that is large and nearly empty is shrunk. Then the thread sleeps until asked.
@@ -34,8 +30,8 @@
 //!   by itself.
 //! - **Damage** met at opening or later: a bad row is left out; a bad page has the database rebuilt from what is readable,
 //!   with the old one kept as `spool.db.damaged-N`, the last three of them. So is a file that is no spool.
-//! - **A failed sync** ends it: [`Spool::failed`] resolves and nothing is answered any more, because what the disk holds is
-//!   unknown until the process starts anew.
+//! - **A failed sync** ends it: nothing is answered any more, because what the disk holds is unknown until the process starts
+//!   anew.
 
 mod batch;
 mod db;
@@ -45,7 +41,6 @@ mod files;
 mod fresh;
 mod keys;
 mod log;
-mod patience;
 mod pending;
 mod recovery;
 mod request;
@@ -62,39 +57,35 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot, watch};
-use tokio_util::sync::CancellationToken;
 
 use pending::{Change, Lazy};
 use request::{Closing, Op, Read, Reply, Request, Task};
 use shared::Shared;
-pub use types::{
-    Counters, Key, Limits, MAX_COMMANDS, NotStored, OpenError, Queue, QueueStats, ROW_OVERHEAD, Recovered, Row,
-    SpoolError, WhyNot,
-};
+pub use types::{OpenError, Recovered};
 use writer::Writer;
 
+use super::{
+    Append, Counters, Key, Limits, NotStored, Patience, Queue, QueueStats, Row, SpoolError, Store, Then, WhyNot,
+};
 use crate::os::files::Directory;
 
 /// How many may wait for an answer at once: what one commit takes. More wait before they are queued, so that dropping
 /// their future still leaves nothing behind.
 const WAITING_MOST: usize = 1024;
 
-/// A handle on the spool; clones share it. When the last one is dropped, the spool closes as by [`Spool::close`].
-#[derive(Debug, Clone)]
-pub struct Spool {
-    inner: Arc<Inner>,
-}
-
+/// The spool. Dropped, it closes as by [`Append::close`].
 #[derive(Debug)]
-struct Inner {
+pub struct Spool {
     /// Unbounded for the sake of lazy operations, which must not wait and are bounded by the rows there are; those who
     /// wait for an answer are bounded by `waiting`.
     requests: mpsc::Sender<Request>,
     waiting: Arc<Semaphore>,
     limits: Limits,
     shared: Arc<Shared>,
-    no_more_tries: CancellationToken,
+    patience: Patience,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -105,7 +96,7 @@ impl Spool {
     /// # Errors
     ///
     /// If the files cannot be used (or the disk has no room to rebuild them), or the thread not be started.
-    pub fn open(dir: &Path, limits: Limits) -> Result<(Self, Recovered), OpenError> {
+    pub fn open(dir: &Path, limits: Limits) -> Result<(Arc<Self>, Recovered), OpenError> {
         Self::open_in(&dir.into(), limits)
     }
 
@@ -114,7 +105,7 @@ impl Spool {
     /// # Errors
     ///
     /// As [`Self::open`].
-    pub fn open_in(dir: &Directory, limits: Limits) -> Result<(Self, Recovered), OpenError> {
+    pub fn open_in(dir: &Directory, limits: Limits) -> Result<(Arc<Self>, Recovered), OpenError> {
         let (db, files, recovered) = recovery::open(dir.path())?;
         let shared = Arc::new(Shared::new(dir.failure().clone()));
         shared::add(&shared.damaged_rows, recovered.damaged_rows);
@@ -129,224 +120,9 @@ impl Spool {
                 writer.run();
             })
             .map_err(|source| OpenError::File { path, source })?;
-        let waiting = Arc::new(Semaphore::new(WAITING_MOST));
-        let no_more_tries = CancellationToken::new();
-        let inner = Inner { requests, waiting, limits, shared, no_more_tries, thread: Mutex::new(Some(thread)) };
-        Ok((Self { inner: Arc::new(inner) }, recovered))
-    }
-
-    /// Stores `data` as the newest row of `queue`, with `key` in the same commit, and gives the row's number. Durable when
-    /// it returns. In [`Queue::SetAside`] the oldest rows make room.
-    ///
-    /// # Errors
-    ///
-    /// [`SpoolError`]; but for `Failed`, nothing was stored.
-    pub async fn append(&self, queue: Queue, data: impl Into<Bytes>, key: Option<Key>) -> Result<u64, SpoolError> {
-        self.store(Task::Append { queue, data: data.into(), key }).await
-    }
-
-    /// As [`Self::append`], for who must not wait: `then` is called with the outcome by the spool's thread, and must be quick; it
-    /// is dropped instead if the spool has failed. What has no place among those who wait already is given back.
-    ///
-    /// # Errors
-    ///
-    /// `then`, uncalled: [`Self::append`] waits for a place.
-    pub fn hand_over<F>(&self, queue: Queue, data: Bytes, key: Option<Key>, then: F) -> Result<(), F>
-    where
-        F: FnOnce(Result<u64, SpoolError>) + Send + 'static,
-    {
-        let Ok(permit) = Arc::clone(&self.inner.waiting).try_acquire_owned() else { return Err(then) };
-        let reply = Reply::then(Box::new(then), permit);
-        // If the thread has gone, `then` goes with the request.
-        let _ = self.inner.requests.send(Request::Durable(Op { task: Task::Append { queue, data, key }, reply }));
-        Ok(())
-    }
-
-    /// Stores what was refused for good: [`Self::append`] to [`Queue::SetAside`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::append`].
-    pub async fn set_aside(&self, data: Vec<u8>) -> Result<(), SpoolError> {
-        self.append(Queue::SetAside, data, None).await.map(|_| ())
-    }
-
-    /// Replaces a row's data. Durable when it returns, and allowed when the queue is full. A row that is not there stays so.
-    ///
-    /// # Errors
-    ///
-    /// [`SpoolError`], never `Full`; but for `Failed`, the row is as it was.
-    pub async fn replace(&self, queue: Queue, seq: u64, data: Vec<u8>) -> Result<(), SpoolError> {
-        self.inner.shared.fresh.changed(queue, seq);
-        self.store(Task::Replace { queue, seq, data }).await.map(|_| ())
-    }
-
-    /// As [`Self::replace`], but lazily.
-    pub fn replace_lazily(&self, queue: Queue, seq: u64, data: Vec<u8>) {
-        self.inner.shared.fresh.changed(queue, seq);
-        self.lazily(Lazy::Row(queue, seq, Change::Replace(Bytes::from(data))));
-    }
-
-    /// Removes a row, lazily.
-    pub fn complete(&self, queue: Queue, seq: u64) {
-        self.inner.shared.fresh.changed(queue, seq);
-        self.lazily(Lazy::Row(queue, seq, Change::Complete));
-    }
-
-    /// The rows after number `after` (0: from the start), oldest first: at most `max_rows` with at most `max_bytes`, but one
-    /// if there is one.
-    ///
-    /// # Errors
-    ///
-    /// `Failed`, or after [`Self::stop_trying`] `Unwritable`: what cannot be read now is tried again until it can. Damage is no
-    /// error: damaged rows are counted, reported and left out.
-    pub async fn read_after(
-        &self,
-        queue: Queue,
-        after: u64,
-        max_rows: usize,
-        max_bytes: usize,
-    ) -> Result<Vec<Row>, SpoolError> {
-        if queue == Queue::Inbound && !self.has_failed() {
-            let fresh = self.inner.shared.fresh.take(after, max_rows, max_bytes);
-            if !fresh.is_empty() {
-                return Ok(fresh);
-            }
-        }
-        let most = (max_rows, max_bytes);
-        self.look(|reply| Request::Read(Read::After { queue, after, most, reply })).await
-    }
-
-    /// The oldest row, for who only looks: asked once.
-    ///
-    /// # Errors
-    ///
-    /// [`SpoolError`], never `Full`.
-    pub async fn oldest(&self, queue: Queue) -> Result<Option<Row>, SpoolError> {
-        let rows =
-            self.ask(|reply| Request::Read(Read::After { queue, after: 0, most: (1, usize::MAX), reply })).await?;
-        Ok(rows.into_iter().next())
-    }
-
-    /// One row, if it is there.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::read_after`].
-    pub async fn read(&self, queue: Queue, seq: u64) -> Result<Option<Row>, SpoolError> {
-        self.look(|reply| Request::Read(Read::One { queue, seq, reply })).await
-    }
-
-    /// The [`Key`]s that are alive, by packet id.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::read_after`].
-    pub async fn redeliveries(&self) -> Result<Vec<(u16, [u8; 32])>, SpoolError> {
-        self.look(|reply| Request::Read(Read::Redeliveries { reply })).await
-    }
-
-    /// Forgets every [`Key`]: a new MQTT session began with this connection. From then on those of earlier
-    /// connections are not kept, although their rows are. Durable when it returns.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::replace`].
-    pub async fn forget_session(&self, began: u64) -> Result<(), SpoolError> {
-        self.store(Task::ForgetSession(began)).await.map(|_| ())
-    }
-
-    /// Forgets the [`Key`] of each of these packet ids, lazily; not those stored from now on.
-    pub fn forget_redeliveries(&self, pkids: Vec<u16>) {
-        if !pkids.is_empty() {
-            self.lazily(Lazy::ForgetRedeliveries(pkids));
-        }
-    }
-
-    /// Keeps a small value under `key`, lazily. Notes are few and not counted against any cap.
-    pub fn put_note(&self, key: &str, value: Vec<u8>) {
-        self.lazily(Lazy::Note(key.to_owned(), Some(value)));
-    }
-
-    /// Removes what is kept under `key`, lazily.
-    pub fn remove_note(&self, key: &str) {
-        self.lazily(Lazy::Note(key.to_owned(), None));
-    }
-
-    /// The notes whose key starts with `prefix`, by key.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::read_after`].
-    pub async fn notes(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, SpoolError> {
-        self.look(|reply| Request::Read(Read::Notes { prefix: prefix.to_owned(), reply })).await
-    }
-
-    /// How much a queue holds, as of the last commit. No I/O.
-    #[must_use]
-    pub fn stats(&self, queue: Queue) -> QueueStats {
-        self.inner.shared.stats(queue)
-    }
-
-    /// The most that a queue may hold, in bytes.
-    #[must_use]
-    pub fn limit(&self, queue: Queue) -> u64 {
-        self.inner.limits.of(queue)
-    }
-
-    /// What has happened since the spool was opened. No I/O.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        self.inner.shared.counters()
-    }
-
-    /// The highest number committed in `queue`: wakes who reads it. After opening, that of the run before.
-    #[must_use]
-    pub fn appended(&self, queue: Queue) -> watch::Receiver<u64> {
-        self.inner.shared.appended.get(queue).subscribe()
-    }
-
-    /// Whether appends are being stored; if not, why. A disk that refuses is tried again every few seconds.
-    #[must_use]
-    pub fn writable(&self) -> watch::Receiver<Result<(), NotStored>> {
-        self.inner.shared.writable.subscribe()
-    }
-
-    /// Whether everybody who asks for something waits for the disk, and a restart would not help: a damaged database is being
-    /// rebuilt, or it cannot be read now.
-    #[must_use]
-    pub fn waits_for_the_disk(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.inner.shared.excused)
-    }
-
-    /// Resolves, with the cause, once the spool has failed; never after a clean close.
-    pub async fn failed(&self) -> String {
-        self.inner.shared.failure.wait().await
-    }
-
-    /// As [`Self::writable`] has it now, and whether a sync of anything else has failed. No I/O.
-    ///
-    /// # Errors
-    ///
-    /// Why nothing is stored.
-    pub fn stores(&self) -> Result<(), NotStored> {
-        match self.inner.shared.failure.get() {
-            Some(cause) => Err(NotStored { cause, why: WhyNot::Failed }),
-            None => self.inner.shared.writable.borrow().clone(),
-        }
-    }
-
-    /// Whether it has failed. No I/O.
-    #[must_use]
-    pub fn has_failed(&self) -> bool {
-        self.inner.shared.failure.get().is_some()
-    }
-
-    /// Stores what is still lazy, checkpoints and closes the file. Other handles get [`SpoolError::Failed`] from then on.
-    pub async fn close(self) {
-        // An error means that it has failed or is closed already; either way it is over.
-        let _ = self.ask(|reply| Request::Close(Closing::Awaited(reply))).await;
-        self.inner.join();
+        let (waiting, thread) = (Arc::new(Semaphore::new(WAITING_MOST)), Mutex::new(Some(thread)));
+        let spool = Self { requests, waiting, limits, shared, patience: Patience::default(), thread };
+        Ok((Arc::new(spool), recovered))
     }
 
     async fn store(&self, task: Task) -> Result<u64, SpoolError> {
@@ -355,17 +131,25 @@ impl Spool {
 
     fn lazily(&self, lazy: Lazy) {
         // If the writer is gone, whatever was to be changed will be met again by the next run.
-        let _ = self.inner.requests.send(Request::Lazy(lazy));
+        let _ = self.requests.send(Request::Lazy(lazy));
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, SpoolError> {
-        let failure = |()| self.inner.shared.failed();
-        let permit = Arc::clone(&self.inner.waiting).acquire_owned().await.map_err(|_| failure(()))?;
+        let failure = |()| self.shared.failed();
+        let permit = Arc::clone(&self.waiting).acquire_owned().await.map_err(|_| failure(()))?;
         #[cfg(test)]
         let _standstill = crate::os::clock::simulated::standstill();
         let (sender, answer) = oneshot::channel();
-        self.inner.requests.send(request(Reply::new(sender, permit))).map_err(|_| failure(()))?;
+        self.requests.send(request(Reply::new(sender, permit))).map_err(|_| failure(()))?;
         answer.await.unwrap_or_else(|_| Err(failure(())))
+    }
+
+    /// Asks for what is only read: a disk that does not give it now may do so in a moment.
+    fn look<'a, T: Send + 'a>(
+        &'a self,
+        request: impl Fn(Reply<T>) -> Request + Send + Sync + 'a,
+    ) -> BoxFuture<'a, Result<T, SpoolError>> {
+        async move { self.patience.retry(|| self.ask(&request), |_| {}).await }.boxed()
     }
 
     /// From now on the disk is a simulated one. Lazy operations get no commit of their own, however long that takes, so that it
@@ -384,16 +168,14 @@ impl Spool {
     /// Whether somebody waits for an answer.
     #[cfg(test)]
     pub(crate) fn is_waited_for(&self) -> bool {
-        self.inner.waiting.available_permits() < WAITING_MOST
+        self.waiting.available_permits() < WAITING_MOST
     }
 
     #[cfg(test)]
     fn inject(&self, inject: request::Inject) {
-        let _ = self.inner.requests.send(Request::Inject(inject));
+        let _ = self.requests.send(Request::Inject(inject));
     }
-}
 
-impl Inner {
     /// Waits for the thread's very end. It has nothing left to do but return.
     fn join(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -405,7 +187,154 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
+impl Append for Spool {
+    fn append(&self, queue: Queue, data: Bytes, key: Option<Key>) -> BoxFuture<'_, Result<u64, SpoolError>> {
+        self.store(Task::Append { queue, data, key }).boxed()
+    }
+
+    fn hand_over(&self, queue: Queue, data: Bytes, key: Option<Key>, then: Then) -> Result<(), Then> {
+        let Ok(permit) = Arc::clone(&self.waiting).try_acquire_owned() else { return Err(then) };
+        let reply = Reply::then(then, permit);
+        // If the thread has gone, `then` goes with the request.
+        let _ = self.requests.send(Request::Durable(Op { task: Task::Append { queue, data, key }, reply }));
+        Ok(())
+    }
+
+    fn stats(&self, queue: Queue) -> QueueStats {
+        self.shared.stats(queue)
+    }
+
+    fn limit(&self, queue: Queue) -> u64 {
+        self.limits.of(queue)
+    }
+
+    fn counters(&self) -> Counters {
+        self.shared.counters()
+    }
+
+    fn writable(&self) -> watch::Receiver<Result<(), NotStored>> {
+        self.shared.writable.subscribe()
+    }
+
+    fn stores(&self) -> Result<(), NotStored> {
+        match self.shared.failure.get() {
+            Some(cause) => Err(NotStored { cause, why: WhyNot::Failed }),
+            None => self.shared.writable.borrow().clone(),
+        }
+    }
+
+    fn failed(&self) -> BoxFuture<'_, String> {
+        self.shared.failure.wait().boxed()
+    }
+
+    fn has_failed(&self) -> bool {
+        self.shared.failure.get().is_some()
+    }
+
+    fn waits_for_the_disk(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.shared.excused)
+    }
+
+    /// Checkpoints, too, so that no log is left beside the database.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async {
+            // An error means that it has failed or is closed already; either way it is over.
+            let _ = self.ask(|reply| Request::Close(Closing::Awaited(reply))).await;
+            self.join();
+        }
+        .boxed()
+    }
+}
+
+impl Store for Spool {
+    fn read_after(
+        &self,
+        queue: Queue,
+        after: u64,
+        max_rows: usize,
+        max_bytes: usize,
+    ) -> BoxFuture<'_, Result<Vec<Row>, SpoolError>> {
+        async move {
+            if queue == Queue::Inbound && !self.has_failed() {
+                let fresh = self.shared.fresh.take(after, max_rows, max_bytes);
+                if !fresh.is_empty() {
+                    return Ok(fresh);
+                }
+            }
+            let most = (max_rows, max_bytes);
+            self.look(move |reply| Request::Read(Read::After { queue, after, most, reply })).await
+        }
+        .boxed()
+    }
+
+    fn read(&self, queue: Queue, seq: u64) -> BoxFuture<'_, Result<Option<Row>, SpoolError>> {
+        self.look(move |reply| Request::Read(Read::One { queue, seq, reply }))
+    }
+
+    fn oldest(&self, queue: Queue) -> BoxFuture<'_, Result<Option<Row>, SpoolError>> {
+        async move {
+            let most = (1, usize::MAX);
+            let rows = self.ask(|reply| Request::Read(Read::After { queue, after: 0, most, reply })).await?;
+            Ok(rows.into_iter().next())
+        }
+        .boxed()
+    }
+
+    fn appended(&self, queue: Queue) -> watch::Receiver<u64> {
+        self.shared.appended.get(queue).subscribe()
+    }
+
+    fn complete(&self, queue: Queue, seq: u64) {
+        self.shared.fresh.changed(queue, seq);
+        self.lazily(Lazy::Row(queue, seq, Change::Complete));
+    }
+
+    fn replace(&self, queue: Queue, seq: u64, data: Vec<u8>) -> BoxFuture<'_, Result<(), SpoolError>> {
+        async move {
+            self.shared.fresh.changed(queue, seq);
+            self.store(Task::Replace { queue, seq, data }).await.map(|_| ())
+        }
+        .boxed()
+    }
+
+    fn replace_lazily(&self, queue: Queue, seq: u64, data: Vec<u8>) {
+        self.shared.fresh.changed(queue, seq);
+        self.lazily(Lazy::Row(queue, seq, Change::Replace(Bytes::from(data))));
+    }
+
+    fn redeliveries(&self) -> BoxFuture<'_, Result<Vec<(u16, [u8; 32])>, SpoolError>> {
+        self.look(|reply| Request::Read(Read::Redeliveries { reply }))
+    }
+
+    fn forget_session(&self, began: u64) -> BoxFuture<'_, Result<(), SpoolError>> {
+        async move { self.store(Task::ForgetSession(began)).await.map(|_| ()) }.boxed()
+    }
+
+    fn forget_redeliveries(&self, pkids: Vec<u16>) {
+        if !pkids.is_empty() {
+            self.lazily(Lazy::ForgetRedeliveries(pkids));
+        }
+    }
+
+    fn put_note(&self, key: &str, value: Vec<u8>) {
+        self.lazily(Lazy::Note(key.to_owned(), Some(value)));
+    }
+
+    fn remove_note(&self, key: &str) {
+        self.lazily(Lazy::Note(key.to_owned(), None));
+    }
+
+    fn notes(&self, prefix: &str) -> BoxFuture<'_, Result<Vec<(String, Vec<u8>)>, SpoolError>> {
+        let prefix = prefix.to_owned();
+        self.look(move |reply| Request::Read(Read::Notes { prefix: prefix.clone(), reply }))
+    }
+
+    fn patience(&self) -> &Patience {
+        &self.patience
+    }
+}
+
+impl Drop for Spool {
     fn drop(&mut self) {
         let _ = self.requests.send(Request::Close(Closing::Unawaited));
         self.join();

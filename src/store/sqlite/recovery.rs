@@ -17,7 +17,8 @@ use super::fault::Fault;
 use super::files::{Files, Found};
 use super::keys;
 use super::rows::{self, Checked};
-use super::types::{OpenError, PerQueue, Queue, Recovered};
+use super::types::{OpenError, PerQueue, Recovered};
+use crate::store::types::Queue;
 
 /// Bytes copied between two commits.
 const COPY_BATCH: u64 = 4 * 1024 * 1024;

@@ -7,9 +7,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::pending::Lazy;
 use super::rows::size;
-use super::types::{Key, Queue, Row, SpoolError};
+use crate::store::types::{Key, Queue, Row, SpoolError};
 
-/// What a caller of [`Spool::hand_over`](super::Spool::hand_over) wants done with the answer.
+/// What a caller of [`Append::hand_over`](crate::store::Append::hand_over) wants done with the answer.
 pub(super) type Then<T> = Box<dyn FnOnce(Result<T, SpoolError>) + Send>;
 
 /// Somebody waiting for an answer. Dropped unanswered, it tells them that the spool has failed.

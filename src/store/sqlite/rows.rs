@@ -7,7 +7,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Result};
 
 use super::pending::{Change, Pending};
-use super::types::{Queue, ROW_OVERHEAD, Row};
+use crate::store::types::{Queue, ROW_OVERHEAD, Row};
 
 /// One queue's statements, as constants so that each is prepared once.
 struct Sql {

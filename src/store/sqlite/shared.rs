@@ -7,8 +7,9 @@ use tokio::sync::watch;
 
 use super::db::Count;
 use super::fresh::Fresh;
-use super::types::{Counters, NotStored, PerQueue, Queue, QueueStats, SpoolError, WhyNot};
+use super::types::PerQueue;
 use crate::os::files::Failure;
+use crate::store::types::{Counters, NotStored, Queue, QueueStats, SpoolError, WhyNot};
 
 /// Written by the writer only, but for `fresh`.
 #[derive(Debug)]

@@ -11,10 +11,11 @@ use super::files::Files;
 use super::recovery;
 use super::request::Inject;
 use super::*;
+use crate::store::ROW_OVERHEAD;
 
 const ROOMY: Limits = Limits { inbound: 1 << 30, outbound: 1 << 30, set_aside: 1 << 20 };
 
-fn open(dir: &Path) -> Spool {
+fn open(dir: &Path) -> Arc<Spool> {
     let (spool, recovered) = Spool::open(dir, ROOMY).unwrap();
     assert_eq!(recovered, Recovered::default());
     spool
@@ -34,16 +35,16 @@ async fn writable_again(spool: &Spool) {
 async fn a_failed_sync_ends_it_and_nothing_is_answered_afterwards() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
-    spool.append(Queue::Inbound, vec![1], None).await.unwrap();
+    spool.append(Queue::Inbound, vec![1].into(), None).await.unwrap();
     let failed = tokio::spawn({
         let spool = spool.clone();
         async move { spool.failed().await }
     });
     spool.inject(Inject::FailCommit(ffi::SQLITE_IOERR_FSYNC));
-    let error = spool.append(Queue::Inbound, vec![2], None).await.unwrap_err();
+    let error = spool.append(Queue::Inbound, vec![2].into(), None).await.unwrap_err();
     assert!(matches!(&error, SpoolError::Failed(cause) if cause.contains("sync")), "{error}");
     assert!(failed.await.unwrap().contains("sync"));
-    assert_eq!(spool.append(Queue::Inbound, vec![3], None).await, Err(error.clone()));
+    assert_eq!(spool.append(Queue::Inbound, vec![3].into(), None).await, Err(error.clone()));
     assert_eq!(spool.read(Queue::Inbound, 1).await, Err(error));
     assert!(spool.writable().borrow().is_err());
     spool.close().await;
@@ -54,10 +55,10 @@ async fn a_failed_sync_ends_it_and_nothing_is_answered_afterwards() {
 async fn a_nearly_full_disk_refuses_new_rows_until_there_is_room_again() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
-    spool.append(Queue::Inbound, vec![1], None).await.unwrap();
-    spool.append(Queue::Inbound, vec![2], None).await.unwrap();
+    spool.append(Queue::Inbound, vec![1].into(), None).await.unwrap();
+    spool.append(Queue::Inbound, vec![2].into(), None).await.unwrap();
     spool.inject(Inject::Free(1000));
-    let refused = spool.append(Queue::Inbound, vec![3], None).await;
+    let refused = spool.append(Queue::Inbound, vec![3].into(), None).await;
     assert!(matches!(refused, Err(SpoolError::Unwritable(cause)) if cause.contains("nearly full")));
     let told = spool.stores().unwrap_err();
     assert!(told.cause.contains("nearly full") && told.why == WhyNot::Refused, "{told:?}");
@@ -67,7 +68,7 @@ async fn a_nearly_full_disk_refuses_new_rows_until_there_is_room_again() {
     assert!(spool.writable().borrow().is_err(), "completing is not appending");
     spool.inject(Inject::Free(1 << 40));
     writable_again(&spool).await;
-    assert_eq!(spool.append(Queue::Inbound, vec![3], None).await, Ok(3));
+    assert_eq!(spool.append(Queue::Inbound, vec![3].into(), None).await, Ok(3));
 }
 
 #[tokio::test]
@@ -75,15 +76,15 @@ async fn a_disk_that_the_spool_itself_has_filled_takes_rows_again_once_it_is_emp
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
     for _ in 0..6 {
-        spool.append(Queue::Inbound, vec![1; 1 << 20], None).await.unwrap();
+        spool.append(Queue::Inbound, vec![1; 1 << 20].into(), None).await.unwrap();
     }
     spool.inject(Inject::Free(1 << 20));
-    assert!(spool.append(Queue::Inbound, vec![2], None).await.is_err());
+    assert!(spool.append(Queue::Inbound, vec![2].into(), None).await.is_err());
     for seq in 1..=6 {
         spool.complete(Queue::Inbound, seq);
     }
     writable_again(&spool).await;
-    assert_eq!(spool.append(Queue::Inbound, vec![2], None).await, Ok(7));
+    assert_eq!(spool.append(Queue::Inbound, vec![2].into(), None).await, Ok(7));
 }
 
 #[tokio::test]
@@ -91,10 +92,10 @@ async fn what_is_set_aside_uses_the_room_that_a_nearly_full_disk_has_left() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
     spool.inject(Inject::Free(1000));
-    assert!(spool.append(Queue::Inbound, vec![1], None).await.is_err());
-    spool.set_aside(vec![2]).await.unwrap();
+    assert!(spool.append(Queue::Inbound, vec![1].into(), None).await.is_err());
+    spool.append(Queue::SetAside, vec![2].into(), None).await.unwrap();
     assert!(spool.writable().borrow().is_err(), "new rows are refused as before");
-    assert!(spool.append(Queue::Inbound, vec![1], None).await.is_err());
+    assert!(spool.append(Queue::Inbound, vec![1].into(), None).await.is_err());
 }
 
 #[tokio::test]
@@ -105,20 +106,24 @@ async fn what_a_full_disk_refuses_is_set_aside_once_there_is_room() {
     let (refused, told) = tokio::sync::mpsc::unbounded_channel();
     let setting_aside = tokio::spawn({
         let spool = spool.clone();
-        async move { spool.set_aside_in_the_end(vec![1; 4000], |error| drop(refused.send(error.clone()))).await }
+        async move {
+            let append = || spool.append(Queue::SetAside, vec![1; 4000].into(), None);
+            spool.patience().retry(append, |error| drop(refused.send(error.clone()))).await
+        }
     });
     let mut told = told;
     for _ in 0..2 {
         assert!(matches!(told.recv().await, Some(SpoolError::Unwritable(_))));
     }
     spool.inject(Inject::MaxPages(u32::MAX));
-    assert_eq!(setting_aside.await.unwrap(), Ok(()));
+    assert_eq!(setting_aside.await.unwrap(), Ok(1));
     assert_eq!(spool.stats(Queue::SetAside).depth, 1);
 
     // It does not keep the bridge from stopping.
     spool.inject(Inject::MaxPages(1));
-    spool.stop_trying();
-    let given_up = spool.set_aside_in_the_end(vec![1; 4000], |_| {}).await;
+    spool.patience().end();
+    let append = || spool.append(Queue::SetAside, vec![1; 4000].into(), None);
+    let given_up = spool.patience().retry(append, |_| {}).await;
     assert!(matches!(given_up, Err(SpoolError::Unwritable(_))));
 }
 
@@ -127,8 +132,11 @@ async fn what_cannot_be_read_for_a_moment_is_read_then() {
     for code in [ffi::SQLITE_BUSY, ffi::SQLITE_NOMEM, ffi::SQLITE_IOERR_READ, ffi::SQLITE_CANTOPEN] {
         let dir = TempDir::new().unwrap();
         let spool = open(dir.path());
-        spool.append(Queue::Inbound, vec![1], None).await.unwrap();
-        spool.append(Queue::Outbound, vec![1], Some(Key { pkid: 1, digest: [1; 32], connection: 1 })).await.unwrap();
+        spool.append(Queue::Inbound, vec![1].into(), None).await.unwrap();
+        spool
+            .append(Queue::Outbound, vec![1].into(), Some(Key { pkid: 1, digest: [1; 32], connection: 1 }))
+            .await
+            .unwrap();
         // What was just stored would be read from memory.
         depth(&spool).await;
         spool.put_note("note", vec![1]);
@@ -152,7 +160,7 @@ async fn what_cannot_be_read_for_a_moment_is_read_then() {
         // Who only looks does not wait, and nobody does who is to stop.
         spool.inject(Inject::FailReads(1, code));
         assert!(spool.oldest(Queue::Inbound).await.is_err());
-        spool.stop_trying();
+        spool.patience().end();
         spool.inject(Inject::FailReads(1, code));
         assert!(matches!(spool.read(Queue::Inbound, 1).await, Err(SpoolError::Unwritable(_))));
     }
@@ -162,7 +170,7 @@ async fn what_cannot_be_read_for_a_moment_is_read_then() {
 async fn what_the_disk_still_does_not_give_back_after_a_while_is_damage() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
-    spool.append(Queue::Inbound, vec![1], None).await.unwrap();
+    spool.append(Queue::Inbound, vec![1].into(), None).await.unwrap();
     // What was just stored would be read from memory.
     depth(&spool).await;
     spool.inject(Inject::FailReads(u32::MAX, ffi::SQLITE_IOERR_READ));
@@ -175,11 +183,11 @@ async fn a_full_disk_is_survived() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
     for _ in 0..4 {
-        spool.append(Queue::Inbound, vec![1; 4000], None).await.unwrap();
+        spool.append(Queue::Inbound, vec![1; 4000].into(), None).await.unwrap();
     }
     spool.inject(Inject::MaxPages(1));
     let key = Key { pkid: 7, digest: [7; 32], connection: 1 };
-    let refused = spool.append(Queue::Outbound, vec![2; 4000], Some(key)).await;
+    let refused = spool.append(Queue::Outbound, vec![2; 4000].into(), Some(key)).await;
     assert!(matches!(refused, Err(SpoolError::Unwritable(cause)) if cause.contains("the disk is full")));
     assert!(spool.writable().borrow().as_ref().is_err_and(|told| told.cause.contains("full")));
     assert_eq!(spool.redeliveries().await.unwrap(), [], "the key goes the way of its row");
@@ -187,7 +195,7 @@ async fn a_full_disk_is_survived() {
     // What is there is read, replaced and completed all the same, also in one commit with a row that does not fit.
     assert_eq!(depth(&spool).await, 4);
     let (row, result) = tokio::join!(
-        spool.append(Queue::Inbound, vec![2; 4000], None),
+        spool.append(Queue::Inbound, vec![2; 4000].into(), None),
         spool.replace(Queue::Inbound, 1, b"result".to_vec())
     );
     assert!(matches!(row, Err(SpoolError::Unwritable(_))));
@@ -197,7 +205,7 @@ async fn a_full_disk_is_survived() {
 
     spool.inject(Inject::MaxPages(u32::MAX));
     writable_again(&spool).await;
-    assert_eq!(spool.append(Queue::Inbound, vec![3], None).await, Ok(5), "a number nobody was given is free");
+    assert_eq!(spool.append(Queue::Inbound, vec![3].into(), None).await, Ok(5), "a number nobody was given is free");
     spool.close().await;
     assert_eq!(depth(&open(dir.path())).await, 4);
 }
@@ -206,18 +214,18 @@ async fn a_full_disk_is_survived() {
 async fn a_damaged_commit_is_repeated_after_rebuilding() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
-    spool.append(Queue::Inbound, vec![1], None).await.unwrap();
-    spool.append(Queue::Outbound, vec![1], Some(Key { pkid: 1, digest: [1; 32], connection: 1 })).await.unwrap();
+    spool.append(Queue::Inbound, vec![1].into(), None).await.unwrap();
+    spool.append(Queue::Outbound, vec![1].into(), Some(Key { pkid: 1, digest: [1; 32], connection: 1 })).await.unwrap();
     spool.put_note("note", vec![1]);
     spool.inject(Inject::FailCommit(ffi::SQLITE_CORRUPT));
-    assert_eq!(spool.append(Queue::Inbound, vec![2], None).await, Ok(2));
+    assert_eq!(spool.append(Queue::Inbound, vec![2].into(), None).await, Ok(2));
     assert_eq!(spool.counters().rebuilds, 1);
     assert_eq!(spool.counters().damaged_rows, 0);
     assert_eq!(depth(&spool).await, 2);
     spool.close().await;
     assert!(dir.path().join("spool.db.damaged-1").exists());
     let spool = open(dir.path());
-    assert_eq!(spool.append(Queue::Inbound, vec![3], None).await, Ok(3));
+    assert_eq!(spool.append(Queue::Inbound, vec![3].into(), None).await, Ok(3));
     assert_eq!(spool.redeliveries().await, Ok(vec![(1, [1; 32])]));
     assert_eq!(spool.notes("").await, Ok(vec![("note".to_owned(), vec![1])]));
 }
@@ -228,7 +236,7 @@ async fn a_database_damaged_without_end_is_given_up() {
     let spool = open(dir.path());
     for n in 0..9_u8 {
         spool.inject(Inject::FailCommit(ffi::SQLITE_CORRUPT));
-        let appended = spool.append(Queue::Inbound, vec![n], None).await;
+        let appended = spool.append(Queue::Inbound, vec![n].into(), None).await;
         assert_eq!(appended.is_ok(), n < 8, "{n}: {appended:?}");
     }
     assert!(spool.failed().await.contains("again and again"));
@@ -239,7 +247,7 @@ async fn a_row_whose_checksum_fails_is_left_out_counted_and_kept_for_the_operato
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
     for n in 1..=3 {
-        spool.append(Queue::Inbound, vec![n; 10], None).await.unwrap();
+        spool.append(Queue::Inbound, vec![n; 10].into(), None).await.unwrap();
     }
     spool.close().await;
     let conn = Connection::open(dir.path().join("spool.db")).unwrap();
@@ -262,7 +270,7 @@ async fn lost_counts_are_counted_again_and_numbers_jump() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
     for n in 1..=3 {
-        spool.append(Queue::Inbound, vec![n; 10], None).await.unwrap();
+        spool.append(Queue::Inbound, vec![n; 10].into(), None).await.unwrap();
     }
     spool.close().await;
     let conn = Connection::open(dir.path().join("spool.db")).unwrap();
@@ -270,7 +278,7 @@ async fn lost_counts_are_counted_again_and_numbers_jump() {
     drop(conn);
     let spool = open(dir.path());
     assert_eq!(spool.stats(Queue::Inbound), QueueStats { depth: 3, bytes: 3 * (10 + ROW_OVERHEAD) });
-    assert!(spool.append(Queue::Inbound, vec![4], None).await.unwrap() > 1 << 20);
+    assert!(spool.append(Queue::Inbound, vec![4].into(), None).await.unwrap() > 1 << 20);
 }
 
 #[tokio::test]
@@ -284,7 +292,7 @@ async fn another_programs_database_is_moved_aside_untouched() {
     let (spool, recovered) = Spool::open(dir.path(), ROOMY).unwrap();
     assert!(recovered.alarms[0].contains("not a spool"), "{recovered:?}");
     assert_eq!(fs::read(recovered.moved_to.unwrap()).unwrap(), before);
-    assert!(spool.append(Queue::Inbound, vec![1], None).await.is_ok());
+    assert!(spool.append(Queue::Inbound, vec![1].into(), None).await.is_ok());
 }
 
 #[tokio::test]
@@ -292,7 +300,7 @@ async fn a_database_that_becomes_unreadable_while_running_is_replaced_and_number
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
     for n in 1..=3 {
-        spool.append(Queue::Inbound, vec![n; 10], None).await.unwrap();
+        spool.append(Queue::Inbound, vec![n; 10].into(), None).await.unwrap();
     }
     // Once at rest, everything is in the file and nothing in its log.
     let log = Files::new(dir.path());
@@ -306,7 +314,7 @@ async fn a_database_that_becomes_unreadable_while_running_is_replaced_and_number
     let length = fs::metadata(dir.path().join("spool.db")).unwrap().len();
     fs::write(dir.path().join("spool.db"), vec![0xa5; usize::try_from(length).unwrap()]).unwrap();
     spool.inject(Inject::FailCommit(ffi::SQLITE_CORRUPT));
-    assert_eq!(spool.append(Queue::Inbound, vec![4], None).await, Ok(4));
+    assert_eq!(spool.append(Queue::Inbound, vec![4].into(), None).await, Ok(4));
     assert_eq!(spool.counters().damaged_rows, 3);
     assert_eq!(spool.stats(Queue::Inbound).depth, 1);
 }
@@ -317,10 +325,10 @@ async fn a_locked_database_refuses_until_it_is_released() {
     let spool = open(dir.path());
     let other = Connection::open(dir.path().join("spool.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let refused = spool.append(Queue::Inbound, vec![1], None).await;
+    let refused = spool.append(Queue::Inbound, vec![1].into(), None).await;
     assert!(matches!(refused, Err(SpoolError::Unwritable(cause)) if cause.contains("locked")));
     other.execute_batch("ROLLBACK").unwrap();
-    assert_eq!(spool.append(Queue::Inbound, vec![1], None).await, Ok(1));
+    assert_eq!(spool.append(Queue::Inbound, vec![1].into(), None).await, Ok(1));
     assert!(spool.writable().borrow().is_ok());
 }
 
@@ -328,7 +336,7 @@ async fn a_locked_database_refuses_until_it_is_released() {
 async fn a_rebuild_cut_off_at_any_point_loses_nothing() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
-    spool.append(Queue::Inbound, vec![1], None).await.unwrap();
+    spool.append(Queue::Inbound, vec![1].into(), None).await.unwrap();
     spool.close().await;
     let path = |name: &str| dir.path().join(name);
 
@@ -342,7 +350,7 @@ async fn a_rebuild_cut_off_at_any_point_loses_nothing() {
     // Before, while and after the old one was moved: the rebuilt one counts, and no foreign log comes near it.
     for old in [&["spool.db", "spool.db-wal"][..], &["spool.db"], &[]] {
         let spool = Spool::open(dir.path(), ROOMY).unwrap().0;
-        spool.append(Queue::Inbound, vec![2], None).await.unwrap();
+        spool.append(Queue::Inbound, vec![2].into(), None).await.unwrap();
         let expected = depth(&spool).await;
         spool.close().await;
         fs::rename(path("spool.db"), path("spool.db.rebuilt")).unwrap();

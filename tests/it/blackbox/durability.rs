@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ilink2mqtt::store::{Limits, Queue, Spool};
+use ilink2mqtt::store::sqlite::Spool;
+use ilink2mqtt::store::{Append as _, Limits, Queue, Store as _};
 use serde_json::json;
 
 use rumqttc::v5::mqttbytes::v5::{Packet, PubAckReason};
@@ -314,7 +315,7 @@ async fn a_row_that_this_version_cannot_read_stays_where_it_is() {
     std::fs::create_dir_all(&dir).unwrap();
     for queue in [Queue::Inbound, Queue::Outbound] {
         let (spool, _) = Spool::open(&dir, limits).unwrap();
-        spool.append(queue, ROW.to_vec(), None).await.unwrap();
+        spool.append(queue, ROW.to_vec().into(), None).await.unwrap();
         spool.close().await;
     }
     world.bridge.start().await;

@@ -6,11 +6,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use ilink2mqtt::os::clock::wall_now_ms;
-use ilink2mqtt::store::{Key, Limits, Queue, Spool};
+use ilink2mqtt::store::sqlite::Spool;
+use ilink2mqtt::store::{Append as _, Key, Limits, Queue, Store as _};
 use serde::{Deserialize, Serialize};
 
 use super::platter::Dice;
@@ -81,7 +83,7 @@ async fn child() {
 
 pub(super) struct Load {
     pub(super) dir: PathBuf,
-    pub(super) spool: Option<Spool>,
+    pub(super) spool: Option<Arc<Spool>>,
     marks: File,
     pub(super) dice: Dice,
     n: u64,
@@ -148,7 +150,7 @@ impl Load {
         self.n
     }
 
-    pub(super) fn spool(&self) -> Spool {
+    pub(super) fn spool(&self) -> Arc<Spool> {
         self.spool.clone().expect("it is open")
     }
 
@@ -199,7 +201,7 @@ impl Load {
             asked.push((n, queue, tag, data, key));
         }
         let answers = asked.iter().map(|(n, queue, tag, data, key)| {
-            let append = spool.append(*queue, data.clone(), *key);
+            let append = spool.append(*queue, data.clone().into(), *key);
             async move { (*n, *queue, append.await.expect("there is room"), *tag) }
         });
         for (n, queue, seq, tag) in join_all(answers).await {
@@ -221,7 +223,7 @@ impl Load {
         self.next_tag += 1;
         let data = row(tag, 0, self.dice.below(9000));
         let n = self.begin(vec![(register(Queue::SetAside, tag), Some(value(&data)))]);
-        self.spool().set_aside(data).await.expect("there is room");
+        self.spool().append(Queue::SetAside, data.into(), None).await.expect("there is room");
         self.mark(&Mark::Done { n });
     }
 
@@ -289,7 +291,7 @@ impl Load {
             self.next_tag += 1;
             let data = row(tag, 0, 1 << 20);
             let n = self.begin(vec![(register(Queue::Inbound, tag), Some(value(&data)))]);
-            large.push((self.spool().append(Queue::Inbound, data, None).await.expect("there is room"), tag));
+            large.push((self.spool().append(Queue::Inbound, data.into(), None).await.expect("there is room"), tag));
             self.mark(&Mark::Done { n });
         }
         self.phase("shrinking");

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use ilink2mqtt::store::{Queue, Spool};
+use ilink2mqtt::store::sqlite::Spool;
+use ilink2mqtt::store::{Append as _, Queue, Store as _};
 use tempfile::TempDir;
 
 use super::child::LIMITS;
@@ -159,7 +160,7 @@ async fn any_damage_costs_what_it_hit_and_nothing_false_is_read() {
     let mut expected = BTreeMap::new();
     for n in 0..150_u8 {
         let data = vec![n; usize::from(n) * 23];
-        expected.insert(spool.append(Queue::Outbound, data.clone(), None).await.unwrap(), data);
+        expected.insert(spool.append(Queue::Outbound, data.clone().into(), None).await.unwrap(), data);
     }
     spool.close().await;
     // And some that are in the log only.
@@ -170,7 +171,7 @@ async fn any_damage_costs_what_it_hit_and_nothing_false_is_read() {
     let (db, log) = loop {
         for n in 150..200_u8 {
             let data = vec![n; usize::from(n) * 5];
-            expected.insert(spool.append(Queue::Outbound, data.clone(), None).await.unwrap(), data);
+            expected.insert(spool.append(Queue::Outbound, data.clone().into(), None).await.unwrap(), data);
         }
         let log = file("spool.db-wal");
         if !log.is_empty() {
@@ -201,7 +202,7 @@ async fn any_damage_costs_what_it_hit_and_nothing_false_is_read() {
         let told = !recovered.alarms.is_empty() || spool.counters().damaged_rows > 0;
         // What the end of a log held is not missed by anybody: SQLite takes a torn one for one that ended there.
         assert!(rows.len() == expected.len() || told || in_log, "{seed} ({how}): {} rows and nobody told", rows.len());
-        let new = spool.append(Queue::Outbound, b"new".to_vec(), None).await.unwrap();
+        let new = spool.append(Queue::Outbound, b"new".to_vec().into(), None).await.unwrap();
         assert!(rows.iter().all(|row| row.seq < new), "{seed}: numbers go on");
         kept += rows.len();
     }

@@ -4,7 +4,8 @@
 use std::fs;
 use std::time::Duration;
 
-use ilink2mqtt::store::{Key, Queue, Spool, SpoolError};
+use ilink2mqtt::store::sqlite::Spool;
+use ilink2mqtt::store::{Append as _, Key, Queue, SpoolError};
 use tempfile::TempDir;
 
 use super::assert_complete;
@@ -51,7 +52,7 @@ impl Load {
         self.next_tag += 1;
         let data = row(tag, 0, self.dice.below(most));
         let n = self.begin(vec![(register(Queue::Inbound, tag), Some(value(&data)))]);
-        match self.spool().append(Queue::Inbound, data, None::<Key>).await {
+        match self.spool().append(Queue::Inbound, data.into(), None::<Key>).await {
             Ok(seq) => {
                 self.mark(&Mark::Done { n });
                 self.rows.push((Queue::Inbound, seq, tag));

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use ilink2mqtt::store::{Queue, Recovered, Spool};
+use ilink2mqtt::store::sqlite::{Recovered, Spool};
+use ilink2mqtt::store::{Append as _, Queue, Store as _};
 use tempfile::TempDir;
 
 use super::child::{self, LIMITS, Mark, register, tag, value};
@@ -122,7 +123,8 @@ async fn examine(dir: &Path, promises: &Promises, thoroughly: bool) -> Findings 
     }
     if thoroughly && !findings.any() {
         let rows = |found: &BTreeMap<String, String>| found.keys().filter(|name| name.starts_with("inbound/")).count();
-        let seq = spool.append(Queue::Inbound, b"a row of the next run".to_vec(), None).await.expect("it takes rows");
+        let seq =
+            spool.append(Queue::Inbound, b"a row of the next run".to_vec().into(), None).await.expect("it takes rows");
         spool.close().await;
         let (spool, recovered) = Spool::open(dir, LIMITS).expect("it opens again");
         assert_eq!(recovered, Recovered::default());

@@ -12,7 +12,8 @@ use ilink2mqtt::local::Output;
 use ilink2mqtt::observe::counters::Counters;
 use ilink2mqtt::observe::progress::Progress;
 use ilink2mqtt::set_aside::SetAside;
-use ilink2mqtt::store::{Limits, Queue, Spool};
+use ilink2mqtt::store::sqlite::Spool;
+use ilink2mqtt::store::{Append as _, Limits, Queue};
 use rumqttc::v5::mqttbytes::v5::PubAckReason;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -33,7 +34,7 @@ const PATIENCE: Patience = Patience {
 
 /// A relay between a spool of its own and such a broker.
 struct World {
-    spool: Spool,
+    spool: Arc<Spool>,
     counters: Arc<Counters>,
     busy: watch::Receiver<AllBusy>,
     broker: ReactingBroker,
@@ -89,7 +90,7 @@ impl World {
 
     async fn push(&self, from: &str, text: &str) {
         let row = Record::push(text_push(from, text).to_string().into()).encode().unwrap();
-        self.spool.append(Queue::Inbound, row, None).await.unwrap();
+        self.spool.append(Queue::Inbound, row.into(), None).await.unwrap();
     }
 
     /// Until nothing waits any more.
@@ -317,7 +318,7 @@ async fn a_sender_that_is_held_up_with_very_many_messages_keeps_nobody_else_wait
     let rows = numbers(COUNT).map(|n| Record::push(text_push("1", &n).to_string().into()).encode().unwrap());
     // Few at once, so that they are stored in the order in which they are made.
     for rows in rows.collect::<Vec<_>>().chunks(64) {
-        let stored = rows.iter().map(|row| world.spool.append(Queue::Inbound, row.clone(), None));
+        let stored = rows.iter().map(|row| world.spool.append(Queue::Inbound, row.clone().into(), None));
         for stored in futures_util::future::join_all(stored).await {
             stored.unwrap();
         }

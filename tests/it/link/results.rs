@@ -11,7 +11,8 @@ use ilink2mqtt::outbound::record::{Record, ReplyTo, StoredResult};
 use ilink2mqtt::outbound::results::Results;
 use ilink2mqtt::outbound::shares::Shares;
 use ilink2mqtt::set_aside::SetAside;
-use ilink2mqtt::store::{Limits, Queue, Spool};
+use ilink2mqtt::store::sqlite::Spool;
+use ilink2mqtt::store::{Append as _, Limits, Queue};
 use rumqttc::v5::mqttbytes::v5::PubAckReason;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -46,7 +47,7 @@ async fn are_published_in_the_order_in_which_they_are_ready() {
     for number in 0..COUNT {
         let json = CommandResult::expired(Ulid::nil(), None, None, "", number, 0).to_json();
         let row = Record::Result(StoredResult { at: Stamp::now(), reply_to: reply_to.clone(), json });
-        ready.send(spool.append(Queue::Outbound, row.encode().unwrap(), None).await.unwrap()).unwrap();
+        ready.send(spool.append(Queue::Outbound, row.encode().unwrap().into(), None).await.unwrap()).unwrap();
     }
     let set_aside = SetAside::new(spool.clone(), Arc::default());
     let busy = BusyBoard::new("results", Arc::default());

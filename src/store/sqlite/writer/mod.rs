@@ -18,7 +18,8 @@ use super::files::Files;
 use super::pending::Pending;
 use super::request::{Closing, Op, Read, Request, Task};
 use super::shared::Shared;
-use super::types::{Limits, PerQueue};
+use super::types::PerQueue;
+use crate::store::types::Limits;
 
 /// The most one commit carries. What is beyond waits for the next.
 const BATCH_REQUESTS: usize = 1024;
@@ -233,7 +234,7 @@ mod tests {
     use crate::os::files::Failure;
     use crate::store::sqlite::pending::{Change, Lazy};
     use crate::store::sqlite::recovery;
-    use crate::store::sqlite::types::Queue;
+    use crate::store::types::Queue;
 
     #[test]
     fn a_timer_runs_only_while_something_is_due() {

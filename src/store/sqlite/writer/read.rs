@@ -12,8 +12,8 @@ use super::super::pending::Pending;
 use super::super::request::Read;
 use super::super::rows::{self, Found};
 use super::super::shared::add;
-use super::super::types::{Queue, SpoolError};
 use super::{Stop, Writer};
+use crate::store::types::{Queue, SpoolError};
 
 /// A disk that does not give back what it holds has this long to come round; what it still does not give then is damage.
 const COMES_ROUND: Duration = Duration::from_secs(3);

@@ -8,8 +8,9 @@ use super::super::db::{Count, Sync};
 use super::super::fault::Fault;
 use super::super::request::{Op, Task};
 use super::super::shared::add;
-use super::super::types::{MAX_COMMANDS, NotStored, PerQueue, Queue, Row, SpoolError, WhyNot};
+use super::super::types::PerQueue;
 use super::{Refused, Stop, Writer};
+use crate::store::types::{MAX_COMMANDS, NotStored, Queue, Row, SpoolError, WhyNot};
 
 /// While the disk refuses, how often it is tried again without being asked.
 const RETRY_EVERY: Duration = Duration::from_secs(5);

@@ -1,0 +1,150 @@
+//! What the callers of a store hold in their hands: queues, limits, keys, rows, errors. Plain values, no behaviour to speak of.
+
+use bytes::Bytes;
+
+/// What a row costs beyond its data: counted against the cap, so that a flood of empty rows is bounded too.
+pub const ROW_OVERHEAD: u64 = 32;
+
+/// Outbound rows, however small: the deliver loop keeps up to 400 bytes of each in memory (measured, each to a receiver of its
+/// own), so that these bound it to 100 MB. By bytes alone a flood of the smallest commands came to fifteen times as many.
+pub const MAX_COMMANDS: u64 = 250_000;
+
+/// One of the three durable queues. Each numbers its rows and never gives a number twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Queue {
+    /// iLink → MQTT.
+    Inbound,
+    /// MQTT → iLink.
+    Outbound,
+    /// What was refused for good. When it is full, the oldest makes room.
+    SetAside,
+}
+
+impl Queue {
+    pub(super) const ALL: [Self; 3] = [Self::Inbound, Self::Outbound, Self::SetAside];
+
+    /// The queue's name, for logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+            Self::SetAside => "set_aside",
+        }
+    }
+}
+
+/// The most each queue may hold, in bytes: its rows' data and [`ROW_OVERHEAD`] for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Cap of [`Queue::Inbound`].
+    pub inbound: u64,
+    /// Cap of [`Queue::Outbound`].
+    pub outbound: u64,
+    /// Cap of [`Queue::SetAside`].
+    pub set_aside: u64,
+}
+
+impl Limits {
+    pub(super) fn of(&self, queue: Queue) -> u64 {
+        match queue {
+            Queue::Inbound => self.inbound,
+            Queue::Outbound => self.outbound,
+            Queue::SetAside => self.set_aside,
+        }
+    }
+}
+
+/// By which a redelivered command is known again after a restart. Stored in the same commit as its row; forgotten on request,
+/// with the MQTT session, or when its packet id is used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// The command's packet id.
+    pub pkid: u16,
+    /// Of its bytes.
+    pub digest: [u8; 32],
+    /// The connection that delivered it, by this run's count; not kept.
+    pub connection: u64,
+}
+
+/// A row of a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its number in its queue.
+    pub seq: u64,
+    /// What was stored.
+    pub data: Bytes,
+}
+
+/// How much a queue holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Rows.
+    pub depth: u64,
+    /// Bytes, as counted against the cap.
+    pub bytes: u64,
+}
+
+/// What has happened since the store was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Rows found damaged and left out, those found while opening included.
+    pub damaged_rows: u64,
+    /// Times the database was found damaged and rebuilt from what was readable, while opening included.
+    pub rebuilds: u64,
+    /// Rows the set-aside store dropped to make room.
+    pub set_aside_dropped: u64,
+    /// Commits followed by a sync.
+    pub commits_synced: u64,
+    /// Commits of lazy operations alone, left to the next sync.
+    pub commits_lazy: u64,
+}
+
+/// Why the spool could not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpoolError {
+    /// The queue's cap is reached: try again once it has drained.
+    #[error("the queue is full")]
+    Full,
+    /// The disk does not take it now (full, read-only, locked): nothing was stored, trying again later is safe.
+    #[error("the spool cannot be written: {0}")]
+    Unwritable(String),
+    /// The spool has failed or was closed; nothing is stored any more. The process should stop.
+    #[error("the spool has failed: {0}")]
+    Failed(String),
+}
+
+/// Nothing more is stored: for people and programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotStored {
+    /// In plain words, with the remedy.
+    pub cause: String,
+    /// The same for programs.
+    pub why: WhyNot,
+}
+
+/// Why nothing more is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhyNot {
+    /// A queue holds all that it may.
+    Full,
+    /// The disk refuses for now: it is tried again.
+    Refused,
+    /// It has failed, for good: the process ends.
+    Failed,
+}
+
+impl WhyNot {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Full, Self::Refused, Self::Failed];
+
+    /// Its name in `bridge/health` and the metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
