@@ -1,7 +1,7 @@
 //! The durable queues: what is accepted is stored here before its sender is answered, and stays until it is completed.
 //!
 //! Rows are bytes. A store knows nothing of pushes, commands or results, nor of when a row is due. [`sqlite`] is the store that
-//! there is; its traits are all that anybody else knows of it.
+//! there is; its traits are all that anybody else knows of it. The `conformance` tests hold for any store.
 //!
 //! Two traits, because several bridges may share one account: any of them takes pushes in, so any may [`Append`]. All else is
 //! done by the one that leads, which has the whole [`Store`]. A single bridge does both.
@@ -34,6 +34,8 @@
 //!   for all together, perhaps a little late.
 //! - A leader that has been deposed is refused every change of [`Store`]; that counts as failed for its handle.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 mod patience;
 pub mod sqlite;
 mod types;
@@ -51,6 +53,9 @@ pub use types::{
     Counters, Key, Limits, MAX_COMMANDS, NotStored, Queue, QueueStats, ROW_OVERHEAD, Row, SpoolError, WhyNot,
 };
 
+/// What is asked of a store, on its way.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, SpoolError>>;
+
 /// What is to be done with the outcome of [`Append::hand_over`].
 pub type Then = Box<dyn FnOnce(Result<u64, SpoolError>) + Send>;
 
@@ -62,7 +67,7 @@ pub trait Append: Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`SpoolError`]; but for `Failed`, nothing was stored. `Full` in [`Queue::SetAside`]: larger than all of it.
-    fn append(&self, queue: Queue, data: Bytes, key: Option<Key>) -> BoxFuture<'_, Result<u64, SpoolError>>;
+    fn append(&self, queue: Queue, data: Bytes, key: Option<Key>) -> Answer<'_, u64>;
 
     /// As [`Self::append`], for who must not wait: `then` is called with the outcome by a thread of the store, and must be
     /// quick; it is dropped instead if the store has failed. What has no place among those who wait already is given back.
@@ -117,27 +122,21 @@ pub trait Store: Append {
     /// # Errors
     ///
     /// As all reads.
-    fn read_after(
-        &self,
-        queue: Queue,
-        after: u64,
-        max_rows: usize,
-        max_bytes: usize,
-    ) -> BoxFuture<'_, Result<Vec<Row>, SpoolError>>;
+    fn read_after(&self, queue: Queue, after: u64, max_rows: usize, max_bytes: usize) -> Answer<'_, Vec<Row>>;
 
     /// One row, if it is there.
     ///
     /// # Errors
     ///
     /// As all reads.
-    fn read(&self, queue: Queue, seq: u64) -> BoxFuture<'_, Result<Option<Row>, SpoolError>>;
+    fn read(&self, queue: Queue, seq: u64) -> Answer<'_, Option<Row>>;
 
     /// The oldest row, for who only looks: asked once.
     ///
     /// # Errors
     ///
     /// [`SpoolError`], never `Full`.
-    fn oldest(&self, queue: Queue) -> BoxFuture<'_, Result<Option<Row>, SpoolError>>;
+    fn oldest(&self, queue: Queue) -> Answer<'_, Option<Row>>;
 
     /// The highest number stored in `queue`: wakes who reads it. It is told no later than the row's own answer. After opening,
     /// that of the run before.
@@ -152,7 +151,7 @@ pub trait Store: Append {
     /// # Errors
     ///
     /// [`SpoolError`], never `Full`; but for `Failed`, the row is as it was.
-    fn replace(&self, queue: Queue, seq: u64, data: Vec<u8>) -> BoxFuture<'_, Result<(), SpoolError>>;
+    fn replace(&self, queue: Queue, seq: u64, data: Vec<u8>) -> Answer<'_, ()>;
 
     /// As [`Self::replace`], but lazily.
     fn replace_lazily(&self, queue: Queue, seq: u64, data: Vec<u8>);
@@ -162,7 +161,7 @@ pub trait Store: Append {
     /// # Errors
     ///
     /// As all reads.
-    fn redeliveries(&self) -> BoxFuture<'_, Result<Vec<(u16, [u8; 32])>, SpoolError>>;
+    fn redeliveries(&self) -> Answer<'_, Vec<(u16, [u8; 32])>>;
 
     /// Forgets every [`Key`]: a new MQTT session began with connection `began`. From then on those of earlier connections are
     /// not kept, although their rows are. Durable when it returns.
@@ -170,7 +169,7 @@ pub trait Store: Append {
     /// # Errors
     ///
     /// As [`Self::replace`].
-    fn forget_session(&self, began: u64) -> BoxFuture<'_, Result<(), SpoolError>>;
+    fn forget_session(&self, began: u64) -> Answer<'_, ()>;
 
     /// Forgets the [`Key`] of each of these packet ids, lazily; not those stored from now on.
     fn forget_redeliveries(&self, pkids: Vec<u16>);
@@ -186,7 +185,7 @@ pub trait Store: Append {
     /// # Errors
     ///
     /// As all reads.
-    fn notes(&self, prefix: &str) -> BoxFuture<'_, Result<Vec<(String, Vec<u8>)>, SpoolError>>;
+    fn notes(&self, prefix: &str) -> Answer<'_, Vec<(String, Vec<u8>)>>;
 
     /// How long what is refused for now is tried again.
     fn patience(&self) -> &Patience;

@@ -34,6 +34,8 @@
 //!   anew.
 
 mod batch;
+#[cfg(test)]
+mod conformance;
 mod db;
 mod disk;
 mod fault;
@@ -68,7 +70,7 @@ pub use types::{OpenError, Recovered};
 use writer::Writer;
 
 use super::{
-    Append, Counters, Key, Limits, NotStored, Patience, Queue, QueueStats, Row, SpoolError, Store, Then, WhyNot,
+    Answer, Append, Counters, Key, Limits, NotStored, Patience, Queue, QueueStats, Row, SpoolError, Store, Then, WhyNot,
 };
 use crate::os::files::Directory;
 
@@ -145,10 +147,7 @@ impl Spool {
     }
 
     /// Asks for what is only read: a disk that does not give it now may do so in a moment.
-    fn look<'a, T: Send + 'a>(
-        &'a self,
-        request: impl Fn(Reply<T>) -> Request + Send + Sync + 'a,
-    ) -> BoxFuture<'a, Result<T, SpoolError>> {
+    fn look<'a, T: Send + 'a>(&'a self, request: impl Fn(Reply<T>) -> Request + Send + Sync + 'a) -> Answer<'a, T> {
         async move { self.patience.retry(|| self.ask(&request), |_| {}).await }.boxed()
     }
 
@@ -188,7 +187,7 @@ impl Spool {
 }
 
 impl Append for Spool {
-    fn append(&self, queue: Queue, data: Bytes, key: Option<Key>) -> BoxFuture<'_, Result<u64, SpoolError>> {
+    fn append(&self, queue: Queue, data: Bytes, key: Option<Key>) -> Answer<'_, u64> {
         self.store(Task::Append { queue, data, key }).boxed()
     }
 
@@ -247,13 +246,7 @@ impl Append for Spool {
 }
 
 impl Store for Spool {
-    fn read_after(
-        &self,
-        queue: Queue,
-        after: u64,
-        max_rows: usize,
-        max_bytes: usize,
-    ) -> BoxFuture<'_, Result<Vec<Row>, SpoolError>> {
+    fn read_after(&self, queue: Queue, after: u64, max_rows: usize, max_bytes: usize) -> Answer<'_, Vec<Row>> {
         async move {
             if queue == Queue::Inbound && !self.has_failed() {
                 let fresh = self.shared.fresh.take(after, max_rows, max_bytes);
@@ -267,11 +260,11 @@ impl Store for Spool {
         .boxed()
     }
 
-    fn read(&self, queue: Queue, seq: u64) -> BoxFuture<'_, Result<Option<Row>, SpoolError>> {
+    fn read(&self, queue: Queue, seq: u64) -> Answer<'_, Option<Row>> {
         self.look(move |reply| Request::Read(Read::One { queue, seq, reply }))
     }
 
-    fn oldest(&self, queue: Queue) -> BoxFuture<'_, Result<Option<Row>, SpoolError>> {
+    fn oldest(&self, queue: Queue) -> Answer<'_, Option<Row>> {
         async move {
             let most = (1, usize::MAX);
             let rows = self.ask(|reply| Request::Read(Read::After { queue, after: 0, most, reply })).await?;
@@ -289,7 +282,7 @@ impl Store for Spool {
         self.lazily(Lazy::Row(queue, seq, Change::Complete));
     }
 
-    fn replace(&self, queue: Queue, seq: u64, data: Vec<u8>) -> BoxFuture<'_, Result<(), SpoolError>> {
+    fn replace(&self, queue: Queue, seq: u64, data: Vec<u8>) -> Answer<'_, ()> {
         async move {
             self.shared.fresh.changed(queue, seq);
             self.store(Task::Replace { queue, seq, data }).await.map(|_| ())
@@ -302,11 +295,11 @@ impl Store for Spool {
         self.lazily(Lazy::Row(queue, seq, Change::Replace(Bytes::from(data))));
     }
 
-    fn redeliveries(&self) -> BoxFuture<'_, Result<Vec<(u16, [u8; 32])>, SpoolError>> {
+    fn redeliveries(&self) -> Answer<'_, Vec<(u16, [u8; 32])>> {
         self.look(|reply| Request::Read(Read::Redeliveries { reply }))
     }
 
-    fn forget_session(&self, began: u64) -> BoxFuture<'_, Result<(), SpoolError>> {
+    fn forget_session(&self, began: u64) -> Answer<'_, ()> {
         async move { self.store(Task::ForgetSession(began)).await.map(|_| ()) }.boxed()
     }
 
@@ -324,7 +317,7 @@ impl Store for Spool {
         self.lazily(Lazy::Note(key.to_owned(), None));
     }
 
-    fn notes(&self, prefix: &str) -> BoxFuture<'_, Result<Vec<(String, Vec<u8>)>, SpoolError>> {
+    fn notes(&self, prefix: &str) -> Answer<'_, Vec<(String, Vec<u8>)>> {
         let prefix = prefix.to_owned();
         self.look(move |reply| Request::Read(Read::Notes { prefix: prefix.clone(), reply }))
     }

@@ -32,23 +32,19 @@ async fn writable_again(spool: &Spool) {
 }
 
 #[tokio::test]
-async fn a_failed_sync_ends_it_and_nothing_is_answered_afterwards() {
+async fn numbers_go_up_one_by_one() {
     let dir = TempDir::new().unwrap();
-    let spool = open(dir.path());
-    spool.append(Queue::Inbound, vec![1].into(), None).await.unwrap();
-    let failed = tokio::spawn({
-        let spool = spool.clone();
-        async move { spool.failed().await }
-    });
-    spool.inject(Inject::FailCommit(ffi::SQLITE_IOERR_FSYNC));
-    let error = spool.append(Queue::Inbound, vec![2].into(), None).await.unwrap_err();
-    assert!(matches!(&error, SpoolError::Failed(cause) if cause.contains("sync")), "{error}");
-    assert!(failed.await.unwrap().contains("sync"));
-    assert_eq!(spool.append(Queue::Inbound, vec![3].into(), None).await, Err(error.clone()));
-    assert_eq!(spool.read(Queue::Inbound, 1).await, Err(error));
-    assert!(spool.writable().borrow().is_err());
+    let limits = Limits { inbound: 3 * (10 + ROW_OVERHEAD), ..ROOMY };
+    let (spool, _) = Spool::open(dir.path(), limits).unwrap();
+    for n in 1..=3 {
+        assert_eq!(spool.append(Queue::Inbound, vec![0; 10].into(), None).await, Ok(n));
+    }
+    assert_eq!(spool.append(Queue::Outbound, "other".into(), None).await, Ok(1));
+    assert_eq!(spool.append(Queue::Inbound, vec![0; 10].into(), None).await, Err(SpoolError::Full));
+    spool.complete(Queue::Inbound, 3);
     spool.close().await;
-    assert_eq!(depth(&open(dir.path())).await, 1);
+    let (spool, _) = Spool::open(dir.path(), limits).unwrap();
+    assert_eq!(spool.append(Queue::Inbound, vec![0; 10].into(), None).await, Ok(4));
 }
 
 #[tokio::test]

@@ -1,0 +1,58 @@
+//! What every store must do, written against its traits alone.
+//!
+//! An implementation says in a [`Subject`] how it is opened, killed and made to fail, and runs all of it by [`suite`]. What is
+//! special to it (files, damage, words about its disk) it tests itself.
+
+mod keys;
+mod model;
+mod room;
+mod rows;
+mod subject;
+mod trouble;
+
+pub(crate) use keys::*;
+pub(crate) use model::the_store_is_what_the_model_says;
+pub(crate) use room::*;
+pub(crate) use rows::*;
+pub(crate) use subject::Subject;
+pub(crate) use trouble::*;
+
+/// Runs every case for the [`Subject`] of this name.
+macro_rules! suite {
+    ($subject:ty) => {
+        $crate::store::conformance::suite! {
+            @ $subject:
+            rows_are_numbered_read_replaced_and_completed,
+            reading_stops_at_the_first_of_both_limits_but_never_before_one_row,
+            numbers_are_never_given_twice_even_when_the_queue_was_emptied,
+            rows_are_stored_in_the_order_of_the_calls_and_told_before_they_are_answered,
+            who_reads_is_woken_also_by_what_an_earlier_run_stored,
+            many_producers_share_commits_and_all_of_theirs_survives_a_crash,
+            a_row_is_replaced_in_one_commit_or_not_at_all,
+            lazy_changes_are_stored_by_themselves,
+            a_durable_change_carries_the_lazy_ones_before_it,
+            a_full_queue_refuses_new_rows_and_nothing_else,
+            a_queue_that_one_batch_fills_counts_as_full,
+            without_room_nothing_is_stored_and_all_else_goes_on,
+            keys_and_notes_live_as_long_as_they_should,
+            a_key_goes_when_the_broker_needs_it_no_more_and_none_of_a_lost_session_comes_after,
+            a_failed_sync_ends_it_and_nothing_is_answered_afterwards,
+            what_cannot_be_read_for_a_moment_is_read_then,
+            a_closed_store_answers_nobody,
+        }
+
+        #[test]
+        fn the_store_is_what_the_model_says() {
+            $crate::store::conformance::the_store_is_what_the_model_says::<$subject>();
+        }
+    };
+    (@ $subject:ty: $($case:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $case() {
+                $crate::store::conformance::$case::<$subject>().await;
+            }
+        )*
+    };
+}
+pub(crate) use suite;
