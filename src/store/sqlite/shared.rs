@@ -49,12 +49,24 @@ impl Shared {
     }
 
     pub(super) fn show(&self, counts: &PerQueue<Count>) {
+        self.count(counts);
+        self.wake(counts);
+    }
+
+    /// Shows what is in the queues.
+    pub(super) fn count(&self, counts: &PerQueue<Count>) {
         for queue in Queue::ALL {
             let count = counts.get(queue);
             self.depth.get(queue).store(count.depth, Ordering::Relaxed);
             self.bytes.get(queue).store(count.bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Wakes those who wait for new rows.
+    pub(super) fn wake(&self, counts: &PerQueue<Count>) {
+        for queue in Queue::ALL {
             self.appended.get(queue).send_if_modified(|highest| {
-                let now = count.next.saturating_sub(1);
+                let now = counts.get(queue).next.saturating_sub(1);
                 let moved = *highest < now;
                 *highest = now.max(*highest);
                 moved

@@ -130,7 +130,7 @@ impl Writer {
                             self.shared.fresh.stored(Row { seq: *seq, data: data.clone() });
                         }
                     }
-                    self.shared.show(&self.db.counts);
+                    self.shared.count(&self.db.counts);
                     if self.refused.is_some() && ops.iter().any(|op| op.adds().is_some_and(|(queue, _)| is_new(queue)))
                     {
                         self.accept_again();
@@ -139,6 +139,8 @@ impl Writer {
                     for (op, seq) in ops.into_iter().zip(committed.seqs) {
                         op.reply.send(Ok(seq));
                     }
+                    // Whoever handed a row over knows its number before anybody can complete it.
+                    self.shared.wake(&self.db.counts);
                     break;
                 }
                 Err(full) if full.is_full() && self.make_do(&mut makeshifts)? => {}
