@@ -7,11 +7,11 @@
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::account::AccountCheck;
 use super::arrivals::{Arrivals, Question, Receipts};
@@ -19,6 +19,7 @@ use super::explain::Failure;
 use super::incoming::Held;
 use super::link::Task;
 use super::probe::Probe;
+use super::publisher::Handed;
 use super::sending::SETTLE;
 use super::wire::{Accepted, Dialer, Event, SHORTEST_KEEP_ALIVE, WINDOW, Wire, keep_alive_of};
 
@@ -70,6 +71,8 @@ pub(super) struct Connection<'t, W: Wire> {
     /// Without any progress for so long, the connection is given up.
     pub(super) patience: Duration,
     last_event: Instant,
+    /// Ends when the first of all these moments has come, or earlier: most are put off with every event, and it is not.
+    timer: Pin<Box<Sleep>>,
     /// When to ask for a sign of life, where rumqttc does so too late.
     ask_at: Option<Instant>,
     /// When the next PUBACK is overdue; none while nothing is in flight.
@@ -111,6 +114,7 @@ impl<'t, W: Wire> Connection<'t, W> {
             maximum_packet: 0,
             patience,
             last_event: Instant::now(),
+            timer: Box::pin(sleep_until(Instant::now())),
             ask_at: None,
             ack_due: None,
             paused_until: None,
@@ -174,8 +178,11 @@ impl<'t, W: Wire> Connection<'t, W> {
             }
             self.pump()?;
             let takes_jobs = self.task.outbox.has_room() && matches!(self.phase, Phase::Up);
-            let wake = tokio::time::sleep_until(self.next_wake());
-            // Cancel-safe: `poll` is borrowed and goes on next time; channels' recv and changed, a token, a notification, a timer made anew.
+            let wake = self.next_wake();
+            if wake < self.timer.deadline() {
+                self.timer.as_mut().reset(wake);
+            }
+            // Cancel-safe: `poll` and the timer are borrowed and go on next time; channels' recv and changed, a token, a notification.
             tokio::select! {
                 event = &mut poll => {
                     return match event {
@@ -183,16 +190,32 @@ impl<'t, W: Wire> Connection<'t, W> {
                         Err(_panic) => Err(End::Lost(Failure::Undecodable("a packet that cannot be decoded".to_owned()))),
                     };
                 }
-                Some(handed) = self.task.ends.jobs.recv(), if takes_jobs => {
-                    self.task.ends.standing.caller_began(&handed.publication);
-                    self.task.outbox.add_handed(handed);
-                }
+                Some(handed) = self.task.ends.jobs.recv(), if takes_jobs => self.take_jobs(handed),
                 Some(token) = self.task.ends.acks.recv() => self.acknowledge(&token),
                 () = self.task.ends.standing.changed() => {}
                 // Marked as seen by this; what is to be done about it is known by the mark.
                 Ok(()) = self.task.routes.changed(), if matches!(self.phase, Phase::Up) => self.task.routes.mark_changed(),
                 () = self.task.shutdown.cancelled(), if !stopping => {}
-                () = wake => self.check_timers()?,
+                () = &mut self.timer => {
+                    self.check_timers()?;
+                    let next = self.next_wake();
+                    self.timer.as_mut().reset(next);
+                }
+            }
+        }
+    }
+
+    /// Takes this job, and those behind it while there is room.
+    fn take_jobs(&mut self, mut handed: Handed) {
+        loop {
+            self.task.ends.standing.caller_began(&handed.publication);
+            self.task.outbox.add_handed(handed);
+            if !self.task.outbox.has_room() {
+                return;
+            }
+            match self.task.ends.jobs.try_recv() {
+                Ok(next) => handed = next,
+                Err(_) => return,
             }
         }
     }
