@@ -11,7 +11,7 @@ use super::support::bridge::{Bridge, SECRET};
 use super::support::sim::Sim;
 use super::table::{Line, Table, number};
 use super::usage::Usage;
-use super::world::{Subject, World, bridge, state_of};
+use super::world::{Each, Subject, World, bridge, state_of};
 
 /// Distinct receivers: more than calls at once.
 const RECEIVERS: u64 = 64;
@@ -34,14 +34,14 @@ pub(crate) async fn measure(world: &mut World, options: &Options, table: &mut Ta
             (options.step().as_secs_f64() * 160.0) as u64
         };
         let about = format!("commands, calls answered after {delay_ms} ms");
-        let mut rounds = <[Vec<Sample>; 3]>::default();
+        let mut rounds = <Each<Vec<Sample>>>::default();
         for _ in 0..options.rounds() {
             for subject in [Subject::Naive, Subject::Raw] {
                 rounds[subject as usize].push(flood(world, subject, count, RECEIVERS).await);
             }
         }
         table.rounds(&about, &FLOOD, &rounds);
-        let mut rounds = <[Vec<Sample>; 3]>::default();
+        let mut rounds = <Each<Vec<Sample>>>::default();
         for _ in 0..options.rounds() {
             for subject in [Subject::Naive, Subject::Raw] {
                 let count = (options.step().as_secs_f64() * 50.0) as u64;
@@ -96,7 +96,7 @@ async fn intake(world: &mut World, options: &Options, table: &mut Table) {
     taking.spawn();
     taking.logged("connected to the broker").await;
     world.naive.ask("calls off");
-    let mut rounds = <[Vec<Sample>; 3]>::default();
+    let mut rounds = <Each<Vec<Sample>>>::default();
     let count = options.commands() * 2;
     // The first command comes when the subscription is there.
     publish_commands(world.broker.port(), "taking", 0, 1, 1, None);

@@ -6,7 +6,7 @@ use super::options::Options;
 use super::sample::Sample;
 use super::table::{Line, Table};
 use super::usage;
-use super::world::{Subject, World};
+use super::world::{Each, Subject, World};
 
 const SUBJECTS: [Subject; 2] = [Subject::Naive, Subject::Raw];
 
@@ -28,7 +28,7 @@ pub(crate) async fn measure(world: &mut World, options: &Options, table: &mut Ta
         pushes(world, options, table, &format!("pushes of {name}, 8 connections"), load).await;
     }
     for receivers in [1, 100, 10_000] {
-        let mut rounds = <[Vec<Sample>; 3]>::default();
+        let mut rounds = <Each<Vec<Sample>>>::default();
         fresh(world).await;
         for _ in 0..options.rounds() {
             for subject in SUBJECTS {
@@ -44,7 +44,7 @@ pub(crate) async fn measure(world: &mut World, options: &Options, table: &mut Ta
 }
 
 async fn pushes(world: &mut World, options: &Options, table: &mut Table, about: &str, load: Load) {
-    let mut rounds = <[Vec<Sample>; 3]>::default();
+    let mut rounds = <Each<Vec<Sample>>>::default();
     fresh(world).await;
     for _ in 0..options.rounds() {
         for subject in SUBJECTS {

@@ -1,4 +1,5 @@
-//! What the bridge's promises cost: rates, latencies, CPU, disk and memory, each beside a naive server that promises nothing.
+//! What the bridge's promises cost: rates, latencies, CPU, disk and memory, each beside a naive server that
+//! promises nothing, and pushes also beside the least that storing them can cost.
 //!
 //! ```sh
 //! cargo bench --bench load                      # the full run, about an hour
@@ -8,8 +9,9 @@
 //! ```
 //!
 //! Everything runs on loopback as processes of its own: a real Mosquitto, the bridge (three of them, with `output` raw and
-//! both, and one that only takes commands in), a subscriber, a cloud that answers when it is told to, and the naive server:
-//! the same axum and rumqttc, no spool, no waiting for PUBACKs, the answer at once. The generator is this process. Subjects
+//! both, and one that only takes commands in), a subscriber, a cloud that answers when it is told to, the naive server (the same
+//! axum and rumqttc, no spool, no waiting for PUBACKs, the answer at once), and `least`, which is naive but for a row of SQLite
+//! and a sync before each answer (`roles/least.rs`). The generator is this process. Subjects
 //! are measured in turn, in several rounds, and the table shows medians, so that what else the machine does meets all of
 //! them alike. The ratios are what to compare; the rates are this machine's.
 //!
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
     match options.role {
         Some(Role::Subscriber { port, filters }) => roles::subscriber::run(port, &filters),
         Some(Role::Cloud) => roles::cloud::run(),
+        Some(Role::Least { broker, dir }) => roles::least::run(broker, dir),
         Some(Role::Naive { broker, cloud }) => roles::naive::run(broker, cloud),
         None if options.bench => return measure(&options),
         None => println!("load measures only as `cargo bench --bench load`"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 #[derive(Parser)]
-#[command(name = "load", about = "Measures the bridge beside a naive server")]
+#[command(name = "load", about = "Measures the bridge beside two servers that promise less")]
 pub(crate) struct Options {
     /// Small numbers: about two minutes instead of an hour
     #[arg(long)]
@@ -58,6 +58,8 @@ pub(crate) enum Role {
     Subscriber { port: u16, filters: Vec<String> },
     /// Answers calls
     Cloud,
+    /// The server that stores each push and promises no more
+    Least { broker: u16, dir: std::path::PathBuf },
     /// The server that promises nothing
     Naive { broker: u16, cloud: u16 },
 }

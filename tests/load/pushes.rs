@@ -5,7 +5,7 @@ use super::options::Options;
 use super::sample::{ANSWER, ARRIVAL, Sample};
 use super::table::{Line, Table};
 use super::usage::Syncs;
-use super::world::{Subject, World};
+use super::world::{Each, Subject, World};
 
 const FAST: [Line; 5] = [
     Line { says: "answered/s", figures: &["answered"] },
@@ -29,7 +29,7 @@ pub(crate) async fn closed(world: &mut World, options: &Options, table: &mut Tab
         table.rounds(&format!("pushes, {connections} connections"), &FAST, &rounds);
     }
     for connections in [1, 64] {
-        let mut cells = <[String; 3]>::default();
+        let mut cells = <Each<String>>::default();
         for subject in [Subject::Raw, Subject::Both] {
             let load = Load::fast(connections, Until::Time(options.step().min(std::time::Duration::from_secs(2))));
             cells[subject as usize] = syncs(world, subject, load).await;
@@ -48,8 +48,8 @@ pub(crate) async fn paced(world: &mut World, options: &Options, table: &mut Tabl
 }
 
 /// The subjects in turn, round after round.
-async fn rounds(world: &mut World, options: &Options, load: Load) -> [Vec<Sample>; 3] {
-    let mut rounds = <[Vec<Sample>; 3]>::default();
+async fn rounds(world: &mut World, options: &Options, load: Load) -> Each<Vec<Sample>> {
+    let mut rounds = <Each<Vec<Sample>>>::default();
     for _ in 0..options.rounds() {
         for subject in Subject::ALL {
             rounds[subject as usize].push(world.push(subject, load).await);

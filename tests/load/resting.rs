@@ -11,7 +11,7 @@ use super::support::bridge::Bridge;
 use super::support::process::PROGRAM;
 use super::table::{Table, number};
 use super::usage::{self, Usage};
-use super::world::{Subject, World, bridge};
+use super::world::{Each, Subject, World, bridge};
 
 pub(crate) async fn measure(world: &mut World, options: &Options, table: &mut Table) {
     let size = std::fs::metadata(PROGRAM).expect("the program").len();
@@ -44,14 +44,15 @@ async fn idle(world: &mut World, options: &Options, table: &mut Table) {
     let seconds = options.watch().as_secs_f64();
     let after = pids.map(|pid| (usage::cpu_ns(pid), Usage::of(pid)));
     // A thread that ended meanwhile takes its share with it.
-    let cpu = [0, 1, 2].map(|of| format!("{:.4}", (after[of].0 - before[of].0).max(0.0) / 1e7 / seconds));
+    let each = Subject::ALL.map(|subject| subject as usize);
+    let cpu = each.map(|of| format!("{:.4}", (after[of].0 - before[of].0).max(0.0) / 1e7 / seconds));
     table.cells("idle: CPU %", cpu);
-    let written = [0, 1, 2].map(|of| number(after[of].1.since(before[of].1).written));
+    let written = each.map(|of| number(after[of].1.since(before[of].1).written));
     table.cells(&format!("idle: disk bytes in {seconds} s"), written);
 }
 
 async fn slow(world: &mut World, options: &Options, table: &mut Table) {
-    let mut written = <[String; 3]>::default();
+    let mut written = <Each<String>>::default();
     for subject in [Subject::Raw, Subject::Both] {
         let load = Load { pace: Some(1.0), ..Load::fast(1, Until::Time(options.watch())) };
         let sample = world.push(subject, load).await;

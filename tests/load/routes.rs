@@ -49,7 +49,7 @@ pub(crate) async fn measure(world: &mut World, options: &Options, table: &mut Ta
     let none = cpu(&rounds[0]);
     for ((name, _), rounds) in SETS.iter().zip(rounds) {
         let ratio = cpu(&rounds) / none;
-        table.rounds(&format!("pushes, 64 connections, {name}"), &LINES, &[Vec::new(), rounds, Vec::new()]);
+        table.rounds(&format!("pushes, 64 connections, {name}"), &LINES, &[Vec::new(), Vec::new(), rounds, Vec::new()]);
         table.single(&format!("{name}: CPU beside no routes"), number(ratio));
     }
     restart(world, "").await;

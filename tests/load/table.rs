@@ -6,7 +6,7 @@ use super::goals;
 use super::options::Options;
 use super::sample::Sample;
 use super::usage;
-use super::world::Subject;
+use super::world::{Each, Subject};
 
 /// One line of the table: what it says, its unit, and the figures in its cells.
 pub(crate) struct Line {
@@ -17,15 +17,17 @@ pub(crate) struct Line {
 #[derive(Default)]
 struct Row {
     says: String,
-    cells: [String; 3],
-    ratios: [String; 2],
+    cells: Each<String>,
+    /// Raw and both beside naive, raw and both beside the least.
+    ratios: [String; 4],
     arrived: String,
 }
 
 impl Row {
     fn figures(&self) -> goals::Cells<'_> {
-        let ([_, raw, both], [to_raw, to_both]) = (&self.cells, &self.ratios);
-        (&self.says, [raw, both, to_raw, to_both].map(String::as_str))
+        let ([_, _, raw, both], [raw_to_naive, both_to_naive, raw_to_least, both_to_least]) =
+            (&self.cells, &self.ratios);
+        (&self.says, [raw, both, raw_to_naive, both_to_naive, raw_to_least, both_to_least].map(String::as_str))
     }
 }
 
@@ -44,23 +46,26 @@ impl Table {
     }
 
     /// Adds lines about what was measured in rounds; subjects without rounds stay empty.
-    pub(crate) fn rounds(&mut self, about: &str, lines: &[Line], rounds: &[Vec<Sample>; 3]) {
-        let medians = [0, 1, 2].map(|of| (!rounds[of].is_empty()).then(|| Sample::median(&rounds[of])));
+    pub(crate) fn rounds(&mut self, about: &str, lines: &[Line], rounds: &Each<Vec<Sample>>) {
+        let each = Subject::ALL.map(|subject| subject as usize);
+        let medians = each.map(|of| (!rounds[of].is_empty()).then(|| Sample::median(&rounds[of])));
         for (at, line) in lines.iter().enumerate() {
             let value = |of: usize, figure: &str| medians[of].as_ref().and_then(|sample| sample.get(figure));
             let cell = |of: usize| {
                 let values: Vec<_> = line.figures.iter().filter_map(|figure| value(of, figure)).map(number).collect();
                 values.join(" / ")
             };
-            let ratio = |of: usize| {
+            let ratio = |of: Subject, to: Subject| {
                 let first = line.figures.first()?;
-                let naive = value(Subject::Naive as usize, first).filter(|naive| *naive > 0.0)?;
-                value(of, first).map(|value| format!("{:.2}", value / naive))
+                let beside = value(to as usize, first).filter(|beside| *beside > 0.0)?;
+                value(of as usize, first).map(|value| format!("{:.2}", value / beside))
             };
+            let ratios = [Subject::Naive, Subject::Least]
+                .map(|to| [Subject::Raw, Subject::Both].map(|of| ratio(of, to).unwrap_or_default()));
             let mut row = Row {
                 says: format!("{about}: {}", line.says),
-                cells: [0, 1, 2].map(cell),
-                ratios: [1, 2].map(|of| ratio(of).unwrap_or_default()),
+                cells: each.map(cell),
+                ratios: ratios.into_iter().flatten().collect::<Vec<_>>().try_into().unwrap_or_default(),
                 arrived: String::new(),
             };
             if at == 0 {
@@ -72,7 +77,7 @@ impl Table {
 
     /// Adds a line with something measured once, in the bridge's column.
     pub(crate) fn single(&mut self, says: &str, value: impl Into<String>) {
-        self.cells(says, ["", &value.into(), ""].map(str::to_owned));
+        self.cells(says, ["", "", &value.into(), ""].map(str::to_owned));
     }
 
     /// Adds a line about so many pushes, of which some are missing.
@@ -81,14 +86,14 @@ impl Table {
         let arrived = format!("raw {} of {answered}", answered - missing.min(answered));
         self.push(Row {
             says: says.to_owned(),
-            cells: [String::new(), value, String::new()],
+            cells: [String::new(), String::new(), value, String::new()],
             arrived,
             ..Row::default()
         });
     }
 
     /// Adds a line with ready cells.
-    pub(crate) fn cells(&mut self, says: &str, cells: [String; 3]) {
+    pub(crate) fn cells(&mut self, says: &str, cells: Each<String>) {
         self.push(Row { says: says.to_owned(), cells, ..Row::default() });
     }
 
@@ -97,12 +102,12 @@ impl Table {
         self.lost
     }
 
-    /// The naive server promises nothing: what it loses is shown, and is no failure.
-    fn verify(&mut self, medians: &[Option<Sample>; 3]) -> String {
+    /// The naive server promises nothing, the least one no order and no retry: what they lose is shown, and is no failure.
+    fn verify(&mut self, medians: &Each<Option<Sample>>) -> String {
         let mut text = Vec::new();
-        for (name, sample) in ["naive", "raw", "both"].into_iter().zip(medians) {
-            let Some(sample) = sample else { continue };
-            if name != "naive" {
+        for (subject, sample) in Subject::ALL.into_iter().zip(medians) {
+            let (Some(sample), name) = (sample, subject.base()) else { continue };
+            if matches!(subject, Subject::Raw | Subject::Both) {
                 self.lost += sample.lost;
             }
             let mut of =
@@ -131,8 +136,8 @@ impl Table {
         );
         let rows: Vec<_> = self.rows.iter().map(Row::figures).collect();
         let _ = writeln!(text, "{}", goals::markdown(&rows));
-        text.push_str("| measured | naive | raw | both | raw ÷ naive | both ÷ naive | answered and arrived |\n");
-        text.push_str("|---|--:|--:|--:|--:|--:|---|\n");
+        text.push_str("| measured | naive | least | raw | both | raw ÷ naive | both ÷ naive | raw ÷ least | both ÷ least | answered and arrived |\n");
+        text.push_str("|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n");
         for Row { says, cells, ratios, arrived } in &self.rows {
             let _ = writeln!(text, "| {says} | {} | {} | {arrived} |", cells.join(" | "), ratios.join(" | "));
         }

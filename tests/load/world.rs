@@ -16,18 +16,25 @@ use super::usage::Usage;
 /// Who is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Subject {
+    /// Promises nothing.
     Naive,
+    /// Stores each push first, and promises no more.
+    Least,
     Raw,
     Both,
 }
 
+/// Something of each subject.
+pub(crate) type Each<T> = [T; Subject::ALL.len()];
+
 impl Subject {
-    pub(crate) const ALL: [Self; 3] = [Self::Naive, Self::Raw, Self::Both];
+    pub(crate) const ALL: [Self; 4] = [Self::Naive, Self::Least, Self::Raw, Self::Both];
 
     /// Its base topic.
     pub(crate) fn base(self) -> &'static str {
         match self {
             Self::Naive => "naive",
+            Self::Least => "least",
             Self::Raw => "raw",
             Self::Both => "both",
         }
@@ -37,12 +44,14 @@ impl Subject {
 /// Ends with the value; its bridges before its broker.
 pub(crate) struct World {
     pub(crate) naive: Helper,
+    pub(crate) least: Helper,
     pub(crate) raw: Bridge,
     pub(crate) both: Bridge,
     pub(crate) subscriber: Helper,
     pub(crate) cloud: Helper,
     pub(crate) broker: Mosquitto,
     run: u32,
+    _least_dir: tempfile::TempDir,
 }
 
 impl World {
@@ -51,14 +60,16 @@ impl World {
         let cloud = Helper::start(&["cloud"]);
         let port = broker.port().to_string();
         let naive = Helper::start(&["naive", &port, &cloud.port.to_string()]);
+        let least_dir = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        let least = Helper::start(&["least", &port, &least_dir.path().to_string_lossy()]);
         let filters = Subject::ALL.map(|subject| format!("{}/recv/#", subject.base()));
-        let [first, second, third] = &filters;
-        let subscriber = Helper::start(&["subscriber", &port, first, second, third]);
+        let [first, second, third, fourth] = &filters;
+        let subscriber = Helper::start(&["subscriber", &port, first, second, third, fourth]);
         let mut raw = bridge(&broker, &cloud, Subject::Raw);
         let mut both = bridge(&broker, &cloud, Subject::Both);
         raw.start().await;
         both.start().await;
-        Self { naive, raw, both, subscriber, cloud, broker, run: 0 }
+        Self { naive, least, raw, both, subscriber, cloud, broker, run: 0, _least_dir: least_dir }
     }
 
     /// A number for what is sent next.
@@ -70,6 +81,7 @@ impl World {
     pub(crate) fn pid(&mut self, subject: Subject) -> u32 {
         match subject {
             Subject::Naive => self.naive.pid(),
+            Subject::Least => self.least.pid(),
             Subject::Raw => self.raw.process().id(),
             Subject::Both => self.both.process().id(),
         }
@@ -78,6 +90,7 @@ impl World {
     pub(crate) fn target(&self, subject: Subject) -> Target {
         let port = match subject {
             Subject::Naive => self.naive.port,
+            Subject::Least => self.least.port,
             Subject::Raw => self.raw.callback_port(),
             Subject::Both => self.both.callback_port(),
         };
@@ -98,7 +111,7 @@ impl World {
     /// Waits until the bridge has completed everything: each copy of each push has its PUBACK.
     pub(crate) async fn settled(&self, subject: Subject) {
         let bridge = match subject {
-            Subject::Naive => return,
+            Subject::Naive | Subject::Least => return,
             Subject::Raw => &self.raw,
             Subject::Both => &self.both,
         };

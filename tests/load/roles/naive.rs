@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use axum::Router;
@@ -47,26 +48,11 @@ pub(crate) fn run(broker: u16, cloud: u16) {
     let counting = Arc::clone(&received);
     let (bound, port) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(WORKERS)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async {
-            let mut options = MqttOptions::new("load-naive", "127.0.0.1", broker);
-            options
-                .set_max_packet_size(Some(4 * 1024 * 1024))
-                .set_outgoing_inflight_upper_limit(100)
-                .set_keep_alive(Duration::from_secs(30));
-            let mut network = rumqttc::NetworkOptions::new();
-            network.set_tcp_nodelay(true);
-            options.set_network_options(network);
-            let (client, events) = AsyncClient::new(options, 1000);
+        runtime().block_on(async {
+            let (client, events) = connect("load-naive", broker);
             tokio::spawn(poll(client.clone(), events, counting, cloud));
             let app = Router::new().fallback(post(push)).layer(DefaultBodyLimit::disable()).with_state(client);
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            bound.send(listener.local_addr().expect("an address").port()).expect("our starter waits");
-            axum::serve(listener, app).await.expect("it serves");
+            serve(app, &bound).await;
         });
     });
     let port = port.recv().expect("a port");
@@ -80,12 +66,43 @@ pub(crate) fn run(broker: u16, cloud: u16) {
     });
 }
 
+pub(super) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().expect("a runtime")
+}
+
+pub(super) fn connect(client_id: &str, broker: u16) -> (AsyncClient, EventLoop) {
+    let mut options = MqttOptions::new(client_id, "127.0.0.1", broker);
+    options
+        .set_max_packet_size(Some(4 * 1024 * 1024))
+        .set_outgoing_inflight_upper_limit(100)
+        .set_keep_alive(Duration::from_secs(30));
+    let mut network = rumqttc::NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    options.set_network_options(network);
+    AsyncClient::new(options, 1000)
+}
+
+pub(super) async fn serve(app: Router, bound: &Sender<u16>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    bound.send(listener.local_addr().expect("an address").port()).expect("our starter waits");
+    axum::serve(listener, app).await.expect("it serves");
+}
+
+/// A push as the topic below `base` and the payload that it becomes.
+pub(super) fn decode(body: &[u8], base: &str) -> Option<(String, Vec<u8>)> {
+    let push = serde_json::from_slice::<Push<'_>>(body).ok()?;
+    let content = STANDARD.decode(push.content).ok()?;
+    Some((format!("{base}/recv/user/{}/text", push.from_uid), content))
+}
+
+pub(super) fn done() -> Response {
+    ([(CONTENT_TYPE, "application/json")], r#"{"code":0}"#).into_response()
+}
+
 async fn push(State(client): State<AsyncClient>, body: Bytes) -> Response {
-    let Ok(push) = serde_json::from_slice::<Push<'_>>(&body) else { return StatusCode::BAD_REQUEST.into_response() };
-    let Ok(content) = STANDARD.decode(push.content) else { return StatusCode::BAD_REQUEST.into_response() };
-    let topic = format!("naive/recv/user/{}/text", push.from_uid);
+    let Some((topic, content)) = decode(&body, "naive") else { return StatusCode::BAD_REQUEST.into_response() };
     match client.publish(topic, QoS::AtLeastOnce, false, content).await {
-        Ok(()) => ([(CONTENT_TYPE, "application/json")], r#"{"code":0}"#).into_response(),
+        Ok(()) => done(),
         Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }
