@@ -44,6 +44,8 @@
 //! [`app`] hands plain values from [`config`] down; there are no globals.
 
 pub mod app;
+#[cfg(test)]
+mod architecture;
 pub mod cli;
 pub mod cloud;
 pub mod config;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::AppError;
 use super::core::Core;
+use super::error::AppError;
 use super::listeners;
 use super::parts;
 use super::supervisor::{Step, Supervisor};

@@ -15,9 +15,9 @@ use flate2::write::GzEncoder;
 use secrecy::SecretString;
 use tar::{Builder, Header};
 
-use super::AppError;
 use super::alone;
-use super::core::Core;
+use super::core::{Core, ids};
+use super::error::AppError;
 use crate::config::{Config, ConfigError};
 use crate::operate::control::{self, Answer, Verb};
 use crate::operate::status::bundle::{Bundle, Pseudonyms};
@@ -49,16 +49,6 @@ pub async fn run(config: Result<Config, ConfigError>, file: Option<PathBuf>) -> 
         AppError::Failed(format!("{} cannot be written: {error}{remedy}", file.display()))
     })?;
     Ok(file)
-}
-
-/// Who and what the configuration names.
-pub(super) fn ids(config: &Config) -> Vec<String> {
-    let uids = [&config.inbound.allow_from, &config.ilink.presence].into_iter().flatten().map(ToString::to_string);
-    let subjects = config.ilink.topics.iter().map(|(subject, _)| subject.to_string());
-    let contacts = &config.homeassistant.contacts;
-    let people = contacts.iter().flat_map(|contact| [contact.uid.to_string(), contact.name.clone()]);
-    let ours = [config.ilink.uid.to_string(), config.ilink.appkey.clone()];
-    ours.into_iter().chain(uids).chain(subjects).chain(people).collect()
 }
 
 /// By the running bridge, or from what the last one left.

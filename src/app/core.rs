@@ -11,10 +11,11 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
+use super::error::AppError;
 use super::open_files;
+use super::parts;
 use super::routes::RouteParts;
 use super::supervisor::{FAULT, Step, Supervisor};
-use super::{AppError, parts};
 use crate::cloud::{Client, HandshakeLog, RegisterPolicy, Session, SessionConfig};
 use crate::config::{self, Config, Register};
 use crate::delivery::busy::AllBusy;
@@ -77,7 +78,7 @@ impl Core {
             handshake_token: config.callback.token.clone(),
             path_secret: config.callback.path_secret.clone(),
         };
-        let identity = Arc::new(Identity::open(&state_dir, overrides).map_err(|error| in_state(&error))?);
+        let identity = Arc::new(Identity::open(state_dir.directory(), overrides).map_err(|error| in_state(&error))?);
         let spool = open_spool(config, state_dir.directory())?;
         let path_secrets = watch::Sender::new(identity.accepted_secrets());
         let repeats = match config.callback.repeats {
@@ -237,13 +238,23 @@ impl Core {
                 bundle.add("config.toml", config.describe());
                 bundle.add("log.txt", recent.lines());
                 let met = bundle.met().to_vec();
-                let ids = super::bug_report::ids(&config).into_iter().chain(met);
+                let ids = ids(&config).into_iter().chain(met);
                 bundle.with(&Pseudonyms::new(&identity.handshake_token(), ids))
             }),
             report,
             loops,
         }
     }
+}
+
+/// Who and what the configuration names.
+pub(super) fn ids(config: &Config) -> Vec<String> {
+    let uids = [&config.inbound.allow_from, &config.ilink.presence].into_iter().flatten().map(ToString::to_string);
+    let subjects = config.ilink.topics.iter().map(|(subject, _)| subject.to_string());
+    let contacts = &config.homeassistant.contacts;
+    let people = contacts.iter().flat_map(|contact| [contact.uid.to_string(), contact.name.clone()]);
+    let ours = [config.ilink.uid.to_string(), config.ilink.appkey.clone()];
+    ours.into_iter().chain(uids).chain(subjects).chain(people).collect()
 }
 
 async fn patiently(path: &Path) -> Result<StateDir, StateDirError> {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 use tracing::info;
 
-use super::AppError;
+use super::error::AppError;
 use crate::config::Config;
 use crate::http::listener;
 use crate::operate::systemd::Sockets;

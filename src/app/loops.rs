@@ -4,14 +4,19 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
+use super::core::Core;
+use super::parts;
+use super::routes::RouteParts;
 use super::supervisor::{Step, Supervisor};
-use super::{Around, parts};
+use crate::cloud;
+use crate::config::Config;
 use crate::delivery::busy::BusyBoard;
 use crate::delivery::lanes::Patience;
 use crate::inbound::relay::{Relay, RelaySettings};
 use crate::mqtt::{self, Publisher};
 use crate::observe::log::{Few, SaidOnce, Seldom};
 use crate::observe::progress::Progress;
+use crate::os::shutdown::Shutdown;
 use crate::outbound::accept::Accept;
 use crate::outbound::attempt::{Attempts, Unstored};
 use crate::outbound::deliver::Deliver;
@@ -19,6 +24,16 @@ use crate::outbound::results::Results;
 use crate::outbound::shares::Shares;
 use crate::set_aside::SetAside;
 use crate::store::{MAX_COMMANDS, Queue};
+
+/// What the loops and the observers are joined to.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    pub(super) config: &'a Config,
+    pub(super) core: &'a Core,
+    pub(super) session: &'a cloud::Session,
+    pub(super) routes: &'a RouteParts,
+    pub(super) shutdown: &'a Shutdown,
+}
 
 /// What the loops leave behind for the others.
 pub(super) struct Loops {

@@ -8,6 +8,7 @@ pub mod alone;
 pub mod bug_report;
 pub mod checkup;
 mod core;
+mod error;
 mod homeassistant;
 mod listeners;
 mod loops;
@@ -28,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use self::core::Core;
-use crate::cli::{EXIT_INTERNAL, EXIT_STATE_DIR, EXIT_USAGE};
 use crate::cloud;
 use crate::config::Config;
 use crate::mqtt;
@@ -37,54 +37,12 @@ use crate::operate::control;
 use crate::operate::systemd::{Notifier, Sockets};
 use crate::os::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
+pub use error::AppError;
+use loops::Around;
 use observers::Observers;
 pub use reload::Source;
 use routes::RouteParts;
 use supervisor::{Step, Supervisor};
-
-/// Why the daemon did not start, or stopped unasked.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// The state directory is locked or unusable.
-    #[error("{0}")]
-    State(String),
-    /// What the configuration names cannot be used.
-    #[error("{0}")]
-    Config(String),
-    /// A socket could not be opened.
-    #[error("cannot listen on {what}: {source}")]
-    Listen {
-        /// Which: the configuration's key and value.
-        what: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A part failed while running.
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl AppError {
-    /// The process's exit code for it.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::State(_) => EXIT_STATE_DIR,
-            Self::Config(_) => EXIT_USAGE,
-            Self::Listen { .. } | Self::Failed(_) => EXIT_INTERNAL,
-        }
-    }
-}
-
-/// What the loops and the observers are joined to.
-#[derive(Clone, Copy)]
-struct Around<'a> {
-    config: &'a Config,
-    core: &'a Core,
-    session: &'a cloud::Session,
-    routes: &'a RouteParts,
-    shutdown: &'a Shutdown,
-}
 
 /// Runs the daemon until a signal, or until `stop` is cancelled (the demo's way), on `sockets` where there are some.
 ///

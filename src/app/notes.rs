@@ -6,8 +6,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::AppError;
 use super::core::Core;
+use super::error::AppError;
 use super::parts;
 use crate::config::Config;
 use crate::inbound::record::Record;

@@ -7,10 +7,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::loops::Loops;
+use super::loops::{Around, Loops};
 use super::supervisor::{Step, Supervisor};
-use super::{Around, homeassistant, notes};
-use crate::app::open_files;
+use super::{homeassistant, notes, open_files};
 use crate::config::Config;
 use crate::inbound::relay::RelaySettings;
 use crate::observe::log::Recent;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use secrecy::SecretString;
 use tokio::sync::watch;
 
-use super::AppError;
+use super::error::AppError;
 use crate::cloud::{Client, ClientConfig};
 use crate::config::{Ambiguous, Config, MqttProtocol};
 use crate::delivery::lanes::Patience;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::AppError;
+use super::error::AppError;
 use crate::config::Config;
 use crate::mqtt::{LinkState, RouteFilters, Subscriptions};
 use crate::outbound::route_book::RouteBook;

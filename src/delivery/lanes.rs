@@ -21,8 +21,9 @@ use std::time::Duration;
 
 use super::Part;
 use super::blame::Blame;
-use crate::mqtt::{Backoff, ForNow, Handling};
+use crate::mqtt::{Backoff, ForNow};
 use lane::{Lane, State, Trouble};
+pub use lane::{Memo, Ticket};
 
 /// How long a lane waits.
 #[derive(Debug, Clone, Copy)]
@@ -43,28 +44,6 @@ impl Default for Patience {
             blame_after: Duration::from_mins(10),
         }
     }
-}
-
-/// What is to be known of a row when it is sent again.
-pub trait Memo: Default {
-    /// These parts need not be sent again with the row; `late`: it is too late for its raw message.
-    fn settle(&mut self, taken: Vec<Part>, late: bool);
-
-    /// All parts must be sent again: what stands before the row was.
-    fn unsettle(&mut self);
-}
-
-/// The right to send a row, once.
-#[derive(Debug)]
-pub struct Ticket<K> {
-    /// The row's lane.
-    pub lane: Arc<K>,
-    /// Its number.
-    pub seq: u64,
-    /// How its publishes are to be handled; withdrawn when the lane begins anew before it.
-    pub handling: Handling,
-    /// No two are sent under one number, not even the same row twice.
-    number: u64,
 }
 
 /// What became of a row that was sent.

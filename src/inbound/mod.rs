@@ -23,5 +23,6 @@ pub mod repeats;
 mod retained;
 pub mod room;
 mod routed;
+mod row;
 pub mod server;
 pub mod store;

@@ -23,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::presence::PresenceBook;
-use super::render::{Accepted, Fate, Row, Seen};
 use super::repeats::Repeats;
 use super::retained::Retained;
+use super::row::{Accepted, Fate, Row, Seen};
 use crate::delivery::busy::BusyBoard;
 use crate::delivery::courier::{Courier, Owner};
 use crate::delivery::lanes::Patience;

@@ -1,7 +1,6 @@
 //! Refusals in plain words, with the line that the broker's ACL lacks.
 
-use super::publisher::Refusal;
-use super::wire::Ack;
+use super::delivery::{Ack, Refusal};
 use crate::local::Base;
 
 /// The reason of a refusal for want of rights.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::sync::watch;
-use url::Url;
+use url::{Host, Url};
 
 use crate::local::{Base, Publication};
 use crate::protocol::Uid;
@@ -158,5 +158,34 @@ impl fmt::Debug for LinkConfig {
             .field("protocol", &self.protocol)
             .field("client_id", &self.client_id)
             .finish_non_exhaustive()
+    }
+}
+
+/// Host (an IPv6 address without brackets: TLS takes it only so, and the resolver takes it too) and port.
+pub(super) fn address(broker: &Url) -> (String, u16) {
+    let host = match broker.host() {
+        Some(Host::Ipv6(ip)) => ip.to_string(),
+        Some(host) => host.to_string(),
+        None => String::new(),
+    };
+    let default = if broker.scheme() == "mqtts" { 8883 } else { 1883 };
+    (host, broker.port().unwrap_or(default))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_names_or_addresses() {
+        for (url, expected) in [
+            ("mqtt://broker.lan", ("broker.lan", 1883)),
+            ("mqtts://broker.lan", ("broker.lan", 8883)),
+            ("mqtt://192.0.2.1:2883/", ("192.0.2.1", 2883)),
+            ("mqtts://[2001:db8::1]:9", ("2001:db8::1", 9)),
+        ] {
+            let (host, port) = address(&url.parse().unwrap());
+            assert_eq!((host.as_str(), port), expected, "{url}");
+        }
     }
 }

@@ -17,11 +17,14 @@ use super::account::AccountCheck;
 use super::arrivals::{Arrivals, Question, Receipts};
 use super::explain::Failure;
 use super::incoming::Held;
-use super::link::Task;
-use super::probe::Probe;
 use super::publisher::Handed;
-use super::sending::SETTLE;
+use super::task::Task;
 use super::wire::{Accepted, Dialer, Event, SHORTEST_KEEP_ALIVE, WINDOW, Wire, keep_alive_of};
+use crate::local::Base;
+
+/// A broker that closes the connection because of what it just refused does so within this: Mosquitto 2.0.11 with
+/// `max_queued_messages 0` does. What was sent next is not to blame then.
+pub(super) const SETTLE: Duration = Duration::from_millis(300);
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -318,5 +321,42 @@ impl<'t, W: Wire> Connection<'t, W> {
         if matches!(self.phase, Phase::Up) {
             self.wire.unsubscribe(&self.task.dialer.config.base.self_test("ping"));
         }
+    }
+}
+
+/// The state of the self-test on one connection.
+pub(super) struct Probe {
+    /// What all probes' topics begin with; earlier runs' may still arrive.
+    prefix: String,
+    pub(super) topic: String,
+    /// When it must have been heard.
+    pub(super) heard_by: Option<Instant>,
+    /// When to try again.
+    pub(super) recheck_at: Option<Instant>,
+    /// Whether other messages arrived since it was last looked at: a backlog that it waits behind.
+    pub(super) others_came: bool,
+}
+
+impl Probe {
+    pub(super) fn new(base: &Base) -> Self {
+        let (prefix, topic) = (base.self_test(""), String::new());
+        Self { prefix, topic, heard_by: None, recheck_at: None, others_came: false }
+    }
+
+    pub(super) fn is_probe(&self, topic: &str) -> bool {
+        topic.strip_prefix(&self.prefix).is_some_and(|random| !random.is_empty() && !random.contains('/'))
+    }
+
+    pub(super) fn message_came(&mut self) {
+        self.others_came = true;
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.heard_by = None;
+        self.recheck_at = None;
+    }
+
+    pub(super) fn timers(&self) -> [Option<Instant>; 2] {
+        [self.heard_by, self.recheck_at]
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use rustls::{AlertDescription, CertificateError};
 use url::Url;
 
-use super::config::{LinkConfig, Protocol};
+use super::config::{LinkConfig, Protocol, address};
 use crate::os::tls::{self, spelled};
 
 /// How an attempt or a connection ended.
@@ -58,7 +58,7 @@ pub(super) struct Explain {
 impl Explain {
     pub(super) fn new(config: &LinkConfig, broker: &Url) -> Self {
         let tls = broker.scheme() == "mqtts";
-        let (host, port) = super::wire::address(broker);
+        let (host, port) = address(broker);
         let broker = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         Self {
             broker,

@@ -8,8 +8,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::publisher::AckToken;
-
 /// Un-acknowledged QoS 1 messages that an MQTT 5 broker may send: three times Mosquitto's own default of 20, which already
 /// reaches 30,000 messages a second; with the default packet limit of 1 MiB it bounds them to 64 MiB.
 pub(super) const RECEIVE_MAXIMUM: u16 = 64;
@@ -54,6 +52,14 @@ pub struct Incoming {
     pub content_type: Option<String>,
     /// For [`Publisher::ack`](super::Publisher::ack); none at QoS 0.
     pub ack: Option<AckToken>,
+}
+
+/// The right to acknowledge one received message, on the connection it came by. Messages are acknowledged to the broker in
+/// the order they arrived, so one whose token is never used holds back all that came after it until the connection ends.
+#[derive(Debug, PartialEq, Eq)]
+pub struct AckToken {
+    pub(super) generation: u64,
+    pub(super) pkid: u16,
 }
 
 /// What the broker is known to be done with: it has our PUBACKs of that connection's messages up to this one.

@@ -28,56 +28,23 @@
 //!
 //! What happens on one connection is in [`connection`](super::connection).
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use super::backoff::Backoff;
-use super::config::RouteFilters;
 use super::connection::{Connection, End, Ended};
-use super::denied::Denied;
+use super::delivery::{Delivery, ForNow, NotNow};
 use super::explain::{Failure, History};
-use super::incoming::CommandSender;
-use super::outbox::{Job, Origin, Outbox};
-use super::publisher::{Delivery, ForNow, NotNow, PublisherEnds, Refusal};
-use super::refused::RefusedTopics;
 use super::standing::COSTS_WITHIN;
-use super::state::{LinkCounters, LinkState, Subscriptions};
-use super::wire::{Dialer, Wire};
-use crate::observe::log::{Seldom, clipped};
+use super::state::{LinkCounters, Subscriptions};
+use super::task::Task;
+use super::wire::Wire;
 
 /// Connections in a row that end soon with a packet that cannot be decoded, until its session is given up.
 const LEAVE_SESSION_AFTER: u32 = 5;
-
-/// What outlives a connection.
-pub(super) struct Task {
-    pub(super) dialer: Arc<Dialer>,
-    pub(super) ends: PublisherEnds,
-    pub(super) commands: CommandSender,
-    /// What the routes want to hear.
-    pub(super) routes: watch::Receiver<RouteFilters>,
-    pub(super) state: watch::Sender<LinkState>,
-    pub(super) counters: Arc<LinkCounters>,
-    pub(super) shutdown: CancellationToken,
-    pub(super) outbox: Outbox,
-    pub(super) generation: u64,
-    /// Whether the broker should still have our session.
-    pub(super) expects_session: bool,
-    /// Whether the last look found the base topic to be ours: what waited in our session meanwhile was meant for us, and need
-    /// not be held until the next look is done.
-    pub(super) owns_base: bool,
-    /// How many connections in a row ended soon with a packet that cannot be decoded.
-    pub(super) undecodable: u32,
-    pub(super) denied: Denied,
-    pub(super) refused: RefusedTopics,
-    /// For saying that commands are dropped.
-    pub(super) drops: Seldom,
-}
 
 impl Task {
     /// Runs until the shutdown. Jobs that are left then end as [`Delivery::Closed`].
@@ -126,56 +93,6 @@ impl Task {
             let cause = "the broker ends the connection when it gets the message".to_owned();
             self.complete(job, Delivery::ForNow(ForNow { cause, how: NotNow::Fatal }));
         }
-    }
-
-    /// Tells the caller of a job what became of it.
-    pub(super) fn complete(&mut self, job: Job, delivery: Delivery) {
-        let Origin::Caller(done) = job.origin else { return };
-        self.ends.standing.caller_ended(&job.publication, job.order, &delivery, Instant::now());
-        let topic = &job.publication.topic;
-        match &delivery {
-            Delivery::Acked { .. } => self.topic_taken(topic),
-            Delivery::Refused(refusal) if self.topic_refused(topic, refusal) => warn!(
-                topic = clipped(topic),
-                reason = refusal.reason,
-                remedy = refusal.remedy,
-                "the broker refused a publish for good; it is set aside (further ones like it are only counted)"
-            ),
-            _ => {}
-        }
-        LinkCounters::one(match &delivery {
-            Delivery::Acked { no_subscribers } => {
-                LinkCounters::add(&self.counters.no_subscribers, u64::from(*no_subscribers));
-                &self.counters.acked
-            }
-            Delivery::Refused(_) => &self.counters.refused,
-            Delivery::ForNow(_) => &self.counters.for_now,
-            Delivery::Expired => &self.counters.expired,
-            Delivery::Withdrawn | Delivery::Closed => &self.counters.withdrawn,
-        });
-        // A caller that no longer waits does not want to know.
-        let _ = done.send(delivery);
-    }
-
-    /// Notes a publish that was refused for good; whether this is news.
-    pub(super) fn topic_refused(&mut self, topic: &str, refusal: &Refusal) -> bool {
-        let news = self.refused.refused(topic, refusal, Instant::now());
-        if news {
-            self.show_refused();
-        }
-        news
-    }
-
-    /// Notes a publish that was taken.
-    pub(super) fn topic_taken(&mut self, topic: &str) {
-        if let Some(kind) = self.refused.taken(topic, Instant::now()) {
-            self.show_refused();
-            info!("the broker takes publishes to {kind:?} again");
-        }
-    }
-
-    fn show_refused(&self) {
-        self.state.send_modify(|state| state.refused = self.refused.all());
     }
 
     fn failed(&mut self, failure: &Failure, history: &History) {
@@ -232,24 +149,6 @@ impl Task {
             state.subscriptions = Subscriptions::Pending;
             state.conflict = conflict;
             state.cause = Some(cause);
-        });
-    }
-
-    pub(super) fn connected(&self) {
-        info!(broker = self.dialer.broker().host_str(), "connected to the broker");
-        self.state.send_modify(|state| {
-            state.connected = true;
-            state.since = SystemTime::now();
-            state.conflict = None;
-            state.cause = None;
-        });
-    }
-
-    pub(super) fn subscriptions(&self, subscriptions: Subscriptions) {
-        self.state.send_if_modified(|state| {
-            let news = state.subscriptions != subscriptions;
-            state.subscriptions = subscriptions;
-            news
         });
     }
 

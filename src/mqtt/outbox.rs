@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use tokio::sync::oneshot;
 
-use super::publisher::{Delivery, Handed, Handling};
+use super::delivery::Delivery;
+use super::publisher::{Handed, Handling};
 use super::wire::WINDOW;
 use crate::local::Publication;
 

@@ -11,49 +11,12 @@ use tracing::{info, warn};
 
 use super::acl;
 use super::connection::{Connection, Step};
+use super::delivery::Delivery;
 use super::outbox::Origin;
-use super::publisher::Delivery;
 use super::state::Subscriptions;
 use super::wire::Wire;
-use crate::local::{Base, Publication, filter};
+use crate::local::{Publication, filter};
 use crate::os::clock::boot_now;
-
-/// The state of the self-test on one connection.
-pub(super) struct Probe {
-    /// What all probes' topics begin with; earlier runs' may still arrive.
-    prefix: String,
-    topic: String,
-    /// When it must have been heard.
-    heard_by: Option<Instant>,
-    /// When to try again.
-    recheck_at: Option<Instant>,
-    /// Whether other messages arrived since it was last looked at: a backlog that it waits behind.
-    others_came: bool,
-}
-
-impl Probe {
-    pub(super) fn new(base: &Base) -> Self {
-        let (prefix, topic) = (base.self_test(""), String::new());
-        Self { prefix, topic, heard_by: None, recheck_at: None, others_came: false }
-    }
-
-    pub(super) fn is_probe(&self, topic: &str) -> bool {
-        topic.strip_prefix(&self.prefix).is_some_and(|random| !random.is_empty() && !random.contains('/'))
-    }
-
-    pub(super) fn message_came(&mut self) {
-        self.others_came = true;
-    }
-
-    pub(super) fn stop(&mut self) {
-        self.heard_by = None;
-        self.recheck_at = None;
-    }
-
-    pub(super) fn timers(&self) -> [Option<Instant>; 2] {
-        [self.heard_by, self.recheck_at]
-    }
-}
 
 impl<W: Wire> Connection<'_, W> {
     pub(super) fn start_probe(&mut self) {

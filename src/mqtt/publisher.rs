@@ -11,6 +11,8 @@ use std::task::{Context, Poll};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::delivery::Delivery;
+use super::incoming::AckToken;
 use super::standing::{Lasts, Standing};
 use super::state::LinkCounters;
 use crate::local::Publication;
@@ -74,78 +76,6 @@ impl Handling {
     pub(crate) fn is_withdrawn(&self) -> bool {
         self.withdrawn.as_ref().is_some_and(|withdrawn| withdrawn.load(Ordering::Relaxed))
     }
-}
-
-/// What became of a publication.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Delivery {
-    /// The broker has it.
-    Acked {
-        /// It says that nobody subscribes to the topic.
-        no_subscribers: bool,
-    },
-    /// It will never be taken: set it aside.
-    Refused(Refusal),
-    /// The broker does not take it now. When to try again, and what must wait for it, is the caller's to say.
-    ForNow(ForNow),
-    /// It was wanted back before it was on the wire (again); an earlier connection may have delivered it.
-    Withdrawn,
-    /// Its deadline passed before it was acknowledged.
-    Expired,
-    /// The link has stopped; whether the broker has it is unknown.
-    Closed,
-}
-
-/// Why a publication was refused for good, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// What is wrong.
-    pub reason: String,
-    /// What to do about it.
-    pub remedy: String,
-}
-
-/// Why a publication was not taken for now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ForNow {
-    /// In plain words.
-    pub cause: String,
-    /// The same for programs.
-    pub how: NotNow,
-}
-
-/// How the broker does not take something for now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotNow {
-    /// It says that a quota is exceeded.
-    Busy,
-    /// It refuses it, for another reason that passes.
-    Refused,
-    /// It ended the connection at it, when it was sent alone.
-    Fatal,
-}
-
-impl NotNow {
-    /// Every one.
-    pub const ALL: [Self; 3] = [Self::Busy, Self::Refused, Self::Fatal];
-
-    /// Its name in `bridge/health` and the metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Busy => "busy",
-            Self::Refused => "refused_for_now",
-            Self::Fatal => "ends_connection",
-        }
-    }
-}
-
-/// The right to acknowledge one received message, on the connection it came by. Messages are acknowledged to the broker in
-/// the order they arrived, so one whose token is never used holds back all that came after it until the connection ends.
-#[derive(Debug, PartialEq, Eq)]
-pub struct AckToken {
-    pub(super) generation: u64,
-    pub(super) pkid: u16,
 }
 
 /// Resolves to what became of the publication; [`Delivery::Closed`] when the link stopped.

@@ -5,8 +5,8 @@ use tracing::warn;
 use super::arrivals::Question;
 use super::connection::{Connection, End, Phase, Step};
 use super::explain::Failure;
+use super::incoming::AckToken;
 use super::incoming::{Incoming, NotTaken, RECEIVE_MAXIMUM, Settled};
-use super::publisher::AckToken;
 use super::state::LinkCounters;
 use super::wire::Wire;
 

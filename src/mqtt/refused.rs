@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::acl::NOT_AUTHORIZED;
-use super::publisher::Refusal;
+use super::delivery::Refusal;
 use crate::local::Base;
 use crate::observe::log::clipped;
 

@@ -12,11 +12,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::account::AccountCheck;
 use super::acl;
 use super::config::{LinkConfig, Protocol, StartError};
+use super::delivery::Ack;
+use super::delivery::Refusal;
 use super::explain::{ConnectRefusal, Failure, History};
-use super::publisher::Refusal;
 use super::v5::V5;
 use super::v311::V311;
-use super::wire::{Accepted, Ack, Dialer, Event, Subscription, Wire};
+use super::wire::{Accepted, Dialer, Event, Subscription, Wire};
 use crate::local::{Publication, filter};
 
 /// For TCP, TLS and CONNACK, and then for all answers.

@@ -1,23 +1,17 @@
 //! What is sent on a connection: jobs while there is room in the window, and what becomes of them.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::connection::{Connection, End, Phase, Step};
+use super::connection::{Connection, End, Phase, SETTLE, Step};
+use super::delivery::{Ack, Delivery, ForNow, NotNow, Refusal};
 use super::explain::Failure;
 use super::outbox::{Job, Origin};
-use super::publisher::{Delivery, ForNow, NotNow, Refusal};
 use super::standing::Outcome;
 use super::state::LinkCounters;
-use super::wire::{Ack, Wire};
+use super::wire::Wire;
 use super::{acl, validate};
 use crate::os::clock::boot_now;
-
-/// A broker that closes the connection because of what it just refused does so within this: Mosquitto 2.0.11 with
-/// `max_queued_messages 0` does. What was sent next is not to blame then.
-pub(super) const SETTLE: Duration = Duration::from_millis(300);
 
 impl<W: Wire> Connection<'_, W> {
     pub(super) fn send_waiting(&mut self) -> Step {

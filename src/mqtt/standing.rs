@@ -20,11 +20,12 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::config::Timing;
-use super::publisher::Delivery;
+use super::delivery::Delivery;
 use super::wire::WINDOW;
 use crate::local::Publication;
 
 use wanted::Wanted;
+pub(super) use wanted::{Lasts, Outcome};
 
 /// Under way at once: half of the window, so that much to restore leaves room for messages.
 const UNDER_WAY: usize = WINDOW as usize / 2;
@@ -36,26 +37,6 @@ pub(super) const COSTS_WITHIN: Duration = Duration::from_secs(1);
 const TOLD_AFTER: u32 = 6;
 /// In flight across so many quick losses, it may be what causes them: it waits as if it had been refused for now.
 const SUSPECT_AFTER: u32 = 3;
-
-/// For how long the broker is believed to have what it acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lasts {
-    /// Until the connection ends: the last will speaks then, or another bridge does.
-    Connection,
-    /// Until the broker begins another session: then it may have lost its retained messages too.
-    Session,
-}
-
-/// What became of what the link sent from here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// The broker has it.
-    Acked,
-    /// It may be taken another time.
-    ForNow,
-    /// It will not be taken until somebody mends something.
-    ForGood,
-}
 
 /// The holder.
 #[derive(Debug)]

@@ -8,12 +8,13 @@ use rumqttc::{
 };
 use secrecy::ExposeSecret;
 
+use super::config::address;
+use super::delivery::Ack;
 use super::explain::{ConnectRefusal, Explain, Failure};
 use super::incoming::Incoming;
 use super::v5::tls_transport;
 use super::wire::{
-    Accepted, Ack, CONNECT_LIMIT, Dialer, Event, LARGEST_PACKET, REQUESTS, Subscription, WIRE_WINDOW, Wire, address,
-    keep_alive_of,
+    Accepted, CONNECT_LIMIT, Dialer, Event, LARGEST_PACKET, REQUESTS, Subscription, WIRE_WINDOW, Wire, keep_alive_of,
 };
 use crate::local::Publication;
 

@@ -12,11 +12,12 @@ use secrecy::ExposeSecret;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::config::address;
+use super::delivery::Ack;
 use super::explain::{ConnectRefusal, Explain, Failure};
 use super::incoming::{Incoming, RECEIVE_MAXIMUM};
 use super::wire::{
-    Accepted, Ack, CONNECT_LIMIT, Dialer, Event, LARGEST_PACKET, REQUESTS, Subscription, WIRE_WINDOW, Wire, address,
-    keep_alive_of,
+    Accepted, CONNECT_LIMIT, Dialer, Event, LARGEST_PACKET, REQUESTS, Subscription, WIRE_WINDOW, Wire, keep_alive_of,
 };
 use crate::local::Publication;
 use crate::os::tls::spelled;

@@ -3,7 +3,7 @@
 //! MQTT answers a malformed packet by closing the connection, so one bad message would close every connection that comes
 //! to it, for ever. Size limits of a particular broker are known only once it is connected and are checked then.
 
-use super::publisher::Refusal;
+use super::delivery::Refusal;
 use crate::local::Publication;
 use crate::local::escape::is_unsendable;
 use crate::local::filter::{MAX_SLASHES, MAX_STRING};

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use url::{Host, Url};
+use url::Url;
 
 use super::config::{LinkConfig, StartError};
+use super::delivery::Ack;
 use super::explain::{Explain, Failure};
 use super::incoming::{Incoming, RECEIVE_MAXIMUM};
 use super::tls;
@@ -134,21 +135,6 @@ pub(super) struct Accepted {
     pub(super) session_expiry: Option<u32>,
 }
 
-/// What a PUBACK says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ack {
-    Done {
-        no_subscribers: bool,
-    },
-    NotAuthorized,
-    TopicInvalid,
-    PayloadInvalid,
-    /// The broker as a whole takes no more for now.
-    QuotaExceeded,
-    /// This one failed, and may succeed another time.
-    Failed(&'static str),
-}
-
 /// One connection's requests. Each returns whether rumqttc's channel had room; if not, try again after the next event.
 pub(super) trait Wire: Sized + Send + Sync {
     /// The connection itself.
@@ -182,17 +168,6 @@ pub(super) enum Subscription {
     Look,
 }
 
-/// Host (an IPv6 address without brackets: TLS takes it only so, and the resolver takes it too) and port.
-pub(super) fn address(broker: &Url) -> (String, u16) {
-    let host = match broker.host() {
-        Some(Host::Ipv6(ip)) => ip.to_string(),
-        Some(host) => host.to_string(),
-        None => String::new(),
-    };
-    let default = if broker.scheme() == "mqtts" { 8883 } else { 1883 };
-    (host, broker.port().unwrap_or(default))
-}
-
 /// The keep alive as the wire carries it, in seconds.
 pub(super) fn keep_alive_of(config: &LinkConfig) -> Duration {
     Duration::from_secs(config.timing.keep_alive.as_secs().clamp(SHORTEST_KEEP_ALIVE, u64::from(u16::MAX)))
@@ -203,19 +178,6 @@ mod tests {
     use super::super::v5::V5;
     use super::super::v311::V311;
     use super::*;
-
-    #[test]
-    fn hosts_are_names_or_addresses() {
-        for (url, expected) in [
-            ("mqtt://broker.lan", ("broker.lan", 1883)),
-            ("mqtts://broker.lan", ("broker.lan", 8883)),
-            ("mqtt://192.0.2.1:2883/", ("192.0.2.1", 2883)),
-            ("mqtts://[2001:db8::1]:9", ("2001:db8::1", 9)),
-        ] {
-            let (host, port) = address(&url.parse().unwrap());
-            assert_eq!((host.as_str(), port), expected, "{url}");
-        }
-    }
 
     #[test]
     fn no_packet_is_larger_than_it_could_be() {

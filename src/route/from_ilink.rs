@@ -3,11 +3,10 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::Outcome;
 use super::filters::wildcard_levels;
 use super::index::Index;
 use super::pattern::{Selection, check_name};
-use super::rule::{FromRule, Rate};
+use super::rule::{FromRule, Outcome, Rate};
 use super::template::Template;
 use super::values::{Document, Values};
 use crate::local::escape::unescape_id;

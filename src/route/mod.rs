@@ -17,16 +17,16 @@ mod index;
 mod pace;
 mod pattern;
 mod rule;
+mod source;
 mod template;
 mod to_ilink;
 mod values;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 pub use from_ilink::{FromRoute, Publish, Said};
 pub use pace::{Breaker, OPEN_FOR, Verdict};
-pub use rule::{FromRule, Keep, Maps, PAYLOAD, Rate, RouteError, ToRule, rule_name};
+pub use rule::{FromRule, Keep, Maps, Outcome, PAYLOAD, Rate, RouteError, ToRule, rule_name};
 pub use to_ilink::{Heard, ToRoute};
 
 use crate::local::Base;
@@ -46,35 +46,6 @@ pub const TO: &str = "to_ilink";
 pub struct Routes {
     from: FromRoutes,
     to: ToRoutes,
-}
-
-/// What a message did to a route whose filter selects it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome<T> {
-    /// It fires.
-    Fires(T),
-    /// The pattern does not match.
-    NoMatch,
-    /// A value that a template needs is not there, or cannot be used there: which, and why.
-    Missing(Cow<'static, str>),
-}
-
-impl<T> Outcome<T> {
-    /// The same, with `what` made of what it fires.
-    pub fn map<U>(self, what: impl FnOnce(T) -> U) -> Outcome<U> {
-        match self {
-            Self::Fires(fired) => Outcome::Fires(what(fired)),
-            Self::NoMatch => Outcome::NoMatch,
-            Self::Missing(why) => Outcome::Missing(why),
-        }
-    }
-
-    /// Told at once, whatever else a template needs: one message may meet a thousand rules that want JSON.
-    const NOT_JSON: Self = Self::Missing(Cow::Borrowed("the message is not JSON"));
-
-    fn of(rendered: Result<T, String>) -> Self {
-        rendered.map_or_else(|why| Self::Missing(why.into()), Self::Fires)
-    }
 }
 
 impl Routes {

@@ -4,7 +4,8 @@ use regex::{Captures, Regex, RegexBuilder};
 
 use super::filters::wildcards;
 use super::rule::Maps;
-use super::template::{Scope, Source, Template};
+use super::source::{Scope, Source};
+use super::template::Template;
 use super::values::Tables;
 
 /// The most memory that one pattern may take, in bytes; a thousand of them must fit a small board.

@@ -1,5 +1,6 @@
 //! Rules as they were written, before anything of them is checked.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -152,6 +153,35 @@ pub struct RouteError {
 #[must_use]
 pub fn rule_name(section: &str, n: usize, name: &str) -> String {
     if name.is_empty() { format!("route.{section} {n}") } else { format!("route.{section} {n} (\"{name}\")") }
+}
+
+/// What a message did to a route whose filter selects it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome<T> {
+    /// It fires.
+    Fires(T),
+    /// The pattern does not match.
+    NoMatch,
+    /// A value that a template needs is not there, or cannot be used there: which, and why.
+    Missing(Cow<'static, str>),
+}
+
+impl<T> Outcome<T> {
+    /// The same, with `what` made of what it fires.
+    pub fn map<U>(self, what: impl FnOnce(T) -> U) -> Outcome<U> {
+        match self {
+            Self::Fires(fired) => Outcome::Fires(what(fired)),
+            Self::NoMatch => Outcome::NoMatch,
+            Self::Missing(why) => Outcome::Missing(why),
+        }
+    }
+
+    /// Told at once, whatever else a template needs: one message may meet a thousand rules that want JSON.
+    pub(super) const NOT_JSON: Self = Self::Missing(Cow::Borrowed("the message is not JSON"));
+
+    pub(super) fn of(rendered: Result<T, String>) -> Self {
+        rendered.map_or_else(|why| Self::Missing(why.into()), Self::Fires)
+    }
 }
 
 #[cfg(test)]

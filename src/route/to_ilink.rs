@@ -2,11 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::Outcome;
 use super::filters::{cover, wildcard_levels};
 use super::index::Index;
 use super::pattern::{Selection, check_name};
-use super::rule::ToRule;
+use super::rule::{Outcome, ToRule};
 use super::template::Template;
 use super::values::{Document, Values};
 use crate::local::command::send_call;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use regex::Captures;
 use serde_json::Value as Json;
 
-use super::template::Source;
+use super::source::Source;
 
 /// Word tables, checked.
 pub(super) type Tables = BTreeMap<Source, BTreeMap<String, String>>;

@@ -1,67 +1,14 @@
 //! The six calls that need no network of their own (§5), on the service's memory. `set_config` is in its own file.
 
-use serde::Serialize;
-use serde_json::{Map, Value, json};
-use tokio::time::Instant;
+use serde_json::{Value, json};
 
-use super::fields::Fields;
+use super::fields::{Fields, check_credentials};
 use super::options::Options;
 use super::outgoing::{Message, Outgoing};
+use super::records::{Done, Now, Path, Sent};
 use super::refusal::{INVALID_OPERATION, INVALID_PARAMETER, NO_IM_SERVER, NOT_REGISTERED};
-use super::simulator::Sent;
 use super::world::World;
 use crate::protocol::{GroupId, Qos, Receiver, ResultCode, Subject, Uid, content};
-
-/// The seven paths.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Path {
-    SetConfig,
-    GetAccessToken,
-    SendMsg,
-    HamGroup,
-    HamUser,
-    HamAddUser,
-    HamTopic,
-}
-
-impl Path {
-    /// By its name, without a slash.
-    pub(super) fn find(name: &str) -> Option<Self> {
-        Some(match name {
-            "set_config" => Self::SetConfig,
-            "get_access_token" => Self::GetAccessToken,
-            "send_msg" => Self::SendMsg,
-            "ham_group" => Self::HamGroup,
-            "ham_user" => Self::HamUser,
-            "ham_add_user" => Self::HamAddUser,
-            "ham_topic" => Self::HamTopic,
-            _ => return None,
-        })
-    }
-}
-
-/// When a call is made, by the clocks that matter to it.
-#[derive(Clone, Copy)]
-pub(super) struct Now {
-    pub(super) instant: Instant,
-    /// Since the Unix epoch.
-    pub(super) ms: u64,
-}
-
-impl Now {
-    pub(super) fn seconds(self) -> u64 {
-        self.ms / 1000
-    }
-}
-
-/// A call that was executed: what the reply holds beside code 0, and what followed from it.
-#[derive(Default)]
-pub(super) struct Done {
-    pub(super) extra: Map<String, Value>,
-    pub(super) pushes: Vec<Outgoing>,
-    pub(super) sent: Option<Sent>,
-}
 
 type Executed = Result<Done, ResultCode>;
 
@@ -92,7 +39,7 @@ pub(super) fn execute(
 }
 
 fn get_access_token(world: &mut World, options: &Options, fields: Fields<'_>, now: Now) -> Executed {
-    super::set_config::check_credentials(options, fields)?;
+    check_credentials(options, fields)?;
     fields.only(&["appkey", "secretkey", "uid"])?;
     let uid: Uid = fields.id("uid")?;
     if world.accounts.callback(&uid).is_none() {
@@ -104,7 +51,7 @@ fn get_access_token(world: &mut World, options: &Options, fields: Fields<'_>, no
 }
 
 fn add_user(world: &mut World, options: &Options, fields: Fields<'_>) -> Executed {
-    super::set_config::check_credentials(options, fields)?;
+    check_credentials(options, fields)?;
     fields.only(&["appkey", "secretkey", "username", "nickname"])?;
     let username = fields.non_empty("username")?;
     fields.text("nickname")?;

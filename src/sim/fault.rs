@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::calls::Path;
 use super::odd::Odd;
+use super::records::Path;
 
 /// What a fault does with a call; the call is executed only by `Delay` and `Odd`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

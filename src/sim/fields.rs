@@ -1,8 +1,10 @@
 //! Reading the fields of a call's JSON object. Everything that does not fit is 1010.
 
+use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value};
 
-use super::refusal::INVALID_PARAMETER;
+use super::options::Options;
+use super::refusal::{BAD_CREDENTIALS, INVALID_PARAMETER};
 use crate::protocol::{EmptyId, ResultCode, Uid};
 
 /// The object a call came with.
@@ -76,4 +78,11 @@ impl<'a> Fields<'a> {
         };
         T::try_from(text).map_err(|EmptyId| INVALID_PARAMETER)
     }
+}
+
+/// Refuses an account the service does not know.
+pub(super) fn check_credentials(options: &Options, fields: Fields<'_>) -> Result<(), ResultCode> {
+    let (appkey, secretkey) = (fields.text("appkey")?, fields.text("secretkey")?);
+    let known = appkey == options.appkey && secretkey == options.secretkey.expose_secret();
+    if known { Ok(()) } else { Err(BAD_CREDENTIALS) }
 }

@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::calls::Path;
 use super::odd::Odd;
+use super::records::Path;
 use super::simulator::{Answer, Simulator};
 
 /// The largest body of a request.

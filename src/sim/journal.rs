@@ -6,9 +6,7 @@ use serde::Serialize;
 use serde::ser::{SerializeSeq as _, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::calls::Path;
-use super::push::PushRecord;
-use super::set_config::Handshake;
+use super::records::{Handshake, Path, PushRecord};
 
 /// Entries one log keeps.
 const MAX_ENTRIES: usize = 1000;

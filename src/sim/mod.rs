@@ -46,6 +46,8 @@ mod odd;
 mod options;
 mod outgoing;
 mod push;
+mod records;
+mod service;
 mod set_config;
 mod simulator;
 mod subscriptions;
@@ -53,8 +55,9 @@ mod world;
 
 pub use control::PushRefused;
 pub use options::Options;
-pub use push::{Outcome, PushRecord, Try};
-pub use simulator::{Sent, Simulator, serve};
+pub use records::{Outcome, PushRecord, Sent, Try};
+pub use service::serve;
+pub use simulator::Simulator;
 
 /// The codes that the simulated service answers by itself.
 mod refusal {

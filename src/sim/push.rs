@@ -4,85 +4,16 @@ use std::time::{Duration, Instant};
 
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{RequestBuilder, StatusCode};
-use serde::Serialize;
 use serde_json::Value;
-use serde_json::value::RawValue;
 
-use super::set_config::millis;
+use super::records::{Outcome, PushRecord, Try, millis};
 use super::simulator::Simulator;
 use crate::os::clock;
-use crate::protocol::Uid;
 
 /// An answer longer than this is cut: only its beginning is of interest.
 const MAX_ANSWER: usize = 64 << 10;
 /// How much of an answer is shown.
 const SHOWN_ANSWER: usize = 200;
-
-/// A push and what came of it so far.
-#[derive(Debug, Clone, Serialize)]
-pub struct PushRecord {
-    /// Its number, from 0.
-    pub id: u64,
-    /// When it arose.
-    pub at: String,
-    /// The registered uid whose callback it goes to; the body may say otherwise.
-    pub to_uid: Uid,
-    /// The body, verbatim.
-    pub body: Box<RawValue>,
-    /// What came of it.
-    pub outcome: Outcome,
-    /// The tries, in their order.
-    pub tries: Vec<Try>,
-}
-
-/// What came of a push.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// It waits or is being tried.
-    Pending,
-    /// The last try was answered 2xx, whatever the code in the answer.
-    Answered,
-    /// The last try was answered with another status.
-    ErrorStatus,
-    /// No try was answered.
-    Unanswered,
-    /// The receiver was no longer registered when its turn came.
-    NotRegistered,
-    /// Too many pushes were waiting for this receiver.
-    QueueFull,
-}
-
-/// One try of a push.
-#[derive(Debug, Clone, Serialize)]
-pub struct Try {
-    /// When it began.
-    pub at: String,
-    /// How long it took.
-    pub took_ms: u64,
-    /// The status of the answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<u16>,
-    /// The `code` in the answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<i64>,
-    /// The beginning of the answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub answer: Option<String>,
-    /// Why there was no answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-impl Try {
-    fn outcome(&self) -> Outcome {
-        match self.status {
-            None => Outcome::Unanswered,
-            Some(200..=299) => Outcome::Answered,
-            Some(_) => Outcome::ErrorStatus,
-        }
-    }
-}
 
 impl Simulator {
     /// Makes the tries of push `id`, noting each in the journal; says what came of it.

@@ -1,52 +1,17 @@
 //! `set_config` (§3): registering with its handshake, unregistering, querying.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use reqwest::StatusCode;
-use secrecy::ExposeSecret as _;
-use serde::Serialize;
 use url::Url;
 
-use super::calls::{Done, Now, random_text};
-use super::fields::Fields;
-use super::options::Options;
+use super::calls::random_text;
+use super::fields::{Fields, check_credentials};
 use super::push;
-use super::refusal::{
-    BAD_CREDENTIALS, INVALID_OPERATION, INVALID_PARAMETER, NOT_REGISTERED, URL_MALFORMED, VERIFICATION_FAILED,
-};
+use super::records::{Done, Handshake, Now, Verdict, millis};
+use super::refusal::{INVALID_OPERATION, INVALID_PARAMETER, NOT_REGISTERED, URL_MALFORMED, VERIFICATION_FAILED};
 use super::simulator::Simulator;
 use crate::protocol::{ResultCode, Uid, signature};
-
-/// A handshake that was made.
-#[derive(Serialize)]
-pub(super) struct Handshake {
-    at: String,
-    uid: Uid,
-    url: String,
-    result: Verdict,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-    took_ms: u64,
-}
-
-#[derive(Serialize, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-enum Verdict {
-    Verified,
-    /// 200, but not `echostr` and nothing else.
-    WrongAnswer,
-    ErrorStatus,
-    Unanswered,
-}
-
-/// Refuses an account the service does not know.
-pub(super) fn check_credentials(options: &Options, fields: Fields<'_>) -> Result<(), ResultCode> {
-    let (appkey, secretkey) = (fields.text("appkey")?, fields.text("secretkey")?);
-    let known = appkey == options.appkey && secretkey == options.secretkey.expose_secret();
-    if known { Ok(()) } else { Err(BAD_CREDENTIALS) }
-}
 
 /// Executes `set_config`; a registration makes its handshake first.
 pub(super) async fn execute(service: &Simulator, fields: Fields<'_>, now: Now) -> Result<Done, ResultCode> {
@@ -148,8 +113,4 @@ async fn shake_hands(
         error,
         took_ms: millis(started.elapsed()),
     }
-}
-
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -14,7 +14,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::StateDir;
 use crate::config::{check_path_secret, check_token};
 use crate::os::files::Directory;
 
@@ -105,8 +104,8 @@ impl Identity {
     /// # Errors
     ///
     /// If there is one that cannot be read, or a new one cannot be made durable.
-    pub fn open(state: &StateDir, overrides: Overrides) -> Result<Self, IdentityError> {
-        let (directory, path) = (state.directory().clone(), state.path().join(FILE));
+    pub fn open(directory: &Directory, overrides: Overrides) -> Result<Self, IdentityError> {
+        let (directory, path) = (directory.clone(), directory.path().join(FILE));
         let record = match std::fs::read(&path) {
             Ok(content) => {
                 Record::parse(&content).map_err(|cause| IdentityError::Damaged { path: path.clone(), cause })?

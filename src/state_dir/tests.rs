@@ -15,7 +15,7 @@ fn state() -> (tempfile::TempDir, StateDir) {
 }
 
 fn open(state: &StateDir) -> Identity {
-    Identity::open(state, Overrides::default()).unwrap()
+    Identity::open(state.directory(), Overrides::default()).unwrap()
 }
 
 fn values(identity: &Identity) -> [String; 2] {
@@ -40,7 +40,7 @@ fn the_configuration_wins_and_leaves_the_file_alone() {
     let (_directory, state) = state();
     let own = values(&open(&state));
     let overrides = Overrides { handshake_token: Some("token".into()), path_secret: Some("x".repeat(22).into()) };
-    let identity = Identity::open(&state, overrides).unwrap();
+    let identity = Identity::open(state.directory(), overrides).unwrap();
     assert_eq!(values(&identity), ["token".to_owned(), "x".repeat(22)]);
     assert!(matches!(identity.new_secret(), Err(IdentityError::Configured)));
     assert_eq!(identity.accepted_secrets().len(), 1);
@@ -59,7 +59,7 @@ fn a_damaged_file_is_an_error_that_says_what_to_do_and_stays() {
     let typed = good.replace("\"handshake_token\": ", "\"handshake_token\": 5, \"x\": ");
     for damaged in [String::new(), cut, short, newer, typed, "[]".to_owned()] {
         fs::write(&path, &damaged).unwrap();
-        let error = Identity::open(&state, Overrides::default()).unwrap_err();
+        let error = Identity::open(state.directory(), Overrides::default()).unwrap_err();
         let text = format!("{error} {error:?}");
         assert!(matches!(error, IdentityError::Damaged { .. }), "{text}");
         assert!(text.contains("identity.json") && text.contains("restore it from a backup"), "{text}");
@@ -72,7 +72,7 @@ fn a_damaged_file_is_an_error_that_says_what_to_do_and_stays() {
 fn an_unreadable_file_is_no_reason_for_a_new_one() {
     let (_directory, state) = state();
     fs::create_dir(state.path().join("identity.json")).unwrap();
-    let error = Identity::open(&state, Overrides::default()).unwrap_err();
+    let error = Identity::open(state.directory(), Overrides::default()).unwrap_err();
     assert!(matches!(error, IdentityError::Inaccessible { action: "read", .. }), "{error}");
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use secrecy::ExposeSecret as _;
 
-use super::{Findings, Us, callback_url};
+use super::findings::{Findings, Us, callback_url};
 use crate::app::parts;
 use crate::cloud::{Client, ConfigQuota};
 use crate::config::Config;
@@ -123,7 +123,7 @@ fn judge_clock(now: SystemTime, there: Option<SystemTime>, findings: &mut Findin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::checkup::Level;
+    use crate::app::checkup::findings::Level;
 
     #[test]
     fn clocks_may_differ_a_little() {

@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 use url::Url;
 
-use super::{Findings, brokers, random};
+use super::findings::{Findings, brokers, random};
 use crate::app::{AppError, parts};
 use crate::config::{Config, MqttProtocol};
 use crate::mqtt::{self, LinkConfig, Rights, RightsError, RouteFilters, Verdict, Wanted};

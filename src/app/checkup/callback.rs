@@ -12,7 +12,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::{Findings, Us, callback_url, random};
+use super::findings::{Findings, Us, callback_url, random};
 use crate::app::{AppError, listeners};
 use crate::cloud;
 use crate::config::Config;

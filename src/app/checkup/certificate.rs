@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 use webpki::{EndEntityCert, Error, KeyUsage};
 
-use super::Findings;
+use super::findings::{Findings, brokers};
 use crate::config::Config;
 use crate::os::clock;
 
@@ -29,7 +29,7 @@ const SOON: i64 = 14 * 86_400;
 pub(super) async fn check(config: &Config, findings: &mut Findings) {
     let api = (config.ilink.proxy.is_none()).then_some(("ilink.api", &config.ilink.api));
     let public = config.callback.public_url.expose();
-    let brokers = super::brokers(config).map(|broker| ("mqtt.broker", broker));
+    let brokers = brokers(config).map(|broker| ("mqtt.broker", broker));
     for (key, url) in api.into_iter().chain(brokers).chain([("callback.public_url", public)]) {
         if let Some(default) = default_port(url) {
             // What cannot be reached has been told of already.
@@ -169,7 +169,7 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
-    use crate::app::checkup::Level;
+    use crate::app::checkup::findings::Level;
 
     #[test]
     fn certificates_are_judged_by_their_days() {

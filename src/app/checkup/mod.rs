@@ -9,87 +9,19 @@ mod api;
 mod broker;
 mod callback;
 mod certificate;
+mod findings;
 mod names;
 
 use std::path::Path;
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 
 use super::{AppError, parts};
-use crate::cli::EXIT_UNAVAILABLE;
 use crate::config::Config;
 use crate::operate::control::{self, Answer, Verb};
 use crate::state_dir::{Identity, Overrides, StateDir};
-
-/// How well a step went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Level {
-    Ok,
-    /// It may be all right, or be one day's trouble.
-    Warn,
-    /// The bridge cannot work like this.
-    Fail,
-}
-
-/// What came of one step.
-#[derive(Debug)]
-pub(super) struct Finding {
-    level: Level,
-    step: &'static str,
-    text: String,
-}
-
-/// All of them, in order.
-#[derive(Debug, Default)]
-pub(super) struct Findings(Vec<Finding>);
-
-impl Findings {
-    fn add(&mut self, level: Level, step: &'static str, text: impl Into<String>) {
-        self.0.push(Finding { level, step, text: text.into() });
-    }
-
-    fn ok(&mut self, step: &'static str, text: impl Into<String>) {
-        self.add(Level::Ok, step, text);
-    }
-
-    fn warn(&mut self, step: &'static str, text: impl Into<String>) {
-        self.add(Level::Warn, step, text);
-    }
-
-    fn fail(&mut self, step: &'static str, text: impl Into<String>) {
-        self.add(Level::Fail, step, text);
-    }
-
-    /// One line for each, and the exit code.
-    pub(super) fn answer(&self) -> Answer {
-        let line = |Finding { level, step, text }: &Finding| {
-            let level = match level {
-                Level::Ok => "ok",
-                Level::Warn => "warn",
-                Level::Fail => "fail",
-            };
-            // Some of it is the words of others.
-            let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-            format!("{level:<6}{step:<13}{text}")
-        };
-        let failed = self.0.iter().any(|finding| finding.level == Level::Fail);
-        let lines: Vec<_> = self.0.iter().map(line).collect();
-        Answer { exit: if failed { EXIT_UNAVAILABLE } else { 0 }, text: lines.join("\n") }
-    }
-}
-
-/// Who we are at the callback.
-enum Us {
-    /// A bridge runs on this state directory.
-    Running {
-        /// Its callback URL with the secret.
-        url: SecretString,
-    },
-    /// None does; the callback URL that the next will register, if the state directory has its secret already.
-    Stopped { url: Option<SecretString> },
-    /// The state directory is not ours to look into.
-    Unknown,
-}
+pub(super) use findings::Findings;
+use findings::Us;
 
 /// Reads the files that the configuration names.
 ///
@@ -181,25 +113,6 @@ fn stored_secret(config: &Config, dir: &Path) -> Result<Option<SecretString>, St
     }
     let state = StateDir::open(dir).map_err(|error| error.to_string())?;
     let overrides = Overrides { handshake_token: config.callback.token.clone(), path_secret: None };
-    let identity = Identity::open(&state, overrides).map_err(|error| error.to_string())?;
+    let identity = Identity::open(state.directory(), overrides).map_err(|error| error.to_string())?;
     Ok(Some(identity.path_secret()))
-}
-
-/// All addresses of the broker.
-fn brokers(config: &Config) -> impl Iterator<Item = &url::Url> {
-    std::iter::once(&config.mqtt.broker).chain(&config.mqtt.other_brokers)
-}
-
-/// What nobody else uses by chance.
-fn random() -> String {
-    let random = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
-    format!("self_test-{random:016x}")
-}
-
-/// The callback URL to ask iLink about.
-fn callback_url(config: &Config, us: &Us) -> SecretString {
-    match us {
-        Us::Running { url } | Us::Stopped { url: Some(url) } => url.expose_secret().to_owned().into(),
-        Us::Stopped { url: None } | Us::Unknown => config.callback_url(&random().into()),
-    }
 }

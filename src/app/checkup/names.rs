@@ -9,7 +9,7 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 use url::{Host, Url};
 
-use super::Findings;
+use super::findings::{Findings, brokers};
 use crate::config::Config;
 
 const STEP: &str = "dns";
@@ -20,7 +20,7 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) {
     let public = config.callback.public_url.expose();
     // A proxy resolves the API's name itself.
     let api = proxy.unwrap_or(("ilink.api", &config.ilink.api));
-    let brokers = super::brokers(config).map(|broker| ("mqtt.broker", broker));
+    let brokers = brokers(config).map(|broker| ("mqtt.broker", broker));
     for (key, url) in [api].into_iter().chain(brokers).chain([("callback.public_url", public)]) {
         let addresses = resolve(key, url, findings).await;
         let loopback = !addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback);

@@ -12,53 +12,14 @@ use std::path::{Path, PathBuf};
 
 use self::answers::{Answers, STEPS, Step, Tries};
 use self::terminal::Terminal;
-use super::AppError;
 use super::checkup::{self, Findings};
-use crate::cli::{EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE, Setup};
+use crate::app::AppError;
+use crate::cli::Setup;
 use crate::config::{Config, Environment};
+pub use answers::SetupError;
 
 /// Where the configuration goes when nobody says.
 const DEFAULT_PATH: &str = "/etc/ilink2mqtt/config.toml";
-
-/// Why nothing was set up.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// An answer is missing, or of no use.
-    #[error("{0}")]
-    Answer(String),
-    /// An answer was tried and failed.
-    #[error("nothing is written: {0}; correct it, or say --untried")]
-    Tried(String),
-    /// A file cannot be written.
-    #[error("{path} cannot be written: {source}{remedy}")]
-    Write {
-        /// Which.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-        /// What to do.
-        remedy: &'static str,
-    },
-    /// Standard input or output is gone.
-    #[error("the terminal cannot be used: {0}")]
-    Terminal(#[from] std::io::Error),
-    /// A part that is to be tried cannot be.
-    #[error("{0}")]
-    Part(#[from] AppError),
-}
-
-impl SetupError {
-    /// The process's exit code for it.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Answer(_) => EXIT_USAGE,
-            Self::Tried(_) => EXIT_UNAVAILABLE,
-            Self::Write { .. } | Self::Terminal(_) => EXIT_INTERNAL,
-            Self::Part(error) => error.exit_code(),
-        }
-    }
-}
 
 /// Sets up the bridge, with the answers in `arguments` and those of whoever is at the terminal.
 ///

@@ -4,8 +4,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use secrecy::SecretString;
 
-use super::SetupError;
-use super::answers::Question;
+use super::answers::{Question, SetupError};
 
 /// Standard input and output.
 pub(super) struct Terminal {

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 
-use super::SetupError;
-use super::answers::{Answers, Key};
+use super::answers::{Answers, Key, SetupError};
 use crate::os::files;
 
 /// A service's own user reads it, and no secret is in it.

@@ -1,9 +1,11 @@
-//! What passes between the handles and the task.
+//! What passes between the handles, the task, and the calls that the task makes.
 
+use std::io;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::blame::Mark;
 use super::doors::Endpoint;
@@ -122,4 +124,26 @@ pub(super) enum Attempt {
         /// This call alone has to wait, that long.
         after: Option<Duration>,
     },
+}
+
+/// What becomes of a renewal that a call asks for.
+pub(super) enum Renewing {
+    /// It is under way, or there is something newer already.
+    Yes,
+    /// There is none; that call alone has to wait so long.
+    No(Option<Duration>),
+}
+
+pub(super) type Posted = Result<Reply, TransportError>;
+
+/// A `set_config` or `get_access_token` that has come to an end.
+pub(super) enum Done {
+    /// Whether this URL is registered.
+    Query { url: SecretString, posted: Posted },
+    /// To have this URL registered; with what the callback saw meanwhile.
+    Register { url: SecretString, posted: Posted, seen: String },
+    /// To have none registered, and how recording it went.
+    Unregister(Posted, io::Result<()>),
+    /// For a token, at this moment.
+    Token(Posted, Instant),
 }

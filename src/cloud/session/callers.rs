@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::asks::{Access, Attempt, Caller, Origin, Renewal};
+use super::asks::{Access, Attempt, Caller, Origin, Renewal, Renewing};
 use super::standing::Loss;
 use super::task::Task;
 use super::tracks::{Doubt, Known, Want, Why};
@@ -17,14 +17,6 @@ use super::upkeep::UpkeepDone;
 use super::words;
 use crate::cloud::TransportError;
 use crate::protocol::{Class, ResultCode};
-
-/// What becomes of a renewal that a call asks for.
-pub(super) enum Renewing {
-    /// It is under way, or there is something newer already.
-    Yes,
-    /// There is none; that call alone has to wait so long.
-    No(Option<Duration>),
-}
 
 impl Task {
     /// Sees to a renewal that a call asks for.

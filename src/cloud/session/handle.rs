@@ -3,26 +3,20 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::asks::{Access, Ask, Attempt, Caller, NoRenewal, Origin, Renewal, Verb};
 use super::blame::{Blames, Mark};
 use super::doors::{Door, Doors, Endpoint, Keeper, Pass, Table};
 use super::gate::{Gate, Open};
-use super::task::{Channels, Task};
-use super::types::{CloudState, Outcome, SessionConfig, Status};
+use super::types::{Outcome, Status};
 use super::words;
-use crate::cloud::{Executed, HandshakeLog, Post, Registry};
+use crate::cloud::{Executed, Post};
 use crate::protocol::{Account, Call, Class, Qos, Reply, Request, ResultCode, Subject, Uid};
-
-/// Room for what callers tell the task. It answers at once, so this only fills while it has no turn.
-const ASKS: usize = 256;
 
 /// What the handles and the task share beside the channels.
 pub(super) struct Shared {
@@ -47,58 +41,16 @@ pub(super) struct Shared {
 #[derive(Clone)]
 pub struct Session {
     pub(super) shared: Arc<Shared>,
-    asks: mpsc::Sender<Ask>,
-    access: watch::Receiver<Access>,
-    status: watch::Receiver<Status>,
-    presence: watch::Receiver<Vec<(Uid, bool)>>,
+    pub(super) asks: mpsc::Sender<Ask>,
+    pub(super) access: watch::Receiver<Access>,
+    pub(super) status: watch::Receiver<Status>,
+    pub(super) presence: watch::Receiver<Vec<(Uid, bool)>>,
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("status", &*self.status.borrow()).finish_non_exhaustive()
     }
-}
-
-/// Starts the session's task on the current runtime. It ends when `shutdown` is cancelled; cancel it after the last call.
-/// The callback must be served already: iLink calls it while it is being registered.
-pub fn start(
-    client: impl Post,
-    config: SessionConfig,
-    registry: Arc<dyn Registry>,
-    handshakes: HandshakeLog,
-    shutdown: CancellationToken,
-) -> (Session, JoinHandle<()>) {
-    let starting = words::starting();
-    let doors = Arc::new(Keeper::new(&starting));
-    let (access, access_seen) = watch::channel(Access { grant: None, registration: 0, opening: 0 });
-    let (status, status_seen) = watch::channel(Status {
-        state: CloudState::Offline,
-        cause: starting,
-        since: SystemTime::now(),
-        registered: false,
-        closed: Vec::new(),
-        token_dies: None,
-        token_life: Duration::ZERO,
-    });
-    let (presence, presence_seen) = watch::channel(Vec::new());
-    let (asks, asked) = mpsc::channel(ASKS);
-    let shared = Shared {
-        client: Box::new(client),
-        account: config.account.clone(),
-        doors,
-        proven_token: AtomicU64::new(0),
-        proven_registration: AtomicU64::new(0),
-        served: AtomicU64::new(0),
-        served_at: AtomicU64::new(0),
-        began: Instant::now(),
-        watched: AtomicBool::new(false),
-        blames: Mutex::default(),
-    };
-    let session =
-        Session { shared: Arc::new(shared), asks, access: access_seen, status: status_seen, presence: presence_seen };
-    let channels = Channels { asks: asked, access, status, presence };
-    let task = Task::new(config, registry, handshakes, session.clone(), channels);
-    (session, tokio::spawn(task.run(shutdown)))
 }
 
 impl Session {
@@ -319,6 +271,21 @@ impl Session {
 }
 
 impl Shared {
+    pub(super) fn new(client: impl Post, account: Account, doors: Arc<Keeper>) -> Self {
+        Self {
+            client: Box::new(client),
+            account,
+            doors,
+            proven_token: AtomicU64::new(0),
+            proven_registration: AtomicU64::new(0),
+            served: AtomicU64::new(0),
+            served_at: AtomicU64::new(0),
+            began: Instant::now(),
+            watched: AtomicBool::new(false),
+            blames: Mutex::default(),
+        }
+    }
+
     /// Notes that the token and the registration are good.
     fn prove(&self, used: &Access, origin: Origin) {
         self.proven_token.fetch_max(used.generation(), Ordering::Relaxed);

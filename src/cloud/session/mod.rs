@@ -63,6 +63,7 @@ mod tests;
 
 pub use doors::{Door, Doors, Endpoint};
 pub use gate::Gate;
-pub use handle::{Session, start};
+pub use handle::Session;
 pub use quotas::ConfigQuota;
+pub use task::start;
 pub use types::{ClosedEndpoint, CloudState, Outcome, RegisterPolicy, SessionConfig, Status};

@@ -3,33 +3,26 @@
 //! Each runs beside the loop and ends as a [`Done`], which carries what was asked for: what is wanted may have changed
 //! meanwhile. What must be on disk with its outcome is written before that.
 
-use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::asks::Verb;
-use super::react;
+use super::asks::{Done, Verb};
 use super::task::{Task, on_disk};
 use super::tracks::Want;
 use super::types::RegisterPolicy;
 use super::words;
-use crate::cloud::TransportError;
 use crate::protocol::{Reply, SetConfig, TokenGrant, get_access_token};
 
-type Posted = Result<Reply, TransportError>;
-/// A `set_config` or `get_access_token` that has come to an end.
-pub(super) enum Done {
-    /// Whether this URL is registered.
-    Query { url: SecretString, posted: Posted },
-    /// To have this URL registered; with what the callback saw meanwhile.
-    Register { url: SecretString, posted: Posted, seen: String },
-    /// To have none registered, and how recording it went.
-    Unregister(Posted, io::Result<()>),
-    /// For a token, at this moment.
-    Token(Posted, Instant),
+/// No token lives longer than this, whatever its reply says.
+const LONGEST_LIFE: Duration = Duration::from_hours(30 * 24);
+
+/// How long a token lives.
+pub(super) fn life(grant: &TokenGrant) -> Duration {
+    Duration::from_secs(grant.expires_in).min(LONGEST_LIFE)
 }
 
 impl Task {
@@ -112,7 +105,7 @@ impl Task {
         self.calling = Some(Box::pin(async move {
             let posted = session.shared.client.post(&get_access_token(&session.shared.account), None).await;
             if let Some(grant) = posted.as_ref().ok().and_then(TokenGrant::from_reply) {
-                let (life, age) = (react::life(&grant), now.elapsed());
+                let (life, age) = (life(&grant), now.elapsed());
                 if let Err(error) = on_disk(move || store.put_token(&grant.access_token, life, age)).await {
                     tracing::warn!(%error, "the access token could not be kept: the next start asks for another");
                 }

@@ -5,54 +5,13 @@ use std::io;
 use tokio::time::Instant;
 use url::Url;
 
-use super::budget::{self, Budget};
-use super::store::{Quota, Quotas, SpentMarks, Store};
+use super::store::{Quota, Quotas, Store};
 use super::task::{Task, on_disk};
+use super::tracks::{Budgets, QuotaMarks};
 use super::words;
 use crate::cloud::Timing;
 use crate::os::files::Directory;
 use crate::protocol::{Account, ResultCode};
-
-/// What there is to keep: for `set_config` and `get_access_token`, how often in a row and until when.
-pub(super) type QuotaMarks = [Option<(u32, Instant)>; 2];
-
-/// What the session allows itself, and the operator.
-pub(super) struct Budgets {
-    pub(super) config: Budget,
-    pub(super) token: Budget,
-    pub(super) verbs: Budget,
-    /// Something was spent that is not on disk.
-    pub(super) unsaved: bool,
-}
-
-impl Budgets {
-    pub(super) fn restore(now: Instant, kept: &SpentMarks) -> Self {
-        let [config, token, verbs] = kept.spent();
-        Self {
-            config: Budget::new(budget::CONFIG, now, config),
-            token: Budget::new(budget::TOKENS, now, token),
-            verbs: Budget::new(budget::VERBS, now, verbs),
-            unsaved: false,
-        }
-    }
-
-    fn marks(&self, now: Instant) -> SpentMarks {
-        SpentMarks::new([self.config.spent(now), self.token.spent(now), self.verbs.spent(now)])
-    }
-
-    /// An operator's `set_config`, beside what the session needs: it counts, but is not kept out by that.
-    ///
-    /// # Errors
-    /// Why not now.
-    pub(super) fn spend_verb(&mut self, now: Instant) -> Result<(), String> {
-        let next = self.verbs.next(now, 0);
-        if next > now {
-            return Err(words::paced_verb(next - now));
-        }
-        self.verbs.spend(now);
-        Ok(())
-    }
-}
 
 impl Task {
     /// What is spent is on disk before the call leaves: the call is polled after this.

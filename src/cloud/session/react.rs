@@ -8,17 +8,14 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
-use super::asks::Verb;
-use super::own_calls::Done;
+use super::asks::{Done, Verb};
+use super::own_calls::life;
 use super::task::Task;
 use super::tracks::{Grade, Known, Want};
 use super::types::RegisterPolicy;
 use super::words;
 use crate::cloud::TransportError;
 use crate::protocol::{Class, Reply, ResultCode, TokenGrant};
-
-/// No token lives longer than this, whatever its reply says.
-const LONGEST_LIFE: Duration = Duration::from_hours(30 * 24);
 
 /// Whether a refusal of `set_config` is about the URL that was asked for, and about nothing else.
 fn concerns_url(code: ResultCode) -> bool {
@@ -27,11 +24,6 @@ fn concerns_url(code: ResultCode) -> bool {
 
 fn grade(code: ResultCode) -> Grade {
     if code.class() == Class::FatalConfig { Grade::Severe } else { Grade::Passing }
-}
-
-/// How long a token lives.
-pub(super) fn life(grant: &TokenGrant) -> Duration {
-    Duration::from_secs(grant.expires_in).min(LONGEST_LIFE)
 }
 
 impl Task {

@@ -5,25 +5,24 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use secrecy::ExposeSecret as _;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::asks::{Access, Ask, NoRenewal, Renewal, Verb};
-use super::callers::Renewing;
+use super::asks::{Access, Ask, Done, NoRenewal, Renewal, Renewing, Verb};
 use super::doors::Keeper;
-use super::handle::Session;
-use super::own_calls::Done;
-use super::quotas::{Budgets, QuotaMarks};
+use super::handle::{Session, Shared};
 use super::standing::{Silence, Standings};
 use super::store::{SpentMarks, Store, Subscribed};
-use super::tracks::{Hold, Known, Registration, Streak, Token, Want, Why};
-use super::types::{RegisterPolicy, SessionConfig, Status};
+use super::tracks::{Budgets, Hold, Known, QuotaMarks, Registration, Streak, Token, Want, Why};
+use super::types::{CloudState, RegisterPolicy, SessionConfig, Status};
 use super::upkeep::{Upkeep, UpkeepDone};
 use super::words;
-use crate::cloud::{HandshakeLog, Registry};
+use crate::cloud::{HandshakeLog, Post, Registry};
 use crate::os::children;
 use crate::protocol::{Reply, Uid};
 
@@ -33,6 +32,39 @@ pub(super) struct Channels {
     pub(super) access: watch::Sender<Access>,
     pub(super) status: watch::Sender<Status>,
     pub(super) presence: watch::Sender<Vec<(Uid, bool)>>,
+}
+
+/// Room for what callers tell the task. It answers at once, so this only fills while it has no turn.
+const ASKS: usize = 256;
+
+/// Starts the session's task on the current runtime. It ends when `shutdown` is cancelled; cancel it after the last call.
+/// The callback must be served already: iLink calls it while it is being registered.
+pub fn start(
+    client: impl Post,
+    config: SessionConfig,
+    registry: Arc<dyn Registry>,
+    handshakes: HandshakeLog,
+    shutdown: CancellationToken,
+) -> (Session, JoinHandle<()>) {
+    let starting = words::starting();
+    let doors = Arc::new(Keeper::new(&starting));
+    let (access, access_seen) = watch::channel(Access { grant: None, registration: 0, opening: 0 });
+    let (status, status_seen) = watch::channel(Status {
+        state: CloudState::Offline,
+        cause: starting,
+        since: SystemTime::now(),
+        registered: false,
+        closed: Vec::new(),
+        token_dies: None,
+        token_life: Duration::ZERO,
+    });
+    let (presence, presence_seen) = watch::channel(Vec::new());
+    let (asks, asked) = mpsc::channel(ASKS);
+    let shared = Arc::new(Shared::new(client, config.account.clone(), doors));
+    let session = Session { shared, asks, access: access_seen, status: status_seen, presence: presence_seen };
+    let channels = Channels { asks: asked, access, status, presence };
+    let task = Task::new(config, registry, handshakes, session.clone(), channels);
+    (session, tokio::spawn(task.run(shutdown)))
 }
 
 type Running<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;

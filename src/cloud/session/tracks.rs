@@ -7,8 +7,11 @@ use tokio::time::Instant;
 
 use super::asks::Grant;
 use super::blame::Mark;
+use super::budget::{self, Budget};
 use super::doors::Endpoint;
+use super::store::SpentMarks;
 use super::types::CloudState;
+use super::words;
 use crate::protocol::ResultCode;
 
 /// Whether iLink has our callback.
@@ -264,5 +267,46 @@ impl Streak {
         self.failures = if served == self.served { self.failures.saturating_add(1) } else { 1 };
         self.served = served;
         self.failures
+    }
+}
+
+/// What there is to keep: for `set_config` and `get_access_token`, how often in a row and until when.
+pub(super) type QuotaMarks = [Option<(u32, Instant)>; 2];
+
+/// What the session allows itself, and the operator.
+pub(super) struct Budgets {
+    pub(super) config: Budget,
+    pub(super) token: Budget,
+    pub(super) verbs: Budget,
+    /// Something was spent that is not on disk.
+    pub(super) unsaved: bool,
+}
+
+impl Budgets {
+    pub(super) fn restore(now: Instant, kept: &SpentMarks) -> Self {
+        let [config, token, verbs] = kept.spent();
+        Self {
+            config: Budget::new(budget::CONFIG, now, config),
+            token: Budget::new(budget::TOKENS, now, token),
+            verbs: Budget::new(budget::VERBS, now, verbs),
+            unsaved: false,
+        }
+    }
+
+    pub(super) fn marks(&self, now: Instant) -> SpentMarks {
+        SpentMarks::new([self.config.spent(now), self.token.spent(now), self.verbs.spent(now)])
+    }
+
+    /// An operator's `set_config`, beside what the session needs: it counts, but is not kept out by that.
+    ///
+    /// # Errors
+    /// Why not now.
+    pub(super) fn spend_verb(&mut self, now: Instant) -> Result<(), String> {
+        let next = self.verbs.next(now, 0);
+        if next > now {
+            return Err(words::paced_verb(next - now));
+        }
+        self.verbs.spend(now);
+        Ok(())
     }
 }

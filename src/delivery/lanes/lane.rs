@@ -3,10 +3,31 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Memo, Ticket};
 use crate::delivery::Part;
 use crate::delivery::blame::Blame;
 use crate::mqtt::{Backoff, ForNow, Handling, NotNow};
+
+/// What is to be known of a row when it is sent again.
+pub trait Memo: Default {
+    /// These parts need not be sent again with the row; `late`: it is too late for its raw message.
+    fn settle(&mut self, taken: Vec<Part>, late: bool);
+
+    /// All parts must be sent again: what stands before the row was.
+    fn unsettle(&mut self);
+}
+
+/// The right to send a row, once.
+#[derive(Debug)]
+pub struct Ticket<K> {
+    /// The row's lane.
+    pub lane: Arc<K>,
+    /// Its number.
+    pub seq: u64,
+    /// How its publishes are to be handled; withdrawn when the lane begins anew before it.
+    pub handling: Handling,
+    /// No two are sent under one number, not even the same row twice.
+    pub(super) number: u64,
+}
 
 #[derive(Debug)]
 pub(super) struct Sent<M, D> {

@@ -29,7 +29,7 @@ fn acked() -> Delivery {
 }
 
 fn refused() -> Delivery {
-    Delivery::Refused(super::super::publisher::Refusal { reason: String::new(), remedy: String::new() })
+    Delivery::Refused(super::super::delivery::Refusal { reason: String::new(), remedy: String::new() })
 }
 
 #[test]

@@ -5,11 +5,30 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Lasts, Outcome};
 use crate::local::Publication;
 
 /// The longest wait after refusals that each cost a connection.
 pub(super) const LONGEST: Duration = Duration::from_hours(1);
+
+/// For how long the broker is believed to have what it acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::mqtt) enum Lasts {
+    /// Until the connection ends: the last will speaks then, or another bridge does.
+    Connection,
+    /// Until the broker begins another session: then it may have lost its retained messages too.
+    Session,
+}
+
+/// What became of what the link sent from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::mqtt) enum Outcome {
+    /// The broker has it.
+    Acked,
+    /// It may be taken another time.
+    ForNow,
+    /// It will not be taken until somebody mends something.
+    ForGood,
+}
 
 #[derive(Debug)]
 pub(super) struct Wanted {

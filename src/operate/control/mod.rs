@@ -1,7 +1,7 @@
 //! The control socket: the operator's verbs, carried out by a running daemon.
 //!
 //! `control.sock` in the state directory, open to its owner alone. One request and one answer for each connection, each a
-//! JSON document on one line. What the verbs do is in [`verbs`].
+//! JSON document on one line. What the verbs are and do is in [`verbs`].
 
 pub mod verbs;
 
@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
@@ -21,60 +20,12 @@ use tracing::debug;
 
 use crate::os::children::Children;
 use verbs::Verbs;
+pub use verbs::{Answer, Verb};
 
 /// The largest request: a call's JSON.
 const REQUEST_MAX: u64 = 4 * 1024 * 1024;
 /// A verb waits for iLink, which has its own time-outs; this is beyond all of them.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// What the operator wants.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verb {
-    /// One call to iLink.
-    Call {
-        /// As its MQTT topic names it.
-        name: String,
-        /// Its fields.
-        json: String,
-    },
-    /// Register the callback URL.
-    Register {
-        /// With a new secret.
-        new_secret: bool,
-    },
-    /// Remove it.
-    Unregister,
-    /// Ask whether it is registered.
-    Query,
-    /// The callback URL with its secret.
-    CallbackUrl,
-    /// What a bug report holds.
-    Report,
-    /// The state of every part.
-    Status {
-        /// Only whether the loops make progress.
-        healthy: bool,
-        /// As JSON.
-        json: bool,
-    },
-}
-
-/// What came of it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
-    /// The exit code.
-    pub exit: u8,
-    /// For standard output, or standard error if the exit code is not 0.
-    pub text: String,
-}
-
-/// The text's length only: it may be the callback's URL with its secret.
-impl std::fmt::Debug for Answer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Answer").field("exit", &self.exit).field("len", &self.text.len()).finish()
-    }
-}
 
 /// The path of the control socket in a state directory.
 #[must_use]

@@ -5,10 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::{Mutex, watch};
 
-use super::{Answer, Verb};
 use crate::cli::{EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE};
 use crate::cloud::{Executed, Outcome, Session};
 use crate::local::command::decode_call;
@@ -18,6 +18,55 @@ use crate::operate::status::bundle::Bundle;
 use crate::operate::status::{Overview, Report};
 use crate::protocol::{Call, Reply};
 use crate::state_dir::Identity;
+
+/// What the operator wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// One call to iLink.
+    Call {
+        /// As its MQTT topic names it.
+        name: String,
+        /// Its fields.
+        json: String,
+    },
+    /// Register the callback URL.
+    Register {
+        /// With a new secret.
+        new_secret: bool,
+    },
+    /// Remove it.
+    Unregister,
+    /// Ask whether it is registered.
+    Query,
+    /// The callback URL with its secret.
+    CallbackUrl,
+    /// What a bug report holds.
+    Report,
+    /// The state of every part.
+    Status {
+        /// Only whether the loops make progress.
+        healthy: bool,
+        /// As JSON.
+        json: bool,
+    },
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The exit code.
+    pub exit: u8,
+    /// For standard output, or standard error if the exit code is not 0.
+    pub text: String,
+}
+
+/// The text's length only: it may be the callback's URL with its secret.
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer").field("exit", &self.exit).field("len", &self.text.len()).finish()
+    }
+}
 
 /// Exit code when iLink answered with an error code.
 const EXIT_REFUSED: u8 = 1;

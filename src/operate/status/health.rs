@@ -7,53 +7,18 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::{Part, Report, time};
+use super::readiness::{Part, describe};
+use super::report::{Report, time};
 use crate::cloud::ClosedEndpoint;
 use crate::delivery::busy::Busy;
 use crate::inbound;
-use crate::local::Base;
-use crate::mqtt::{Refused, Subscriptions};
+use crate::mqtt::Refused;
 use crate::os::clock;
 use crate::outbound;
-use crate::protocol::Variant;
 use crate::store::{Queue, Store};
 
 /// How long the spool is waited for, for the age of what it holds.
 const DISK_PATIENCE: Duration = Duration::from_millis(500);
-
-/// What the bridge is. No secrets: hosts, not URLs.
-#[derive(Debug, Clone, Serialize)]
-pub struct Info {
-    /// Of the program.
-    pub version: &'static str,
-    /// Ours.
-    pub uid: String,
-    /// The host of `ilink.api`.
-    pub api_host: String,
-    /// The host of `callback.public_url`, which a reload may change.
-    pub callback_host: String,
-    /// `mqtt.base_topic`.
-    pub base_topic: String,
-    /// RFC 3339.
-    pub started_at: String,
-    /// What the operator should know of the configuration, for `status` and the status page only.
-    #[serde(skip)]
-    pub warnings: Vec<&'static str>,
-}
-
-impl Info {
-    /// The JSON of `bridge/info`; the variant is known once iLink has signed a handshake.
-    #[must_use]
-    pub fn json(&self, variant: Option<Variant>) -> Vec<u8> {
-        #[derive(Serialize)]
-        struct Wire<'a> {
-            #[serde(flatten)]
-            info: &'a Info,
-            signature_variant: Option<&'static str>,
-        }
-        serde_json::to_vec(&Wire { info: self, signature_variant: variant.map(Variant::as_str) }).unwrap_or_default()
-    }
-}
 
 /// The state of every part, as `bridge/health` and `status` show it.
 #[derive(Debug, Serialize)]
@@ -254,16 +219,11 @@ async fn oldest(spool: &dyn Store, queue: Queue) -> Option<Duration> {
     }
 }
 
-/// In words, for people.
-pub(super) fn describe(subscriptions: &Subscriptions, base: &Base) -> String {
-    match subscriptions {
-        Subscriptions::Pending => "pending".to_owned(),
-        Subscriptions::Granted => "granted".to_owned(),
-        Subscriptions::Refused(filters) => format!("refused: {}", filters.join(", ")),
-        Subscriptions::SilentlyDenied => {
-            let lines = base.command_filters().map(|filter| format!("topic read {filter}")).join(", ");
-            format!("granted, but the bridge's own probe was not heard: the broker's ACL needs: {lines}")
-        }
-        Subscriptions::Unverified(reason) => format!("granted, not verified: the probe was refused ({reason})"),
+/// How the broker does not take something for now.
+pub(super) fn in_words(kind: &str) -> &'static str {
+    match kind {
+        "busy" => "busy",
+        "ends_connection" => "cut off",
+        _ => "refused for now",
     }
 }

@@ -10,7 +10,8 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use prometheus::{TEXT_FORMAT, TextEncoder};
 
 use super::health::{Health, QueueHealth};
-use super::{Report, describe_parts};
+use super::readiness::describe_parts;
+use super::report::Report;
 use crate::cloud::{CloudState, Endpoint};
 use crate::mqtt::NotNow;
 use crate::observe::series::PREFIX;

@@ -8,84 +8,25 @@ mod health;
 pub mod metrics;
 mod overview;
 mod readiness;
+mod report;
 mod text;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-pub use health::{Health, Info};
+pub use health::Health;
 pub use overview::{Overview, Problem};
 pub use readiness::{Part, Readiness, Ready};
+pub use report::{Info, Report};
 
-use crate::cloud::{HandshakeLog, Status};
-use crate::delivery::busy::AllBusy;
-use crate::inbound::callback::LastSeen;
-use crate::local::{Base, Publication};
-use crate::mqtt::{LinkCounters, LinkState, Publisher};
-use crate::observe::counters::Counters;
-use crate::os::clock;
-use crate::routing::RouteStates;
-use crate::store::Store;
+use crate::local::Publication;
+use crate::mqtt::Publisher;
 
 /// `bridge/health` is published at least this often.
 const EVERY: Duration = Duration::from_mins(1);
-
-/// Everything that is looked at.
-pub struct Report {
-    /// What changes with the configuration alone.
-    pub info: watch::Receiver<Info>,
-    /// The base topic.
-    pub base: Base,
-    /// The queues.
-    pub spool: Arc<dyn Store>,
-    /// The session with iLink.
-    pub cloud: watch::Receiver<Status>,
-    /// The link to the broker.
-    pub link: watch::Receiver<LinkState>,
-    /// What the link counts.
-    pub link_counters: Arc<LinkCounters>,
-    /// What the callback saw.
-    pub handshakes: HandshakeLog,
-    /// What the callback stored.
-    pub seen: Arc<LastSeen>,
-    /// What everybody counts.
-    pub counters: Arc<Counters>,
-    /// What the broker does not take for now.
-    pub busy: watch::Receiver<AllBusy>,
-    /// What each route did.
-    pub routes: Arc<RouteStates>,
-    /// Since when each part is ready or not.
-    pub readiness: Readiness,
-}
-
-impl Report {
-    /// The present readiness of every part.
-    #[must_use]
-    pub fn ready(&self) -> Ready {
-        self.readiness.update(&self.link.borrow(), &self.cloud.borrow(), self.spool.stores(), &self.base)
-    }
-
-    /// How things stand, in one line: for a service manager.
-    #[must_use]
-    pub fn line(&self) -> String {
-        let cloud = self.cloud.borrow().clone();
-        text::line(cloud.state.as_str(), &cloud.cause, &self.ready())
-    }
-}
-
-/// Every part with its name for people.
-fn describe_parts(ready: &Ready) -> [(&'static str, &Part); 4] {
-    [
-        ("broker", &ready.broker),
-        ("subscriptions", &ready.subscriptions),
-        ("callback", &ready.callback),
-        ("spool", &ready.spool),
-    ]
-}
 
 /// Publishes the retained `bridge/` topics until `stop`.
 pub async fn run(report: Arc<Report>, publisher: Publisher, stop: CancellationToken) {
@@ -138,9 +79,4 @@ impl Told {
         let health = Health::of(report).await.json();
         publisher.set_state(Publication::json(base.bridge("health"), health).retained());
     }
-}
-
-fn time(at: std::time::SystemTime) -> String {
-    let since = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    clock::rfc3339(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::health::{BusyHealth, Health};
-use super::text::in_words;
-use super::{Info, Ready, Report};
+use super::health::{BusyHealth, Health, in_words};
+use super::readiness::Ready;
+use super::report::{Info, Report};
 use crate::cloud::CloudState;
 use crate::mqtt::Subscriptions;
 use crate::observe::trail::{Minute, Passed};

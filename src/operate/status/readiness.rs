@@ -4,7 +4,6 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
-use super::health::describe;
 use crate::cloud::Status;
 use crate::local::Base;
 use crate::mqtt::{LinkState, Subscriptions};
@@ -85,4 +84,28 @@ impl Part {
         self.ready = now.is_ok();
         self.cause = now.err();
     }
+}
+
+/// In words, for people.
+pub(super) fn describe(subscriptions: &Subscriptions, base: &Base) -> String {
+    match subscriptions {
+        Subscriptions::Pending => "pending".to_owned(),
+        Subscriptions::Granted => "granted".to_owned(),
+        Subscriptions::Refused(filters) => format!("refused: {}", filters.join(", ")),
+        Subscriptions::SilentlyDenied => {
+            let lines = base.command_filters().map(|filter| format!("topic read {filter}")).join(", ");
+            format!("granted, but the bridge's own probe was not heard: the broker's ACL needs: {lines}")
+        }
+        Subscriptions::Unverified(reason) => format!("granted, not verified: the probe was refused ({reason})"),
+    }
+}
+
+/// Every part with its name for people.
+pub(super) fn describe_parts(ready: &Ready) -> [(&'static str, &Part); 4] {
+    [
+        ("broker", &ready.broker),
+        ("subscriptions", &ready.subscriptions),
+        ("callback", &ready.callback),
+        ("spool", &ready.spool),
+    ]
 }

@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
-use super::health::{BusyHealth, ClosedHealth, QueueHealth, RefusedHealth};
-use super::{Overview, Part, Problem, Ready, describe_parts};
+use super::health::{BusyHealth, ClosedHealth, QueueHealth, RefusedHealth, in_words};
+use super::overview::{Overview, Problem};
+use super::readiness::{Part, Ready, describe_parts};
+use super::report::Report;
 use crate::observe::trail::{Passed, Way, harmless};
 
 /// So many messages are printed; the page shows more.
@@ -90,8 +92,17 @@ impl Overview {
     }
 }
 
+impl Report {
+    /// How things stand, in one line: for a service manager.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let cloud = self.cloud.borrow().clone();
+        line(cloud.state.as_str(), &cloud.cause, &self.ready())
+    }
+}
+
 /// One line: what is well in few words, what is not with its cause.
-pub(super) fn line(cloud: &str, why: &str, ready: &Ready) -> String {
+fn line(cloud: &str, why: &str, ready: &Ready) -> String {
     let parts = [("broker", &ready.broker), ("subscriptions", &ready.subscriptions), ("spool", &ready.spool)];
     let (well, unwell): (Vec<_>, Vec<_>) = parts.into_iter().partition(|(_, part)| part.ready);
     let mut line = format!("iLink {cloud}{}", cause(Some(why)));
@@ -102,15 +113,6 @@ pub(super) fn line(cloud: &str, why: &str, ready: &Ready) -> String {
         let _ = write!(line, "; ready: {}", well.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "));
     }
     line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LINE).collect()
-}
-
-/// How the broker does not take something for now.
-pub(super) fn in_words(kind: &str) -> &'static str {
-    match kind {
-        "busy" => "busy",
-        "ends_connection" => "cut off",
-        _ => "refused for now",
-    }
 }
 
 fn some_or(text: String, otherwise: &str) -> String {

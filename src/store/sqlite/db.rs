@@ -4,13 +4,16 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Result};
 
 use super::fault::Fault;
-use super::log::{leave_log, use_log};
 use super::rows::{self, signed, unsigned};
 use super::types::PerQueue;
 use crate::store::types::Queue;
+
+/// Another program (an operator's `sqlite3`) may hold a lock for a moment, but nobody waits long for it.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Marks the file as ours ("iLMQ"), for `file` and for us.
 const APPLICATION_ID: i32 = 0x694c_4d51;
@@ -29,9 +32,6 @@ const VACUUM_UP_TO: u64 = 32 * 1024 * 1024;
 
 /// After the counts were lost, numbers go on this far beyond the highest row still there.
 pub(super) const SEQ_JUMP: u64 = 1 << 20;
-
-/// Another program (an operator's `sqlite3`) may hold a lock for a moment, but nobody waits long for it.
-pub(super) const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
 
 const SETTINGS: &str = "
     PRAGMA page_size = 1024;
@@ -272,6 +272,24 @@ impl Db {
         }
         Ok(lost)
     }
+}
+
+/// Takes from `SQLite` what it would do to the log unasked: from here on a connection that closes leaves the files as they are.
+fn leave_log(conn: &Connection) -> Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    conn.pragma_update(None, "wal_autocheckpoint", 0)
+}
+
+/// Switches to a log, which a new file is not set to. That is a commit of its own, which comes after the pragma's row: whether its
+/// syncs succeed is told by who asks for another row, and nobody else does.
+fn use_log(conn: &Connection) -> std::result::Result<(), Fault> {
+    let mut statement = conn.prepare("PRAGMA journal_mode = WAL")?;
+    let mut rows = statement.query([])?;
+    let mut mode = String::new();
+    while let Some(row) = rows.next()? {
+        mode = row.get(0)?;
+    }
+    if mode == "wal" { Ok(()) } else { Err(Fault::Unwritable(format!("it keeps no log, but {mode}"))) }
 }
 
 /// A connection to an existing file, with nothing set or read yet.

@@ -6,32 +6,14 @@
 
 use std::time::Duration;
 
+use rusqlite::Result;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, Result};
 
 use super::db::{BUSY_TIMEOUT, Db};
 use super::fault::Fault;
 
 /// A log of so many pages is moved after the commit that made it so long.
 const MOVE_AT: i64 = 1000;
-
-/// Takes from `SQLite` what it would do to the log unasked: from here on a connection that closes leaves the files as they are.
-pub(super) fn leave_log(conn: &Connection) -> Result<()> {
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    conn.pragma_update(None, "wal_autocheckpoint", 0)
-}
-
-/// Switches to a log, which a new file is not set to. That is a commit of its own, which comes after the pragma's row: whether its
-/// syncs succeed is told by who asks for another row, and nobody else does.
-pub(super) fn use_log(conn: &Connection) -> std::result::Result<(), Fault> {
-    let mut statement = conn.prepare("PRAGMA journal_mode = WAL")?;
-    let mut rows = statement.query([])?;
-    let mut mode = String::new();
-    while let Some(row) = rows.next()? {
-        mode = row.get(0)?;
-    }
-    if mode == "wal" { Ok(()) } else { Err(Fault::Unwritable(format!("it keeps no log, but {mode}"))) }
-}
 
 impl Db {
     /// Moves what the log holds into the database if it has grown long, as far as other readers let it; the next commit then

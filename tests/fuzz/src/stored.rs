@@ -94,7 +94,7 @@ fn check_identity(bytes: &[u8]) {
     STATE.with(|(dir, state)| {
         let file = dir.path().join("identity.json");
         fs::write(&file, bytes).unwrap();
-        match Identity::open(state, Overrides::default()) {
+        match Identity::open(state.directory(), Overrides::default()) {
             Ok(identity) => {
                 let (token, secret) = (identity.handshake_token(), identity.path_secret());
                 let shown = format!("{identity:?}");

@@ -144,7 +144,7 @@ async fn contents(spool: &Spool) -> Found {
 async fn examine(dir: &Path, promises: &Promises) -> Vec<String> {
     let mut wrong = Vec::new();
     let state = StateDir::open(dir).expect("the state directory opens");
-    match Identity::open(&state, Overrides::default()) {
+    match Identity::open(state.directory(), Overrides::default()) {
         Err(error) => wrong.push(format!("failed open: {error}")),
         Ok(identity) => {
             if let Some((url, token)) = &promises.registered

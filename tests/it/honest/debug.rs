@@ -60,7 +60,7 @@ fn nothing_that_holds_a_secret_shows_it() {
     };
     let state = StateDir::open(&dir.path().join("state")).unwrap();
     let overrides = || Overrides { handshake_token: Some(HANDSHAKE.into()), path_secret: Some(PATH.into()) };
-    let identity = Arc::new(Identity::open(&state, overrides()).unwrap());
+    let identity = Arc::new(Identity::open(state.directory(), overrides()).unwrap());
     let registry = IdentityRegistry::new(Arc::clone(&identity), "http://a", "a", "1");
     let cli = <Cli as clap::Parser>::try_parse_from(["ilink2mqtt", "sim", "--appkey", "a", "--secretkey", SECRETKEY]);
     for shown in [

@@ -28,15 +28,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use hub::{Ended, Hub, Joined};
+use session::OUTBOX;
 use wire::Version;
 
 /// Who has connected sends its CONNECT within this.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// Who does not read for so long is cut off.
 const WRITE_WITHIN: Duration = Duration::from_secs(30);
-/// Packets that wait for one client to read. Messages at QoS 0 may take half of it; those at QoS 1 and 2 are held to a
-/// window far below that, so that there is always room for answers.
-const OUTBOX: usize = 4096;
 /// Room for answers that a connection waits for before it takes its next packet.
 const ROOM: usize = 64;
 /// How long a client that did what it must not may take to read that it did.

@@ -10,9 +10,11 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Filter, Packet, PubRec, PubRecReason, PubRel, PubRelReason, Publish};
 use tokio::sync::mpsc;
 
-use super::OUTBOX;
 use super::wire::Will;
 
+/// Packets that wait for one client to read. Messages at QoS 0 may take half of it; those at QoS 1 and 2 are held to a
+/// window far below that, so that there is always room for answers.
+pub(super) const OUTBOX: usize = 4096;
 /// Messages that may wait for one client, and their bytes; what comes when it is full is dropped.
 const MAX_QUEUED: usize = 10_000;
 const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
