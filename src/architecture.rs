@@ -192,3 +192,21 @@ fn a_circle_is_found_and_named() {
     let steps = ["a/mod.rs imports a/two.rs (two::make)", "a/two.rs imports a/mod.rs (super::Own)"];
     assert_eq!(circle(&imports(dir.path())).unwrap(), steps);
 }
+
+/// Words in backquotes that are files, or folders, by their form.
+fn named(text: &str) -> impl Iterator<Item = &str> {
+    let is_path = |word: &&str| {
+        word.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))
+            && [".rs", ".md", ".json", ".toml"].iter().any(|end| word.ends_with(end))
+    };
+    text.split('`').skip(1).step_by(2).filter(is_path)
+}
+
+#[test]
+fn the_walk_leads_to_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(src().join("README.md")).unwrap();
+    let gone: Vec<_> = named(&text).filter(|path| !src().join(path).is_file() && !root.join(path).is_file()).collect();
+    assert!(gone.is_empty(), "src/README.md names what is not there: {gone:?}");
+    assert!(named(&text).count() > 80, "the walk was not read");
+}

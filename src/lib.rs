@@ -19,6 +19,8 @@
 //! disconnects; the callback closes last; then the spool. A part that ends unasked stops the process with a failure; then
 //! the callback is cut first, and nothing is answered any more.
 //!
+//! The same walks file by file, and where to begin when a call, a metric, a config key is to be added, are in `src/README.md`.
+//!
 //! # Rooms
 //!
 //! | room | what is in it |
@@ -26,7 +28,7 @@
 //! | [`app`] | builds the parts, starts them in order, stops them in order; the verbs that need no running bridge |
 //! | [`cli`] | the command line: its arguments, the manual page, the dry run of routes |
 //! | [`config`] | TOML, environment and credentials become checked values |
-//! | [`inbound`], [`outbound`], [`delivery`] | the two directions, and what both use to deliver in order |
+//! | [`inbound`], [`outbound`], [`delivery`] | the two directions, and what both use: order, routes at work, what is set aside |
 //! | [`store`], [`state_dir`] | the durable queues; the directory with the identity, the token and the lock |
 //! | [`mqtt`], [`cloud`], [`http`] | the link to the broker; the session with iLink and its calls; the listener that is open to strangers |
 //! | [`protocol`], [`local`], [`route`] | pure: what iLink's manual says; what we promise on MQTT; what existing devices say and hear |
@@ -38,9 +40,10 @@
 //! # Layers
 //!
 //! Arrows go down only: `main → sim → app → operate → {inbound, outbound} → delivery → {store, mqtt, cloud, http} →
-//! observe → config → route → local → protocol`. [`protocol`], [`local`] and [`route`] know no sockets, files, clocks or
-//! randomness, and a test keeps it so. The adapters [`store`], [`mqtt`], [`cloud`] and [`http`] never import each other.
-//! What uses the store knows its traits alone; only [`app`] names [`store::sqlite`].
+//! observe → config → route → local → protocol`. Neither files nor rooms import each other in a circle. [`protocol`],
+//! [`local`] and [`route`] know no sockets, files, clocks or randomness. The adapters [`store`], [`mqtt`], [`cloud`] and
+//! [`http`] never import each other. Tests (`architecture.rs`) keep all of this so. What uses the store knows its traits alone;
+//! only [`app`] names [`store::sqlite`].
 //! [`app`] hands plain values from [`config`] down; there are no globals.
 
 pub mod app;
@@ -60,9 +63,6 @@ pub mod os;
 pub mod outbound;
 pub mod protocol;
 pub mod route;
-pub mod routing;
-pub mod row;
-pub mod set_aside;
 pub mod sim;
 pub mod state_dir;
 pub mod store;

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use super::error::AppError;
-use super::open_files;
+use super::listeners;
 use super::parts;
 use super::routes::RouteParts;
 use super::supervisor::{FAULT, Step, Supervisor};
@@ -26,10 +26,10 @@ use crate::inbound::callback::{Callback, CallbackConfig, LastSeen};
 use crate::inbound::repeats::Repeats;
 use crate::inbound::server::{Access, Guarded};
 use crate::mqtt::Link;
+use crate::observe::activity::Activity;
 use crate::observe::counters::Counters;
 use crate::observe::log::Recent;
 use crate::observe::progress::Progress;
-use crate::observe::trail::Trail;
 use crate::operate::control::verbs::Verbs;
 use crate::operate::status::bundle::Pseudonyms;
 use crate::operate::status::{Info, Readiness, Report};
@@ -93,7 +93,7 @@ impl Core {
             identity,
             spool,
             repeats,
-            counters: Arc::new(Counters { trail: Trail::new(config.admin.show_content), ..Counters::default() }),
+            counters: Arc::new(Counters { activity: Activity::new(config.admin.show_content), ..Counters::default() }),
             busy: Arc::default(),
             seen: Arc::default(),
             handshakes: HandshakeLog::default(),
@@ -125,7 +125,7 @@ impl Core {
             }
         };
         let access = Access::new(&config.callback.allow, &config.callback.trusted_proxies);
-        let (room, serving) = (open_files::shares(config.outbound.concurrency).callback, tls.clone());
+        let (room, serving) = (listeners::shares(config.outbound.concurrency).callback, tls.clone());
         let callback_config = CallbackConfig {
             path_secrets: self.path_secrets.subscribe(),
             handshake_token: self.identity.handshake_token(),

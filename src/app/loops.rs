@@ -12,6 +12,7 @@ use crate::cloud;
 use crate::config::Config;
 use crate::delivery::busy::BusyBoard;
 use crate::delivery::lanes::Patience;
+use crate::delivery::set_aside::SetAside;
 use crate::inbound::relay::{Relay, RelaySettings};
 use crate::mqtt::{self, Publisher};
 use crate::observe::log::{Few, SaidOnce, Seldom};
@@ -22,7 +23,6 @@ use crate::outbound::attempt::{Attempts, Unstored};
 use crate::outbound::deliver::Deliver;
 use crate::outbound::results::Results;
 use crate::outbound::shares::Shares;
-use crate::set_aside::SetAside;
 use crate::store::{MAX_COMMANDS, Queue};
 
 /// What the loops and the observers are joined to.

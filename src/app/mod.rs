@@ -14,7 +14,6 @@ mod listeners;
 mod loops;
 mod notes;
 mod observers;
-mod open_files;
 mod parts;
 mod reload;
 mod routes;
@@ -52,8 +51,8 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     let mut signals =
         Signals::listen().map_err(|error| AppError::Failed(format!("cannot listen for signals: {error}")))?;
     let shutdown = Shutdown::default();
-    open_files::raise_limit();
-    open_files::warn_if_few(config.outbound.concurrency);
+    listeners::raise_limit();
+    listeners::warn_if_few(config.outbound.concurrency);
     let notifier = Notifier::of(&source.environment);
     let core = Core::open_soon(&config).await?;
     let (callback, admin_listener) = listeners::open(&config, sockets)?;

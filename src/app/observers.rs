@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::loops::{Around, Loops};
 use super::supervisor::{Step, Supervisor};
-use super::{homeassistant, notes, open_files};
+use super::{homeassistant, listeners, notes};
 use crate::config::Config;
 use crate::inbound::relay::RelaySettings;
 use crate::observe::log::Recent;
@@ -83,7 +83,7 @@ impl Observers<'_> {
             let (token, hosts) = (config.admin.token.clone(), config.admin.hosts.clone());
             let trusted_ingress = config.admin.trusted_ingress.clone();
             let admin = Admin { listen, token, hosts, trusted_ingress, report, loops: progress };
-            let room = open_files::shares(config.outbound.concurrency).admin;
+            let room = listeners::shares(config.outbound.concurrency).admin;
             let serving = admin::serve(listener, admin, room, self.stop());
             supervisor.service("the admin listener", Step::Observers, serving);
         }

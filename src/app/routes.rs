@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::AppError;
 use crate::config::Config;
+use crate::delivery::routing::{RouteStates, Routing};
 use crate::mqtt::{LinkState, RouteFilters, Subscriptions};
 use crate::outbound::route_book::RouteBook;
-use crate::routing::{RouteStates, Routing};
 use crate::store::Store;
 
 /// The note by which the next run knows what the broker's session may still be subscribed to, so that it can unsubscribe.

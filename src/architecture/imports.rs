@@ -83,10 +83,10 @@ fn walk(tokens: TokenStream, module: &[String], modules: &mut BTreeMap<Names, So
     let mut at = 0;
     while at < tokens.len() {
         match &tokens[at] {
-            TokenTree::Group(group) if at > 0 && is(at - 1, '#') && group.delimiter() == Delimiter::Bracket => {
-                if group.to_string().replace(' ', "") == "[cfg(test)]" {
-                    at = item_end(&tokens, at + 1);
-                }
+            TokenTree::Group(group)
+                if at > 0 && is(at - 1, '#') && group.to_string().replace(' ', "") == "[cfg(test)]" =>
+            {
+                at = item_end(&tokens, at + 1);
             }
             TokenTree::Group(group) => walk(group.stream(), module, modules, children),
             TokenTree::Ident(word) if word == "mod" => {

@@ -19,7 +19,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::cause::Peer;
-use super::echo;
+use super::redact;
 use super::transport::{self, TransportError};
 use crate::observe::counters::Counters;
 use crate::protocol::{Reply, Request};
@@ -192,7 +192,7 @@ impl Client {
         let (body, end) = self.read(&mut response, MAX_REPLY).await;
         // An object that is whole is an answer, also when more was announced.
         let reply = Reply::decode(&body).map_err(|_| end.err().unwrap_or_else(|| self.peer.not_a_reply()))?;
-        Ok(echo::masked(reply, request, token))
+        Ok(redact::masked(reply, request, token))
     }
 
     /// What arrives of a body, and whether that is all of it.

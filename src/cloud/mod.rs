@@ -10,9 +10,8 @@
 mod backoff;
 mod cause;
 mod client;
-mod echo;
 mod handshakes;
-mod registry;
+mod redact;
 pub mod session;
 mod transport;
 
@@ -21,9 +20,8 @@ pub(crate) use cause::{find as find_cause, innermost as innermost_cause};
 pub use backoff::{Backoff, Timing};
 pub use client::{Client, ClientConfig, ClientError, Post, web_client};
 pub use handshakes::{Handshake, HandshakeLog};
-pub use registry::Registry;
 pub use session::{
-    ClosedEndpoint, CloudState, ConfigQuota, Door, Doors, Endpoint, Gate, Outcome, RegisterPolicy, Session,
+    ClosedEndpoint, CloudState, ConfigQuota, Door, Doors, Endpoint, Gate, Outcome, RegisterPolicy, Registry, Session,
     SessionConfig, Status, start,
 };
 pub use transport::{Executed, MAX_RETRY_AFTER, TransportError};

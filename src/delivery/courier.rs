@@ -15,10 +15,10 @@ use tracing::warn;
 use super::busy::BusyBoard;
 use super::lanes::{Lanes, Memo, Outcome, Patience, Ticket, Verdict};
 use super::{Part, Settled, hand_over, settle};
+use crate::delivery::set_aside::SetAside;
 use crate::mqtt::{ForNow, Publisher, Refusal};
 use crate::observe::log::clipped;
 use crate::os::clock;
-use crate::set_aside::SetAside;
 use crate::store::{Queue, Row as Stored, SpoolError, Store};
 
 /// Rows that wait, known by number only, and lanes that are held up: some megabytes in all. With more, a broker takes next to

@@ -2,18 +2,21 @@
 //!
 //! A row is published as one or more *parts*. [`hand_over`] gives them to the link, [`settle`] waits for what becomes of all;
 //! [`lanes`] say which rows may go when, and what is to be sent again; [`blame`] when a row is given up. The [`courier`] puts
-//! it to work. What the broker refuses for good goes to the set-aside store ([`crate::set_aside`]).
+//! it to work. What the broker refuses for good goes to the set-aside store ([`crate::delivery::set_aside`]).
 
 pub mod blame;
 pub mod busy;
+pub mod codec;
 pub mod courier;
 pub mod lanes;
+pub mod routing;
+pub mod set_aside;
 
 use std::sync::Arc;
 
+use crate::delivery::routing::RouteState;
 use crate::local::Publication;
 use crate::mqtt::{Completion, Delivery, ForNow, Handling, Publisher, Refusal};
-use crate::routing::RouteState;
 
 /// One publish of a row.
 #[derive(Debug)]

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::delivery::codec;
 use crate::os::clock::Stamp;
 use crate::protocol::Uid;
-use crate::row;
 
 /// One durable thing on its way to the broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ pub enum Record {
         /// When it was accepted.
         at: Stamp,
         /// The request body.
-        #[serde(with = "row::whole")]
+        #[serde(with = "codec::whole")]
         body: Bytes,
     },
     /// Who is online, as `ham_user/states` told (manual §5.10). Queued between the pushes, so that neither overtakes the other.
@@ -42,7 +42,7 @@ impl Record {
     /// # Errors
     /// Only if serialisation itself fails, which no value of this type makes it do.
     pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
-        row::encode(self)
+        codec::encode(self)
     }
 
     /// The record in a row's bytes.
@@ -50,7 +50,7 @@ impl Record {
     /// # Errors
     /// If another version of the bridge wrote it, or the bytes are damaged.
     pub fn decode(data: &[u8]) -> Result<Self, postcard::Error> {
-        row::decode(data)
+        codec::decode(data)
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(row.split_off(row.len() - 3), b"\x02{}");
         let (id, at) = ([7; 16], Stamp::now());
         let body = vec![0, 128, 255];
-        let earlier = row::encode(&Earlier::Push { id, at, body: body.clone() }).unwrap();
+        let earlier = codec::encode(&Earlier::Push { id, at, body: body.clone() }).unwrap();
         assert_eq!(Record::decode(&earlier).unwrap(), Record::Push { id, at, body: body.into() });
     }
 }

@@ -29,15 +29,15 @@ use super::row::{Accepted, Fate, Row, Seen};
 use crate::delivery::busy::BusyBoard;
 use crate::delivery::courier::{Courier, Owner};
 use crate::delivery::lanes::Patience;
+use crate::delivery::routing::Routing;
+use crate::delivery::set_aside::SetAside;
 use crate::local::{Base, Output};
 use crate::mqtt::{LinkState, Publisher};
+use crate::observe::activity::Passed;
 use crate::observe::counters::Counters;
 use crate::observe::progress::Progress;
-use crate::observe::trail::Passed;
 use crate::os::clock;
 use crate::protocol::{Kind, Uid};
-use crate::routing::Routing;
-use crate::set_aside::SetAside;
 use crate::store::{Queue, Row as Stored, SpoolError, Store};
 
 /// Rows read from the spool at once, and their bytes: what the loop holds in memory before the link takes it.
@@ -217,7 +217,7 @@ impl Owner for Relay {
             if !set_aside {
                 self.counters.series.push_delivered(kind, age);
             }
-            self.counters.trail.note(passed);
+            self.counters.activity.note(passed);
         }
         if let Some(repeats) = &self.repeats {
             repeats.delivered(seq);

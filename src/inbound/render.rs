@@ -9,7 +9,7 @@ use super::routed::routed;
 use super::row::{Accepted, Fate, Row, Seen, SentAs};
 use crate::delivery::Part;
 use crate::local::{Flags, Publication, publications};
-use crate::observe::trail::{Passed, Way, shown};
+use crate::observe::activity::{Passed, Way, shown};
 use crate::os::clock;
 use crate::protocol::{Message, Uid};
 
@@ -110,7 +110,7 @@ impl Relay {
             verdict,
             outcome: outcome.to_owned(),
             took_ms: u64::try_from(accepted.at.age().as_millis()).unwrap_or(u64::MAX),
-            content: message.content().and_then(|content| self.counters.trail.content(&content.bytes)),
+            content: message.content().and_then(|content| self.counters.activity.content(&content.bytes)),
         }
     }
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 use tracing::debug;
 
 use crate::delivery::Part;
+use crate::delivery::routing::{RouteState, Routing};
 use crate::local::{Publication, Received, recv_levels};
 use crate::os::clock::Stamp;
 use crate::protocol::{Message, Uid};
 use crate::route::{Outcome, Publish, Said};
-use crate::routing::{RouteState, Routing};
 
 /// A push's publishes by routes. `raw_max_age` holds where a route has no `max_age`. `only`: it is published again, by the routes
 /// that it fired then; that is neither counted nor held against their rate once more.

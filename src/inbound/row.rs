@@ -7,11 +7,11 @@ use ulid::Ulid;
 use super::record::Record;
 use crate::delivery::Part;
 use crate::delivery::lanes::Memo;
+use crate::delivery::routing::RouteState;
 use crate::local::Received;
-use crate::observe::trail::Verdict;
+use crate::observe::activity::Verdict;
 use crate::os::clock::{self, Stamp};
 use crate::protocol::{Push, Uid};
-use crate::routing::RouteState;
 
 /// A push decoded from its row.
 pub struct Accepted {

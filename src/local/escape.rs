@@ -88,7 +88,7 @@ pub fn escape_property(value: &str) -> Cow<'_, str> {
 /// One level of a command topic as a level of its result's topic: verbatim, escapes included, but for the characters that would
 /// cost the connection.
 #[must_use]
-pub fn escape_unsendable(level: &str) -> Cow<'_, str> {
+pub(super) fn escape_unsendable(level: &str) -> Cow<'_, str> {
     let unsendable = |c: char| matches!(c, '+' | '#') || is_unsendable(c);
     if !level.contains(unsendable) {
         return Cow::Borrowed(level);

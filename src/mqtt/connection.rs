@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::account::AccountCheck;
 use super::arrivals::{Arrivals, Question, Receipts};
-use super::explain::Failure;
+use super::explanations::Failure;
 use super::incoming::Held;
 use super::publisher::Handed;
 use super::task::Task;

@@ -7,11 +7,11 @@ use tracing::{debug, info, warn};
 
 use super::account::AccountCheck;
 use super::connection::{Connection, End, Phase, Step};
-use super::explain::{ConnectRefusal, Failure};
+use super::explanations::{ConnectRefusal, Failure};
 use super::outbox::Origin;
 use super::state::{LinkCounters, Subscriptions};
 use super::wire::{Accepted, Subscription, Wire};
-use super::{acl, config::Protocol};
+use super::{config::Protocol, refused};
 
 /// For each answer on the way to *up*: SUBACK, UNSUBACK.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -164,7 +164,7 @@ impl<W: Wire> Connection<'_, W> {
         }
         let news = self.task.state.borrow().subscriptions != Subscriptions::Refused(refused.clone());
         if news {
-            let remedy = acl::read_lines(&refused);
+            let remedy = refused::read_lines(&refused);
             warn!(?refused, remedy, "the broker refuses subscriptions: what is published there does not arrive");
         }
         self.recheck_later(Subscriptions::Refused(refused));

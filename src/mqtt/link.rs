@@ -37,7 +37,7 @@ use tracing::{debug, error, warn};
 use super::backoff::Backoff;
 use super::connection::{Connection, End, Ended};
 use super::delivery::{Delivery, ForNow, NotNow};
-use super::explain::{Failure, History};
+use super::explanations::{Failure, History};
 use super::standing::COSTS_WITHIN;
 use super::state::{LinkCounters, Subscriptions};
 use super::task::Task;

@@ -11,14 +11,13 @@
 //! It does not know what its messages mean, stores nothing, and executes nothing.
 
 mod account;
-mod acl;
 mod arrivals;
 mod backoff;
 mod config;
 mod connection;
 mod delivery;
 mod denied;
-mod explain;
+mod explanations;
 mod handshake;
 #[cfg(test)]
 pub(crate) mod in_memory;

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::acl;
 use super::connection::{Connection, Step};
 use super::delivery::Delivery;
 use super::outbox::Origin;
+use super::refused;
 use super::state::Subscriptions;
 use super::wire::Wire;
 use crate::local::{Publication, filter};
@@ -107,7 +107,7 @@ impl<W: Wire> Connection<'_, W> {
         self.recheck_later(Subscriptions::SilentlyDenied);
         if news {
             let config = &self.task.dialer.config;
-            let remedy = format!("{}, {}", acl::read_lines(&config.filters), acl::probe_line(&config.base));
+            let remedy = format!("{}, {}", refused::read_lines(&config.filters), refused::probe_line(&config.base));
             warn!(remedy, "commands do not arrive: the broker granted our subscriptions, but drops what comes there");
         }
     }

@@ -4,7 +4,7 @@ use tracing::warn;
 
 use super::arrivals::Question;
 use super::connection::{Connection, End, Phase, Step};
-use super::explain::Failure;
+use super::explanations::Failure;
 use super::incoming::AckToken;
 use super::incoming::{Incoming, NotTaken, RECEIVE_MAXIMUM, Settled};
 use super::state::LinkCounters;

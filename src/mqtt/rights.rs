@@ -10,11 +10,11 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::account::AccountCheck;
-use super::acl;
 use super::config::{LinkConfig, Protocol, StartError};
 use super::delivery::Ack;
 use super::delivery::Refusal;
-use super::explain::{ConnectRefusal, Failure, History};
+use super::explanations::{ConnectRefusal, Failure, History};
+use super::refused;
 use super::v5::V5;
 use super::v311::V311;
 use super::wire::{Accepted, Dialer, Event, Subscription, Wire};
@@ -225,7 +225,7 @@ impl Trial {
             Ack::QuotaExceeded => Verdict::Unknown("its quota is exceeded".to_owned()),
             Ack::Failed(why) => Verdict::Unknown(why.to_owned()),
             ack => {
-                let Refusal { remedy, .. } = acl::refusal(&dialer.config.base, topic, ack);
+                let Refusal { remedy, .. } = refused::refusal(&dialer.config.base, topic, ack);
                 self.after_refusal = true;
                 Verdict::Refused(remedy)
             }
@@ -260,7 +260,7 @@ impl Trial {
             .map(|filter| {
                 let verdict = match granted.next() {
                     Some(true) => Verdict::Granted,
-                    Some(false) => Verdict::Refused(acl::read_lines(std::slice::from_ref(&filter))),
+                    Some(false) => Verdict::Refused(refused::read_lines(std::slice::from_ref(&filter))),
                     None => Verdict::Unknown(unknown.clone()),
                 };
                 (filter, verdict)

@@ -5,12 +5,12 @@ use tracing::warn;
 
 use super::connection::{Connection, End, Phase, SETTLE, Step};
 use super::delivery::{Ack, Delivery, ForNow, NotNow, Refusal};
-use super::explain::Failure;
+use super::explanations::Failure;
 use super::outbox::{Job, Origin};
 use super::standing::Outcome;
 use super::state::LinkCounters;
 use super::wire::Wire;
-use super::{acl, validate};
+use super::{refused, validate};
 use crate::os::clock::boot_now;
 
 impl<W: Wire> Connection<'_, W> {
@@ -73,7 +73,7 @@ impl<W: Wire> Connection<'_, W> {
             Ack::QuotaExceeded => (NotNow::Busy, "quota exceeded"),
             Ack::Failed(reason) => (NotNow::Refused, reason),
             _ => {
-                let refusal = acl::refusal(&self.task.dialer.config.base, &job.publication.topic, ack);
+                let refusal = refused::refusal(&self.task.dialer.config.base, &job.publication.topic, ack);
                 return self.finish(job, Delivery::Refused(refusal));
             }
         };

@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 
 use super::config::address;
 use super::delivery::Ack;
-use super::explain::{ConnectRefusal, Explain, Failure};
+use super::explanations::{ConnectRefusal, Explain, Failure};
 use super::incoming::Incoming;
 use super::v5::tls_transport;
 use super::wire::{

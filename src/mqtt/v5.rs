@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 use super::config::address;
 use super::delivery::Ack;
-use super::explain::{ConnectRefusal, Explain, Failure};
+use super::explanations::{ConnectRefusal, Explain, Failure};
 use super::incoming::{Incoming, RECEIVE_MAXIMUM};
 use super::wire::{
     Accepted, CONNECT_LIMIT, Dialer, Event, LARGEST_PACKET, REQUESTS, Subscription, WIRE_WINDOW, Wire, keep_alive_of,

@@ -12,7 +12,7 @@ use url::Url;
 
 use super::config::{LinkConfig, StartError};
 use super::delivery::Ack;
-use super::explain::{Explain, Failure};
+use super::explanations::{Explain, Failure};
 use super::incoming::{Incoming, RECEIVE_MAXIMUM};
 use super::tls;
 use crate::local::Publication;

@@ -3,8 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::observe::activity::Activity;
 use crate::observe::series::Series;
-use crate::observe::trail::Trail;
 
 /// Why a push is left unanswered, so that iLink sends it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ macro_rules! counters {
             /// What is counted by label, and what is timed.
             pub series: Series,
             /// What has passed lately.
-            pub trail: Trail,
+            pub activity: Activity,
         }
 
         impl Counters {

@@ -2,8 +2,8 @@
 //!
 //! It is below the parts, which fill it; [`crate::operate`] is above them and shows it.
 
+pub mod activity;
 pub mod counters;
 pub mod log;
 pub mod progress;
 pub mod series;
-pub mod trail;

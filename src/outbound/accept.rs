@@ -26,12 +26,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use ulid::Ulid;
 
+use super::attempt::passed;
 use super::deliver::Accepted;
-use super::passed::passed;
 use super::record::{Command, Mark, Record, ReplyTo, StoredResult};
 use super::redelivery::{Digest, Redelivery, digest};
 use super::route_book::{Remembered, RouteBook};
 use super::shares::Shares;
+use crate::delivery::routing::Routing;
+use crate::delivery::set_aside::SetAside;
 use crate::delivery::{Part, Settled, hand_over, settle};
 use crate::local::command::reference;
 use crate::local::{Base, Command as Decoded, CommandResult, Parsed, Reason, Rejection, Rules, response_topic_allowed};
@@ -40,8 +42,6 @@ use crate::observe::counters::Counters;
 use crate::observe::log::{SaidOnce, Seldom, clipped};
 use crate::observe::progress::Progress;
 use crate::os::clock::Stamp;
-use crate::routing::Routing;
-use crate::set_aside::SetAside;
 use crate::store::{Key, Queue, SpoolError, Store};
 
 /// Messages taken and not yet acknowledged. An MQTT 5 broker sends fewer; this bounds QoS 0 and 3.1.1.
@@ -343,7 +343,7 @@ impl Accept {
         self.counters.series.command_rejected(rejection.reason);
         debug!(topic = reply_to.topic, reason = rejection.reason.as_str(), "refused a command");
         let result = CommandResult::rejected(Ulid::from_bytes(id), rejection, 0);
-        self.counters.trail.note(passed("command", Some(&reply_to.topic), None, &result, &self.counters.trail));
+        self.counters.activity.note(passed("command", Some(&reply_to.topic), None, &result, &self.counters.activity));
         self.publish(reply_to, &result, ack).await
     }
 

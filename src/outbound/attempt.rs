@@ -16,17 +16,19 @@ use tracing::{error, info, warn};
 use ulid::Ulid;
 
 use super::gate::{Gate, Shut};
-use super::passed::passed;
 use super::record::{Command, Mark, Record, ReplyTo, StoredResult};
 use super::route_book::RouteBook;
 use super::shares::{Client, Shares};
 use crate::cloud::{Backoff, Endpoint, Executed, Outcome, Session};
+use crate::delivery::routing::Routing;
 use crate::local::{Base, CommandResult, Status};
 use crate::observe::counters::Counters;
 use crate::observe::log::Few;
 use crate::protocol::{Class, Receiver, ResultCode};
-use crate::routing::Routing;
 use crate::store::{Queue, Row, SpoolError, Store};
+
+use crate::observe::activity::{Activity, Passed, Verdict, Way, shown};
+use crate::os::clock;
 
 /// Between two tries to store an outcome on a disk that does not take it.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -294,9 +296,9 @@ impl Attempts {
         };
         counter.add();
         self.counters.series.command(command.call.name(), result, command.at.age());
-        let (trail, to) = (&self.counters.trail, command.call.receiver());
+        let (activity, to) = (&self.counters.activity, command.call.receiver());
         let to = to.as_ref().map(Receiver::as_str);
-        trail.note(passed(command.call.name(), to, command.call.content(), result, trail));
+        activity.note(passed(command.call.name(), to, command.call.content(), result, activity));
         if result.status != Status::Ok
             && let Some((route, topic)) = self.base.origin_of_route(&command.reply_to.topic)
         {
@@ -316,4 +318,32 @@ impl Attempts {
 fn encode(command: &Command) -> Vec<u8> {
     // No value of this type fails to serialise; an empty row would be read as damaged, never as something else.
     Record::Command(command.clone()).encode().unwrap_or_default()
+}
+
+/// A command of this kind (its call's name) to this receiver; of one that was refused, its topic.
+pub(super) fn passed(
+    kind: &str,
+    to: Option<&str>,
+    content: Option<&[u8]>,
+    result: &CommandResult,
+    activity: &Activity,
+) -> Passed {
+    let verdict = if result.status == Status::Ok { Verdict::Good } else { Verdict::Bad };
+    let outcome = match result.status.as_str() {
+        status if status == result.name => status.to_owned(),
+        status => format!("{status}: {}", result.name),
+    };
+    Passed {
+        at: clock::rfc3339(clock::wall_now_ms()),
+        way: Way::ToIlink,
+        kind: kind.to_owned(),
+        id: result.id.to_string(),
+        from: None,
+        to: to.map(shown),
+        bytes: content.map(<[u8]>::len),
+        verdict,
+        outcome,
+        took_ms: result.elapsed_ms,
+        content: content.and_then(|content| activity.content(content)),
+    }
 }

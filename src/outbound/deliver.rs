@@ -23,11 +23,11 @@ use super::lanes::Lanes;
 use super::record::{Command, Record};
 use super::shares::Client;
 use crate::cloud::{Door, Doors, Endpoint};
+use crate::delivery::routing::Routing;
 use crate::observe::progress::Progress;
 use crate::os::children;
 use crate::os::clock;
 use crate::protocol::Receiver;
-use crate::routing::Routing;
 use crate::store::{Queue, Row, SpoolError};
 
 /// Calls under way when the bridge stops get this long.

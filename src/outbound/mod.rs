@@ -22,7 +22,6 @@ mod day;
 pub mod deliver;
 mod gate;
 pub mod lanes;
-mod passed;
 pub mod record;
 pub mod redelivery;
 pub mod results;

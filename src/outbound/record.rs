@@ -7,10 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::delivery::codec;
 use crate::local::{Base, CommandResult, Publication, Reference, Status};
 use crate::os::clock::Stamp;
 use crate::protocol::Call;
-use crate::row;
 
 /// One durable thing on its way to iLink, or back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,7 +84,7 @@ impl Record {
     /// # Errors
     /// Only if serialisation itself fails, which no value of this type makes it do.
     pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
-        row::encode(self)
+        codec::encode(self)
     }
 
     /// The record in a row's bytes.
@@ -92,7 +92,7 @@ impl Record {
     /// # Errors
     /// If another version of the bridge wrote it, or the bytes are damaged.
     pub fn decode(data: &[u8]) -> Result<Self, postcard::Error> {
-        row::decode(data)
+        codec::decode(data)
     }
 }
 

@@ -16,10 +16,10 @@ use crate::delivery::Part;
 use crate::delivery::busy::BusyBoard;
 use crate::delivery::courier::{Courier, Owner};
 use crate::delivery::lanes::{Memo, Patience};
+use crate::delivery::set_aside::SetAside;
 use crate::local::{Base, CommandResult};
 use crate::mqtt::Publisher;
 use crate::os::clock;
-use crate::set_aside::SetAside;
 use crate::store::{Queue, Row as Stored, SpoolError, Store};
 
 /// Results being published at once: each holds its row in memory.

@@ -16,12 +16,12 @@ use super::record::{Command, Mark, Record, ReplyTo};
 use super::redelivery::{Digest, Redelivery};
 use super::route_book::{LeftOut, Remembered};
 use super::storing;
+use crate::delivery::routing::RouteState;
 use crate::local::{Reason, Rejection};
 use crate::mqtt::{AckToken, Incoming};
 use crate::os::clock::{self, Stamp};
 use crate::protocol::Call;
 use crate::route::{Heard, Keep, Outcome, ToRoute};
-use crate::routing::RouteState;
 use crate::store::{Key, SpoolError};
 
 /// A command that a route made.

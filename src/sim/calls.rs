@@ -4,8 +4,7 @@ use serde_json::{Value, json};
 
 use super::fields::{Fields, check_credentials};
 use super::options::Options;
-use super::outgoing::{Message, Outgoing};
-use super::records::{Done, Now, Path, Sent};
+use super::records::{Done, Message, Now, Outgoing, Path, Sent};
 use super::refusal::{INVALID_OPERATION, INVALID_PARAMETER, NO_IM_SERVER, NOT_REGISTERED};
 use super::world::World;
 use crate::protocol::{GroupId, Qos, Receiver, ResultCode, Subject, Uid, content};

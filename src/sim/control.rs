@@ -38,10 +38,9 @@ use tokio::time::Instant;
 use super::fault::{Faults, Order};
 use super::groups::Groups;
 use super::journal::{CallRecord, Log};
-use super::outgoing::{Message, Outgoing};
-use super::records::{Handshake, PushRecord};
+use super::records::{Handshake, Message, Outgoing, PushRecord};
 use super::simulator::Simulator;
-use super::subscriptions::Subscriptions;
+use super::world::Subscriptions;
 use crate::os::clock;
 use crate::protocol::{self, Push, Uid, content};
 

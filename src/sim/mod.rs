@@ -44,13 +44,11 @@ mod http;
 mod journal;
 mod odd;
 mod options;
-mod outgoing;
 mod push;
 mod records;
 mod service;
 mod set_config;
 mod simulator;
-mod subscriptions;
 mod world;
 
 pub use control::PushRefused;

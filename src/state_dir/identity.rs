@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{check_path_secret, check_token};
 use crate::os::files::Directory;
+
+use crate::cloud::Registry;
 
 const FILE: &str = "identity.json";
 const TOKEN_LENGTH: usize = 32;
@@ -173,7 +175,7 @@ impl Identity {
     /// # Errors
     ///
     /// If it cannot be written.
-    pub fn set_registered(&self, registered: Registered) -> Result<(), IdentityError> {
+    fn set_registered(&self, registered: Registered) -> Result<(), IdentityError> {
         self.change(|record| {
             // A registration of the old URL, still on its way when the secret was changed, does not retire the old secret.
             if registered.url.contains(&record.path_secret) {
@@ -188,7 +190,7 @@ impl Identity {
     /// # Errors
     ///
     /// If it cannot be written.
-    pub fn forget_registered(&self) -> Result<(), IdentityError> {
+    fn forget_registered(&self) -> Result<(), IdentityError> {
         self.change(|record| record.registered = None)
     }
 
@@ -307,4 +309,51 @@ impl Registered {
             token: token.expose_secret().to_owned(),
         }
     }
+}
+
+/// What is remembered about the registration of one account.
+#[derive(Debug, Clone)]
+pub struct IdentityRegistry {
+    identity: Arc<Identity>,
+    api: String,
+    appkey: String,
+    uid: String,
+}
+
+impl IdentityRegistry {
+    /// For this account at this API.
+    #[must_use]
+    pub fn new(identity: Arc<Identity>, api: &str, appkey: &str, uid: &str) -> Self {
+        Self { identity, api: api.to_owned(), appkey: appkey.to_owned(), uid: uid.to_owned() }
+    }
+
+    fn registered(&self, url: &SecretString, token: &SecretString) -> Registered {
+        Registered::new(&self.api, &self.appkey, &self.uid, url, token)
+    }
+}
+
+impl Registry for IdentityRegistry {
+    fn confirmed(&self, url: &SecretString, token: &SecretString) -> bool {
+        self.identity.is_registered(&self.registered(url, token))
+    }
+
+    fn record(&self, url: &SecretString, token: &SecretString) -> io::Result<()> {
+        self.identity.set_registered(self.registered(url, token)).map_err(into_io)
+    }
+
+    fn forget(&self) -> io::Result<()> {
+        self.identity.forget_registered().map_err(into_io)
+    }
+
+    fn unregistered_by_operator(&self) -> bool {
+        self.identity.unregistered_by_operator()
+    }
+
+    fn set_unregistered_by_operator(&self, unregistered: bool) -> io::Result<()> {
+        self.identity.set_unregistered_by_operator(unregistered).map_err(into_io)
+    }
+}
+
+fn into_io(error: IdentityError) -> io::Error {
+    io::Error::other(error)
 }

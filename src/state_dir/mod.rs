@@ -6,7 +6,6 @@
 //! Everything here blocks. It happens at start, and rarely after.
 
 mod identity;
-mod registry;
 #[cfg(test)]
 mod tests;
 
@@ -18,8 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::os::files::{self, Directory};
-pub use identity::{Identity, IdentityError, Overrides, Registered};
-pub use registry::IdentityRegistry;
+pub use identity::{Identity, IdentityError, IdentityRegistry, Overrides, Registered};
 
 /// Nobody but us.
 const DIRECTORY_MODE: u32 = 0o700;

@@ -14,7 +14,7 @@ const MADE_BY: [(&str, &str); 5] = [
     ("config/mod.rs", "warnings"),
     ("store/sqlite/recovery.rs", "open"),
     ("store/sqlite/writer/store.rs", "full_words"),
-    ("cloud/session/words.rs", "config_quota"),
+    ("cloud/session/explanations.rs", "config_quota"),
     ("observe/log.rs", "describe"),
 ];
 

@@ -212,7 +212,7 @@ impl Table {
             Setting::Open => None,
             Setting::One { cause, .. } | Setting::Closed { cause } => Some(Arc::clone(cause)),
         };
-        cause(&self.all).or_else(|| cause(self.of(endpoint).0)).unwrap_or_else(|| super::words::ended().into())
+        cause(&self.all).or_else(|| cause(self.of(endpoint).0)).unwrap_or_else(|| super::explanations::ended().into())
     }
 }
 

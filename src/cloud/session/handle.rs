@@ -9,12 +9,12 @@ use secrecy::SecretString;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::asks::{Access, Ask, Attempt, Caller, NoRenewal, Origin, Renewal, Verb};
 use super::blame::{Blames, Mark};
 use super::doors::{Door, Doors, Endpoint, Keeper, Pass, Table};
-use super::gate::{Gate, Open};
+use super::explanations;
+use super::messages::{Access, Ask, Attempt, Caller, NoRenewal, Origin, Renewal, Verb};
+use super::types::{Gate, Open};
 use super::types::{Outcome, Status};
-use super::words;
 use crate::cloud::{Executed, Post};
 use crate::protocol::{Account, Call, Class, Qos, Reply, Request, ResultCode, Subject, Uid};
 
@@ -86,7 +86,7 @@ impl Session {
             Attempt::Reply(reply) => Outcome::Reply(reply),
             Attempt::Later(code) => {
                 let executed = if code.is_ambiguous() { Executed::Perhaps } else { Executed::No };
-                Outcome::Retry { executed, code: Some(code), cause: words::not_now(code), after: None }
+                Outcome::Retry { executed, code: Some(code), cause: explanations::not_now(code), after: None }
             }
             Attempt::Lost(error) => {
                 let (executed, after) = (error.executed(), error.retry_after());
@@ -199,7 +199,7 @@ impl Session {
             match self.renew(what, code, used.clone(), caller()).await {
                 // Repeated once: if something else was to be renewed after that, the next attempt finds it renewed.
                 Ok(_) if renewed.is_some() => {
-                    return Ok(Attempt::NotReady { cause: words::refused(code), code: Some(code), after: None });
+                    return Ok(Attempt::NotReady { cause: explanations::refused(code), code: Some(code), after: None });
                 }
                 Ok(access) => {
                     used = access;
@@ -242,19 +242,19 @@ impl Session {
         let (answer, answered) = oneshot::channel();
         self.tell(Ask::Refused { code, used, caller, answer }).await;
         let after = answered.await.unwrap_or_default();
-        Attempt::NotReady { cause: words::refused(code), code: Some(code), after }
+        Attempt::NotReady { cause: explanations::refused(code), code: Some(code), after }
     }
 
     async fn renew(&self, what: Renewal, code: ResultCode, used: Access, caller: Caller) -> Result<Access, NoRenewal> {
         let (answer, answered) = oneshot::channel();
         self.tell(Ask::Renew { what, code, used, caller, answer }).await;
-        answered.await.unwrap_or_else(|_| Err(NoRenewal { cause: words::ended(), after: None, seen: true }))
+        answered.await.unwrap_or_else(|_| Err(NoRenewal { cause: explanations::ended(), after: None, seen: true }))
     }
 
     async fn verb(&self, verb: Verb) -> Result<Reply, String> {
         let (answer, answered) = oneshot::channel();
         self.tell(Ask::Verb { verb, answer }).await;
-        answered.await.unwrap_or_else(|_| Err(words::ended()))
+        answered.await.unwrap_or_else(|_| Err(explanations::ended()))
     }
 
     /// Tells the task, and waits until it has published what follows from it.

@@ -2,11 +2,11 @@
 
 use tokio::time::Instant;
 
+use super::explanations;
 use super::standing::Loss;
+use super::state::{Grade, Hold, Known, Want, Why};
 use super::task::Task;
-use super::tracks::{Grade, Hold, Known, Want, Why};
 use super::types::RegisterPolicy;
-use super::words;
 use crate::cloud::TransportError;
 use crate::protocol::ResultCode;
 
@@ -63,7 +63,7 @@ impl Task {
     pub(super) fn not_registered_by_others(&mut self, code: ResultCode) -> Instant {
         let until = self.conflict(code);
         self.registration.known = Known::No;
-        self.hold(Why::Unregistered, words::not_registered_by_us(code), until);
+        self.hold(Why::Unregistered, explanations::not_registered_by_us(code), until);
         until
     }
 
@@ -120,8 +120,8 @@ impl Task {
         let failures = self.conflicts.next(self.session.shared.served());
         let until = Instant::now() + self.config.timing.conflict.jittered(failures);
         let cause = match code.value() {
-            1006 => words::callback(code, &self.config.callback_url, words::SAID_TO_A_CALL),
-            _ => words::conflict(code, &self.config.account.uid),
+            1006 => explanations::callback(code, &self.config.callback_url, explanations::SAID_TO_A_CALL),
+            _ => explanations::conflict(code, &self.config.account.uid),
         };
         self.hold(Why::Conflict, cause, until);
         until
@@ -130,7 +130,7 @@ impl Task {
     pub(super) fn misconfigured(&mut self, code: ResultCode) -> Instant {
         let failures = self.misconfigured.next(self.session.shared.served());
         let until = Instant::now() + self.config.timing.config.jittered(failures);
-        let cause = words::config(code, &self.config.account.uid, &self.config.callback_url);
+        let cause = explanations::config(code, &self.config.account.uid, &self.config.callback_url);
         self.hold(Why::Config, cause, until);
         until
     }

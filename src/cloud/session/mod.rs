@@ -37,33 +37,31 @@
 //!
 //! It does not queue commands: whoever is told [`Outcome::NotReady`] waits for its endpoint's [`Door`].
 
-mod asks;
 mod blame;
 mod budget;
-mod callers;
 mod doors;
-mod gate;
+mod evidence;
+mod explanations;
 mod handle;
 mod holds;
+mod messages;
 mod own_calls;
 mod publish;
 mod quotas;
 mod react;
 mod standing;
+mod state;
 mod steps;
 mod store;
 mod task;
-mod tracks;
 mod types;
 mod upkeep;
-mod words;
 
 #[cfg(test)]
 mod tests;
 
 pub use doors::{Door, Doors, Endpoint};
-pub use gate::Gate;
 pub use handle::Session;
 pub use quotas::ConfigQuota;
 pub use task::start;
-pub use types::{ClosedEndpoint, CloudState, Outcome, RegisterPolicy, SessionConfig, Status};
+pub use types::{ClosedEndpoint, CloudState, Gate, Outcome, RegisterPolicy, Registry, SessionConfig, Status};

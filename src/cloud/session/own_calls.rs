@@ -10,11 +10,11 @@ use secrecy::ExposeSecret as _;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::asks::{Done, Verb};
+use super::explanations;
+use super::messages::{Done, Verb};
+use super::state::Want;
 use super::task::{Task, on_disk};
-use super::tracks::Want;
 use super::types::RegisterPolicy;
-use super::words;
 use crate::protocol::{Reply, SetConfig, TokenGrant, get_access_token};
 
 /// No token lives longer than this, whatever its reply says.
@@ -116,11 +116,11 @@ impl Task {
 
     pub(super) fn start_verb(&mut self, now: Instant, verb: Verb, answer: oneshot::Sender<Result<Reply, String>>) {
         if self.config.register == RegisterPolicy::Never {
-            let _ = answer.send(Err(words::never()));
+            let _ = answer.send(Err(explanations::never()));
             return;
         }
         if let Some(quota) = self.registration.quota_until.filter(|quota| *quota > now) {
-            let wait = words::minutes(quota - now);
+            let wait = explanations::minutes(quota - now);
             let _ = answer.send(Err(format!("iLink was asked too often (1004): not again before {wait}")));
             return;
         }

@@ -5,12 +5,12 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use super::asks::{Access, Renewal};
 use super::doors::Setting;
+use super::explanations;
+use super::messages::{Access, Renewal};
+use super::state::{Grade, Known};
 use super::task::Task;
-use super::tracks::{Grade, Known};
 use super::types::CloudState;
-use super::words;
 
 impl Task {
     /// Whether there is something newer than what was used.
@@ -28,7 +28,7 @@ impl Task {
     /// Why calls have to wait.
     pub(super) fn closed(&self) -> Option<String> {
         if self.unregistered {
-            return Some(words::unregistered());
+            return Some(explanations::unregistered());
         }
         self.hold.as_ref().map(|hold| hold.cause.clone()).or_else(|| self.impossible())
     }
@@ -37,21 +37,21 @@ impl Task {
     fn impossible(&self) -> Option<String> {
         let registration = || self.registration.trouble.clone();
         match self.registration.known {
-            Known::No => return Some(registration().unwrap_or_else(words::registering)),
-            Known::Unknown if self.registration.trouble.is_none() => return Some(words::starting()),
+            Known::No => return Some(registration().unwrap_or_else(explanations::registering)),
+            Known::Unknown if self.registration.trouble.is_none() => return Some(explanations::starting()),
             Known::Unknown | Known::Yes => {}
         }
         if self.token.living.is_some() {
             return None;
         }
-        Some(self.token.trouble.clone().or_else(registration).unwrap_or_else(words::no_token))
+        Some(self.token.trouble.clone().or_else(registration).unwrap_or_else(explanations::no_token))
     }
 
     /// The door for all calls.
     fn door(&self) -> Setting {
         let closed = |cause: String| Setting::Closed { cause: cause.into() };
         if self.unregistered {
-            return closed(words::unregistered());
+            return closed(explanations::unregistered());
         }
         let Some(hold) = &self.hold else { return self.impossible().map_or(Setting::Open, closed) };
         let one = hold.doubt.is_some() || hold.one_at.is_some_and(|at| at <= Instant::now());
@@ -64,7 +64,7 @@ impl Task {
     /// The state to publish; none while something is under way whose end decides it.
     fn state(&self, closed: Option<&str>) -> Option<(CloudState, String)> {
         if self.unregistered {
-            return Some((CloudState::Unregistered, words::unregistered()));
+            return Some((CloudState::Unregistered, explanations::unregistered()));
         }
         if let Some(hold) = &self.hold {
             return Some((hold.state()?, hold.cause.clone()));
@@ -83,7 +83,7 @@ impl Task {
             causes.extend(token.trouble.clone());
         }
         let closed_alone = self.standings.closed();
-        causes.extend(closed_alone.iter().map(|closed| words::endpoint(closed.endpoint.path(), &closed.cause)));
+        causes.extend(closed_alone.iter().map(|closed| explanations::endpoint(closed.endpoint.path(), &closed.cause)));
         match (closed, causes.is_empty()) {
             (None, true) => Some((CloudState::Online, token.trouble.clone().unwrap_or_default())),
             (Some(_), true) => None,
@@ -107,7 +107,7 @@ impl Task {
                 if status.state != state {
                     status.since = SystemTime::now();
                     log(state, &cause);
-                } else if status.cause == words::starting() || !words::same(&status.cause, &cause) {
+                } else if status.cause == explanations::starting() || !explanations::same(&status.cause, &cause) {
                     log(state, &cause);
                 } else if status.cause != cause {
                     tracing::debug!(state = state.as_str(), "iLink: still {}: {cause}", state.as_str());

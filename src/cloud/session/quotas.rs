@@ -5,10 +5,10 @@ use std::io;
 use tokio::time::Instant;
 use url::Url;
 
+use super::explanations;
+use super::state::{Budgets, QuotaMarks};
 use super::store::{Quota, Quotas, Store};
 use super::task::{Task, on_disk};
-use super::tracks::{Budgets, QuotaMarks};
-use super::words;
 use crate::cloud::Timing;
 use crate::os::files::Directory;
 use crate::protocol::{Account, ResultCode};
@@ -41,7 +41,7 @@ impl Task {
             self.token.quota_failures = quota.times;
             let left = quota.left(most);
             if !left.is_zero() {
-                self.token.stall(Some(words::token_quota(ResultCode::new(1009), left)), now + left);
+                self.token.stall(Some(explanations::token_quota(ResultCode::new(1009), left)), now + left);
             }
         }
         self.kept_quotas = self.quota_marks();
@@ -91,7 +91,7 @@ impl ConfigQuota {
     pub fn held(&self) -> Option<String> {
         let quota = self.store.quotas().set_config.map(|quota| quota.left(self.timing.quota.most));
         if let Some(left) = quota.filter(|left| !left.is_zero()) {
-            return Some(words::config_quota(ResultCode::new(1004), left));
+            return Some(explanations::config_quota(ResultCode::new(1004), left));
         }
         let now = Instant::now();
         let mut budgets = Budgets::restore(now, &self.store.spent());

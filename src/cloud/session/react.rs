@@ -8,12 +8,12 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
-use super::asks::{Done, Verb};
+use super::explanations;
+use super::messages::{Done, Verb};
 use super::own_calls::life;
+use super::state::{Grade, Known, Want};
 use super::task::Task;
-use super::tracks::{Grade, Known, Want};
 use super::types::RegisterPolicy;
-use super::words;
 use crate::cloud::TransportError;
 use crate::protocol::{Class, Reply, ResultCode, TokenGrant};
 
@@ -46,7 +46,7 @@ impl Task {
                 let gone = posted.as_ref().is_ok_and(|reply| matches!(reply.code.value(), 0 | 1007));
                 match recorded {
                     Ok(()) => self.answer(posted.clone().map_err(|error| error.cause().to_owned())),
-                    Err(error) => self.answer(Err(words::unregistered_unrecorded(&error))),
+                    Err(error) => self.answer(Err(explanations::unregistered_unrecorded(&error))),
                 }
                 match posted {
                     Ok(_) if gone => self.unregister(),
@@ -84,7 +84,7 @@ impl Task {
             self.answer(if self.is_wanted(url) {
                 posted.clone().map_err(|error| error.cause().to_owned())
             } else {
-                Err(words::url_changed_meanwhile())
+                Err(explanations::url_changed_meanwhile())
             });
         }
     }
@@ -130,7 +130,7 @@ impl Task {
                 self.registration.due = offline.unwrap_or(again).max(again);
                 if offline.is_none() || !matches!(error, TransportError::Unsent { .. }) {
                     self.believe_the_record_meanwhile();
-                    self.registration.stall(words::alone(error.cause()), self.registration.due);
+                    self.registration.stall(explanations::alone(error.cause()), self.registration.due);
                     self.registration.grade = Grade::Lost;
                 }
                 return;
@@ -142,7 +142,7 @@ impl Task {
                 if !code.is_ok() {
                     tracing::warn!(
                         "iLink does not say whether the callback is registered: {}",
-                        words::odd("the query", code)
+                        explanations::odd("the query", code)
                     );
                 }
                 // What 0 means is thin: only with our own record does it say that this very URL is registered. And what is to
@@ -163,7 +163,7 @@ impl Task {
                 self.answered(true);
             }
             _ if concerns_url(code) && !self.is_wanted(url) => self.answered(false),
-            _ => self.set_config_refused(now, Want::Query, code, words::SAID_TO_A_QUERY),
+            _ => self.set_config_refused(now, Want::Query, code, explanations::SAID_TO_A_QUERY),
         }
     }
 
@@ -173,14 +173,17 @@ impl Task {
             Ok(reply) if reply.code.is_ok() => {
                 self.registration.epoch += 1;
                 self.registration.renewed = std::mem::take(&mut self.registration.renewing);
-                tracing::info!("the callback {} is registered at iLink", words::shown(url));
+                tracing::info!("the callback {} is registered at iLink", explanations::shown(url));
                 if wanted {
                     self.confirmed = true;
                     self.registration.confirm(self.verify_at(now));
                 } else {
                     // iLink knows us, by a URL that is wanted no more: the new one is due since it was.
                     self.registration.known = Known::Yes;
-                    tracing::info!("the callback {} is registered next", words::shown(&self.config.callback_url));
+                    tracing::info!(
+                        "the callback {} is registered next",
+                        explanations::shown(&self.config.callback_url)
+                    );
                 }
                 self.upkeep.registered();
                 self.answered(true);
@@ -216,12 +219,13 @@ impl Task {
         let alone = self.token.living.is_some() && (self.confirmed || registration.known == Known::Yes);
         let (cause, wait) = match (code.class(), code.value()) {
             (Class::FatalConfig, _) if alone => {
-                let cause = words::config(code, &self.config.account.uid, &self.config.callback_url);
-                (words::alone(&cause), timing.config.jittered(failures))
+                let cause = explanations::config(code, &self.config.account.uid, &self.config.callback_url);
+                (explanations::alone(&cause), timing.config.jittered(failures))
             }
-            (Class::Conflict, _) if alone => {
-                (words::alone(&words::conflict(code, &self.config.account.uid)), timing.conflict.jittered(failures))
-            }
+            (Class::Conflict, _) if alone => (
+                explanations::alone(&explanations::conflict(code, &self.config.account.uid)),
+                timing.conflict.jittered(failures),
+            ),
             (Class::FatalConfig, _) => {
                 let until = self.misconfigured(code);
                 return self.registration.want(asked, until);
@@ -236,11 +240,13 @@ impl Task {
                 return self.answered(false);
             }
             (Class::Callback, _) => {
-                (words::callback(code, &self.config.callback_url, seen), timing.callback.jittered(failures))
+                (explanations::callback(code, &self.config.callback_url, seen), timing.callback.jittered(failures))
             }
-            (Class::Transient, _) => (words::transient(code), timing.link.jittered(failures)),
-            (Class::Session, _) => (words::odd("set_config", code), timing.conflict.jittered(failures)),
-            (Class::Done | Class::Permanent, _) => (words::odd("to register", code), timing.config.jittered(failures)),
+            (Class::Transient, _) => (explanations::transient(code), timing.link.jittered(failures)),
+            (Class::Session, _) => (explanations::odd("set_config", code), timing.conflict.jittered(failures)),
+            (Class::Done | Class::Permanent, _) => {
+                (explanations::odd("to register", code), timing.config.jittered(failures))
+            }
         };
         let registration = &mut self.registration;
         registration.want(asked, now + wait);
@@ -268,7 +274,7 @@ impl Task {
     pub(super) fn config_quota_holds(&mut self, now: Instant, code: ResultCode, wait: Duration) {
         let registration = &mut self.registration;
         registration.quota_until = Some(now + wait);
-        let cause = words::config_quota(code, wait);
+        let cause = explanations::config_quota(code, wait);
         self.believe_the_record_meanwhile();
         let registration = &mut self.registration;
         if registration.known == Known::Yes || registration.want.is_none() {
@@ -286,7 +292,7 @@ impl Task {
                 self.token.failures = self.token.failures.saturating_add(1);
                 let again = now + timing.link.exact(self.token.failures);
                 let offline = self.own_lost("get_access_token", &error);
-                let cause = offline.is_none().then(|| words::alone_of("get_access_token", error.cause()));
+                let cause = offline.is_none().then(|| explanations::alone_of("get_access_token", error.cause()));
                 return self.token.stall(cause, offline.unwrap_or(again).max(again));
             }
         };
@@ -303,12 +309,15 @@ impl Task {
         let (cause, wait) = match (code.class(), code.value()) {
             (Class::FatalConfig, _) if alone => {
                 self.token.wanted = false;
-                let cause = words::config(code, &self.config.account.uid, &self.config.callback_url);
-                (words::alone(&cause), timing.config.jittered(failures))
+                let cause = explanations::config(code, &self.config.account.uid, &self.config.callback_url);
+                (explanations::alone(&cause), timing.config.jittered(failures))
             }
             (Class::Conflict, _) if alone => {
                 self.token.wanted = false;
-                (words::alone(&words::conflict(code, &self.config.account.uid)), timing.conflict.jittered(failures))
+                (
+                    explanations::alone(&explanations::conflict(code, &self.config.account.uid)),
+                    timing.conflict.jittered(failures),
+                )
             }
             (Class::FatalConfig, _) => {
                 self.token.wanted = true;
@@ -326,13 +335,13 @@ impl Task {
                 self.token.wanted = false;
                 self.token.quota_failures = self.token.quota_failures.saturating_add(1);
                 let wait = timing.quota.jittered(self.token.quota_failures);
-                (words::token_quota(code, wait), wait)
+                (explanations::token_quota(code, wait), wait)
             }
-            (Class::Transient, _) => (words::transient(code), timing.link.jittered(failures)),
-            (Class::Done, _) => (words::no_token_in_reply(), timing.conflict.jittered(failures)),
-            (Class::Permanent, _) => (words::odd("to grant a token", code), timing.config.jittered(failures)),
+            (Class::Transient, _) => (explanations::transient(code), timing.link.jittered(failures)),
+            (Class::Done, _) => (explanations::no_token_in_reply(), timing.conflict.jittered(failures)),
+            (Class::Permanent, _) => (explanations::odd("to grant a token", code), timing.config.jittered(failures)),
             (Class::Session | Class::Callback, _) => {
-                (words::odd("to grant a token", code), timing.conflict.jittered(failures))
+                (explanations::odd("to grant a token", code), timing.conflict.jittered(failures))
             }
         };
         self.token.stall(Some(cause), now + wait);

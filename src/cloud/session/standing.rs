@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use super::blame::Mark;
 use super::doors::{Endpoint, Setting};
+use super::explanations;
 use super::types::ClosedEndpoint;
-use super::words;
 use crate::cloud::{Timing, TransportError};
 
 /// Nobody has called for that long although one may: it counts as open until somebody does.
@@ -244,7 +244,7 @@ impl Standing {
         if !matches!(self.state, State::Closed(_) | State::Trial(_)) {
             self.since = SystemTime::now();
         }
-        (self.state, self.cause) = (State::Closed(until), words::endpoint(endpoint.path(), met).into());
+        (self.state, self.cause) = (State::Closed(until), explanations::endpoint(endpoint.path(), met).into());
         met.clone_into(&mut self.met);
         self.turn += 1;
     }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::budget::RESERVE;
+use super::explanations;
+use super::state::{Known, Want};
 use super::task::Task;
-use super::tracks::{Known, Want};
 use super::types::RegisterPolicy;
-use super::words;
 
 /// So long the callers who wait have the first turn when a hold is over.
 const GRACE: Duration = Duration::from_millis(200);
@@ -78,7 +78,7 @@ impl Task {
             let by_budget = self.registration.next().is_some_and(|(_, wanted)| wanted <= now);
             let needed = want == Want::Register || self.registration.known != Known::Yes;
             if by_budget && needed && self.registration.trouble.is_none() {
-                self.registration.trouble = Some(words::paced("set_config", due - now));
+                self.registration.trouble = Some(explanations::paced("set_config", due - now));
             }
             let known_missing = self.registration.known == Known::No;
             let first_answer_missing = self.registration.known == Known::Unknown && self.registration.trouble.is_none();
@@ -94,7 +94,7 @@ impl Task {
             return self.start_token(now);
         }
         if wanted <= now && self.token.living.is_none() && self.token.trouble.is_none() {
-            self.token.trouble = Some(words::paced("get_access_token", due - now));
+            self.token.trouble = Some(explanations::paced("get_access_token", due - now));
         }
         wake.at(due);
     }

@@ -13,15 +13,15 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::asks::{Access, Ask, Done, NoRenewal, Renewal, Renewing, Verb};
 use super::doors::Keeper;
+use super::explanations;
 use super::handle::{Session, Shared};
+use super::messages::{Access, Ask, Done, NoRenewal, Renewal, Renewing, Verb};
 use super::standing::{Silence, Standings};
+use super::state::{Budgets, Hold, Known, QuotaMarks, Registration, Streak, Token, Want, Why};
 use super::store::{SpentMarks, Store, Subscribed};
-use super::tracks::{Budgets, Hold, Known, QuotaMarks, Registration, Streak, Token, Want, Why};
 use super::types::{CloudState, RegisterPolicy, SessionConfig, Status};
 use super::upkeep::{Upkeep, UpkeepDone};
-use super::words;
 use crate::cloud::{HandshakeLog, Post, Registry};
 use crate::os::children;
 use crate::protocol::{Reply, Uid};
@@ -46,7 +46,7 @@ pub fn start(
     handshakes: HandshakeLog,
     shutdown: CancellationToken,
 ) -> (Session, JoinHandle<()>) {
-    let starting = words::starting();
+    let starting = explanations::starting();
     let doors = Arc::new(Keeper::new(&starting));
     let (access, access_seen) = watch::channel(Access { grant: None, registration: 0, opening: 0 });
     let (status, status_seen) = watch::channel(Status {
@@ -244,7 +244,7 @@ impl Task {
                 // Whoever waits is answered once the renewal has come to an end.
                 Renewing::Yes => self.waiting.push(Waiting { what, used, answer }),
                 Renewing::No(after) => {
-                    let cause = self.closed().unwrap_or_else(|| words::refused(code));
+                    let cause = self.closed().unwrap_or_else(|| explanations::refused(code));
                     self.once_published(move || {
                         let _ = answer.send(Err(NoRenewal { cause, after, seen: true }));
                     });
@@ -306,7 +306,8 @@ impl Task {
             } else if running {
                 self.waiting.push(waiting);
             } else {
-                let cause = self.closed().or_else(|| self.token.trouble.clone()).unwrap_or_else(words::no_renewal);
+                let cause =
+                    self.closed().or_else(|| self.token.trouble.clone()).unwrap_or_else(explanations::no_renewal);
                 let _ = waiting.answer.send(Err(NoRenewal { cause, after: None, seen: false }));
             }
         }

@@ -11,6 +11,11 @@ use crate::cloud::{Executed, Timing};
 use crate::os::files::Directory;
 use crate::protocol::{Account, Qos, Reply, ResultCode, Subject, Uid};
 
+use std::convert::Infallible;
+use std::future::Future;
+
+use std::io;
+
 /// Whether and when the session registers the callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RegisterPolicy {
@@ -148,4 +153,60 @@ pub enum Outcome {
         /// This call alone has to wait, that long; none if its endpoint is closed: wait for [`Doors`](super::Doors).
         after: Option<Duration>,
     },
+}
+
+/// What a caller wants looked at before each request that is made on its behalf: a call may be posted again with a new token.
+pub trait Gate: Send + Sync {
+    /// Why a request must not leave.
+    type Shut: Send;
+
+    /// Resolves when the request may leave, and that at once. Quick: the session has nothing left to wait for.
+    fn pass(&self) -> impl Future<Output = Result<(), Self::Shut>> + Send;
+
+    /// What has left was refused for certain; before it leaves again, something is renewed, which may take long.
+    fn refused(&self) {}
+}
+
+/// Never shut: for a call that may be made at any time.
+pub(super) struct Open;
+
+impl Gate for Open {
+    type Shut = Infallible;
+
+    async fn pass(&self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+/// The record of the registration. Both the token and the path secret in the URL are durable before the session starts.
+///
+/// The session calls these from a thread that may block. A record belongs to one API, `AppKey` and uid; with others there is
+/// none. `url` is the whole callback URL with its secret.
+pub trait Registry: Send + Sync + 'static {
+    /// Whether iLink confirmed this very URL and token.
+    fn confirmed(&self, url: &SecretString, token: &SecretString) -> bool;
+
+    /// Notes that iLink confirmed them; durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// If the record could not be written.
+    fn record(&self, url: &SecretString, token: &SecretString) -> io::Result<()>;
+
+    /// Forgets what was recorded; durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// If the record could not be written.
+    fn forget(&self) -> io::Result<()>;
+
+    /// Whether the operator unregistered and has not registered since.
+    fn unregistered_by_operator(&self) -> bool;
+
+    /// Remembers that the operator unregistered, or registered again; durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// If the record could not be written.
+    fn set_unregistered_by_operator(&self, unregistered: bool) -> io::Result<()>;
 }

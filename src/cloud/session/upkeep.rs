@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use super::asks::{Attempt, Origin};
 use super::handle::Session;
+use super::messages::{Attempt, Origin};
 use super::store::Subscribed;
 use super::types::SessionConfig;
 use crate::cloud::Timing;

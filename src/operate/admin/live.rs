@@ -72,7 +72,7 @@ pub(super) fn events(
 
 /// Sends each section, and again whenever it has changed.
 async fn tell(report: &Report, to_peer: &mpsc::Sender<Event>) -> Ended {
-    let (mut passed, mut cloud) = (report.counters.trail.changed(), report.cloud.clone());
+    let (mut passed, mut cloud) = (report.counters.activity.changed(), report.cloud.clone());
     let (mut link, mut writable) = (report.link.clone(), report.spool.writable());
     let mut told = [const { String::new() }; 6];
     let mut tick = interval(AT_LATEST);

@@ -12,7 +12,7 @@ use maud::{Markup, html};
 use sha2::{Digest, Sha256};
 
 use super::plot::plot;
-use crate::observe::trail::{Passed, Verdict, Way};
+use crate::observe::activity::{Passed, Verdict, Way};
 use crate::operate::status::{Overview, Part, Problem};
 
 const PAGE: &str = include_str!("page.html");

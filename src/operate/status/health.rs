@@ -215,7 +215,7 @@ async fn oldest(spool: &dyn Store, queue: Queue) -> Option<Duration> {
             outbound::record::Record::Command(command) => Some(command.at.age()),
             outbound::record::Record::Result(result) => Some(result.at.age()),
         },
-        Queue::SetAside => crate::set_aside::age(row),
+        Queue::SetAside => crate::delivery::set_aside::age(row),
     }
 }
 

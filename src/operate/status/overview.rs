@@ -7,7 +7,7 @@ use super::readiness::Ready;
 use super::report::{Info, Report};
 use crate::cloud::CloudState;
 use crate::mqtt::Subscriptions;
-use crate::observe::trail::{Minute, Passed};
+use crate::observe::activity::{Minute, Passed};
 use crate::store::Queue;
 
 /// From here on a queue is said to be nearly full, in per cent of its limit.
@@ -60,8 +60,8 @@ impl Overview {
         let mut overview = Self {
             problems: Vec::new(),
             queue_limit: report.spool.limit(Queue::Inbound),
-            minutes: report.counters.trail.minutes(),
-            messages: report.counters.trail.messages(),
+            minutes: report.counters.activity.minutes(),
+            messages: report.counters.activity.messages(),
             info,
             ready,
             health,

@@ -8,13 +8,13 @@ use tokio::sync::watch;
 use super::readiness::{Readiness, Ready};
 use crate::cloud::{HandshakeLog, Status};
 use crate::delivery::busy::AllBusy;
+use crate::delivery::routing::RouteStates;
 use crate::inbound::callback::LastSeen;
 use crate::local::Base;
 use crate::mqtt::{LinkCounters, LinkState};
 use crate::observe::counters::Counters;
 use crate::os::clock;
 use crate::protocol::Variant;
-use crate::routing::RouteStates;
 use crate::store::Store;
 
 /// What the bridge is. No secrets: hosts, not URLs.

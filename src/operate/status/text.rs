@@ -6,7 +6,7 @@ use super::health::{BusyHealth, ClosedHealth, QueueHealth, RefusedHealth, in_wor
 use super::overview::{Overview, Problem};
 use super::readiness::{Part, Ready, describe_parts};
 use super::report::Report;
-use crate::observe::trail::{Passed, Way, harmless};
+use crate::observe::activity::{Passed, Way, harmless};
 
 /// So many messages are printed; the page shows more.
 const MESSAGES: usize = 10;

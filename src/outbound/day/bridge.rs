@@ -18,6 +18,8 @@ use super::weather::End;
 use crate::cloud::{HandshakeLog, RegisterPolicy, Registry, Session, SessionConfig, Timing, start};
 use crate::delivery::busy::BusyBoard;
 use crate::delivery::lanes::Patience;
+use crate::delivery::routing::Routing;
+use crate::delivery::set_aside::SetAside;
 use crate::local::{Base, Globs, Rules};
 use crate::mqtt::{LinkState, in_memory};
 use crate::observe::counters::Counters;
@@ -33,8 +35,6 @@ use crate::outbound::route_book::RouteBook;
 use crate::outbound::shares::Shares;
 use crate::protocol::{Account, Qos, Subject, Uid};
 use crate::route::Routes;
-use crate::routing::Routing;
-use crate::set_aside::SetAside;
 use crate::store::sqlite::Spool;
 use crate::store::{Append as _, Limits, MAX_COMMANDS};
 

@@ -5,13 +5,13 @@
 use std::fs;
 use std::time::Duration;
 
+use ilink2mqtt::delivery::set_aside;
 use ilink2mqtt::inbound::presence::Known;
 use ilink2mqtt::inbound::record::Record as Inbound;
 use ilink2mqtt::local::CommandResult;
 use ilink2mqtt::os::clock::{Stamp, rfc3339};
 use ilink2mqtt::outbound::record::Record as Outbound;
 use ilink2mqtt::protocol::{Push, Uid};
-use ilink2mqtt::set_aside;
 use ilink2mqtt::state_dir::{Identity, Overrides, StateDir};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use ilink2mqtt::delivery::busy::{AllBusy, BusyBoard};
 use ilink2mqtt::delivery::lanes::Patience;
+use ilink2mqtt::delivery::set_aside::SetAside;
 use ilink2mqtt::inbound::record::Record;
 use ilink2mqtt::inbound::relay::{Relay, RelayConfig, RelaySettings};
 use ilink2mqtt::local::Output;
 use ilink2mqtt::observe::counters::Counters;
 use ilink2mqtt::observe::progress::Progress;
-use ilink2mqtt::set_aside::SetAside;
 use ilink2mqtt::store::sqlite::Spool;
 use ilink2mqtt::store::{Append as _, Limits, Queue};
 use rumqttc::v5::mqttbytes::v5::PubAckReason;
@@ -378,7 +378,7 @@ async fn what_is_refused_for_good_counts_as_set_aside_and_never_as_delivered() {
     }
     world.emptied().await;
     assert_eq!(world.counted(), (1, 2));
-    let passed = world.counters.trail.messages();
+    let passed = world.counters.activity.messages();
     assert_eq!(passed.iter().filter(|passed| passed.outcome == "refused by the broker: set aside").count(), 2);
     assert_eq!(passed.iter().filter(|passed| passed.outcome == "delivered").count(), 1);
     world.stop().await;

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use ilink2mqtt::delivery::busy::BusyBoard;
 use ilink2mqtt::delivery::lanes::Patience;
+use ilink2mqtt::delivery::set_aside::SetAside;
 use ilink2mqtt::local::{CommandResult, Publication};
 use ilink2mqtt::os::clock::Stamp;
 use ilink2mqtt::outbound::record::{Record, ReplyTo, StoredResult};
 use ilink2mqtt::outbound::results::Results;
 use ilink2mqtt::outbound::shares::Shares;
-use ilink2mqtt::set_aside::SetAside;
 use ilink2mqtt::store::sqlite::Spool;
 use ilink2mqtt::store::{Append as _, Limits, Queue};
 use rumqttc::v5::mqttbytes::v5::PubAckReason;

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::asks::{Access, Attempt, Caller, Origin, Renewal, Renewing};
+use super::explanations;
+use super::messages::{Access, Attempt, Caller, Origin, Renewal, Renewing};
 use super::standing::Loss;
+use super::state::{Doubt, Known, Want, Why};
 use super::task::Task;
-use super::tracks::{Doubt, Known, Want, Why};
 use super::types::RegisterPolicy;
 use super::upkeep::UpkeepDone;
-use super::words;
 use crate::cloud::TransportError;
 use crate::protocol::{Class, ResultCode};
 
@@ -106,14 +106,14 @@ impl Task {
         self.registration.missing(now);
         self.registration.renewing = true;
         if let Some(quota) = self.registration.quota_until.filter(|quota| *quota > now) {
-            self.registration.trouble = Some(words::forgotten_under_quota(quota - now));
+            self.registration.trouble = Some(explanations::forgotten_under_quota(quota - now));
         }
     }
 
     /// It is this call's own trouble: it alone waits.
     fn blame(&self, code: ResultCode, caller: &Caller) -> Duration {
         let mut blames = self.session.shared.blames();
-        blames.refused(caller.mark, words::refused(code), true, None, &self.config.timing.conflict);
+        blames.refused(caller.mark, explanations::refused(code), true, None, &self.config.timing.conflict);
         blames.held(caller.mark, Instant::now()).map(|(wait, _)| wait).unwrap_or_default()
     }
 
@@ -139,7 +139,7 @@ impl Task {
         if caller.origin != Origin::Probe {
             let pace = self.config.timing.conflict;
             let mut blames = self.session.shared.blames();
-            blames.refused(caller.mark, words::refused(code), false, Some(until), &pace);
+            blames.refused(caller.mark, explanations::refused(code), false, Some(until), &pace);
         }
         Some(until.saturating_duration_since(Instant::now()))
     }
@@ -244,7 +244,7 @@ impl Task {
             self.pressed = self.pressed.saturating_add(1);
         }
         let until = Instant::now() + pace.jittered(self.pressed.max(1));
-        self.hold(Why::Busy, words::busy(code), until);
+        self.hold(Why::Busy, explanations::busy(code), until);
         if let Some(hold) = self.hold.as_mut() {
             (hold.doubt, hold.code) = (doubt, Some(code));
         }

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::asks::Grant;
 use super::blame::Mark;
 use super::budget::{self, Budget};
 use super::doors::Endpoint;
+use super::explanations;
+use super::messages::Grant;
 use super::store::SpentMarks;
 use super::types::CloudState;
-use super::words;
 use crate::protocol::ResultCode;
 
 /// Whether iLink has our callback.
@@ -304,7 +304,7 @@ impl Budgets {
     pub(super) fn spend_verb(&mut self, now: Instant) -> Result<(), String> {
         let next = self.verbs.next(now, 0);
         if next > now {
-            return Err(words::paced_verb(next - now));
+            return Err(explanations::paced_verb(next - now));
         }
         self.verbs.spend(now);
         Ok(())

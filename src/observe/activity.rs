@@ -16,7 +16,7 @@ use crate::os::clock;
 /// So many messages are remembered.
 pub const MESSAGES: usize = 30;
 /// So many minutes, the present one included.
-pub const MINUTES: usize = 60;
+const MINUTES: usize = 60;
 /// So many bytes of a content are looked at; what is shown of them is clipped to fewer characters.
 const CONTENT_BYTES: usize = 800;
 
@@ -96,9 +96,9 @@ pub struct Minute {
     pub to_ilink: u64,
 }
 
-/// The trail that messages leave.
+/// The activity that messages leave.
 #[derive(Debug)]
-pub struct Trail {
+pub struct Activity {
     shows_content: bool,
     kept: Mutex<Kept>,
     changed: watch::Sender<u64>,
@@ -112,13 +112,13 @@ struct Kept {
     present: u64,
 }
 
-impl Default for Trail {
+impl Default for Activity {
     fn default() -> Self {
         Self::new(false)
     }
 }
 
-impl Trail {
+impl Activity {
     /// An empty one, which keeps the beginnings of contents if `shows_content`.
     #[must_use]
     pub fn new(shows_content: bool) -> Self {
@@ -220,15 +220,15 @@ mod tests {
 
     #[test]
     fn the_last_messages_stay_newest_first() {
-        let trail = Trail::default();
-        let mut changed = trail.changed();
+        let activity = Activity::default();
+        let mut changed = activity.changed();
         for id in 0..MESSAGES + 5 {
-            trail.note(passed(Way::FromIlink, id));
+            activity.note(passed(Way::FromIlink, id));
         }
         assert!(changed.has_changed().unwrap() && *changed.borrow_and_update() == MESSAGES as u64 + 5);
-        let ids: Vec<_> = trail.messages().into_iter().map(|message| message.id).collect();
+        let ids: Vec<_> = activity.messages().into_iter().map(|message| message.id).collect();
         assert_eq!((ids.len(), ids[0].as_str(), ids[MESSAGES - 1].as_str()), (MESSAGES, "34", "5"));
-        let minutes = trail.minutes();
+        let minutes = activity.minutes();
         assert_eq!(minutes.len(), MINUTES);
         assert_eq!(minutes.iter().map(|minute| minute.from_ilink).sum::<u64>(), MESSAGES as u64 + 5);
     }
@@ -258,8 +258,8 @@ mod tests {
 
     #[test]
     fn contents_are_kept_only_on_demand_and_only_their_beginnings() {
-        assert_eq!(Trail::new(false).content(b"secret"), None);
-        let shows = Trail::new(true);
+        assert_eq!(Activity::new(false).content(b"secret"), None);
+        let shows = Activity::new(true);
         assert_eq!(shows.content("开灯".as_bytes()).as_deref(), Some("开灯"));
         assert!(shows.content(&vec![b'x'; 1 << 20]).unwrap().len() <= 200);
         assert!(shows.content(&[0xff; 9]).is_some());

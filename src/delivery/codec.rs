@@ -24,7 +24,7 @@ pub fn decode<T: DeserializeOwned>(data: &[u8]) -> Result<T, postcard::Error> {
     }
 }
 
-/// For a field of bytes, `#[serde(with = "row::whole")]`: they go in and out of the row as one piece, where serde takes a
+/// For a field of bytes, `#[serde(with = "codec::whole")]`: they go in and out of the row as one piece, where serde takes a
 /// `Vec<u8>` byte by byte. What lies in the row is the same.
 pub mod whole {
     use std::fmt;
