@@ -1,6 +1,6 @@
 //! What an inbound row of the spool holds, and its bytes.
 //!
-//! How it becomes bytes is [`row`]'s.
+//! How it becomes bytes is [`codec`]'s.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
