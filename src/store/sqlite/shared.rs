@@ -30,6 +30,10 @@ pub(super) struct Shared {
     pub(super) commits_lazy: AtomicU64,
 }
 
+/// The queues to which rows have come.
+#[derive(Default)]
+pub(super) struct NewRows(PerQueue<bool>);
+
 impl Shared {
     pub(super) fn new(failure: Failure) -> Self {
         Self {
@@ -49,28 +53,31 @@ impl Shared {
     }
 
     pub(super) fn show(&self, counts: &PerQueue<Count>) {
-        self.count(counts);
-        self.wake(counts);
+        self.wake(&self.count(counts));
     }
 
-    /// Shows what is in the queues.
-    pub(super) fn count(&self, counts: &PerQueue<Count>) {
+    /// Shows what is in the queues. Who waits for new rows is not woken: that is to be done with what this returns.
+    #[must_use]
+    pub(super) fn count(&self, counts: &PerQueue<Count>) -> NewRows {
+        let mut new = NewRows::default();
         for queue in Queue::ALL {
             let count = counts.get(queue);
             self.depth.get(queue).store(count.depth, Ordering::Relaxed);
             self.bytes.get(queue).store(count.bytes, Ordering::Relaxed);
+            self.appended.get(queue).send_if_modified(|highest| {
+                let now = count.next.saturating_sub(1);
+                *new.0.get_mut(queue) = *highest < now;
+                *highest = now.max(*highest);
+                false
+            });
         }
+        new
     }
 
-    /// Wakes those who wait for new rows.
-    pub(super) fn wake(&self, counts: &PerQueue<Count>) {
+    /// Wakes those who wait for new rows where there are any.
+    pub(super) fn wake(&self, new: &NewRows) {
         for queue in Queue::ALL {
-            self.appended.get(queue).send_if_modified(|highest| {
-                let now = counts.get(queue).next.saturating_sub(1);
-                let moved = *highest < now;
-                *highest = now.max(*highest);
-                moved
-            });
+            self.appended.get(queue).send_if_modified(|_| *new.0.get(queue));
         }
     }
 

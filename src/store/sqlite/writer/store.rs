@@ -125,22 +125,20 @@ impl Writer {
                     let synced =
                         if sync == Sync::Now { &self.shared.commits_synced } else { &self.shared.commits_lazy };
                     add(synced, 1);
-                    for (op, seq) in ops.iter().zip(&committed.seqs) {
-                        if let Task::Append { queue: Queue::Inbound, data, .. } = &op.task {
-                            self.shared.fresh.stored(Row { seq: *seq, data: data.clone() });
-                        }
-                    }
-                    self.shared.count(&self.db.counts);
+                    let new = self.shared.count(&self.db.counts);
                     if self.refused.is_some() && ops.iter().any(|op| op.adds().is_some_and(|(queue, _)| is_new(queue)))
                     {
                         self.accept_again();
                     }
                     self.show_writable();
-                    for (op, seq) in ops.into_iter().zip(committed.seqs) {
-                        op.reply.send(Ok(seq));
+                    // Whoever handed a row over knows its number before anybody can read and complete it.
+                    for (Op { task, reply }, seq) in ops.into_iter().zip(committed.seqs) {
+                        reply.send(Ok(seq));
+                        if let Task::Append { queue: Queue::Inbound, data, .. } = task {
+                            self.shared.fresh.stored(Row { seq, data });
+                        }
                     }
-                    // Whoever handed a row over knows its number before anybody can complete it.
-                    self.shared.wake(&self.db.counts);
+                    self.shared.wake(&new);
                     break;
                 }
                 Err(full) if full.is_full() && self.make_do(&mut makeshifts)? => {}
