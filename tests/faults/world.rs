@@ -82,8 +82,7 @@ impl World {
             .with_env(preload.0, &format!("{}:{}", preload.1, disk.library().display()))
             .with_env(file.0, &file.1);
         let state = bridge.state_dir();
-        let on_disk = disk.environment(&state);
-        let bridge = on_disk.iter().fold(bridge, |bridge, (name, value)| bridge.with_env(name, value));
+        let bridge = bridge.with_envs(disk.environment(&state));
         let proxies = [mqtt, api, callback].map(Arc::new);
         let logs = logs.to_owned();
         let http = http();

@@ -21,9 +21,8 @@ async fn a_panic_of_one_task_ends_the_process_and_no_push_is_answered_after_it()
     let broker = ScriptedBroker::bind().await;
     let mut bridge = Bridge::at(&format!("mqtt://127.0.0.1:{}", broker.port()), &Sim::absent(&[]));
     let fault = bridge.dir().join("fault");
-    for (name, value) in recording::environment(&bridge.state_dir(), None, Some(&fault)) {
-        bridge = bridge.with_env(name, &value);
-    }
+    let environment = recording::environment(&bridge.state_dir(), None, Some(&fault));
+    bridge = bridge.with_envs(environment);
     bridge.spawn();
     let mut peer = broker.up().await;
     bridge.push(&text_push("413", "before")).await;

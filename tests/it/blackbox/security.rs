@@ -1,63 +1,30 @@
 //! TLS on every side, passwords, and who may see the admin listener.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::json;
-use tempfile::TempDir;
 
 use super::world::World;
 use crate::support::bridge::text_push;
 use crate::support::http::{Answer, http, raw_connection, read_to_close};
 use crate::support::mosquitto::free_port;
+use crate::support::pki::{Authority, LOOPBACK};
 use crate::support::{DEADLINE, eventually};
-
-/// A certificate authority of the test's own and the files of what it signed.
-pub(crate) struct Pki {
-    ca: CertifiedIssuer<'static, KeyPair>,
-    dir: TempDir,
-}
-
-impl Pki {
-    pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "the test's authority");
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("ca.crt"), ca.pem()).unwrap();
-        Self { ca, dir }
-    }
-
-    pub(crate) fn file(&self, name: &str) -> String {
-        self.dir.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    /// Writes `<name>.crt` and `<name>.key`.
-    pub(crate) fn issue(&self, name: &str) {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.ca).unwrap();
-        std::fs::write(self.file(&format!("{name}.crt")), certificate.pem()).unwrap();
-        std::fs::write(self.file(&format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
-}
 
 #[tokio::test]
 async fn the_broker_over_tls_with_a_client_certificate() {
-    let pki = Pki::new();
-    pki.issue("broker");
-    pki.issue("bridge");
+    let pki = Authority::new("the test's authority");
+    pki.issue("broker", &LOOPBACK, &[]);
+    pki.issue("bridge", &LOOPBACK, &[]);
     let port = free_port();
     let conf = format!(
         "listener {port} 127.0.0.1\ncafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\n",
-        pki.file("ca.crt"),
-        pki.file("broker.crt"),
+        pki.file("ca.pem"),
+        pki.file("broker.pem"),
         pki.file("broker.key")
     );
     let mut world = World::prepared_on(&conf, &[], |bridge| {
         bridge
             .with("mqtt.broker", &format!("mqtts://127.0.0.1:{port}"))
-            .with("mqtt.tls.cert", &pki.file("bridge.crt"))
+            .with("mqtt.tls.cert", &pki.file("bridge.pem"))
             .with("mqtt.tls.key", &pki.file("bridge.key"))
     })
     .await;
@@ -66,7 +33,7 @@ async fn the_broker_over_tls_with_a_client_certificate() {
     world.bridge.logged("mqtt.tls.ca").await;
     world.bridge.kill();
 
-    world.bridge.set("mqtt.tls.ca", &pki.file("ca.crt"));
+    world.bridge.set("mqtt.tls.ca", &pki.file("ca.pem"));
     world.bridge.start().await;
     world.bridge.push(&text_push("413", "over TLS")).await;
     world.client.expect_text("ilink/recv/user/413/text", "over TLS").await;
@@ -76,13 +43,13 @@ async fn the_broker_over_tls_with_a_client_certificate() {
 
 #[tokio::test]
 async fn the_callback_over_tls() {
-    let pki = Pki::new();
-    pki.issue("callback");
+    let pki = Authority::new("the test's authority");
+    pki.issue("callback", &LOOPBACK, &[]);
     let world = World::ready_with(|bridge| {
         let url = format!("https://127.0.0.1:{}", bridge.callback_port());
         bridge
             .with("callback.public_url", &url)
-            .with("callback.tls.cert", &pki.file("callback.crt"))
+            .with("callback.tls.cert", &pki.file("callback.pem"))
             .with("callback.tls.key", &pki.file("callback.key"))
     })
     .await;

@@ -260,11 +260,9 @@ fn count(wrong: &[String], kind: &str) -> usize {
 async fn no_power_cut_loses_what_the_bridge_promised() {
     let logs = TempDir::new().unwrap();
     let log = logs.path().join("log");
-    let mut world = World::prepared(&[], |mut bridge| {
-        for (name, value) in recording::environment(&bridge.state_dir(), Some(&log), None) {
-            bridge = bridge.with_env(name, &value);
-        }
-        bridge.without("callback.path_secret")
+    let mut world = World::prepared(&[], |bridge| {
+        let environment = recording::environment(&bridge.state_dir(), Some(&log), None);
+        bridge.with_envs(environment).without("callback.path_secret")
     })
     .await;
     let (pushes, commands) = live(&mut world).await;

@@ -24,12 +24,10 @@ const PUSHED: &str = "ilink/recv/user/413/text";
 /// A bridge whose file operations fail while the file that is returned says so.
 pub(super) async fn world() -> (World, PathBuf) {
     let mut fault = PathBuf::new();
-    let world = World::prepared(&[], |mut bridge| {
+    let world = World::prepared(&[], |bridge| {
         fault = bridge.dir().join("fault");
-        for (name, value) in recording::environment(&bridge.state_dir(), None, Some(&fault)) {
-            bridge = bridge.with_env(name, &value);
-        }
-        bridge
+        let environment = recording::environment(&bridge.state_dir(), None, Some(&fault));
+        bridge.with_envs(environment)
     })
     .await;
     (world, fault)

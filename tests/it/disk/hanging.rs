@@ -92,11 +92,14 @@ async fn what_waits_for_the_disk_is_bounded_though_its_senders_have_left() {
     fs::write(&fault, HANGS).unwrap();
     let large = "x".repeat(700_000);
     let before = world.bridge.process().memory();
-    let mut most = 0;
-    for round in 0..5 {
+    let (mut most, mut rounds, mut overload, began) = (0, 0, 0.0, Instant::now());
+    // A machine with much else to do takes in only a few before their senders leave: until there is no room left.
+    while rounds < 5 || overload < 1.0 {
+        assert!(began.elapsed() < DEADLINE, "there was room for all of them");
+        rounds += 1;
         let mut tries = JoinSet::new();
         for n in 0..60 {
-            let request = request(&format!("{round}.{n} {large}"));
+            let request = request(&format!("{rounds}.{n} {large}"));
             tries.spawn(async move {
                 let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
                 // It leaves when its patience ends, taken or not: what finds no room is not even read to its end.
@@ -109,11 +112,10 @@ async fn what_waits_for_the_disk_is_bounded_though_its_senders_have_left() {
         }
         tries.join_all().await;
         most = most.max(world.bridge.process().memory().saturating_sub(before));
+        overload = count(&world.bridge, "pushes_unanswered_total", &[("cause", "overload")]).await;
     }
-    let overload = count(&world.bridge, "pushes_unanswered_total", &[("cause", "overload")]).await;
-    eprintln!("{most} KiB more while 300 pushes of 0.95 MB wait; {overload} of them found no room");
+    eprintln!("{most} KiB more while {rounds} times 60 pushes of 0.95 MB wait; {overload} of them found no room");
     assert!(most < AT_MOST_KIB, "{most} KiB more while the disk hangs");
-    assert!(overload >= 1.0, "there was room for all of them");
     fs::remove_file(&fault).unwrap();
     // As soon as the disk goes on there is room again.
     world.bridge.push(&text_push("413", &format!("after {large}"))).await;

@@ -70,9 +70,8 @@ async fn a_failed_sync_is_told_for_as_long_as_the_process_still_answers() {
     let sim = Sim::start(&[]).await;
     let mut bridge = Bridge::at(&format!("mqtt://127.0.0.1:{}", broker.port()), &sim).with("mqtt.output", "raw");
     let fault = bridge.dir().join("fault");
-    for (name, value) in recording::environment(&bridge.state_dir(), None, Some(&fault)) {
-        bridge = bridge.with_env(name, &value);
-    }
+    let environment = recording::environment(&bridge.state_dir(), None, Some(&fault));
+    bridge = bridge.with_envs(environment);
     bridge.spawn();
     let mut peer = broker.up().await;
     // Not acknowledged: there is something to wait for, some seconds, before all ends.

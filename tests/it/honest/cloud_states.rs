@@ -13,6 +13,7 @@ use crate::support::client::Client;
 use crate::support::deserted::Deserted;
 use crate::support::eventually;
 use crate::support::mosquitto::Mosquitto;
+use crate::support::pki::Authority;
 use crate::support::scripted_cloud::{Behaviour, ScriptedCloud, Seen};
 use crate::support::sim::Sim;
 
@@ -182,13 +183,13 @@ async fn every_way_to_give_no_answer_and_its_end() {
 
 #[tokio::test]
 async fn what_stands_between_us_and_the_service() {
-    let authority = super::pki::Authority::new();
+    let authority = Authority::new("an authority");
     let good = ScriptedCloud::start_tls(authority.server("127.0.0.1", false)).await;
     let misused = ScriptedCloud::start_tls(authority.server("127.0.0.1", true)).await;
     let other = ScriptedCloud::start_tls(authority.server("else.example", false)).await;
-    let stranger = super::pki::Authority::new();
+    let stranger = Authority::new("an authority");
     let broker = Mosquitto::start("");
-    let (ours, theirs) = (authority.file(), stranger.file());
+    let [ours, theirs] = [&authority, &stranger].map(|authority| authority.file("ca.pem"));
     let nobody = Deserted::new();
     let refused = nobody.url("http");
     for (n, (api, ca, says)) in [

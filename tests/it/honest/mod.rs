@@ -7,7 +7,6 @@ mod debug;
 mod modes;
 mod own_states;
 mod panics;
-mod pki;
 mod secret_errors;
 mod secret_peers;
 mod secrets;

@@ -1,52 +1,18 @@
 //! `mqtts://` with a real Mosquitto: by name and by address, with and without a client certificate.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ilink2mqtt::mqtt::{LinkConfig, Protocol, TlsOptions};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::ExtendedKeyUsagePurpose;
 
 use super::{Tested, acked, config};
 use crate::support::mosquitto::{Mosquitto, free_port};
-
-/// A certificate authority of the test's own, and what it issued.
-struct Authority {
-    dir: tempfile::TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        std::fs::write(dir.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        Self { dir, issuer: Issuer::new(params, key) }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Writes `<name>.pem` and `<name>.key`.
-    fn issue(&self, name: &str, names: &[&str], usage: ExtendedKeyUsagePurpose) {
-        let mut params =
-            CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
-        // OpenSSL takes a certificate with its issuer's name for a self-signed one.
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages = vec![usage];
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        std::fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
-        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
-}
+use crate::support::pki::{Authority, LOOPBACK};
 
 /// A broker with a TLS listener on both loopback addresses, and that port.
 fn broker(authority: &Authority, more: &str) -> (Mosquitto, u16) {
     let port = free_port();
-    let path = |name| authority.path(name).display().to_string();
+    let path = |name| authority.file(name);
     let tls =
         format!("cafile {}\ncertfile {}\nkeyfile {}\n{more}\n", path("ca.pem"), path("server.pem"), path("server.key"));
     (Mosquitto::start(&format!("listener {port} 127.0.0.1\n{tls}\nlistener {port} ::1\n{tls}")), port)
@@ -66,7 +32,7 @@ async fn cause(settings: LinkConfig) -> String {
 #[tokio::test]
 async fn the_broker_is_known_by_name_and_by_address() {
     let authority = Authority::new("authority");
-    authority.issue("server", &["localhost", "127.0.0.1", "::1"], ExtendedKeyUsagePurpose::ServerAuth);
+    authority.issue("server", &LOOPBACK, &[ExtendedKeyUsagePurpose::ServerAuth]);
     let (_broker, port) = broker(&authority, "");
     for host in ["localhost", "127.0.0.1", "[::1]"] {
         for protocol in [Protocol::V5, Protocol::V311] {
@@ -88,7 +54,7 @@ async fn the_broker_is_known_by_name_and_by_address() {
 #[tokio::test]
 async fn a_certificate_for_another_name_is_refused() {
     let authority = Authority::new("authority");
-    authority.issue("server", &["broker.example"], ExtendedKeyUsagePurpose::ServerAuth);
+    authority.issue("server", &["broker.example"], &[ExtendedKeyUsagePurpose::ServerAuth]);
     let (broker, port) = broker(&authority, "");
     let other = cause(tls("127.0.0.1", port, &authority.path("ca.pem"))).await;
     assert!(other.contains("is for another name"), "{other}");
@@ -99,8 +65,8 @@ async fn a_certificate_for_another_name_is_refused() {
 #[tokio::test]
 async fn a_broker_may_want_to_know_us_by_certificate() {
     let authority = Authority::new("authority");
-    authority.issue("server", &["localhost"], ExtendedKeyUsagePurpose::ServerAuth);
-    authority.issue("client", &["bridge"], ExtendedKeyUsagePurpose::ClientAuth);
+    authority.issue("server", &["localhost"], &[ExtendedKeyUsagePurpose::ServerAuth]);
+    authority.issue("client", &["bridge"], &[ExtendedKeyUsagePurpose::ClientAuth]);
     let (_broker, port) = broker(&authority, "require_certificate true");
     let anonymous = tls("localhost", port, &authority.path("ca.pem"));
     let refused = cause(anonymous.clone()).await;

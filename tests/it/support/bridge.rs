@@ -119,6 +119,12 @@ impl Bridge {
         self
     }
 
+    /// Sets these environment variables for its processes.
+    pub(crate) fn with_envs<'a>(mut self, env: impl IntoIterator<Item = (&'a str, String)>) -> Self {
+        self.env.extend(env.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        self
+    }
+
     /// Lets it have at most so many open files.
     pub(crate) fn with_open_files(mut self, limit: u32) -> Self {
         self.open_files = Some(limit);

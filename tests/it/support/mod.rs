@@ -9,6 +9,7 @@ pub(crate) mod deserted;
 pub(crate) mod http;
 pub(crate) mod messages;
 pub(crate) mod mosquitto;
+pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod random;
@@ -22,6 +23,14 @@ use std::time::Duration;
 /// How long a test waits for something that must happen, on a two-core machine with a slow disk and much else to do: there
 /// the start of a bridge alone was seen to take half a minute.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(2);
+
+/// What a failed test shows of one of its processes: the last lines, so that its panic stays in sight.
+fn show_end(name: &str, log: &str) {
+    const LINES: usize = 40;
+    let lines: Vec<_> = log.lines().collect();
+    let left_out = lines.len().saturating_sub(LINES);
+    eprintln!("--- {name}: {left_out} lines, and then ---\n{}", lines[left_out..].join("\n"));
+}
 
 /// Looks again and again until `look` finds what the test waits for; panics with `what` when it does not come.
 ///

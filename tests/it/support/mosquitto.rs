@@ -198,9 +198,7 @@ impl Drop for Mosquitto {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            let log = self.log();
-            let from = log.char_indices().rev().nth(4000).map_or(0, |(at, _)| at);
-            eprintln!("--- mosquitto on port {} ---\n{}", self.port, log.get(from..).unwrap_or_default());
+            super::show_end(&format!("mosquitto on port {}", self.port), &self.log());
         }
     }
 }

@@ -178,9 +178,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            let output = self.output();
-            let from = output.char_indices().rev().nth(8000).map_or(0, |(at, _)| at);
-            eprintln!("--- {} ---\n{}", self.name, output.get(from..).unwrap_or_default());
+            super::show_end(self.name, &self.output());
             return;
         }
         let output = self.output();

@@ -231,16 +231,16 @@ async fn many_requests_in_one_segment() {
 
 #[tokio::test]
 async fn tls_and_plain_text_mixed_up() {
-    use crate::blackbox::security::Pki;
+    use crate::support::pki::{Authority, LOOPBACK};
 
     let _alone = super::attackers::alone().await;
-    let pki = Pki::new();
-    pki.issue("callback");
+    let pki = Authority::new("the test's authority");
+    pki.issue("callback", &LOOPBACK, &[]);
     let world = World::ready_with(|bridge| {
         let url = format!("https://127.0.0.1:{}", bridge.callback_port());
         bridge
             .with("callback.public_url", &url)
-            .with("callback.tls.cert", &pki.file("callback.crt"))
+            .with("callback.tls.cert", &pki.file("callback.pem"))
             .with("callback.tls.key", &pki.file("callback.key"))
             .with("log.level", "info")
     })
