@@ -1,5 +1,5 @@
 //! The session against a scripted service, on the paused clock: every wait is as long as it is documented, and no test takes
-//! that long. The same over HTTP is in `tests/it/cloud.rs`.
+//! that long. The same over HTTP is in `tests/it/cloud/session.rs`.
 
 mod calls;
 mod damping;
