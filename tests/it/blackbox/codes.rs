@@ -23,6 +23,12 @@ async fn cause(world: &World, state: &str) -> String {
     health["cloud"]["cause"].as_str().expect("a cause").to_owned()
 }
 
+/// How many tokens the service has issued, once there is one: a bridge is ready before.
+async fn tokens(world: &World) -> u64 {
+    eventually("a token", async || world.sim.state().await["tokens_issued"].as_u64().filter(|issued| *issued >= 1))
+        .await
+}
+
 /// The registrations among the calls of `set_config`.
 fn registrations(calls: &[Call]) -> usize {
     calls.iter().filter(|call| call.body["action_type"] == 0).count()
@@ -73,31 +79,30 @@ async fn transient_codes_are_tried_again() {
 #[tokio::test]
 async fn an_invalid_token_is_replaced_once() {
     let world = World::ready().await;
-    let issued = || async { world.sim.state().await["tokens_issued"].as_u64().unwrap() };
-    let before = issued().await;
+    let before = tokens(&world).await;
     world.sim.expire().await;
     let result = send(&world, COMMAND).await;
     assert_eq!(result["status"], json!("ok"), "{result}");
-    assert_eq!(issued().await, before + 1);
+    assert_eq!(tokens(&world).await, before + 1);
     for (n, code) in [1008, 1015, 1003].into_iter().enumerate() {
         world.sim.answer_code("send_msg", code, 1).await;
         let result = send(&world, COMMAND).await;
         assert_eq!(result["status"], json!("ok"), "{code}: {result}");
-        assert_eq!(issued().await, before + 2 + n as u64, "{code}");
+        assert_eq!(tokens(&world).await, before + 2 + n as u64, "{code}");
     }
 }
 
 #[tokio::test]
 async fn a_token_is_fetched_once_for_all_that_need_it() {
     let world = World::ready().await;
-    let before = world.sim.state().await["tokens_issued"].as_u64().unwrap();
+    let before = tokens(&world).await;
     world.sim.expire().await;
     for n in 0..20 {
         world.client.publish(&format!("ilink/send/user/{n}/text"), "x").await;
     }
     let good = |calls: &[Call]| calls.iter().filter(|call| call.code == Some(0)).count() == 20;
     world.sim.calls_until("send_msg", "20 good calls", good).await;
-    assert_eq!(world.sim.state().await["tokens_issued"].as_u64().unwrap(), before + 1);
+    assert_eq!(tokens(&world).await, before + 1);
 }
 
 #[tokio::test]
@@ -196,19 +201,19 @@ async fn a_token_quota_waits() {
 #[tokio::test]
 async fn a_living_token_survives_a_restart() {
     let mut world = World::ready().await;
-    eventually("a token", async || (world.sim.state().await["tokens_issued"].as_u64() >= Some(1)).then_some(())).await;
-    let before = world.sim.state().await["tokens_issued"].clone();
+    let kept = world.bridge.state_dir().join("token.json");
+    eventually("a token to be kept", async || kept.exists().then_some(())).await;
+    let before = tokens(&world).await;
     assert_eq!(world.bridge.stop().await.code(), Some(0));
     world.bridge.start().await;
     assert_eq!(send(&world, COMMAND).await["status"], json!("ok"));
-    let state = world.sim.state().await;
-    assert_eq!(state["tokens_issued"], before, "asking too often is 1009");
+    assert_eq!(tokens(&world).await, before, "asking too often is 1009");
     assert_eq!(registrations(&world.sim.calls("set_config").await), 1, "set_config is not to be called often");
 }
 
 #[tokio::test]
 async fn a_token_is_renewed_before_it_ends() {
-    let mut world = World::prepared(&["--expires-in", "3"], |bridge| bridge).await;
+    let mut world = World::prepared(&["--expires-in", "10"], |bridge| bridge).await;
     world.bridge.start().await;
     eventually("a second token", async || (world.sim.state().await["tokens_issued"].as_u64() >= Some(2)).then_some(()))
         .await;
@@ -235,7 +240,7 @@ async fn an_unreachable_callback_is_explained() {
 #[tokio::test]
 async fn one_command_that_is_always_refused_holds_no_other_up() {
     let world = World::ready().await;
-    let before = world.sim.state().await["tokens_issued"].as_u64().unwrap();
+    let before = tokens(&world).await;
     world.sim.answer_code("ham_group", 1008, 0).await;
     world.client.publish("ilink/call/ham_group/list", r#"{"ttl":600}"#).await;
     world.sim.calls_until("ham_group", "the refused call and its repeat", |calls| calls.len() == 2).await;
@@ -245,7 +250,7 @@ async fn one_command_that_is_always_refused_holds_no_other_up() {
     }
     world.client.expect_text("ilink/bridge/cloud", "online").await;
     assert_eq!(world.sim.calls("ham_group").await.len(), 2, "it alone waits");
-    assert!(world.sim.state().await["tokens_issued"].as_u64().unwrap() <= before + 2);
+    assert!(tokens(&world).await <= before + 2);
 }
 
 #[tokio::test]

@@ -18,11 +18,12 @@ fn named(result: &Value) -> (&str, &str) {
 async fn a_command_that_waited_too_long_expires() {
     let mut world = World::ready_with(|bridge| bridge.with("outbound.ttl", "60s")).await;
     world.sim.kill();
-    // The field, the property, the smaller of both. The broker counts whole seconds down before it hands a message on.
+    // The field, the property, the smaller of both. The broker counts whole seconds down before it hands a message on, and
+    // keeps for itself what expires before.
     world.client.publish("ilink/call/send_msg/text", r#"{"accept_uid":"1","content":"x","ttl":1,"ref":1}"#).await;
-    world.client.send(Out::new("ilink/send/user/2/text", "x").expires_in(4)).await;
+    world.client.send(Out::new("ilink/send/user/2/text", "x").expires_in(10)).await;
     let both = r#"{"accept_uid":"3","content":"x","ttl":3600}"#;
-    world.client.send(Out::new("ilink/call/send_msg/file", both).expires_in(4)).await;
+    world.client.send(Out::new("ilink/call/send_msg/file", both).expires_in(10)).await;
     for topic in ["call/send_msg/text", "send/user/2/text", "call/send_msg/file"] {
         let result = result(&world, topic).await;
         assert_eq!(named(&result), ("expired", "expired"), "{result}");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -72,14 +73,16 @@ async fn what_certainly_was_not_executed_does_not_count() {
         1 | 4 => Behaviour::Close,
         _ => Behaviour::reply(r#"{"code":0}"#),
     };
-    for (tries, expected) in [(3, ("ok", 6)), (2, ("uncertain", 5)), (0, ("ok", 6))] {
+    // Side by side: each waits half a minute in all before it tries again.
+    let all = [(3, ("ok", 6)), (2, ("uncertain", 5)), (0, ("ok", 6))].map(async |(tries, expected)| {
         let (cloud, _) = cloud(answers).await;
         let configure = |bridge: Bridge| bridge.with_toml("outbound.ambiguous_tries", &tries.to_string());
         let (_bridge, client, _broker) = bridge_to(&cloud, configure).await;
         client.publish(TOPIC, command(3600)).await;
         let result = result(&client).await;
         assert_eq!(ended(&result), expected, "{tries}: {result}");
-    }
+    });
+    join_all(all).await;
 }
 
 #[tokio::test]
@@ -121,15 +124,17 @@ async fn killed_while_calling(tries: &str, ttl: u64) -> (Bridge, Client, Mosquit
 
 #[tokio::test]
 async fn a_killed_bridge_knows_that_the_command_may_have_been_executed() {
-    for _ in 0..3 {
-        let (mut bridge, client, _broker, _cloud, seen) = killed_while_calling("3", 1).await;
-        // Its life passes while the bridge is away.
-        tokio::time::sleep(Duration::from_millis(1100)).await;
+    // Its life is long enough for a first call on a busy machine, and passes while the bridge is away.
+    const LIFE: u64 = 8;
+    let all = [(); 3].map(async |()| {
+        let (mut bridge, client, _broker, _cloud, seen) = killed_while_calling("3", LIFE).await;
+        tokio::time::sleep(Duration::from_millis(LIFE * 1000 + 100)).await;
         bridge.start().await;
         let result = result(&client).await;
         assert_eq!(ended(&result), ("uncertain", 1), "{result}");
         assert_eq!(seen.load(Ordering::SeqCst), 1);
-    }
+    });
+    join_all(all).await;
 }
 
 #[tokio::test]
@@ -147,8 +152,9 @@ async fn tries_are_counted_across_a_crash() {
 async fn a_command_is_not_sent_late_because_the_token_was() {
     let world = World::ready().await;
     world.sim.answer_code("send_msg", 1008, 1).await;
-    world.sim.fault(&json!({"path": "get_access_token", "mode": "delay", "delay_s": 4})).await;
-    world.client.publish(TOPIC, command(2)).await;
+    world.sim.fault(&json!({"path": "get_access_token", "mode": "delay", "delay_s": 8})).await;
+    // Long enough for a first call on a busy machine.
+    world.client.publish(TOPIC, command(6)).await;
     let result = result(&world.client).await;
     assert_eq!(ended(&result), ("expired", 1), "{result}");
     // What comes after it finds the new token.

@@ -146,7 +146,7 @@ async fn a_log_that_fails_while_what_waited_is_delivered_ends_the_process_and_no
 #[tokio::test]
 async fn what_the_disk_does_not_give_back_for_a_moment_is_delivered_a_little_later() {
     // Too little memory; and the error that SQLite takes for damage.
-    for errno in [12, 5] {
+    let all = [12, 5].map(async |errno| {
         let (mut world, fault) = world().await;
         world.bridge.start().await;
         world.broker.stop();
@@ -165,7 +165,8 @@ async fn what_the_disk_does_not_give_back_for_a_moment_is_delivered_a_little_lat
         assert_eq!(numbers, (0..9).map(|n| n.to_string()).collect::<Vec<_>>());
         assert_eq!(world.bridge.process().id(), pid);
         assert!(world.bridge.process().is_running());
-    }
+    });
+    join_all(all).await;
 }
 
 #[tokio::test]
