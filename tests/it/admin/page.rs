@@ -209,13 +209,7 @@ async fn only_its_own_pages_and_names_and_methods() {
 
 #[tokio::test]
 async fn off_loopback_the_page_wants_the_token() {
-    let mut world = World::prepared(&[], |bridge| {
-        let listen = format!("0.0.0.0:{}", bridge.admin_port());
-        bridge.with("admin.listen", &listen).with("admin.token", "an-admin-token")
-    })
-    .await;
-    world.bridge.spawn();
-    world.client.expect_text("ilink/bridge/cloud", "online").await;
+    let world = World::with_open_admin_listener("an-admin-token").await;
     let url = format!("http://127.0.0.1:{}", world.bridge.admin_port());
     for path in ["/", "/events", "/metrics", "/nonsense"] {
         let get = || http().get(format!("{url}{path}"));

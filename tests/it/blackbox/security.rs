@@ -44,15 +44,7 @@ async fn the_broker_over_tls_with_a_client_certificate() {
 #[tokio::test]
 async fn the_callback_over_tls() {
     let pki = Authority::new("the test's authority");
-    pki.issue("callback", &LOOPBACK, &[]);
-    let world = World::ready_with(|bridge| {
-        let url = format!("https://127.0.0.1:{}", bridge.callback_port());
-        bridge
-            .with("callback.public_url", &url)
-            .with("callback.tls.cert", &pki.file("callback.pem"))
-            .with("callback.tls.key", &pki.file("callback.key"))
-    })
-    .await;
+    let world = World::ready_with(|bridge| bridge.with_callback_over_tls(&pki)).await;
     assert_eq!(world.sim.push(&json!({"from_uid": "413", "text": "secret"})).await.status, 200);
     world.client.expect_text("ilink/recv/user/413/text", "secret").await;
     // In the clear there is nothing.
@@ -109,13 +101,7 @@ async fn the_admin_listener_answers_only_its_own_names() {
 
 #[tokio::test]
 async fn off_loopback_the_admin_listener_needs_a_token() {
-    let mut world = World::prepared(&[], |bridge| {
-        let listen = format!("0.0.0.0:{}", bridge.admin_port());
-        bridge.with("admin.listen", &listen).with("admin.token", "an-admin-token")
-    })
-    .await;
-    world.bridge.spawn();
-    world.client.expect_text("ilink/bridge/cloud", "online").await;
+    let world = World::with_open_admin_listener("an-admin-token").await;
     let url = format!("http://127.0.0.1:{}", world.bridge.admin_port());
     let get = |path: &str| http().get(format!("{url}/{path}"));
     assert_eq!(Answer::of(get("healthz")).await.status, 200);

@@ -115,13 +115,19 @@ async fn configured_presence_is_read_and_follows() {
     .await;
 }
 
-#[tokio::test]
-async fn presence_that_is_dropped_while_the_broker_is_away_is_cleared_by_a_later_run() {
-    let configure = |bridge: Bridge| bridge.with_toml("ilink.subscribe.presence", r#"["413","412"]"#);
-    let mut world = World::ready_with(configure).await;
+/// A world whose bridge keeps the presence of two contacts.
+async fn with_two_contacts(configure: impl FnOnce(Bridge) -> Bridge) -> World {
+    let presence = |bridge: Bridge| bridge.with_toml("ilink.subscribe.presence", r#"["413","412"]"#);
+    let world = World::ready_with(|bridge| configure(presence(bridge))).await;
     for uid in ["413", "412"] {
         world.client.expect(&format!("ilink/presence/{uid}")).await;
     }
+    world
+}
+
+#[tokio::test]
+async fn presence_that_is_dropped_while_the_broker_is_away_is_cleared_by_a_later_run() {
+    let mut world = with_two_contacts(|bridge| bridge).await;
     assert_eq!(world.bridge.stop().await.code(), Some(0));
     world.bridge.set_toml("ilink.subscribe.presence", r#"["412"]"#);
     world.broker.pause();
@@ -135,13 +141,7 @@ async fn presence_that_is_dropped_while_the_broker_is_away_is_cleared_by_a_later
 
 #[tokio::test]
 async fn presence_that_a_reload_drops_is_gone_in_the_end_also_on_3_1_1() {
-    let configure = |bridge: Bridge| {
-        bridge.with_toml("ilink.subscribe.presence", r#"["413","412"]"#).with("mqtt.protocol", "3.1.1")
-    };
-    let mut world = World::ready_with(configure).await;
-    for uid in ["413", "412"] {
-        world.client.expect(&format!("ilink/presence/{uid}")).await;
-    }
+    let mut world = with_two_contacts(|bridge| bridge.with("mqtt.protocol", "3.1.1")).await;
     // The broker keeps what is retained, and comes back without a session of ours.
     world.broker.stop();
     world.bridge.logged("the connection to the broker was lost").await;
@@ -162,11 +162,7 @@ async fn presence_that_a_reload_drops_is_gone_in_the_end_also_on_3_1_1() {
 
 #[tokio::test]
 async fn presence_that_is_dropped_is_gone_in_the_end_also_where_the_session_is_lost() {
-    let configure = |bridge: Bridge| bridge.with_toml("ilink.subscribe.presence", r#"["413","412"]"#);
-    let mut world = World::ready_with(configure).await;
-    for uid in ["413", "412"] {
-        world.client.expect(&format!("ilink/presence/{uid}")).await;
-    }
+    let mut world = with_two_contacts(|bridge| bridge).await;
     assert_eq!(world.bridge.stop().await.code(), Some(0));
     world.bridge.set_toml("ilink.subscribe.presence", r#"["412"]"#);
     lose_session(&world).await;
@@ -180,11 +176,7 @@ async fn presence_that_is_dropped_is_gone_in_the_end_also_where_the_session_is_l
 
 #[tokio::test]
 async fn what_waits_of_a_contact_when_a_reload_drops_it_does_not_bring_its_presence_back() {
-    let configure = |bridge: Bridge| bridge.with_toml("ilink.subscribe.presence", r#"["413","412"]"#);
-    let mut world = World::ready_with(configure).await;
-    for uid in ["413", "412"] {
-        world.client.expect(&format!("ilink/presence/{uid}")).await;
-    }
+    let mut world = with_two_contacts(|bridge| bridge).await;
     world.broker.stop();
     world.bridge.logged("the connection to the broker was lost").await;
     world.bridge.push(&json!({"to_uid": UID, "from_uid": "413", "msg_type": 4, "type": 1, "time": 100})).await;

@@ -25,6 +25,18 @@ impl World {
         world
     }
 
+    /// All of it, with the admin listener on every address and this token.
+    pub(crate) async fn with_open_admin_listener(token: &str) -> Self {
+        let mut world = Self::prepared(&[], |bridge| {
+            let listen = format!("0.0.0.0:{}", bridge.admin_port());
+            bridge.with("admin.listen", &listen).with("admin.token", token)
+        })
+        .await;
+        world.bridge.spawn();
+        world.client.expect_text("ilink/bridge/cloud", "online").await;
+        world
+    }
+
     /// All of it but the bridge, which is configured and not started.
     pub(crate) async fn prepared(sim_args: &[&str], configure: impl FnOnce(Bridge) -> Bridge) -> Self {
         Self::prepared_on("", sim_args, configure).await

@@ -148,7 +148,7 @@ async fn a_device_joins_where_it_was_told_to_listen() {
     let listen = format!("127.0.0.1:{}", free_port());
     let mut demo = Process::start("demo", ["demo", "--mqtt-listen", &listen], &[]);
     demo.printed("iLink → MQTT  ilink/recv/user/413/text").await;
-    let client = Client::connect_to(listen.rsplit_once(':').unwrap().1.parse().unwrap(), None).await;
+    let client = Client::connect_with(listen.rsplit_once(':').unwrap().1.parse().unwrap(), None, |_| {}).await;
     client.subscribe("ilink/#").await;
     client.publish("ilink/send/user/414/text", "from a device").await;
     client.expect_text("ilink/recv/user/414/text", "echo: from a device").await;

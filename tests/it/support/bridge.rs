@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::http::{Answer, http, raw_connection, raw_post, read_to_close};
 use super::mosquitto::{Mosquitto, free_port};
+use super::pki::{Authority, LOOPBACK};
 use super::process::{Finished, Process, finish};
 use super::sim::{APPKEY, SECRETKEY, Sim};
 use super::{DEADLINE, pace, within};
@@ -123,6 +124,15 @@ impl Bridge {
     pub(crate) fn with_envs<'a>(mut self, env: impl IntoIterator<Item = (&'a str, String)>) -> Self {
         self.env.extend(env.into_iter().map(|(name, value)| (name.to_owned(), value)));
         self
+    }
+
+    /// Serves its callback over TLS, with a certificate of this authority.
+    pub(crate) fn with_callback_over_tls(self, pki: &Authority) -> Self {
+        pki.issue("callback", &LOOPBACK, &[]);
+        let url = format!("https://127.0.0.1:{}", self.callback_port);
+        self.with("callback.public_url", &url)
+            .with("callback.tls.cert", &pki.file("callback.pem"))
+            .with("callback.tls.key", &pki.file("callback.key"))
     }
 
     /// Lets it have at most so many open files.

@@ -142,15 +142,10 @@ impl Client {
 
     /// Connects as this user.
     pub(crate) async fn connect_as(broker: &Mosquitto, credentials: Option<(&str, &str)>) -> Self {
-        Self::connect_to(broker.port(), credentials).await
+        Self::connect_with(broker.port(), credentials, |_| {}).await
     }
 
-    /// Connects to whatever broker listens on this port.
-    pub(crate) async fn connect_to(port: u16, credentials: Option<(&str, &str)>) -> Self {
-        Self::connect_with(port, credentials, |_| {}).await
-    }
-
-    /// As [`Self::connect_to`], with what `configure` changes: a last will, a client id.
+    /// Connects to whatever broker listens on this port, with what `configure` changes: a last will, a client id.
     pub(crate) async fn connect_with(
         port: u16,
         credentials: Option<(&str, &str)>,

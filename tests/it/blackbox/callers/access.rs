@@ -130,16 +130,12 @@ async fn a_dual_stack_listener_sees_ipv4_as_ipv4() {
 
 #[tokio::test]
 async fn the_lists_hold_over_tls_too() {
-    use crate::support::pki::{Authority, LOOPBACK};
+    use crate::support::pki::Authority;
 
     let pki = Authority::new("the test's authority");
-    pki.issue("callback", &LOOPBACK, &[]);
     let tls = |bridge: Bridge| {
-        let url = format!("https://127.0.0.1:{}", bridge.callback_port());
         bridge
-            .with("callback.public_url", &url)
-            .with("callback.tls.cert", &pki.file("callback.pem"))
-            .with("callback.tls.key", &pki.file("callback.key"))
+            .with_callback_over_tls(&pki)
             .with_toml("callback.allow", r#"["127.0.0.1/32"]"#)
             .with_toml("callback.trusted_proxies", r#"["127.0.0.80/32"]"#)
     };

@@ -231,20 +231,11 @@ async fn many_requests_in_one_segment() {
 
 #[tokio::test]
 async fn tls_and_plain_text_mixed_up() {
-    use crate::support::pki::{Authority, LOOPBACK};
+    use crate::support::pki::Authority;
 
     let _alone = super::attackers::alone().await;
     let pki = Authority::new("the test's authority");
-    pki.issue("callback", &LOOPBACK, &[]);
-    let world = World::ready_with(|bridge| {
-        let url = format!("https://127.0.0.1:{}", bridge.callback_port());
-        bridge
-            .with("callback.public_url", &url)
-            .with("callback.tls.cert", &pki.file("callback.pem"))
-            .with("callback.tls.key", &pki.file("callback.key"))
-            .with("log.level", "info")
-    })
-    .await;
+    let world = World::ready_with(|bridge| bridge.with_callback_over_tls(&pki).with("log.level", "info")).await;
     // Handshakes that begin well and stall, by the thousand; plain text; a connection that says nothing.
     let stalled =
         super::attackers::Habit { opening: b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), trickle: b"\0" };
