@@ -181,7 +181,10 @@ fn places(root: &Path, below: &str, found: &mut BTreeSet<String>) {
             let folder = format!("{name}/");
             places(root, &folder, found);
             found.insert(folder);
-        } else if name.ends_with(".rs") && name != "main.rs" && !name.ends_with("/mod.rs") {
+        } else if Path::new(&name).extension().is_some_and(|kind| kind == "rs")
+            && name != "main.rs"
+            && !name.ends_with("/mod.rs")
+        {
             found.insert(name);
         }
     }
