@@ -3,13 +3,13 @@
 //! The HTTP client's own errors are chains of generic texts around the one that matters, and they carry the URL with the
 //! access token. Nothing of them is passed on but the innermost text.
 
-use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use reqwest::StatusCode;
+use hyper::StatusCode;
 use url::Url;
 
+use super::http::{self, ConnectTimedOut, Cut};
 use super::transport::TransportError;
 use crate::os::tls;
 use crate::protocol::ResultCode;
@@ -31,39 +31,45 @@ impl Peer {
     }
 
     /// Explains a request that got no response.
-    pub(super) fn explain(&self, error: reqwest::Error) -> TransportError {
-        let error = error.without_url();
-        if error.is_builder() {
-            return TransportError::Unsent { cause: format!("the request cannot be built: {}", innermost(&error)) };
+    pub(super) fn explain(&self, error: &http::Error) -> TransportError {
+        if let http::Error::Request(_) = error {
+            return TransportError::Unsent { cause: error.to_string() };
         }
         if error.is_connect() {
-            return TransportError::Unsent { cause: self.no_connection(&error) };
+            return TransportError::Unsent { cause: self.no_connection(error) };
         }
-        if error.is_timeout() {
+        if let http::Error::TimedOut = error {
             let cause = format!("no answer from {} within {}", self.api, words(self.timeout));
             return TransportError::Unanswered { cause };
         }
-        if closed(&error) {
+        if closed(error) {
             let cause = format!("{} closed the connection without an answer", self.api);
             return TransportError::Unanswered { cause };
         }
-        let cause = format!("the call to {} failed: {}", self.api, innermost(&error));
+        let cause = format!("the call to {} failed: {}", self.api, error.innermost());
         // What is no HTTP came as an answer, and cannot be read.
-        if find::<hyper::Error>(&error).is_some_and(hyper::Error::is_parse) {
+        if error.find::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
             return TransportError::Unreadable { cause };
         }
         TransportError::Unanswered { cause }
     }
 
     /// Explains a response whose body did not arrive whole.
-    pub(super) fn cut_short(&self, error: reqwest::Error) -> TransportError {
-        let error = error.without_url();
-        let cause = if error.is_timeout() {
-            format!("{} did not finish its answer within {}", self.api, words(self.timeout))
-        } else {
-            format!("the answer of {} broke off", self.api)
-        };
-        TransportError::BrokenOff { cause }
+    pub(super) fn cut_short(&self, cut: &Cut) -> TransportError {
+        match cut {
+            Cut::TooLong(limit) => {
+                let cause = format!("the answer of {} is longer than {} MiB", self.api, limit / (1024 * 1024));
+                TransportError::Unreadable { cause }
+            }
+            Cut::Broken(http::Error::TimedOut) => {
+                let cause = format!("{} did not finish its answer within {}", self.api, words(self.timeout));
+                TransportError::BrokenOff { cause }
+            }
+            Cut::Broken(_) => {
+                let cause = format!("the answer of {} broke off", self.api);
+                TransportError::BrokenOff { cause }
+            }
+        }
     }
 
     /// A status without iLink's JSON.
@@ -87,11 +93,6 @@ impl Peer {
         TransportError::Unreadable { cause }
     }
 
-    pub(super) fn too_long(&self, limit: usize) -> TransportError {
-        let cause = format!("the answer of {} is longer than {} MiB", self.api, limit / (1024 * 1024));
-        TransportError::Unreadable { cause }
-    }
-
     pub(super) fn not_a_reply(&self) -> TransportError {
         let cause = format!(
             "the answer of {} is not JSON with an integer code: is ilink.api right, or does a proxy answer for it?",
@@ -100,21 +101,21 @@ impl Peer {
         TransportError::Unreadable { cause }
     }
 
-    fn no_connection(&self, error: &reqwest::Error) -> String {
-        if let Some(tls) = find::<rustls::Error>(error) {
+    fn no_connection(&self, error: &http::Error) -> String {
+        if let Some(tls) = error.find::<rustls::Error>() {
             return self.tls(tls);
         }
         let (peer, key) = match &self.proxy {
             Some(proxy) => (proxy, "ilink.proxy"),
             None => (&self.api, "ilink.api"),
         };
-        if links(error).any(|link| link.to_string() == "dns error") {
+        if error.texts().any(|text| text == "dns error") {
             return format!("the name in {peer} cannot be resolved (DNS): check {key} and this machine's resolver");
         }
-        if links(error).any(|link| link.to_string().starts_with("tunnel error")) {
-            return format!("the proxy {peer} does not connect to {}: {}", self.api, innermost(error));
+        if error.texts().any(|text| text.starts_with("tunnel error")) {
+            return format!("the proxy {peer} does not connect to {}: {}", self.api, error.innermost());
         }
-        match find::<io::Error>(error).map(io::Error::kind) {
+        match error.find::<io::Error>().map(io::Error::kind) {
             Some(io::ErrorKind::ConnectionRefused) => {
                 format!("{peer} refuses connections: is {key} right, and is the service up?")
             }
@@ -124,10 +125,10 @@ impl Peer {
             Some(io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe) => {
                 format!("{peer} closed the connection while it was being set up: is the scheme of {key} right?")
             }
-            _ if error.is_timeout() => {
+            _ if error.find::<ConnectTimedOut>().is_some() => {
                 format!("no connection to {peer} within {}: is a firewall in the way?", words(self.connect_timeout))
             }
-            _ => format!("no connection to {peer}: {}", innermost(error)),
+            _ => format!("no connection to {peer}: {}", error.innermost()),
         }
     }
 
@@ -170,31 +171,10 @@ fn host_port(url: &Url) -> String {
     url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// The error and its causes, also those inside an I/O error, which does not count its content among its causes.
-fn links<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |link: &&'a (dyn StdError + 'static)| {
-        let link: &'a (dyn StdError + 'static) = *link;
-        match link.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inside) => Some(inside as &(dyn StdError + 'static)),
-            None => link.source(),
-        }
-    })
-}
-
-/// The first cause of a type.
-pub(crate) fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
-    links(error).find_map(|link| link.downcast_ref())
-}
-
-/// The text of the cause of all.
-pub(crate) fn innermost(error: &(dyn StdError + 'static)) -> String {
-    links(error).last().map(ToString::to_string).unwrap_or_default()
-}
-
-fn closed(error: &(dyn StdError + 'static)) -> bool {
+fn closed(error: &http::Error) -> bool {
     let broken = |kind| {
         matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof)
     };
-    find::<io::Error>(error).is_some_and(|e| broken(e.kind()))
-        || find::<hyper::Error>(error).is_some_and(|e| e.is_incomplete_message() || e.is_canceled() || e.is_closed())
+    error.find::<io::Error>().is_some_and(|e| broken(e.kind()))
+        || error.find::<hyper::Error>().is_some_and(|e| e.is_incomplete_message() || e.is_canceled() || e.is_closed())
 }

@@ -1,27 +1,25 @@
 //! One POST to iLink with a typed outcome: a [`Reply`], or why there is none and whether the request may have been read.
 //!
 //! Place in the flow: the session's hands. It chooses nothing: which request, which token and whether to repeat are the
-//! session's. It follows no redirects, repeats nothing by itself and ignores the environment's proxies, because iLink ties a
-//! uid to one address (1003).
+//! session's.
 
 use std::fmt;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use reqwest::Response;
-use reqwest::header::{CONTENT_TYPE, DATE};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
+use hyper::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::cause::Peer;
+use super::http::{self, Options};
 use super::redact;
 use super::transport::{self, TransportError};
 use crate::observe::counters::Counters;
+use crate::os::tls;
 use crate::protocol::{Reply, Request};
 
 /// No reply of this API is near this; a longer one is not read on.
@@ -39,7 +37,7 @@ const MAX_CONNECT: Duration = Duration::from_secs(5);
 /// an answer.
 const POOL_IDLE: Duration = Duration::from_secs(20);
 
-const USER_AGENT: &str = concat!("ilink2mqtt/", env!("CARGO_PKG_VERSION"));
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// How the API is reached.
 #[derive(Clone)]
@@ -80,12 +78,9 @@ pub enum ClientError {
     /// There is nothing to judge the service's certificate by.
     #[error("no root certificates to trust: install the system's (package ca-certificates) or set ilink.tls.ca")]
     NoRoots,
-    /// `ilink.proxy` is no proxy.
-    #[error("ilink.proxy: {0}")]
-    Proxy(String),
-    /// Anything else in the HTTP client.
-    #[error("the HTTP client cannot be built: {0}")]
-    Build(String),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
 }
 
 /// What the session needs of a client. [`Client`] is the one there is; the session's own tests script another.
@@ -101,7 +96,7 @@ pub trait Post: Send + Sync + 'static {
 /// The HTTP client. Cheap to clone; all clones share their connections.
 #[derive(Clone)]
 pub struct Client {
-    http: reqwest::Client,
+    http: http::Client,
     api: Url,
     peer: Arc<Peer>,
     counters: Arc<Counters>,
@@ -118,27 +113,16 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// If `ilink.tls.ca` cannot be used, no roots are found for an `https` API, or the proxy is none.
+    /// If `ilink.tls.ca` cannot be used, or no roots are found for an `https` API.
     pub fn new(config: &ClientConfig) -> Result<Self, ClientError> {
         let connect = (config.timeout / 2).min(MAX_CONNECT);
-        let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(config)?)
-            // Not even those of the environment: the service ties a uid to one address.
-            .no_proxy()
-            // A redirect would carry the token and the message to somebody else.
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .connect_timeout(connect)
-            .timeout(config.timeout)
-            .pool_idle_timeout(POOL_IDLE)
-            .user_agent(USER_AGENT);
-        if let Some(proxy) = &config.proxy {
-            let proxy =
-                reqwest::Proxy::all(proxy.clone()).map_err(|e| ClientError::Proxy(e.without_url().to_string()))?;
-            builder = builder.proxy(proxy);
-        }
-        let http = builder.build().map_err(|e| ClientError::Build(e.without_url().to_string()))?;
+        let http = http::Client::new(Options {
+            tls: tls::client_config(roots(config)?)?,
+            proxy: config.proxy.clone(),
+            connect,
+            timeout: config.timeout,
+            keep: Some(POOL_IDLE),
+        });
         let peer = Peer::new(&config.api, config.proxy.as_ref(), connect, config.timeout);
         Ok(Self { http, api: config.api.clone(), peer: Arc::new(peer), counters: Arc::default() })
     }
@@ -169,46 +153,35 @@ impl Client {
     ///
     /// [`TransportError`] if there is no answer. Any status is one.
     pub async fn time(&self) -> Result<Option<SystemTime>, TransportError> {
-        let response = self.http.get(self.api.clone()).send().await.map_err(|e| self.peer.explain(e))?;
-        let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+        let answer = self.http.get(self.api.as_str()).await.map_err(|error| self.peer.explain(&error))?;
+        let date = answer.headers.get(DATE).and_then(|date| date.to_str().ok());
         Ok(date.and_then(|date| httpdate::parse_http_date(date).ok()))
     }
 
     async fn exchange(&self, request: &Request, token: Option<&SecretString>) -> Result<Reply, TransportError> {
         let body = serde_json::to_vec(&request.body)
             .map_err(|e| TransportError::Unsent { cause: format!("the request cannot be written: {e}") })?;
-        let sending = self.http.post(self.url(request, token)).header(CONTENT_TYPE, "application/json").body(body);
-        let mut response = sending.send().await.map_err(|e| self.peer.explain(e))?;
-        let status = response.status();
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, JSON)]);
+        let url = self.url(request, token);
+        let answer = self.http.post(url.as_str(), headers, body).await.map_err(|error| self.peer.explain(&error))?;
+        let status = answer.status;
         if status.as_u16() >= FAILED {
-            let (body, _) = self.read(&mut response, MAX_FAILURE).await;
+            let retry_after = transport::retry_after(&answer.headers, SystemTime::now());
+            let (body, _) = answer.read(MAX_FAILURE).await;
             // Gateways write JSON with a code as well; §6 tells whose it is.
             let code = Reply::decode(&body).map(|reply| reply.code).ok().filter(|code| code.is_listed());
             return Err(match code {
                 Some(code) => self.peer.contradicted(status, code),
-                None => self.peer.status(status, transport::retry_after(response.headers(), SystemTime::now())),
+                None => self.peer.status(status, retry_after),
             });
         }
-        let (body, end) = self.read(&mut response, MAX_REPLY).await;
+        let (body, end) = answer.read(MAX_REPLY).await;
         // An object that is whole is an answer, also when more was announced.
-        let reply = Reply::decode(&body).map_err(|_| end.err().unwrap_or_else(|| self.peer.not_a_reply()))?;
+        let reply = Reply::decode(&body).map_err(|_| match end {
+            Err(cut) => self.peer.cut_short(&cut),
+            Ok(()) => self.peer.not_a_reply(),
+        })?;
         Ok(redact::masked(reply, request, token))
-    }
-
-    /// What arrives of a body, and whether that is all of it.
-    async fn read(&self, response: &mut Response, limit: usize) -> (Vec<u8>, Result<(), TransportError>) {
-        if response.content_length().is_some_and(|length| length > limit as u64) {
-            return (Vec::new(), Err(self.peer.too_long(limit)));
-        }
-        let mut body = Vec::new();
-        loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() > limit => return (body, Err(self.peer.too_long(limit))),
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Ok(None) => return (body, Ok(())),
-                Err(error) => return (body, Err(self.peer.cut_short(error))),
-            }
-        }
     }
 
     /// The URL of a call. It holds the token: it goes nowhere but into the request.
@@ -233,57 +206,17 @@ impl Post for Client {
     }
 }
 
-/// A client for other servers than iLink, with the same habits: it follows nothing and believes the system's roots alone.
-///
-/// # Errors
-///
-/// If it cannot be built.
-pub fn web_client(timeout: Duration) -> Result<reqwest::Client, ClientError> {
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(trusting(system_roots())?)
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(timeout)
-        .user_agent(USER_AGENT)
-        .build()
-        .map_err(|e| ClientError::Build(e.without_url().to_string()))
-}
-
-fn system_roots() -> rustls::RootCertStore {
-    let mut roots = rustls::RootCertStore::empty();
-    // Certificates of the system that cannot be read are no reason to fail while others can.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
-}
-
-/// TLS by ring, trusting the system's roots and those of `ilink.tls.ca`.
-fn tls(config: &ClientConfig) -> Result<rustls::ClientConfig, ClientError> {
-    let mut roots = system_roots();
+/// The system's roots and those of `ilink.tls.ca`.
+fn roots(config: &ClientConfig) -> Result<rustls::RootCertStore, ClientError> {
+    let mut roots = tls::system_roots();
     if let Some(path) = &config.extra_ca {
-        for certificate in extra_roots(path)? {
-            roots.add(certificate).map_err(|e| ClientError::ExtraCa { path: path.clone(), cause: e.to_string() })?;
+        let failed = |cause: String| ClientError::ExtraCa { path: path.clone(), cause };
+        for certificate in tls::chain_in(path).map_err(failed)? {
+            roots.add(certificate).map_err(|error| failed(error.to_string()))?;
         }
     }
     if roots.is_empty() && config.api.scheme() == "https" {
         return Err(ClientError::NoRoots);
     }
-    trusting(roots)
-}
-
-fn trusting(roots: rustls::RootCertStore) -> Result<rustls::ClientConfig, ClientError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let versions = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| ClientError::Build(e.to_string()))?;
-    Ok(versions.with_root_certificates(roots).with_no_client_auth())
-}
-
-fn extra_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
-    let failed = |cause: String| ClientError::ExtraCa { path: path.to_owned(), cause };
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
-    let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(|e| failed(e.to_string()))?;
-    if certificates.is_empty() {
-        return Err(failed("it holds no PEM certificate".to_owned()));
-    }
-    Ok(certificates)
+    Ok(roots)
 }

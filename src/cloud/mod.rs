@@ -11,14 +11,13 @@ mod backoff;
 mod cause;
 mod client;
 mod handshakes;
+pub mod http;
 mod redact;
 pub mod session;
 mod transport;
 
-pub(crate) use cause::{find as find_cause, innermost as innermost_cause};
-
 pub use backoff::{Backoff, Timing};
-pub use client::{Client, ClientConfig, ClientError, Post, web_client};
+pub use client::{Client, ClientConfig, ClientError, Post};
 pub use handshakes::{Handshake, HandshakeLog};
 pub use session::{
     ClosedEndpoint, CloudState, ConfigQuota, Door, Doors, Endpoint, Gate, Outcome, RegisterPolicy, Registry, Session,

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
+use hyper::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 
 /// There is no reply. Causes are plain words with a remedy where there is one, and hold neither secrets nor URLs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,11 +1,12 @@
-//! Certificates and keys in PEM files, the callback's own TLS, and words for what is wrong with the certificates of others.
+//! Certificates and keys in PEM files, TLS as a server and as a client, and words for what is wrong with the certificates of others.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{CertificateError, ServerConfig};
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 
 /// A server's TLS configuration from PEM files: the certificate chain, leaf first, and its private key.
 ///
@@ -16,8 +17,7 @@ pub fn server_config(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Strin
     let in_key = |what: String| format!("callback.tls.key {}: {what}", key.display());
     let chain = chain_in(cert).map_err(in_cert)?;
     let private = private_key_in(key).map_err(in_key)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
+    let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| in_cert(error.to_string()))?
         .with_no_client_auth()
@@ -31,6 +31,29 @@ pub fn server_config(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Strin
 
 /// What is said of a private key that is another certificate's.
 pub const OTHER_KEY: &str = "it does not belong to the certificate";
+
+/// The roots that the system trusts. Those that cannot be read are no reason to do without the others.
+#[must_use]
+pub fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+}
+
+/// A client's TLS, which trusts these roots.
+///
+/// # Errors
+/// None, as long as rustls has a version of TLS that the provider knows.
+pub fn client_config(roots: RootCertStore) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// Ring, because it builds without cmake on the ARM boards this runs on.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
 
 /// The certificates of a PEM file, at least one.
 ///

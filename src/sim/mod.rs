@@ -35,6 +35,7 @@
 
 mod accounts;
 mod calls;
+mod client;
 mod control;
 pub mod demo;
 mod fault;

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
-use reqwest::{RequestBuilder, StatusCode};
+use hyper::StatusCode;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::Value;
 
 use super::records::{Outcome, PushRecord, Try, millis};
 use super::simulator::Simulator;
+use crate::cloud::http;
 use crate::os::clock;
 
 /// An answer longer than this is cut: only its beginning is of interest.
@@ -28,9 +29,8 @@ impl Simulator {
         let mut outcome = Outcome::Unanswered;
         for _ in 0..options.tries {
             let body = record.body.get().to_owned();
-            let request =
-                self.http().post(url.clone()).header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            let made = attempt(request.body(body), options.answer_limit).await;
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+            let made = attempt(self.http().post(url.as_str(), headers, body), options.answer_limit).await;
             outcome = made.outcome();
             record.tries.push(made);
             self.note(&record);
@@ -57,10 +57,10 @@ impl Simulator {
     }
 }
 
-async fn attempt(request: RequestBuilder, limit: Duration) -> Try {
+async fn attempt(exchange: impl Future<Output = Result<http::Answer, http::Error>>, limit: Duration) -> Try {
     let at = clock::rfc3339(clock::wall_now_ms());
     let started = Instant::now();
-    let answered = answer(request, limit).await;
+    let answered = answer(exchange, limit).await;
     let took_ms = millis(started.elapsed());
     match answered {
         Ok((status, body)) => Try {
@@ -76,33 +76,20 @@ async fn attempt(request: RequestBuilder, limit: Duration) -> Try {
 }
 
 /// The status and the body (cut at 64 KiB) that a callback answers within `limit`, else why there is none.
-pub(super) async fn answer(request: RequestBuilder, limit: Duration) -> Result<(StatusCode, Vec<u8>), String> {
-    let exchange = async {
-        let mut response = request.send().await?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            body.extend_from_slice(&chunk);
-            if body.len() > MAX_ANSWER {
-                body.truncate(MAX_ANSWER);
-                break;
-            }
+pub(super) async fn answer(
+    exchange: impl Future<Output = Result<http::Answer, http::Error>>,
+    limit: Duration,
+) -> Result<(StatusCode, Vec<u8>), String> {
+    let whole = async {
+        let answer = exchange.await?;
+        let status = answer.status;
+        match answer.read(MAX_ANSWER).await {
+            (body, Ok(()) | Err(http::Cut::TooLong(_))) => Ok((status, body)),
+            (_, Err(http::Cut::Broken(error))) => Err(error),
         }
-        Ok((response.status(), body))
     };
-    match tokio::time::timeout(limit, exchange).await {
-        Ok(answered) => answered.map_err(cause),
-        Err(_) => Err(format!("no answer within {} ms", millis(limit))),
+    match tokio::time::timeout(limit, whole).await {
+        Ok(Err(http::Error::TimedOut)) | Err(_) => Err(format!("no answer within {} ms", millis(limit))),
+        Ok(answered) => answered.map_err(|error| error.texts().collect::<Vec<_>>().join(": ")),
     }
-}
-
-/// The error and its sources in one line, without the URL.
-fn cause(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use reqwest::StatusCode;
+use hyper::StatusCode;
 use url::Url;
 
 use super::calls::random_text;
@@ -95,7 +95,7 @@ async fn shake_hands(
         .append_pair("timestamp", &timestamp)
         .append_pair("echostr", echostr);
     let started = Instant::now();
-    let answer = push::answer(service.http().get(url), service.options().answer_limit).await;
+    let answer = push::answer(service.http().get(url.as_str()), service.options().answer_limit).await;
     let (result, status, error) = match answer {
         Ok((status, body)) if status == StatusCode::OK && body == echostr.as_bytes() => {
             (Verdict::Verified, Some(status), None)

@@ -9,12 +9,14 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::client;
 use super::fault::Faults;
 use super::journal::Journal;
 use super::odd::Odd;
 use super::options::Options;
 use super::records::{Outcome, Outgoing, PushRecord, Sent};
 use super::world::World;
+use crate::cloud::http::Client;
 use crate::os::clock;
 use crate::protocol::Uid;
 
@@ -29,7 +31,7 @@ pub struct Simulator(Arc<Inner>);
 
 struct Inner {
     options: Options,
-    http: reqwest::Client,
+    http: Client,
     world: Mutex<World>,
     journal: Mutex<Journal>,
     faults: Mutex<Faults>,
@@ -63,16 +65,7 @@ impl Simulator {
     /// # Errors
     /// When the HTTP client that makes the pushes cannot be built.
     pub fn new(options: Options) -> io::Result<Self> {
-        // reqwest takes the process's provider; when one is installed already, that one serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            // Each try is a connection of its own: none can fail because an earlier one was closed meanwhile.
-            .pool_max_idle_per_host(0)
-            .tls_danger_accept_invalid_certs(true)
-            .build()
-            .map_err(io::Error::other)?;
+        let http = client::new(options.answer_limit)?;
         Ok(Self(Arc::new(Inner {
             options,
             http,
@@ -96,7 +89,7 @@ impl Simulator {
         &self.0.options
     }
 
-    pub(super) fn http(&self) -> &reqwest::Client {
+    pub(super) fn http(&self) -> &Client {
         &self.0.http
     }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::findings::{Findings, Us, callback_url, random};
 use crate::app::{AppError, listeners};
-use crate::cloud;
+use crate::cloud::http::{self, Client, Options};
 use crate::config::Config;
 use crate::http::answered::Answer;
 use crate::http::listener::{self, NoAnswer, Serve, Visit};
@@ -22,6 +22,8 @@ use crate::os::tls;
 
 const STEP: &str = "callback";
 const LIMIT: Duration = Duration::from_secs(10);
+/// Our own answer is a word.
+const MAX_ANSWER: usize = 64 * 1024;
 /// What is served while no bridge runs: one or two requests of our own.
 const ROOM: usize = 8;
 
@@ -114,30 +116,20 @@ fn with_word(url: &SecretString, word: &str) -> SecretString {
 }
 
 async fn get(url: &SecretString) -> Got {
-    let asked = match cloud::web_client(LIMIT) {
-        Ok(client) => client.get(url.expose_secret()).send().await,
+    let tls = match tls::client_config(tls::system_roots()) {
+        Ok(tls) => tls,
         Err(error) => return Got::Nothing(error.to_string()),
     };
-    match asked {
-        Ok(response) => {
-            let status = response.status();
-            Got::Answer(status, response.text().await.unwrap_or_default())
+    let client = Client::new(Options { tls, proxy: None, connect: LIMIT, timeout: LIMIT, keep: None });
+    match client.get(url.expose_secret()).await {
+        Ok(answer) => {
+            let (status, (body, _)) = (answer.status, answer.read(MAX_ANSWER).await);
+            Got::Answer(status, String::from_utf8_lossy(&body).into_owned())
         }
-        Err(error) => {
-            let error = error.without_url();
-            match cloud::find_cause(&error) {
-                Some(rustls::Error::InvalidCertificate(_)) => Got::Untrusted,
-                _ => Got::Nothing(innermost(&error)),
-            }
-        }
+        Err(error) if matches!(error.find(), Some(rustls::Error::InvalidCertificate(_))) => Got::Untrusted,
+        Err(http::Error::TimedOut) => Got::Nothing(format!("no answer within {} s", LIMIT.as_secs())),
+        Err(error) => Got::Nothing(error.innermost()),
     }
-}
-
-fn innermost(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return format!("no answer within {} s", LIMIT.as_secs());
-    }
-    cloud::innermost_cause(error)
 }
 
 /// The answer to a request without our word.

@@ -203,6 +203,28 @@ async fn an_odd_answer_that_says_its_code_is_an_answer() {
 }
 
 #[tokio::test]
+async fn interim_answers_without_end_hold_up_no_other_call() {
+    const OTHERS: usize = 20;
+    let interim = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(1000);
+    let endless = ScriptedCloud::start().await;
+    endless.script([Behaviour::Endless(Vec::new(), interim)]);
+    let cloud = ScriptedCloud::start().await;
+    let others = async {
+        for _ in 0..OTHERS {
+            assert!(post(&config(&cloud.api)).await.unwrap().code.is_ok());
+        }
+    };
+    let impatient = impatient(&endless.api);
+    // One thread has them all.
+    tokio::select! {
+        biased;
+        () = others => {}
+        lost = lost(&impatient) => panic!("it ended first: {lost:?}"),
+    }
+    assert_eq!((cloud.seen().len(), endless.seen().len()), (OTHERS, 1));
+}
+
+#[tokio::test]
 async fn who_stands_in_front_may_ask_for_patience() {
     let cloud = ScriptedCloud::start().await;
     for (header, wanted) in [("", None), ("Retry-After: 17\r\n", Some(17)), ("Retry-After: 864000\r\n", Some(600))] {
