@@ -28,9 +28,8 @@ fn main() -> ExitCode {
         Ok(sockets) => sockets,
         Err(error) => return ExitCode::from(fail(EXIT_USAGE, &error.to_string())),
     };
-    // Two workers, though one would take 1 MB less: one may be kept busy for seconds by a peer, as by interim answers (1xx)
-    // without end, which hyper reads in one go.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    // One thread: nothing here computes for long, and a push that wakes no other thread costs less.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let code = match runtime {
         Ok(runtime) => runtime.block_on(execute(cli, sockets)),
         Err(error) => fail(EXIT_INTERNAL, &format!("cannot start: {error}")),
