@@ -136,7 +136,8 @@ impl Relay {
                 // Every arm only observes (a state, a number, a token, a timer), or takes one that has ended out of a set.
                 tokio::select! {
                     () = courier.settled() => {}
-                    Ok(()) = appended.changed(), if room > 0 => {}
+                    // The answers of the same commit go first.
+                    Ok(()) = appended.changed(), if room > 0 => tokio::task::yield_now().await,
                     Ok(()) = settings.changed() => {
                         let configured = settings.borrow_and_update().presence.clone();
                         retained.configure(configured, *appended.borrow());

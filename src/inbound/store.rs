@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,6 +45,7 @@ pub struct Store {
     /// Cancelled by a fault in one of the tasks.
     fault: CancellationToken,
     runtime: Handle,
+    stored: mpsc::UnboundedSender<watch::Sender<Progress>>,
     told: Seldom,
 }
 
@@ -61,7 +62,9 @@ impl Store {
     ) -> Self {
         let (room, held) = (Room::new(max_body), Semaphore::new(HELD_AT_MOST));
         let (fault, runtime, told) = (CancellationToken::new(), Handle::current(), Seldom::default());
-        Self { spool, repeats, counters, room, held, tasks, fault, runtime, told }
+        let (stored, telling) = mpsc::unbounded_channel();
+        runtime.spawn(tell_stored(telling, fault.clone()));
+        Self { spool, repeats, counters, room, held, tasks, fault, runtime, stored, told }
     }
 
     /// Cancelled if the program has a fault in one of the store's own tasks.
@@ -223,7 +226,7 @@ impl Store {
                 if let (Some(repeats), Some(ticket)) = (&self.repeats, push.ticket) {
                     repeats.stored(ticket, *seq);
                 }
-                let _ = push.tell.send(Progress::Stored);
+                let _ = self.stored.send(push.tell);
                 None
             }
             Err(error @ (SpoolError::Full | SpoolError::Unwritable(_))) => {
@@ -258,6 +261,19 @@ impl Store {
             _ => push.tell.is_closed(),
         }
     }
+}
+
+/// Tells those who wait that their pushes are stored. A commit brings many: told by the store's thread, each would wake the
+/// runtime's on its own.
+async fn tell_stored(mut stored: mpsc::UnboundedReceiver<watch::Sender<Progress>>, fault: CancellationToken) {
+    let fault = fault.drop_guard();
+    let mut waiting = Vec::new();
+    while stored.recv_many(&mut waiting, HELD_AT_MOST).await > 0 {
+        for tell in waiting.drain(..) {
+            let _ = tell.send(Progress::Stored);
+        }
+    }
+    fault.disarm();
 }
 
 /// A try that waits for its push to be durable.
