@@ -21,15 +21,17 @@ struct Rows {
 }
 
 impl Fresh {
-    /// This row is durable.
-    pub(super) fn stored(&self, row: Row) {
+    /// These rows are durable. Readers have all of them or none.
+    pub(super) fn stored(&self, rows: impl Iterator<Item = Row>) {
         let mut fresh = self.lock();
-        if fresh.rows.back().is_some_and(|last| last.seq + 1 != row.seq) {
-            fresh.clear();
-        }
-        if fresh.rows.len() < ROWS_MOST && fresh.bytes + row.data.len() <= BYTES_MOST {
-            fresh.bytes += row.data.len();
-            fresh.rows.push_back(row);
+        for row in rows {
+            if fresh.rows.back().is_some_and(|last| last.seq + 1 != row.seq) {
+                fresh.clear();
+            }
+            if fresh.rows.len() < ROWS_MOST && fresh.bytes + row.data.len() <= BYTES_MOST {
+                fresh.bytes += row.data.len();
+                fresh.rows.push_back(row);
+            }
         }
     }
 
@@ -88,9 +90,7 @@ mod tests {
 
     fn with(seqs: impl IntoIterator<Item = u64>, size: usize) -> Fresh {
         let fresh = Fresh::default();
-        for seq in seqs {
-            fresh.stored(Row { seq, data: vec![0; size].into() });
-        }
+        fresh.stored(seqs.into_iter().map(|seq| Row { seq, data: vec![0; size].into() }));
         fresh
     }
 

@@ -248,8 +248,16 @@ impl Append for Spool {
 impl Store for Spool {
     fn read_after(&self, queue: Queue, after: u64, max_rows: usize, max_bytes: usize) -> Answer<'_, Vec<Row>> {
         async move {
-            if queue == Queue::Inbound && !self.has_failed() {
-                let fresh = self.shared.fresh.take(after, max_rows, max_bytes);
+            if !self.has_failed() {
+                // Who has read all that there is need not ask the writer.
+                if *self.shared.appended.get(queue).borrow() <= after {
+                    return Ok(Vec::new());
+                }
+                let fresh = if queue == Queue::Inbound {
+                    self.shared.fresh.take(after, max_rows, max_bytes)
+                } else {
+                    Vec::new()
+                };
                 if !fresh.is_empty() {
                     return Ok(fresh);
                 }

@@ -214,12 +214,12 @@ async fn interim_answers_without_end_hold_up_no_other_call() {
             assert!(post(&config(&cloud.api)).await.unwrap().code.is_ok());
         }
     };
-    let impatient = impatient(&endless.api);
+    let lasting = config(&endless.api);
     // One thread has them all.
     tokio::select! {
         biased;
         () = others => {}
-        lost = lost(&impatient) => panic!("it ended first: {lost:?}"),
+        lost = lost(&lasting) => panic!("it ended first: {lost:?}"),
     }
     assert_eq!((cloud.seen().len(), endless.seen().len()), (OTHERS, 1));
 }

@@ -132,12 +132,13 @@ impl Writer {
                     }
                     self.show_writable();
                     // Whoever handed a row over knows its number before anybody can read and complete it.
-                    for (Op { task, reply }, seq) in ops.into_iter().zip(committed.seqs) {
-                        reply.send(Ok(seq));
-                        if let Task::Append { queue: Queue::Inbound, data, .. } = task {
-                            self.shared.fresh.stored(Row { seq, data });
+                    self.shared.fresh.stored(ops.into_iter().zip(committed.seqs).filter_map(|(op, seq)| {
+                        op.reply.send(Ok(seq));
+                        match op.task {
+                            Task::Append { queue: Queue::Inbound, data, .. } => Some(Row { seq, data }),
+                            _ => None,
                         }
-                    }
+                    }));
                     self.shared.wake(&new);
                     break;
                 }
