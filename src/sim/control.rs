@@ -36,11 +36,9 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::fault::{Faults, Order};
-use super::groups::Groups;
-use super::journal::{CallRecord, Log};
-use super::records::{Handshake, Message, Outgoing, PushRecord};
+use super::records::{CallRecord, Handshake, Log, Message, Outgoing, PushRecord};
 use super::simulator::Simulator;
-use super::world::Subscriptions;
+use super::world::{Groups, Subscriptions};
 use crate::os::clock;
 use crate::protocol::{self, Push, Uid, content};
 

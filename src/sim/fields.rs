@@ -3,7 +3,7 @@
 use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value};
 
-use super::options::Options;
+use super::Options;
 use super::refusal::{BAD_CREDENTIALS, INVALID_PARAMETER};
 use crate::protocol::{EmptyId, ResultCode, Uid};
 

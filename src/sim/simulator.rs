@@ -1,23 +1,28 @@
-//! The service as a value: its parts, and the lanes that pushes wait in.
+//! The service as a value: its parts, the lanes that pushes wait in, and how pushes and handshakes are made: an HTTP client,
+//! tries, their limit, and what came of them (§2.2, §4).
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use hyper::StatusCode;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use serde_json::{Map, Value};
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::client;
-use super::fault::Faults;
-use super::journal::Journal;
-use super::odd::Odd;
-use super::options::Options;
-use super::records::{Outcome, Outgoing, PushRecord, Sent};
+use super::Options;
+use super::fault::{Faults, Odd};
+use super::records::{Journal, Outcome, Outgoing, PushRecord, Sent, Try, millis};
 use super::world::World;
-use crate::cloud::http::Client;
-use crate::os::clock;
+use crate::cloud::http;
+use crate::os::{clock, tls};
 use crate::protocol::Uid;
 
 /// Pushes that may wait for one receiver: a dead callback holds each up for 15 s, and memory has an end.
@@ -31,7 +36,7 @@ pub struct Simulator(Arc<Inner>);
 
 struct Inner {
     options: Options,
-    http: Client,
+    http: http::Client,
     world: Mutex<World>,
     journal: Mutex<Journal>,
     faults: Mutex<Faults>,
@@ -65,7 +70,7 @@ impl Simulator {
     /// # Errors
     /// When the HTTP client that makes the pushes cannot be built.
     pub fn new(options: Options) -> io::Result<Self> {
-        let http = client::new(options.answer_limit)?;
+        let http = client(options.answer_limit)?;
         Ok(Self(Arc::new(Inner {
             options,
             http,
@@ -89,7 +94,7 @@ impl Simulator {
         &self.0.options
     }
 
-    pub(super) fn http(&self) -> &Client {
+    pub(super) fn http(&self) -> &http::Client {
         &self.0.http
     }
 
@@ -171,4 +176,141 @@ impl Simulator {
 /// A thread that panicked while it held one of these locks left nothing half done that matters to a simulation.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An answer longer than this is cut: only its beginning is of interest.
+const MAX_ANSWER: usize = 64 << 10;
+/// How much of an answer is shown.
+const SHOWN_ANSWER: usize = 200;
+
+impl Simulator {
+    /// Makes the tries of push `id`, noting each in the journal; says what came of it.
+    pub(super) async fn deliver(&self, mut record: PushRecord) -> PushRecord {
+        let url = self.world().accounts.callback(&record.to_uid).cloned();
+        let Some(url) = url else {
+            record.outcome = Outcome::NotRegistered;
+            self.note(&record);
+            return record;
+        };
+        let options = self.options();
+        let mut outcome = Outcome::Unanswered;
+        for _ in 0..options.tries {
+            let body = record.body.get().to_owned();
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+            let made = attempt(self.http().post(url.as_str(), headers, body), options.answer_limit).await;
+            outcome = made.outcome();
+            record.tries.push(made);
+            self.note(&record);
+            let again = match outcome {
+                Outcome::Unanswered => true,
+                Outcome::ErrorStatus => options.retry_on_error,
+                _ => false,
+            };
+            if !again {
+                break;
+            }
+        }
+        record.outcome = outcome;
+        tracing::debug!(push.id = record.id, to_uid = %record.to_uid, tries = record.tries.len(), ?outcome, "pushed");
+        self.note(&record);
+        record
+    }
+
+    fn note(&self, record: &PushRecord) {
+        if let Some(entry) = self.journal().pushes.entry(record.id) {
+            entry.outcome = record.outcome;
+            entry.tries.clone_from(&record.tries);
+        }
+    }
+}
+
+async fn attempt(exchange: impl Future<Output = Result<http::Answer, http::Error>>, limit: Duration) -> Try {
+    let at = clock::rfc3339(clock::wall_now_ms());
+    let started = Instant::now();
+    let answered = answer(exchange, limit).await;
+    let took_ms = millis(started.elapsed());
+    match answered {
+        Ok((status, body)) => Try {
+            at,
+            took_ms,
+            status: Some(status.as_u16()),
+            code: serde_json::from_slice(&body).ok().and_then(|answer: Value| answer.get("code")?.as_i64()),
+            answer: Some(String::from_utf8_lossy(&body).chars().take(SHOWN_ANSWER).collect()),
+            error: None,
+        },
+        Err(error) => Try { at, took_ms, status: None, code: None, answer: None, error: Some(error) },
+    }
+}
+
+/// The status and the body (cut at 64 KiB) that a callback answers within `limit`, else why there is none.
+pub(super) async fn answer(
+    exchange: impl Future<Output = Result<http::Answer, http::Error>>,
+    limit: Duration,
+) -> Result<(StatusCode, Vec<u8>), String> {
+    let whole = async {
+        let answer = exchange.await?;
+        let status = answer.status;
+        match answer.read(MAX_ANSWER).await {
+            (body, Ok(()) | Err(http::Cut::TooLong(_))) => Ok((status, body)),
+            (_, Err(http::Cut::Broken(error))) => Err(error),
+        }
+    };
+    match tokio::time::timeout(limit, whole).await {
+        Ok(Err(http::Error::TimedOut)) | Err(_) => Err(format!("no answer within {} ms", millis(limit))),
+        Ok(answered) => answered.map_err(|error| error.texts().collect::<Vec<_>>().join(": ")),
+    }
+}
+
+/// A client whose exchanges take `limit` at most.
+///
+/// # Errors
+/// When TLS cannot be set up.
+fn client(limit: Duration) -> io::Result<http::Client> {
+    let tls = ClientConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody(tls::provider())))
+        .with_no_client_auth();
+    // Each try has a connection of its own: none can fail because an earlier one was closed meanwhile.
+    Ok(http::Client::new(http::Options { tls: Arc::new(tls), proxy: None, connect: limit, timeout: limit, keep: None }))
+}
+
+/// Takes any certificate: callbacks under test have one that nobody vouches for.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
