@@ -7,14 +7,12 @@ use tracing::warn;
 
 use super::core::Core;
 use super::error::AppError;
-use super::listeners;
-use super::parts;
 use super::supervisor::{Step, Supervisor};
+use super::{listeners, parts};
 use crate::cli::EXIT_UNAVAILABLE;
 use crate::cloud::{self, ConfigQuota, Endpoint, RegisterPolicy, Registry, SessionConfig};
 use crate::config::{Config, Register};
-use crate::operate::control::verbs::{answer, internal, outcome, parse_call, url};
-use crate::operate::control::{Answer, Verb};
+use crate::operate::control::{Answer, Verb, answer, internal, outcome, parse_call, url};
 use crate::os::shutdown::Shutdown;
 use crate::protocol::{Reply, SetConfig};
 use crate::store::Queue;

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::core::Core;
 use super::parts;
-use super::routes::RouteParts;
+use super::parts::RouteParts;
 use super::supervisor::{Step, Supervisor};
 use crate::cloud;
 use crate::config::Config;

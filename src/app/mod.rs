@@ -12,11 +12,9 @@ mod error;
 mod homeassistant;
 mod listeners;
 mod loops;
-mod notes;
 mod observers;
 mod parts;
 mod reload;
-mod routes;
 pub mod setup;
 mod supervisor;
 
@@ -28,19 +26,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use self::core::Core;
-use crate::cloud;
 use crate::config::Config;
-use crate::mqtt;
 use crate::observe::log::LogLevel;
 use crate::operate::control;
 use crate::operate::systemd::{Notifier, Sockets};
 use crate::os::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
+use crate::{cloud, mqtt};
 pub use error::AppError;
 use loops::Around;
 use observers::Observers;
+use parts::RouteParts;
 pub use reload::Source;
-use routes::RouteParts;
 use supervisor::{Step, Supervisor};
 
 /// Runs the daemon until a signal, or until `stop` is cancelled (the demo's way), on `sockets` where there are some.
@@ -66,7 +63,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     let callback_at = callback.local_addr().unwrap_or(config.callback.listen);
     let tls = core.serve_callback(&config, callback, &shutdown, &mut supervisor)?;
     let routes = RouteParts::open(&config, &core.spool).await?;
-    let link_config = notes::link_config(&config, &core, routes.filters()).await?;
+    let link_config = observers::link_config(&config, &core, routes.filters()).await?;
     let link = mqtt::start(link_config, shutdown.link.clone()).map_err(|error| AppError::Config(error.to_string()))?;
     let (session, session_task) = cloud::start(
         client,

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, watch};
 use tracing::{error, info, warn};
 
 use super::parts;
-use super::routes::RouteParts;
+use super::parts::RouteParts;
 use crate::cloud::Session;
 use crate::config::{Config, Environment};
 use crate::http::listener::Tls;

@@ -9,11 +9,9 @@ mod callback;
 mod domain;
 mod environment;
 mod error;
-mod ilink;
 mod layers;
 mod mqtt;
 mod reader;
-mod report;
 mod route;
 mod small;
 #[cfg(test)]
@@ -29,17 +27,15 @@ use secrecy::{ExposeSecret, SecretString};
 pub use callback::{Callback, CallbackTls, Register, Repeats};
 pub use environment::Environment;
 pub use error::{ConfigError, Problem};
-pub use ilink::Ilink;
 pub use mqtt::{Mqtt, MqttProtocol, MqttTls};
-pub use small::{Admin, Ambiguous, HomeAssistant, Inbound, Log, LogFormat, Outbound, SpoolLimits};
+pub use small::{Admin, Ambiguous, HomeAssistant, Ilink, Inbound, Log, LogFormat, Outbound, SpoolLimits};
 pub use urls::MaskedUrl;
 
 pub(crate) use callback::{check_path_secret, check_token};
 
 use crate::local::{Discovery, Output};
 use crate::route::Routes;
-use reader::Reader;
-use report::Entry;
+use reader::{Entry, Reader};
 
 /// The effective configuration, valid as a whole.
 #[derive(Debug, Clone)]
@@ -176,13 +172,13 @@ impl Config {
     /// The effective configuration as TOML-like text, with where each value came from and secrets masked.
     #[must_use]
     pub fn describe(&self) -> String {
-        report::describe(&self.entries) + &route::describe(&self.routes)
+        reader::describe(&self.entries) + &route::describe(&self.routes)
     }
 
     /// The keys that are different in `new` and take effect only when the program starts again.
     #[must_use]
     pub fn restart_needed(&self, new: &Self) -> Vec<String> {
-        report::restart_needed(&self.entries, &new.entries)
+        reader::restart_needed(&self.entries, &new.entries)
     }
 }
 

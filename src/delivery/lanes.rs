@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Part;
-use super::blame::Blame;
+use super::lanes::lane::Blame;
 use crate::mqtt::{Backoff, ForNow};
 use lane::{Lane, State, Trouble};
 pub use lane::{Memo, Ticket};

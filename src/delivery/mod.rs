@@ -4,7 +4,6 @@
 //! [`lanes`] say which rows may go when, and what is to be sent again; [`blame`] when a row is given up. The [`courier`] puts
 //! it to work. What the broker refuses for good goes to the set-aside store ([`crate::delivery::set_aside`]).
 
-pub mod blame;
 pub mod busy;
 pub mod codec;
 pub mod courier;

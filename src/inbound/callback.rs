@@ -25,11 +25,9 @@ use super::store::Store;
 use crate::cloud::{Handshake, HandshakeLog};
 use crate::http::answered::{Answer, Armed};
 use crate::http::listener::{NoAnswer, Visit};
-use crate::observe::counters::{Counters, Unanswered};
+use crate::observe::counters::{Counters, PushOutcome, Unanswered};
 use crate::observe::log::Seldom;
-use crate::observe::series::PushOutcome;
-use crate::os::clock;
-use crate::os::secret;
+use crate::os::{clock, secret};
 use crate::protocol::signature::{self, Accepted, Variant};
 use crate::protocol::{Push, Uid, lenient};
 

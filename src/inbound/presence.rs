@@ -1,17 +1,28 @@
-//! Who was last published as what, so that an older push cannot overwrite newer presence.
+//! Who was last published as what, so that an older push cannot overwrite newer presence; and the retained topics at the
+//! broker, which are cleared for who is configured no longer and restored to a broker that lost them.
 //!
 //! Kept in memory for the order of publishes, and as notes in the spool for the next run: a uid that is no longer configured
 //! gets its retained topic cleared, which needs somebody to remember that it had one.
 //!
 //! Whoever sends presence gets into the book, and it is bounded: who is not configured and has not been heard of for long is
 //! taken out, those heard of longest ago first. Their retained topics are cleared with that; the next push sets them again.
+//!
+//! What a push says of presence is published in its turn by the relay; all of it is kept at the broker by the link's one
+//! [holder](Publisher::set_state) of retained topics, so that nothing older overwrites it.
 
 use std::collections::{HashMap, HashSet};
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde::{Deserialize, Serialize};
+use tracing::info;
 
+use crate::local::{Base, Publication};
+use crate::mqtt::Publisher;
 use crate::os::clock;
 use crate::protocol::Uid;
 use crate::store::{SpoolError, Store};
@@ -124,7 +135,7 @@ impl PresenceBook {
 
     /// Whether `uid` is no longer configured, or pruned, and its topic is to be cleared for that.
     #[must_use]
-    pub fn is_dropped(&self, uid: &Uid) -> bool {
+    fn is_dropped(&self, uid: &Uid) -> bool {
         let known = self.known.get(uid).is_some_and(|(known, _)| known.configured || self.pruned.contains(uid));
         known && !self.configured.contains(uid)
     }
@@ -152,13 +163,13 @@ impl PresenceBook {
     }
 
     /// The topic of `uid` is to be cleared once more.
-    pub fn drop_again(&mut self, uid: &Uid) {
+    fn drop_again(&mut self, uid: &Uid) {
         self.dropped.insert(uid.clone());
     }
 
     /// The retained topic of `uid` has been cleared, because it was dropped. False, and nothing is forgotten, if it is configured
     /// or published again since.
-    pub fn forget_dropped(&mut self, uid: &Uid) -> bool {
+    fn forget_dropped(&mut self, uid: &Uid) -> bool {
         let forget = self.dropped.remove(uid) && self.is_dropped(uid);
         if forget {
             self.pruned.remove(uid);
@@ -183,86 +194,78 @@ fn seconds_now() -> i64 {
     i64::try_from(clock::wall_now_ms() / 1000).unwrap_or(i64::MAX)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::Limits;
-    use crate::store::sqlite::Spool;
+/// Keeps them in step with the book.
+pub(super) struct Retained {
+    /// Who is published as what.
+    pub(super) book: PresenceBook,
+    base: Base,
+    publisher: Publisher,
+    /// What is being cleared, and whether the broker has acknowledged it.
+    clearing: FuturesUnordered<BoxFuture<'static, (Uid, bool)>>,
+    being_cleared: HashSet<Uid>,
+}
 
-    struct Tested {
-        book: PresenceBook,
-        spool: Arc<dyn Store>,
-        _dir: tempfile::TempDir,
-    }
-
-    async fn open(configured: &[&str]) -> Tested {
-        let dir = tempfile::tempdir().unwrap();
-        let limits = Limits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 1 << 20 };
-        let (spool, _) = Spool::open(dir.path(), limits).unwrap();
-        let configured = configured.iter().map(|uid| uid.parse().unwrap()).collect();
-        Tested { book: PresenceBook::open(spool.clone(), configured).await.unwrap(), spool, _dir: dir }
-    }
-
-    fn uid(name: &str) -> Uid {
-        name.parse().unwrap()
-    }
-
-    #[tokio::test]
-    async fn an_older_push_is_no_news_and_a_later_row_is_newer() {
-        let mut book = open(&[]).await.book;
-        let ann = uid("ann");
-        let now = seconds_now();
-        assert!(book.note(&ann, true, Some(now), 1));
-        assert!(!book.note(&ann, false, Some(now - 1), 2));
-        assert!(book.note(&ann, false, Some(now), 3), "within one second the later row is newer");
-        assert!(book.note(&ann, true, None, 5), "a state that was read is as of now");
-        assert!(!book.note(&ann, false, Some(now), 4), "a row that had to wait overwrites nothing that came after it");
-        assert_eq!(book.all().collect::<Vec<_>>(), [(&ann, true)]);
-    }
-
-    #[tokio::test]
-    async fn a_time_far_in_the_future_counts_as_now_and_freezes_nobody() {
-        let mut tested = open(&[]).await;
-        let (ann, bob) = (uid("ann"), uid("bob"));
-        let now = seconds_now();
-        assert!(tested.book.note(&ann, true, Some(now + 10 * AHEAD_MOST), 1));
-        assert!(tested.book.note(&ann, false, Some(now + 1), 2));
-        // Within a day it is believed.
-        assert!(tested.book.note(&bob, true, Some(now + 3600), 3));
-        assert!(!tested.book.note(&bob, false, Some(now), 4));
-        // What an earlier version noted.
-        let frozen = Known { time: Some(i64::MAX), online: true, configured: false };
-        tested.spool.put_note("presence/eve", postcard::to_stdvec(&frozen).unwrap());
-        let mut book = PresenceBook::open(tested.spool.clone(), HashSet::new()).await.unwrap();
-        assert!(book.note(&uid("eve"), false, Some(now - 5), 5));
-    }
-
-    #[tokio::test]
-    async fn the_book_is_bounded_and_who_is_configured_or_lately_heard_of_stays() {
-        let mut tested = open(&["home"]).await;
-        let now = seconds_now();
-        assert!(tested.book.note(&uid("home"), true, Some(now - 2 * LONG), 1));
-        assert!(tested.book.note(&uid("old"), true, Some(now - LONG - 1), 2));
-        assert!(tested.book.note(&uid("young"), true, Some(now - LONG + 60), 3));
-        let day = LOOK_EVERY;
-        assert_eq!(tested.book.prune(day), [uid("old")]);
-        assert!(tested.book.is_dropped(&uid("old")) && !tested.book.is_dropped(&uid("young")));
-        assert!(tested.book.prune(day * 2).is_empty(), "it is being cleared already");
-        // Heard of again before its topic was cleared.
-        assert!(tested.book.note(&uid("old"), true, Some(now), 4));
-        assert!(!tested.book.forget_dropped(&uid("old")));
-        for n in 0..=i64::try_from(MOST + SLACK).unwrap() {
-            let _ = tested.book.note(&uid(&format!("n{n}")), true, Some(now - 100_000 + n), 5);
+impl Retained {
+    /// Restores all that earlier runs published.
+    pub(super) fn new(book: PresenceBook, base: Base, publisher: Publisher) -> Self {
+        for (uid, online) in book.all() {
+            publisher.restore(Self::publication(&base, uid, online));
         }
-        let pruned = tested.book.prune(day * 2);
-        // Besides these many there are `old` and `young`, and that is the one heard of longest ago.
-        assert_eq!(pruned.len(), SLACK + 3);
-        assert_eq!(pruned[..2], [uid("young"), uid("n0")]);
-        for uid in &pruned {
-            assert!(tested.book.forget_dropped(uid));
+        Self { book, base, publisher, clearing: FuturesUnordered::new(), being_cleared: HashSet::new() }
+    }
+
+    /// What the topic of `uid` says.
+    pub(super) fn publication(base: &Base, uid: &Uid, online: bool) -> Publication {
+        Publication::raw(base.presence(uid), if online { "online" } else { "offline" }).retained()
+    }
+
+    /// Clears the topics of uids that are not configured any more; `last` is the last row that was stored before.
+    pub(super) fn configure(&mut self, configured: HashSet<Uid>, last: u64) {
+        for uid in self.book.reconfigure(configured, last) {
+            self.clear(uid);
         }
-        assert_eq!(tested.book.all().count(), MOST + 1);
-        assert_eq!(tested.spool.notes(PREFIX).await.unwrap().len(), MOST + 1);
-        assert!(tested.book.all().any(|(known, _)| *known == uid("home")));
+        // Configured again before they were cleared: what was published stands, until it is read anew.
+        for (uid, online) in self.book.all().filter(|(uid, _)| self.being_cleared.contains(*uid)) {
+            if !self.book.is_dropped(uid) {
+                self.publisher.restore(Self::publication(&self.base, uid, online));
+            }
+        }
+    }
+
+    /// Clears the topics of those who are neither configured nor heard of for long, when it is time to.
+    pub(super) fn prune(&mut self) {
+        let pruned = self.book.prune(clock::boot_now());
+        if !pruned.is_empty() {
+            let count = pruned.len();
+            info!(count, "cleared the presence topics of contacts not configured and not heard of for long");
+        }
+        for uid in pruned {
+            self.clear(uid);
+        }
+    }
+
+    fn clear(&mut self, uid: Uid) {
+        if self.being_cleared.insert(uid.clone()) {
+            let cleared = self.publisher.clear(self.base.presence(&uid));
+            self.clearing.push(cleared.map(|cleared| (uid, cleared)).boxed());
+        }
+    }
+
+    /// Notes the next topic that the broker has cleared; waits while there is none. What nobody heard before the process ends is
+    /// cleared again by the next run.
+    ///
+    /// Cancel-safe.
+    pub(super) async fn cleared(&mut self) {
+        let Some((uid, cleared)) = self.clearing.next().await else { return pending().await };
+        self.being_cleared.remove(&uid);
+        let forgotten = cleared && self.book.forget_dropped(&uid);
+        // A push from before it was dropped came in between.
+        if !forgotten && self.book.is_dropped(&uid) {
+            self.book.drop_again(&uid);
+            self.clear(uid);
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

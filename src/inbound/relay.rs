@@ -22,10 +22,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
-use super::presence::PresenceBook;
+use super::presence::{PresenceBook, Retained};
+use super::record::{Accepted, Fate, Row, Seen};
 use super::repeats::Repeats;
-use super::retained::Retained;
-use super::row::{Accepted, Fate, Row, Seen};
 use crate::delivery::busy::BusyBoard;
 use crate::delivery::courier::{Courier, Owner};
 use crate::delivery::lanes::Patience;

@@ -19,9 +19,8 @@ use tracing::warn;
 
 use super::repeats::{Claim, Progress, Repeats, Ticket};
 use super::room::{Held, Place, Room};
-use crate::observe::counters::{Counters, Unanswered};
+use crate::observe::counters::{Counters, PushOutcome, Unanswered};
 use crate::observe::log::Seldom;
-use crate::observe::series::PushOutcome;
 use crate::protocol::Kind;
 use crate::store::{Append, Queue, SpoolError, Then};
 

@@ -1,10 +1,19 @@
-//! The JSON calls: their names, the fields of each, and the call they make.
+//! The JSON calls: their names, the fields of each, how these are read, and the call they make.
 //!
-//! One table, so that what is documented as allowed is what is read. `ref`, `ttl` and permissions are
-//! [`command`](super::command)'s.
+//! One table, so that what is documented as allowed is what is read. It is read strictly: what is not understood is refused, so
+//! that no typo goes unnoticed. What editors and C strings leave around the object (a byte order mark, a NUL) is no typo, and
+//! is skipped. Values stay unread until they are asked for; errors say which field and what is allowed, and hold no content.
+//! `ref`, `ttl` and permissions are [`command`](super::command)'s.
 
-use super::fields::{Fault, Fields};
-use crate::protocol::{Call, Qos, Subject};
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+
+use crate::protocol::{Call, Qos, Subject, lenient};
 
 /// A call that can be made of JSON.
 pub(super) struct JsonCall {
@@ -76,4 +85,177 @@ fn qos(fields: &Fields) -> Result<Qos, Fault> {
         Some(2) => Qos::ExactlyOnce,
         _ => Qos::AtLeastOnce,
     })
+}
+
+/// What is wrong with the fields.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    Payload(String),
+    TooLarge(String),
+}
+
+impl Fault {
+    fn field(name: &str, allowed: &str) -> Self {
+        Self::Payload(format!("{name} must be {allowed}"))
+    }
+}
+
+/// The members of one JSON object in their order.
+pub(super) struct Fields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'a> Fields<'a> {
+    pub(super) fn parse(json: &'a [u8]) -> Result<Self, Fault> {
+        let text = std::str::from_utf8(lenient::trimmed(json))
+            .map_err(|_| Fault::Payload("the payload is not UTF-8".to_owned()))?;
+        // The parser's own message may quote the payload.
+        serde_json::from_str(text).map_err(|error| {
+            Fault::Payload(match error.classify() {
+                Category::Data => "the payload must be a JSON object".to_owned(),
+                _ => format!("the payload is not JSON (line {}, column {})", error.line(), error.column()),
+            })
+        })
+    }
+
+    /// Whether there are only fields of `allowed`, each once.
+    pub(super) fn expect_only(&self, allowed: &[&str]) -> Result<(), Fault> {
+        for (position, (name, _)) in self.0.iter().enumerate() {
+            if !allowed.contains(&name.as_str()) {
+                let all = allowed.join(", ");
+                return Err(Fault::Payload(format!("unknown field {}; allowed are {all}", shown(name))));
+            }
+            // Few comparisons: an unknown or second field ends the loop.
+            if self.0.iter().take(position).any(|(earlier, _)| earlier == name) {
+                return Err(Fault::Payload(format!("the field {name} is there twice")));
+            }
+        }
+        Ok(())
+    }
+
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.iter().find(|(field, _)| field == name).map(|(_, value)| *value)
+    }
+
+    /// A non-empty string.
+    pub(super) fn text(&self, name: &str) -> Result<String, Fault> {
+        self.get(name)
+            .and_then(string)
+            .filter(|text| !text.is_empty())
+            .ok_or_else(|| Fault::field(name, "a non-empty string"))
+    }
+
+    /// An id: a non-empty string, or an integer, which stands for its digits.
+    pub(super) fn id<T: TryFrom<String>>(&self, name: &str) -> Result<T, Fault> {
+        self.get(name)
+            .and_then(id)
+            .ok_or_else(|| Fault::field(name, "an id: a non-empty string without NUL, or an integer"))
+    }
+
+    /// A non-empty array of ids.
+    pub(super) fn ids<T: TryFrom<String>>(&self, name: &str) -> Result<Vec<T>, Fault> {
+        self.get(name)
+            .and_then(|raw| serde_json::from_str::<Vec<&RawValue>>(raw.get()).ok())
+            .and_then(|raw| raw.into_iter().map(id).collect::<Option<Vec<T>>>())
+            .filter(|ids| !ids.is_empty())
+            .ok_or_else(|| Fault::field(name, "a non-empty array of ids (non-empty strings or integers)"))
+    }
+
+    /// An integer within `range`, if the field is there.
+    pub(super) fn integer(&self, name: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, Fault> {
+        let Some(raw) = self.get(name) else { return Ok(None) };
+        match serde_json::from_str(raw.get()) {
+            Ok(number) if range.contains(&number) => Ok(Some(number)),
+            _ => Err(Fault::field(name, &format!("an integer from {} to {}", range.start(), range.end()))),
+        }
+    }
+
+    /// `content`, decoded as `encoding` says, of at least one and at most `max` bytes. A number or a boolean counts as its JSON
+    /// text.
+    pub(super) fn content(&self, max: usize) -> Result<Vec<u8>, Fault> {
+        let written = |raw| string(raw).or_else(|| number(raw).or_else(|| boolean(raw)).map(str::to_owned));
+        let text = self
+            .get("content")
+            .and_then(written)
+            .filter(|text| !text.is_empty())
+            .ok_or_else(|| Fault::field("content", "a non-empty string, a number or a boolean"))?;
+        let encoding = match self.get("encoding") {
+            Some(raw) => string(raw),
+            None => Some("utf8".to_owned()),
+        };
+        let bytes = match encoding.as_deref() {
+            Some("utf8") => text.into_bytes(),
+            Some("base64") => STANDARD.decode(text).map_err(|_| {
+                Fault::field("content", "base64 in the standard alphabet, padded (or leave out encoding)")
+            })?,
+            _ => return Err(Fault::field("encoding", "\"utf8\" or \"base64\"")),
+        };
+        if bytes.len() > max { Err(too_large(bytes.len(), max)) } else { Ok(bytes) }
+    }
+
+    /// The JSON text of `name` if it is a string or a number of at most `max` bytes (of the string itself, not of its
+    /// escapes), if the field is there.
+    pub(super) fn scalar(&self, name: &str, max: usize) -> Result<Option<&'a str>, Fault> {
+        let mut found = self.0.iter().filter(|(field, _)| field == name);
+        let Some((_, raw)) = found.next() else { return Ok(None) };
+        let length = string(raw).map(|text| text.len()).or_else(|| number(raw).map(str::len));
+        if length.is_some_and(|length| length <= max) && found.next().is_none() {
+            Ok(Some(raw.get()))
+        } else {
+            Err(Fault::field(name, &format!("one string or number of at most {max} bytes")))
+        }
+    }
+}
+
+/// The refusal of `len` bytes of content.
+pub(super) fn too_large(len: usize, max: usize) -> Fault {
+    Fault::TooLarge(format!("the content has {len} bytes; outbound.max_content allows {max}"))
+}
+
+/// `text` quoted, and cut where it is long: for messages that people read.
+pub(super) fn shown(text: &str) -> String {
+    const MAX: usize = 60;
+    let cut: String = text.chars().take(MAX).collect();
+    if cut.len() == text.len() { format!("{cut:?}") } else { format!("{cut:?}…") }
+}
+
+fn string(raw: &RawValue) -> Option<String> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+fn number(raw: &RawValue) -> Option<&str> {
+    raw.get().starts_with(|c: char| c == '-' || c.is_ascii_digit()).then(|| raw.get())
+}
+
+fn boolean(raw: &RawValue) -> Option<&str> {
+    matches!(raw.get(), "true" | "false").then(|| raw.get())
+}
+
+fn id<T: TryFrom<String>>(raw: &RawValue) -> Option<T> {
+    let integer = || number(raw).filter(|text| !text.contains(['.', 'e', 'E'])).map(str::to_owned);
+    // NUL is refused as it is in a topic.
+    let text = string(raw).filter(|text| !text.contains('\0')).or_else(integer)?;
+    T::try_from(text).ok()
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+        let mut fields = Vec::new();
+        while let Some(field) = map.next_entry()? {
+            fields.push(field);
+        }
+        Ok(Fields(fields))
+    }
 }

@@ -12,9 +12,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
 
-use super::calls::json_call;
+use super::calls::{Fault, Fields, json_call, shown, too_large};
 use super::escape::{BadTopic, unescape_id, unescape_subject};
-use super::fields::{Fault, Fields, shown, too_large};
 use super::topics::{Base, CommandTopic, Tree};
 use crate::protocol::Call;
 

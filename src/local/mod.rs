@@ -10,11 +10,9 @@ mod calls;
 pub mod command;
 pub mod envelope;
 pub mod escape;
-mod fields;
 pub mod filter;
 pub mod homeassistant;
 pub mod publication;
-pub mod response_topic;
 pub mod result;
 pub mod topics;
 
@@ -23,8 +21,7 @@ pub use envelope::{Flags, Output, Received, envelope_json, publications};
 pub use escape::BadTopic;
 pub use homeassistant::{Contact, Discovery};
 pub use publication::Publication;
-pub use response_topic::response_topic_allowed;
-pub use result::{CommandResult, Status};
+pub use result::{CommandResult, Status, response_topic_allowed};
 pub use topics::{BadBase, Base, ResultTopics, recv_levels};
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! What became of a command, as its requester reads it.
+//! What became of a command, as its requester reads it, and where a requester may have it sent.
 //!
 //! A result is made once, stored as its JSON, and may be published again with the same id. When which status applies is
-//! the deliver loop's to decide; where the result goes, [`Base::result`](super::Base::result) and
-//! [`response_topic_allowed`](super::response_topic_allowed) say.
+//! the deliver loop's to decide. It goes where [`Base::result`] says, and to the MQTT 5 Response Topic, which is chosen by
+//! whoever may send commands, while the bridge publishes there with its own rights: without a guard it could be told to switch
+//! other devices, or to send itself commands.
 
 use std::borrow::Cow;
 
@@ -13,8 +14,10 @@ use serde_json::{Map, Value};
 use ulid::Ulid;
 
 use super::command::{Reference, Rejection};
+use super::escape::is_unsendable;
+use super::filter::{MAX_SLASHES, MAX_STRING, matches};
 use super::publication::Publication;
-use super::topics::ResultTopics;
+use super::topics::{Base, ResultTopics};
 use crate::protocol::{Reply, ResultCode};
 
 /// How a command ended.
@@ -229,6 +232,57 @@ struct Wire<'a, D> {
     data: D,
     attempts: u32,
     elapsed_ms: u64,
+}
+
+/// The first levels under the base with a meaning of their own.
+const OWN_TREES: [&str; 7] = ["send", "call", "result", "recv", "event", "presence", "bridge"];
+/// The same under `by/<client>/`.
+const CLIENT_TREES: [&str; 4] = ["send", "call", "result", "ack"];
+
+/// Whether a result may be sent to `topic`: only where `filters` (`mqtt.response_topics`) allow it, and under the base or
+/// the discovery prefix only by a filter that spells these out, never where the topic already has a meaning.
+///
+/// # Errors
+///
+/// Why not, for the log.
+pub fn response_topic_allowed(
+    topic: &str,
+    base: &Base,
+    discovery_prefix: &str,
+    filters: &[String],
+) -> Result<(), String> {
+    if topic.is_empty() || topic.len() > MAX_STRING || topic.matches('/').count() > MAX_SLASHES {
+        return Err("it is empty or too long".to_owned());
+    }
+    if topic.contains(|c| matches!(c, '+' | '#' | '$') || is_unsendable(c)) {
+        return Err("it holds a wildcard, a $ or a control character".to_owned());
+    }
+    let allowing = || filters.iter().filter(|filter| matches(filter, topic));
+    if allowing().next().is_none() {
+        return Err("no filter of mqtt.response_topics allows it".to_owned());
+    }
+    for (name, root) in [("base topic", base.as_str()), ("discovery prefix", discovery_prefix)] {
+        if is_under(topic, root) && !allowing().any(|filter| is_under(filter, root)) {
+            return Err(format!("it is under the {name}, which no filter of mqtt.response_topics allowing it names"));
+        }
+    }
+    if topic == base.as_str() || base.strip(topic).is_some_and(has_a_meaning) {
+        return Err("it is one of the bridge's own topics".to_owned());
+    }
+    Ok(())
+}
+
+fn is_under(topic: &str, root: &str) -> bool {
+    !root.is_empty() && topic.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether a topic (without the base) is in a tree that the bridge, its clients or its devices use otherwise.
+fn has_a_meaning(topic: &str) -> bool {
+    let mut levels = topic.split('/');
+    match levels.next() {
+        Some("by") => levels.nth(1).is_none_or(|tree| CLIENT_TREES.contains(&tree)),
+        first => first.is_some_and(|tree| OWN_TREES.contains(&tree)),
+    }
 }
 
 #[cfg(test)]

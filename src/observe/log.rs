@@ -9,27 +9,24 @@
 //!
 //! A panic is a line of the log like any other, without the text that was made for it: that may quote anything.
 
-mod recent;
-
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt as std_fmt;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, JsonFields, Writer};
-use tracing_subscriber::fmt::{self, FmtContext};
+use tracing_subscriber::fmt::{self, FmtContext, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
-pub use self::recent::Recent;
 use crate::config::{Log, LogFormat};
 
 /// Changes the level of a running program, and has its last lines.
@@ -245,38 +242,61 @@ impl SaidOnce {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use tracing::Level;
+/// What is kept at most, in lines and in bytes.
+const LINES: usize = 500;
+const BYTES: usize = 128 * 1024;
 
-    use super::*;
+/// The last lines; clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Recent(Arc<Mutex<Kept>>);
 
-    #[test]
-    fn the_level_is_the_programs_own_and_libraries_never_get_beyond_warn() {
-        let chatty = filter(LevelFilter::TRACE);
-        assert!(chatty.would_enable("ilink2mqtt::cloud::client", &Level::TRACE));
-        assert!(chatty.would_enable("hyper", &Level::WARN) && !chatty.would_enable("hyper", &Level::INFO));
-        assert!(!chatty.would_enable("rumqttc::v5::state", &Level::ERROR), "it logs whole packets");
-        let quiet = filter(LevelFilter::ERROR);
-        assert!(!quiet.would_enable("ilink2mqtt", &Level::WARN) && !quiet.would_enable("hyper", &Level::WARN));
+#[derive(Debug, Default)]
+struct Kept {
+    lines: VecDeque<String>,
+    bytes: usize,
+}
+
+impl Recent {
+    /// The oldest first.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.lines.iter().map(String::as_str).collect()
     }
 
-    #[test]
-    fn ten_lines_a_minute_and_the_next_one_tells_of_the_rest() {
-        let (few, start) = (Few::default(), Instant::now());
-        let lines: Vec<_> = (0..1000).filter_map(|n| few.line_at(start + Duration::from_millis(n))).collect();
-        assert_eq!(lines, [0; 10]);
-        assert_eq!(few.line_at(start + Few::PERIOD), Some(990));
-        assert_eq!(few.line_at(start + Few::PERIOD), Some(0));
-    }
-
-    #[test]
-    fn what_is_said_seldom_is_said_once_a_minute() {
-        let seldom = Seldom::default();
-        assert_eq!([seldom.may(), seldom.may(), seldom.may()], [true, false, false]);
-        *seldom.0.lock().unwrap() = Instant::now().checked_sub(Seldom::EVERY);
-        assert!(seldom.may());
-        let said = SaidOnce::default();
-        assert_eq!((0..1000).filter(|n| said.is_new((n % 200).to_string())).count(), SaidOnce::AT_MOST);
+    fn keep(&self, line: &[u8]) {
+        let line = String::from_utf8_lossy(line).into_owned();
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.bytes += line.len();
+        kept.lines.push_back(line);
+        while kept.lines.len() > LINES || kept.bytes > BYTES {
+            let Some(oldest) = kept.lines.pop_front() else { break };
+            kept.bytes -= oldest.len();
+        }
     }
 }
+
+/// The subscriber writes each line at once.
+pub struct Line(Recent);
+
+impl io::Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.keep(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Recent {
+    type Writer = Line;
+
+    fn make_writer(&self) -> Line {
+        Line(self.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests;

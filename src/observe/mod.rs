@@ -6,4 +6,3 @@ pub mod activity;
 pub mod counters;
 pub mod log;
 pub mod progress;
-pub mod series;

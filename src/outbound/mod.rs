@@ -26,6 +26,5 @@ pub mod record;
 pub mod redelivery;
 pub mod results;
 pub mod route_book;
-mod routed;
 pub mod shares;
 mod storing;

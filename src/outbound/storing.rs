@@ -1,20 +1,30 @@
-//! Making commands durable: in the queue, if it has room for another of this client's.
+//! Making commands durable: those of the command topics and those that routes make. Each goes into the queue if this has
+//! room for another of its client's.
 
+use std::future::ready;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use tracing::{debug, warn};
+use ulid::Ulid;
 
-use super::accept::{Accept, Fate};
+use super::accept::{Accept, Answering, Fate, Storing};
 use super::deliver::Accepted;
-use super::record::{Command, Record};
+use super::record::{Command, Mark, Record, ReplyTo};
+use super::redelivery::{Digest, Redelivery};
+use super::route_book::{LeftOut, Remembered};
 use super::shares::Client;
+use crate::delivery::routing::RouteState;
 use crate::local::{Reason, Rejection};
-use crate::mqtt::AckToken;
+use crate::mqtt::{AckToken, Incoming};
 use crate::observe::log::clipped;
+use crate::os::clock::{self, Stamp};
+use crate::protocol::Call;
+use crate::route::{Heard, Keep, Outcome, ToRoute};
 use crate::store::{Key, Queue, SpoolError};
 
 /// Why a command was not made durable.
-pub(super) enum NotStored {
+enum NotStored {
     /// There is no room for it, or not for this client, for this reason.
     NoRoom(String),
     /// The spool failed.
@@ -40,7 +50,7 @@ impl Accept {
     }
 
     /// Makes a command durable, if its client has room for it.
-    pub(super) async fn append(&self, topic: &str, row: Vec<u8>, key: Option<Key>) -> Result<(u64, Client), NotStored> {
+    async fn append(&self, topic: &str, row: Vec<u8>, key: Option<Key>) -> Result<(u64, Client), NotStored> {
         let client = self.shares.client(&self.config.base, topic);
         let Some(place) = self.shares.ask(client, row.len()) else {
             if self.share_told.may() {
@@ -64,5 +74,178 @@ impl Accept {
             }
             Err(other) => Err(NotStored::NoRoom(other.to_string())),
         }
+    }
+}
+
+/// A command that a route made.
+struct Routed {
+    command: Command,
+    keep: Keep,
+    remembered: Option<Remembered>,
+    state: Arc<RouteState>,
+}
+
+/// Why a command of a route was not stored.
+enum NotAccepted {
+    Refused(Refused),
+    /// The spool failed.
+    Failed(SpoolError),
+}
+
+/// A command that is refused, and why.
+struct Refused {
+    id: [u8; 16],
+    reply_to: ReplyTo,
+    rejection: Rejection,
+}
+
+impl Accept {
+    /// What a device publishes on a topic of its own: the routes say what it means, then it goes the way of every command.
+    ///
+    /// One message may fire several routes and so become several commands. The key by which its redelivery is known goes with
+    /// the last of them: a crash in between repeats some, and leaves out none.
+    pub(super) fn take_routed(
+        self: &Arc<Self>,
+        message: Incoming,
+        digest: Digest,
+        redelivery: &mut Redelivery,
+    ) -> Storing {
+        let routed = self.route(&message);
+        if routed.is_empty() {
+            return Box::pin(ready(Fate::Acknowledged(message.ack)));
+        }
+        let key = Self::key(&message, digest, redelivery);
+        Box::pin(Arc::clone(self).store_routed(routed, key, message.ack))
+    }
+
+    fn route(&self, message: &Incoming) -> Vec<Routed> {
+        let routing = Arc::clone(&self.routing.borrow());
+        let at = Stamp::now();
+        let time = i64::try_from(clock::wall_now_ms() / 1000).unwrap_or(i64::MAX);
+        let heard = Heard { topic: &message.topic, payload: &message.payload, time };
+        let mut routed = Vec::new();
+        routing.routes.to_ilink(&heard, |number, outcome| {
+            let Some((route, state)) = routing.to_ilink(number) else { return };
+            let counters = &state.counters;
+            if message.retain && !route.rule().retained {
+                return counters.retained.add();
+            }
+            match outcome {
+                Outcome::NoMatch => counters.no_match.add(),
+                Outcome::Missing(why) => {
+                    counters.missing.add();
+                    debug!(route = state.name, %why, "a message does not fire a route");
+                }
+                Outcome::Fires(call) => match self.book.check(route.rule(), &message.topic, &call) {
+                    Err(LeftOut::Unchanged) => counters.unchanged.add(),
+                    Err(LeftOut::TooSoon) => counters.too_soon.add(),
+                    Ok(()) if state.may_fire(route.rule().max_rate, clock::boot_now()) => {
+                        counters.fired.add();
+                        routed.push(self.command(message, route, state, call, at));
+                    }
+                    Ok(()) => {}
+                },
+            }
+        });
+        routed
+    }
+
+    fn command(&self, message: &Incoming, route: &ToRoute, state: &Arc<RouteState>, call: Call, at: Stamp) -> Routed {
+        let rule = route.rule();
+        let told = rule.ttl.into_iter().chain(message.message_expiry.map(|s| std::time::Duration::from_secs(s.into())));
+        let command = Command {
+            id: Ulid::generate().to_bytes(),
+            at,
+            ttl: told.min().unwrap_or(self.config.ttl),
+            reference: None,
+            reply_to: ReplyTo {
+                topic: self.config.base.route_origin(&rule.name, &message.topic),
+                response_topic: None,
+                correlation_data: None,
+            },
+            call,
+            attempts: 0,
+            unknown: 0,
+            mark: Mark::Unsent,
+        };
+        let remembered = self.book.note(rule, &message.topic, &command.call, at);
+        Routed { command, keep: rule.keep, remembered, state: Arc::clone(state) }
+    }
+
+    async fn store_routed(self: Arc<Self>, routed: Vec<Routed>, mut key: Option<Key>, ack: Option<AckToken>) -> Fate {
+        let mut stores = Vec::with_capacity(routed.len());
+        // From the last on, which takes the key.
+        for routed in routed.into_iter().rev() {
+            let fits = content(&routed.command.call).len() <= self.config.rules.max_content;
+            let key = if fits { key.take() } else { None };
+            stores.push(self.store_one(routed, fits, key));
+        }
+        stores.reverse();
+        let (mut accepted, mut remembered, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        for stored in join_all(stores).await {
+            match stored {
+                Ok((one, known)) => {
+                    accepted.push(one);
+                    remembered.extend(known);
+                }
+                Err(NotAccepted::Refused(one)) => refused.push(one),
+                Err(NotAccepted::Failed(error)) => return Fate::Failed(error),
+            }
+        }
+        let answering: Answering =
+            if refused.is_empty() { Box::pin(ready(ack)) } else { Box::pin(self.refuse_all(refused, ack)) };
+        Fate::Routed { accepted, remembered, answering }
+    }
+
+    async fn store_one(
+        &self,
+        routed: Routed,
+        fits: bool,
+        key: Option<Key>,
+    ) -> Result<(Accepted, Option<Remembered>), NotAccepted> {
+        let Routed { command, keep, remembered, state } = routed;
+        let (id, lane, deadline) = (command.id, command.call.receiver(), command.deadline());
+        let reply_to = command.reply_to.clone();
+        let refuse = |reason, message: String| {
+            state.counters.failed.add();
+            if let Some(remembered) = &remembered {
+                self.book.not_stored(remembered);
+            }
+            let rejection = Rejection::new(reason, message, None);
+            NotAccepted::Refused(Refused { id, reply_to: reply_to.clone(), rejection })
+        };
+        if !fits {
+            let (len, most) = (content(&command.call).len(), self.config.rules.max_content);
+            let message = format!("the message has {len} bytes, outbound.max_content allows {most}");
+            return Err(refuse(Reason::TooLarge, message));
+        }
+        let row = Record::Command(command).encode().map_err(|error| refuse(Reason::QueueFull, error.to_string()))?;
+        match self.append(&reply_to.topic, row, key).await {
+            Ok((seq, client)) => {
+                debug!(seq, route = state.name, "stored a command of a route");
+                let latest = (keep == Keep::Latest).then(|| reply_to.topic.as_str().into());
+                Ok((Accepted { seq, client, lane, deadline, latest }, remembered))
+            }
+            Err(NotStored::Failed(failed)) => Err(NotAccepted::Failed(failed)),
+            Err(NotStored::NoRoom(why)) => Err(refuse(Reason::QueueFull, why)),
+        }
+    }
+
+    async fn refuse_all(self: Arc<Self>, refused: Vec<Refused>, mut ack: Option<AckToken>) -> Option<AckToken> {
+        for Refused { id, reply_to, rejection } in refused {
+            ack = Arc::clone(&self).refuse(id, reply_to, rejection, ack).await;
+        }
+        ack
+    }
+}
+
+/// The message in a call that routes make.
+fn content(call: &Call) -> &[u8] {
+    match call {
+        Call::SendText { content, .. }
+        | Call::SendFile { content, .. }
+        | Call::SendGroup { content, .. }
+        | Call::Publish { content, .. } => content,
+        _ => &[],
     }
 }

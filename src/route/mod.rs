@@ -14,10 +14,8 @@
 mod filters;
 mod from_ilink;
 mod index;
-mod pace;
 mod pattern;
 mod rule;
-mod source;
 mod template;
 mod to_ilink;
 mod values;
@@ -25,7 +23,6 @@ mod values;
 use std::collections::HashMap;
 
 pub use from_ilink::{FromRoute, Publish, Said};
-pub use pace::{Breaker, OPEN_FOR, Verdict};
 pub use rule::{FromRule, Keep, Maps, Outcome, PAYLOAD, Rate, RouteError, ToRule, rule_name};
 pub use to_ilink::{Heard, ToRoute};
 

@@ -4,9 +4,8 @@ use regex::{Captures, Regex, RegexBuilder};
 
 use super::filters::wildcards;
 use super::rule::Maps;
-use super::source::{Scope, Source};
 use super::template::Template;
-use super::values::Tables;
+use super::values::{Scope, Source, Tables};
 
 /// The most memory that one pattern may take, in bytes; a thousand of them must fit a small board.
 const PATTERN_SIZE: usize = 1 << 20;

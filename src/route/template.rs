@@ -3,8 +3,7 @@
 //! A template is parsed and checked once. It has no loops and no conditions: a value that is missing means that the route
 //! does not fire. In a topic each value is one level or a part of one, whatever it holds.
 
-use super::source::{Scope, Source};
-use super::values::{Value, Values};
+use super::values::{Scope, Source, Value, Values};
 use crate::local::escape::{escape_id, is_unsendable};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

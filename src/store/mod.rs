@@ -36,7 +36,6 @@
 
 #[cfg(test)]
 pub(crate) mod conformance;
-mod patience;
 pub mod sqlite;
 mod types;
 
@@ -48,9 +47,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-pub use patience::Patience;
 pub use types::{
-    Counters, Key, Limits, MAX_COMMANDS, NotStored, Queue, QueueStats, ROW_OVERHEAD, Row, SpoolError, WhyNot,
+    Counters, Key, Limits, MAX_COMMANDS, NotStored, Patience, Queue, QueueStats, ROW_OVERHEAD, Row, SpoolError, WhyNot,
 };
 
 /// What is asked of a store, on its way.

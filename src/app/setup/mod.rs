@@ -5,17 +5,22 @@
 //! and go on or ask again. Nothing is written before the last step has gone well, and nothing is replaced unasked.
 
 mod answers;
-mod terminal;
-mod write;
 
+use std::fs::{self, Permissions};
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use self::answers::{Answers, STEPS, Step, Tries};
-use self::terminal::Terminal;
+use rustix::fs::Access;
+use secrecy::SecretString;
+
+use self::answers::{Answers, Key, Question, STEPS, Step, Tries};
 use super::checkup::{self, Findings};
 use crate::app::AppError;
 use crate::cli::Setup;
 use crate::config::{Config, Environment};
+use crate::os::files;
+
 pub use answers::SetupError;
 
 /// Where the configuration goes when nobody says.
@@ -30,13 +35,13 @@ pub async fn run(arguments: Setup, path: Option<PathBuf>, environment: &Environm
     let (untried, replace) = (arguments.untried, arguments.replace);
     let mut conversation =
         Conversation { terminal: Terminal::of_process(), answers: Answers::of(arguments)?, environment, untried };
-    write::place(&path)?;
+    check_place(&path)?;
     conversation.may_replace(&path, replace)?;
     for step in &STEPS {
         conversation.take(step).await?;
     }
     let Conversation { mut terminal, answers, .. } = conversation;
-    let written = write::all(&path, &answers)?;
+    let written = write_all(&path, &answers)?;
     terminal.say("")?;
     for file in &written {
         terminal.say(&format!("written: {}", file.display()))?;
@@ -71,7 +76,7 @@ struct Conversation<'a> {
 
 impl Conversation<'_> {
     fn may_replace(&mut self, path: &Path, replace: bool) -> Result<(), SetupError> {
-        let there = write::would_replace(path, &self.answers);
+        let there = would_replace(path, &self.answers);
         if there.is_empty() || replace {
             return Ok(());
         }
@@ -148,4 +153,151 @@ async fn try_out(step: &Step, config: &Config) -> Result<Findings, AppError> {
 fn failures(lines: &str) -> String {
     let failed = lines.lines().filter_map(|line| line.strip_prefix("fail"));
     failed.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join("; ")
+}
+
+/// A service's own user reads it, and no secret is in it.
+const READABLE: u32 = 0o644;
+
+/// The configuration and, beside it, the secrets: that of the account, and our password at the broker.
+fn paths(config: &Path) -> [PathBuf; 3] {
+    let directory = config.parent().unwrap_or(Path::new(""));
+    [config.to_owned(), directory.join("secretkey"), directory.join("mqtt-password")]
+}
+
+/// Which of them are there, and are not what is to be written already.
+fn would_replace(config: &Path, answers: &Answers) -> Vec<PathBuf> {
+    let keys = [None, Some(Key::Secretkey), Some(Key::Password)];
+    let differs = |(path, key): &(PathBuf, Option<Key>)| {
+        let known = key.and_then(|key| answers.get(key)).map(line);
+        path.symlink_metadata().is_ok() && (known.is_none() || fs::read_to_string(path).ok() != known)
+    };
+    paths(config).into_iter().zip(keys).filter(differs).map(|(path, _)| path).collect()
+}
+
+/// Whether they can be written at all: found out before anybody has answered for nothing.
+fn check_place(config: &Path) -> Result<(), SetupError> {
+    let config = std::path::absolute(config).map_err(|error| failed(config, error))?;
+    let there = config.ancestors().skip(1).find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if !there.is_dir() {
+        return Err(failed(there, io::ErrorKind::NotADirectory.into()));
+    }
+    rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| failed(&config, error.into()))
+}
+
+/// A secret as its file holds it.
+fn line(secret: &str) -> String {
+    format!("{secret}\n")
+}
+
+/// Writes all of them, the configuration last: what it names is there by then. Old ones are kept as `FILE.old`.
+fn write_all(config: &Path, answers: &Answers) -> Result<Vec<PathBuf>, SetupError> {
+    let config = std::path::absolute(config).map_err(|error| failed(config, error))?;
+    let [_, secretkey, password] = paths(&config);
+    let directory = config.parent().unwrap_or(Path::new("/"));
+    if !directory.is_dir() {
+        fs::create_dir_all(directory)
+            .and_then(|()| fs::set_permissions(directory, Permissions::from_mode(0o755)))
+            .map_err(|error| failed(directory, error))?;
+    }
+    let mut written = Vec::new();
+    for (path, key) in [(&secretkey, Key::Secretkey), (&password, Key::Password)] {
+        if let Some(secret) = answers.get(key) {
+            write(path, &line(secret), files::MODE)?;
+            written.push(path.clone());
+        }
+    }
+    write(&config, &answers.configuration(&secretkey, &password), READABLE)?;
+    written.push(config);
+    Ok(written)
+}
+
+fn write(path: &Path, content: &str, mode: u32) -> Result<(), SetupError> {
+    if fs::read_to_string(path).is_ok_and(|there| there == content) {
+        return fs::set_permissions(path, Permissions::from_mode(mode)).map_err(|error| failed(path, error));
+    }
+    let mut old = path.as_os_str().to_owned();
+    old.push(".old");
+    let kept = match fs::rename(path, old) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    kept.and_then(|()| files::write_atomically(path, content.as_bytes()))
+        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
+        .map_err(|error| failed(path, error))
+}
+
+fn failed(path: &Path, source: io::Error) -> SetupError {
+    let remedy = match source.kind() {
+        io::ErrorKind::PermissionDenied => ": run it as root (sudo), or name another place with --config",
+        _ => files::remedy(&source),
+    };
+    SetupError::Write { path: path.display().to_string(), source, remedy }
+}
+
+/// Standard input and output.
+struct Terminal {
+    person: bool,
+    out: io::Stdout,
+}
+
+impl Terminal {
+    fn of_process() -> Self {
+        Self { person: io::stdin().is_terminal(), out: io::stdout() }
+    }
+
+    /// Whether somebody is there to be asked again.
+    fn is_a_person(&self) -> bool {
+        self.person
+    }
+
+    fn say(&mut self, text: &str) -> Result<(), SetupError> {
+        Ok(writeln!(self.out, "{text}")?)
+    }
+
+    /// The answer, or the default for an empty one.
+    fn ask(&mut self, question: &Question) -> Result<SecretString, SetupError> {
+        loop {
+            match question.default.filter(|default| !default.is_empty()) {
+                Some(default) => self.prompt(&format!("  {} [{default}]: ", question.text))?,
+                None => self.prompt(&format!("  {}: ", question.text))?,
+            }
+            let line = if question.secret && self.person { Some(rpassword::read_password()?) } else { self.line()? };
+            let Some(line) = line else {
+                return Err(SetupError::Answer(format!(
+                    "there is no answer for \"{}\": give it as {}",
+                    question.text, question.flag
+                )));
+            };
+            match (line.trim(), question.default) {
+                ("", Some(default)) => return Ok(default.into()),
+                ("", None) => self.say("  it must be answered")?,
+                (answer, _) => return Ok(answer.into()),
+            }
+        }
+    }
+
+    /// Yes or no; without an answer it is no, and the flag that would say yes is named.
+    fn confirm(&mut self, question: &str, flag: &str) -> Result<bool, SetupError> {
+        self.prompt(&format!("{question} [y/N] "))?;
+        match self.line()? {
+            Some(line) => Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes")),
+            None => Err(SetupError::Answer(format!("{question} There is no answer: say {flag} for yes"))),
+        }
+    }
+
+    fn prompt(&mut self, text: &str) -> Result<(), SetupError> {
+        write!(self.out, "{text}")?;
+        Ok(self.out.flush()?)
+    }
+
+    /// None at the end of the input.
+    fn line(&mut self) -> Result<Option<String>, SetupError> {
+        let mut line = String::new();
+        let read = io::stdin().lock().read_line(&mut line)?;
+        if !self.person {
+            // What was typed is not on the screen.
+            self.say("")?;
+        }
+        Ok((read > 0).then_some(line))
+    }
 }

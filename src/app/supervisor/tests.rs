@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::app::core::Core;
 use crate::app::parts;
-use crate::app::routes::RouteParts;
+use crate::app::parts::RouteParts;
 use crate::cloud::{self, HandshakeLog, Post, TransportError};
 use crate::config::Config;
 use crate::mqtt::{self, LinkConfig, Timing};

@@ -73,3 +73,46 @@ fn a_reply_nested_as_deep_as_one_may_be_survives_the_spool() {
     let result = CommandResult::answered(Ulid::nil(), None, Reply::decode(body.as_bytes()).unwrap(), 1, 2);
     assert_eq!(CommandResult::from_json(&result.to_json()).unwrap(), result);
 }
+
+fn allowed(topic: &str, filters: &[&str]) -> bool {
+    let filters: Vec<String> = filters.iter().map(ToString::to_string).collect();
+    response_topic_allowed(topic, &"ilink".parse().unwrap(), "homeassistant", &filters).is_ok()
+}
+
+#[test]
+fn the_default_is_the_reply_tree() {
+    for topic in ["ilink/reply", "ilink/reply/c1", "ilink/reply/c1/7", "ilink/reply/"] {
+        assert!(allowed(topic, &["ilink/reply/#"]), "{topic}");
+    }
+    for topic in
+        ["", "x", "ilink/replies", "ilink/send/user/1/text", "ilink/reply/+", "ilink/reply/#", "ilink/reply/$x"]
+    {
+        assert!(!allowed(topic, &["ilink/reply/#"]), "{topic}");
+    }
+    assert!(!allowed("ilink/reply/x", &[]));
+    assert!(!allowed("ilink/reply/a\0", &["ilink/reply/#"]));
+    assert!(!allowed(&format!("ilink/reply{}", "/x".repeat(200)), &["ilink/reply/#"]));
+}
+
+#[test]
+fn a_broad_filter_does_not_reach_under_the_base_or_the_discovery_prefix() {
+    for topic in ["ilink", "ilink/reply/x", "ilink/x", "homeassistant", "homeassistant/light/x/config", "$SYS/x"] {
+        assert!(!allowed(topic, &["#"]), "{topic}");
+        assert!(!allowed(topic, &["+/#"]), "{topic}");
+    }
+    for topic in ["x", "ilink2/x", "home/x", "homeassistants"] {
+        assert!(allowed(topic, &["#"]), "{topic}");
+    }
+    assert!(allowed("ilink/reply/x", &["#", "ilink/reply/#"]));
+}
+
+#[test]
+fn no_filter_reaches_the_bridges_own_topics() {
+    for tree in ["send", "call/ham_group/list", "recv/x", "result/x", "event/text", "presence/1", "bridge/state"] {
+        assert!(!allowed(&format!("ilink/{tree}"), &["ilink/#"]), "{tree}");
+    }
+    for tree in ["by", "by/c", "by/c/send/x", "by/c/call", "by/c/ack/x", "by/c/result/x"] {
+        assert!(!allowed(&format!("ilink/{tree}"), &["ilink/#"]), "{tree}");
+    }
+    assert!(allowed("ilink/by/c/reply/1", &["ilink/by/+/reply/#"]));
+}

@@ -7,7 +7,6 @@
 
 mod live;
 mod page;
-mod plot;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

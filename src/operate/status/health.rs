@@ -7,15 +7,13 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::readiness::{Part, describe};
-use super::report::{Report, time};
+use super::report::{Part, Report, describe, time};
 use crate::cloud::ClosedEndpoint;
 use crate::delivery::busy::Busy;
-use crate::inbound;
 use crate::mqtt::Refused;
 use crate::os::clock;
-use crate::outbound;
 use crate::store::{Queue, Store};
+use crate::{inbound, outbound};
 
 /// How long the spool is waited for, for the age of what it holds.
 const DISK_PATIENCE: Duration = Duration::from_millis(500);

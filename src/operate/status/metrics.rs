@@ -10,11 +10,10 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use prometheus::{TEXT_FORMAT, TextEncoder};
 
 use super::health::{Health, QueueHealth};
-use super::readiness::describe_parts;
-use super::report::Report;
+use super::report::{Report, describe_parts};
 use crate::cloud::{CloudState, Endpoint};
 use crate::mqtt::NotNow;
-use crate::observe::series::PREFIX;
+use crate::observe::counters::PREFIX;
 use crate::store::{Queue, WhyNot};
 
 /// The content type of [`Report::metrics`].

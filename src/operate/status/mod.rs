@@ -7,9 +7,7 @@ pub mod bundle;
 mod health;
 pub mod metrics;
 mod overview;
-mod readiness;
 mod report;
-mod text;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use health::Health;
 pub use overview::{Overview, Problem};
-pub use readiness::{Part, Readiness, Ready};
-pub use report::{Info, Report};
+pub use report::{Info, Part, Readiness, Ready, Report};
 
 use crate::local::Publication;
 use crate::mqtt::Publisher;

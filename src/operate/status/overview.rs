@@ -1,13 +1,14 @@
-//! Everything at one look: what the status page shows and `status` prints.
+//! Everything at one look: what the status page shows, and for people what `status` prints.
+
+use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::health::{BusyHealth, Health, in_words};
-use super::readiness::Ready;
-use super::report::{Info, Report};
+use super::health::{BusyHealth, ClosedHealth, Health, QueueHealth, RefusedHealth, in_words};
+use super::report::{Info, Part, Ready, Report, describe_parts};
 use crate::cloud::CloudState;
 use crate::mqtt::Subscriptions;
-use crate::observe::activity::{Minute, Passed};
+use crate::observe::activity::{Minute, Passed, Way, harmless};
 use crate::store::Queue;
 
 /// From here on a queue is said to be nearly full, in per cent of its limit.
@@ -129,4 +130,135 @@ impl Overview {
     pub fn json(&self) -> String {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
+}
+
+/// So many messages are printed; the page shows more.
+const MESSAGES: usize = 10;
+
+/// The longest line for a service manager, in characters.
+const LINE: usize = 1_000;
+
+impl Overview {
+    /// What is wrong and what to do; each part with its state, cause and time; the queues; what was counted; the last messages.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = self.write(&mut text);
+        text.trim_end().to_owned()
+    }
+
+    fn write(&self, text: &mut String) -> std::fmt::Result {
+        let (info, health) = (&self.info, &self.health);
+        writeln!(text, "ilink2mqtt {} for uid {} is running since {}", info.version, info.uid, info.started_at)?;
+        for Problem { grave, part, cause, .. } in &self.problems {
+            let what = if *grave { "WRONG" } else { "advice" };
+            writeln!(text, "{what:<16}{part}: {}", plain(cause))?;
+        }
+        let cloud = &health.cloud;
+        writeln!(text, "{:<16}{} since {}{}", "iLink", cloud.state, cloud.since, cause(Some(&cloud.cause)))?;
+        for ClosedHealth { endpoint, cause, since } in &cloud.closed {
+            writeln!(text, "{:<16}{endpoint} since {since}: {}", "closed", plain(cause))?;
+        }
+        for (name, Part { ready, cause: why, since, .. }) in describe_parts(&self.ready) {
+            let state = if *ready { "ready" } else { "not ready" };
+            writeln!(text, "{name:<16}{state} since {since}{}", cause(why.as_deref()))?;
+        }
+        for RefusedHealth { topic, cause, since } in &health.broker.refused {
+            writeln!(text, "{:<16}{} since {since}: {}", "refused", plain(topic), plain(cause))?;
+        }
+        for BusyHealth { what, kind, cause, since, lanes, messages } in &health.broker.busy {
+            let held_up = format!("{messages} {what} wait in {lanes} lanes");
+            writeln!(text, "{:<16}{held_up} since {since}: {}", in_words(kind), plain(cause))?;
+        }
+        if let Some(left) = health.token_expires_in_s {
+            writeln!(text, "{:<16}for another {left} s", "access token")?;
+        }
+        let never = || "never in this run".to_owned();
+        writeln!(text, "{:<16}{}", "last handshake", health.callback.last_get_at.clone().unwrap_or_else(never))?;
+        writeln!(text, "{:<16}{}", "last push", health.callback.last_push_at.clone().unwrap_or_else(never))?;
+        let queues = &health.queues;
+        let all = [
+            ("inbound", &queues.inbound, "waiting"),
+            ("outbound", &queues.outbound, "waiting"),
+            ("set aside", &queues.set_aside, "kept"),
+        ];
+        for (name, QueueHealth { depth, oldest_s, bytes }, what) in all {
+            let oldest = oldest_s.map(|age| format!(", the oldest for {age} s")).unwrap_or_default();
+            writeln!(text, "{name:<16}{depth} {what}, {bytes} bytes{oldest}")?;
+        }
+        let (from, to) =
+            self.minutes.iter().fold((0, 0), |(from, to), minute| (from + minute.from_ilink, to + minute.to_ilink));
+        writeln!(text, "{:<16}{from} from iLink, {to} to iLink", "last hour")?;
+        for (name, counts) in [("turned away", &health.callback.rejected), ("unanswered", &health.callback.unanswered)]
+        {
+            let counts: Vec<_> =
+                counts.iter().filter(|(_, count)| **count > 0).map(|(why, n)| format!("{why} {n}")).collect();
+            if !counts.is_empty() {
+                writeln!(text, "{name:<16}{}", counts.join(", "))?;
+            }
+        }
+        let counted = health.counters.iter().filter(|(_, count)| **count > 0);
+        for (name, count) in counted {
+            writeln!(text, "  {name} {count}")?;
+        }
+        for (name, counts) in &health.routes {
+            let counts = counts.iter().filter(|(_, count)| **count > 0).map(|(what, count)| format!(" {what} {count}"));
+            writeln!(text, "  route {name}:{}", some_or(counts.collect::<Vec<_>>().join(","), " nothing yet"))?;
+        }
+        if !self.messages.is_empty() {
+            writeln!(text, "last messages")?;
+        }
+        for passed in self.messages.iter().take(MESSAGES) {
+            writeln!(text, "  {}", message(passed))?;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    /// How things stand, in one line: for a service manager.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let cloud = self.cloud.borrow().clone();
+        line(cloud.state.as_str(), &cloud.cause, &self.ready())
+    }
+}
+
+/// One line: what is well in few words, what is not with its cause.
+fn line(cloud: &str, why: &str, ready: &Ready) -> String {
+    let parts = [("broker", &ready.broker), ("subscriptions", &ready.subscriptions), ("spool", &ready.spool)];
+    let (well, unwell): (Vec<_>, Vec<_>) = parts.into_iter().partition(|(_, part)| part.ready);
+    let mut line = format!("iLink {cloud}{}", cause(Some(why)));
+    for (name, part) in unwell {
+        let _ = write!(line, "; {name} not ready{}", cause(part.cause.as_deref()));
+    }
+    if !well.is_empty() {
+        let _ = write!(line, "; ready: {}", well.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "));
+    }
+    line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LINE).collect()
+}
+
+fn some_or(text: String, otherwise: &str) -> String {
+    if text.is_empty() { otherwise.to_owned() } else { text }
+}
+
+/// One line for a message.
+fn message(passed: &Passed) -> String {
+    let Passed { at, way, kind, from, to, bytes, outcome, took_ms, content, .. } = passed;
+    let way = if *way == Way::FromIlink { "from iLink" } else { "to iLink" };
+    let from = from.as_ref().map(|from| format!(" from {}", plain(from))).unwrap_or_default();
+    let to = to.as_ref().map(|to| format!(" to {}", plain(to))).unwrap_or_default();
+    let bytes = bytes.map(|bytes| format!(", {bytes} bytes")).unwrap_or_default();
+    let content = content.as_ref().map(|content| format!(": {}", plain(content))).unwrap_or_default();
+    format!("{at}  {way:<10}  {kind}{from}{to}{bytes}, {outcome} after {took_ms} ms{content}")
+}
+
+fn cause(cause: Option<&str>) -> String {
+    cause.filter(|cause| !cause.is_empty()).map(|cause| format!(": {}", plain(cause))).unwrap_or_default()
+}
+
+/// On one line.
+fn plain(text: &str) -> String {
+    harmless(text).replace('\n', "\u{fffd}")
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ilink2mqtt::local::command::{decode, decode_call, reference};
 use ilink2mqtt::local::{Command, CommandResult, Parsed, Reference, Rejection, response_topic_allowed};
 use ilink2mqtt::mqtt::Incoming;
-use ilink2mqtt::operate::control::verbs::parse_call;
+use ilink2mqtt::operate::control::parse_call;
 use ilink2mqtt::operate::control::{Answer, Verb};
 use ilink2mqtt::os::clock::Stamp;
 use ilink2mqtt::outbound::record::{self, Mark, Record, ReplyTo};

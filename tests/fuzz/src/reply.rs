@@ -5,7 +5,7 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use ilink2mqtt::local::{CommandResult, Reference, Status};
-use ilink2mqtt::operate::control::verbs::answer;
+use ilink2mqtt::operate::control::answer;
 use ilink2mqtt::os::clock::Stamp;
 use ilink2mqtt::outbound::record::{Record, ReplyTo, StoredResult};
 use ilink2mqtt::protocol::{Class, NotAReply, Reply, TokenGrant};
