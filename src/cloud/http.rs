@@ -1,7 +1,7 @@
 //! The HTTP client: calls to iLink, the visit that `check --connect` pays to the callback, the simulator's pushes.
 //!
 //! It follows no redirects, repeats no request that may have been read, and ignores the environment's proxies, because iLink
-//! ties a uid to one address (1003). Nor does it trust who answers: an answer's head has an end ([`MAX_HEAD`]), its body is
+//! ties a uid to one address (1003). Nor does it trust who answers: an answer's head has an end (`MAX_HEAD`), its body is
 //! read up to the caller's limit, and all of it must come in the time that [`Options`] allow.
 
 use std::error::Error as StdError;

@@ -32,7 +32,7 @@ pub struct Patience {
     pub rest_min: Duration,
     /// The longest rest.
     pub rest_max: Duration,
-    /// A row is not blamed before it has failed for so long; see [`Blame`].
+    /// A row is not blamed before it has failed for so long; see `Blame`.
     pub blame_after: Duration,
 }
 
