@@ -17,7 +17,7 @@ use super::supervisor::{FAULT, Step, Supervisor};
 use super::{listeners, parts};
 use crate::cloud::{Client, HandshakeLog, RegisterPolicy, Session, SessionConfig};
 use crate::config::{self, Config, Register};
-use crate::delivery::busy::AllBusy;
+use crate::delivery::refused::AllBusy;
 use crate::http::listener;
 use crate::http::listener::{Stop, Tls};
 use crate::inbound;

@@ -11,12 +11,11 @@ mod core;
 mod error;
 mod homeassistant;
 mod listeners;
-mod loops;
-mod observers;
 mod parts;
 mod reload;
 pub mod setup;
 mod supervisor;
+mod tasks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,11 +33,10 @@ use crate::os::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
 use crate::{cloud, mqtt};
 pub use error::AppError;
-use loops::Around;
-use observers::Observers;
 use parts::RouteParts;
 pub use reload::Source;
 use supervisor::{Step, Supervisor};
+use tasks::{Around, Observers};
 
 /// Runs the daemon until a signal, or until `stop` is cancelled (the demo's way), on `sockets` where there are some.
 ///
@@ -63,7 +61,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     let callback_at = callback.local_addr().unwrap_or(config.callback.listen);
     let tls = core.serve_callback(&config, callback, &shutdown, &mut supervisor)?;
     let routes = RouteParts::open(&config, &core.spool).await?;
-    let link_config = observers::link_config(&config, &core, routes.filters()).await?;
+    let link_config = tasks::link_config(&config, &core, routes.filters()).await?;
     let link = mqtt::start(link_config, shutdown.link.clone()).map_err(|error| AppError::Config(error.to_string()))?;
     let (session, session_task) = cloud::start(
         client,
@@ -78,7 +76,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     let report = Arc::new(core.report(&config, info_rx, &session, &link, &routes));
 
     let around = Around { config: &config, core: &core, session: &session, routes: &routes, shutdown: &shutdown };
-    let loops = loops::start(&around, link, settings_rx, &mut supervisor);
+    let loops = tasks::start_loops(&around, link, settings_rx, &mut supervisor);
     let (current, current_rx) = watch::channel(config.clone());
     let observers = Observers {
         around: &around,

@@ -12,10 +12,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::busy::BusyBoard;
 use super::lanes::{Lanes, Memo, Outcome, Patience, Ticket, Verdict};
+use super::refused::BusyBoard;
 use super::{Part, Settled, hand_over, settle};
-use crate::delivery::set_aside::SetAside;
+use crate::delivery::refused::SetAside;
 use crate::mqtt::{ForNow, Publisher, Refusal};
 use crate::observe::log::clipped;
 use crate::os::clock;

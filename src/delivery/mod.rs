@@ -1,15 +1,14 @@
 //! Rows of the spool on their way to the broker: order and retry, the same for what iLink pushed and for results.
 //!
 //! A row is published as one or more *parts*. [`hand_over`] gives them to the link, [`settle`] waits for what becomes of all;
-//! [`lanes`] say which rows may go when, and what is to be sent again, and when a row is given up. The [`courier`] puts
-//! it to work. What the broker refuses for good goes to the set-aside store ([`crate::delivery::set_aside`]).
+//! [`lanes`] say which rows may go when, what is to be sent again, and when a row is given up. The [`courier`] puts it to work.
+//! What the broker refuses for good goes to the set-aside store ([`refused`]).
 
-pub mod busy;
 pub mod codec;
 pub mod courier;
 pub mod lanes;
+pub mod refused;
 pub mod routing;
-pub mod set_aside;
 
 use std::sync::Arc;
 

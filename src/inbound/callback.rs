@@ -23,11 +23,12 @@ use tracing::{debug, info, warn};
 use super::room::Held;
 use super::store::Store;
 use crate::cloud::{Handshake, HandshakeLog};
+use crate::http;
 use crate::http::answered::{Answer, Armed};
 use crate::http::listener::{NoAnswer, Visit};
 use crate::observe::counters::{Counters, PushOutcome, Unanswered};
 use crate::observe::log::Seldom;
-use crate::os::{clock, secret};
+use crate::os::clock;
 use crate::protocol::signature::{self, Accepted, Variant};
 use crate::protocol::{Push, Uid, lenient};
 
@@ -168,7 +169,7 @@ impl Callback {
     /// Is the last non-empty segment of `path` the secret? Proxies may have stripped what stands before it.
     fn is_ours(&self, path: &str) -> bool {
         let last = path.rsplit('/').find(|segment| !segment.is_empty()).unwrap_or_default();
-        self.config.path_secrets.borrow().iter().any(|secret| secret::is(last.as_bytes(), secret))
+        self.config.path_secrets.borrow().iter().any(|secret| http::is_secret(last.as_bytes(), secret))
     }
 
     fn handshake(&self, query: &str, armed: &Armed) -> Response<Answer> {

@@ -5,6 +5,5 @@
 pub mod children;
 pub mod clock;
 pub mod files;
-pub mod secret;
 pub mod shutdown;
 pub mod tls;

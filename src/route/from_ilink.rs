@@ -4,8 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::filters::wildcard_levels;
-use super::index::Index;
-use super::pattern::{Selection, check_name};
+use super::pattern::{Index, Selection, check_name};
 use super::rule::{FromRule, Outcome, Rate};
 use super::template::Template;
 use super::values::{Document, Values};

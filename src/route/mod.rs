@@ -13,7 +13,6 @@
 
 mod filters;
 mod from_ilink;
-mod index;
 mod pattern;
 mod rule;
 mod template;

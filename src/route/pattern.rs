@@ -1,6 +1,10 @@
-//! What both directions' rules have in common: their patterns, word tables and names.
+//! What both directions' rules have in common: their patterns, word tables and names, and the [`Index`] that finds the routes
+//! which a message may fire without trying them all: by the levels of its topic first, then by one pass over the regular
+//! expressions of those that are left.
 
-use regex::{Captures, Regex, RegexBuilder};
+use std::collections::HashMap;
+
+use regex::{Captures, Regex, RegexBuilder, RegexSet};
 
 use super::filters::wildcards;
 use super::rule::Maps;
@@ -86,4 +90,156 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("name: it must be 1 to {NAME_MOST} letters, digits, '-', '_' or '.'"))
+}
+
+/// Routes by their filters, and for each filter by their patterns.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Index {
+    root: Node,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Node {
+    literal: HashMap<String, Node>,
+    any: Option<Box<Node>>,
+    /// Of filters that end here.
+    here: Bucket,
+    /// Of filters that end here with `#`.
+    below: Bucket,
+}
+
+/// The routes of one filter, by number.
+#[derive(Debug, Clone, Default)]
+struct Bucket {
+    /// Those without a pattern.
+    always: Vec<usize>,
+    /// Those with one.
+    patterned: Vec<usize>,
+    /// All their patterns at once, in this order; none if they are few, or too large to be one.
+    set: Option<RegexSet>,
+}
+
+/// So many patterns are tried one by one as fast as together.
+const FEW: usize = 4;
+/// The most memory that the patterns of one filter may take together, in bytes.
+const SET_SIZE: usize = 64 << 20;
+
+/// The numbers of the routes whose filter selects a message.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Candidates {
+    /// May fire; in ascending order.
+    pub(super) possible: Vec<usize>,
+    /// Certainly do not match.
+    pub(super) no_match: Vec<usize>,
+}
+
+impl Index {
+    /// An index over routes, each a filter and a pattern; numbers are positions.
+    pub(super) fn new<'r>(routes: impl Iterator<Item = (&'r str, Option<&'r Regex>)>) -> Self {
+        let mut index = Self::default();
+        let mut patterns = HashMap::<&str, Vec<&str>>::new();
+        for (number, (filter, pattern)) in routes.enumerate() {
+            let bucket = index.bucket(filter);
+            match pattern {
+                None => bucket.always.push(number),
+                Some(pattern) => {
+                    bucket.patterned.push(number);
+                    patterns.entry(filter).or_default().push(pattern.as_str());
+                }
+            }
+        }
+        for (filter, patterns) in patterns.iter().filter(|(_, patterns)| patterns.len() > FEW) {
+            let built = regex::RegexSetBuilder::new(patterns).size_limit(SET_SIZE).dfa_size_limit(SET_SIZE / 8).build();
+            index.bucket(filter).set = built.ok();
+        }
+        index
+    }
+
+    fn bucket(&mut self, filter: &str) -> &mut Bucket {
+        let mut node = &mut self.root;
+        for level in filter.split('/') {
+            node = match level {
+                "#" => return &mut node.below,
+                "+" => node.any.get_or_insert_default(),
+                literal => node.literal.entry(literal.to_owned()).or_default(),
+            };
+        }
+        &mut node.here
+    }
+
+    /// The routes whose filter selects `topic`; `text` is the message, if it is text.
+    pub(super) fn candidates(&self, topic: &str, text: Option<&str>) -> Candidates {
+        let mut found = Candidates::default();
+        let levels: Vec<&str> = topic.split('/').collect();
+        self.root.collect(&levels, text, &mut found);
+        found.possible.sort_unstable();
+        found
+    }
+}
+
+impl Node {
+    /// Goes as deep as the filters do, however many levels the topic has.
+    fn collect(&self, levels: &[&str], text: Option<&str>, found: &mut Candidates) {
+        self.below.collect(text, found);
+        let Some((level, rest)) = levels.split_first() else { return self.here.collect(text, found) };
+        if let Some(node) = self.literal.get(*level) {
+            node.collect(rest, text, found);
+        }
+        if let Some(node) = &self.any {
+            node.collect(rest, text, found);
+        }
+    }
+}
+
+impl Bucket {
+    fn collect(&self, text: Option<&str>, found: &mut Candidates) {
+        found.possible.extend(&self.always);
+        match (text, &self.set) {
+            // A pattern is of text.
+            (None, _) => found.no_match.extend(&self.patterned),
+            (Some(_), None) => found.possible.extend(&self.patterned),
+            (Some(text), Some(set)) => {
+                let matched = set.matches(text);
+                let (possible, no_match) = (&mut found.possible, &mut found.no_match);
+                for (at, number) in self.patterned.iter().enumerate() {
+                    if matched.matched(at) { possible.push(*number) } else { no_match.push(*number) }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::local::filter::matches;
+
+    #[test]
+    fn patterns_of_one_filter_are_tried_together() {
+        let patterns: Vec<Regex> = (0..20).map(|n| Regex::new(&format!("^lamp{n}$")).unwrap()).collect();
+        let mut routes: Vec<_> = patterns.iter().map(|pattern| ("user/413/text", Some(pattern))).collect();
+        routes.push(("user/413/text", None));
+        routes.push(("user/412/text", None));
+        let index = Index::new(routes.into_iter());
+        let found = index.candidates("user/413/text", Some("lamp7"));
+        assert_eq!(found.possible, [7, 20]);
+        assert_eq!(found.no_match.len(), 19);
+        assert_eq!(index.candidates("user/413/text", None).possible, [20]);
+        assert_eq!(index.candidates("user/41/text", Some("lamp7")), Candidates::default());
+    }
+
+    proptest! {
+        #[test]
+        fn it_finds_what_the_filters_select(
+            filters in proptest::collection::vec("([ab+]/){0,3}[ab+#]", 1..8),
+            topic in "([abc]?/){0,4}[abc]?",
+        ) {
+            let index = Index::new(filters.iter().map(|filter| (filter.as_str(), None)));
+            let wanted: Vec<usize> =
+                filters.iter().enumerate().filter(|(_, filter)| matches(filter, &topic)).map(|(n, _)| n).collect();
+            prop_assert_eq!(index.candidates(&topic, Some("")).possible, wanted);
+        }
+    }
 }

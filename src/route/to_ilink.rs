@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 
 use super::filters::{cover, wildcard_levels};
-use super::index::Index;
-use super::pattern::{Selection, check_name};
+use super::pattern::{Index, Selection, check_name};
 use super::rule::{Outcome, ToRule};
 use super::template::Template;
 use super::values::{Document, Values};

@@ -5,12 +5,10 @@
 //! registered, nothing is retained, the broker sees another client than the bridge. Beside a running bridge, iLink is asked
 //! through it.
 
-mod api;
-mod broker;
+mod addresses;
 mod callback;
-mod certificate;
 mod findings;
-mod names;
+mod services;
 
 use std::path::Path;
 
@@ -40,11 +38,11 @@ pub async fn run(config: &Config) -> Result<Answer, AppError> {
     let client = parts::client(config)?;
     let mut findings = Findings::default();
     let us = us(config, &mut findings).await;
-    names::check(config, &mut findings).await;
-    api::check(config, &client, &us, &mut findings).await;
-    broker::check(config, &mut findings).await?;
+    addresses::check_names(config, &mut findings).await;
+    services::check_ilink(config, &client, &us, &mut findings).await;
+    services::check_broker(config, &mut findings).await?;
     callback::check(config, &us, &mut findings).await?;
-    certificate::check(config, &mut findings).await;
+    addresses::check_certificates(config, &mut findings).await;
     Ok(findings.answer())
 }
 
@@ -53,14 +51,14 @@ pub(super) async fn account(config: &Config) -> Result<Findings, AppError> {
     let client = parts::client(config)?;
     let mut findings = Findings::default();
     let us = us(config, &mut Findings::default()).await;
-    api::check(config, &client, &us, &mut findings).await;
+    services::check_ilink(config, &client, &us, &mut findings).await;
     Ok(findings)
 }
 
 /// The broker alone.
 pub(super) async fn broker(config: &Config) -> Result<Findings, AppError> {
     let mut findings = Findings::default();
-    broker::check(config, &mut findings).await?;
+    services::check_broker(config, &mut findings).await?;
     Ok(findings)
 }
 
@@ -69,7 +67,7 @@ pub(super) async fn callback(config: &Config) -> Result<Findings, AppError> {
     let mut findings = Findings::default();
     let us = us(config, &mut Findings::default()).await;
     callback::check(config, &us, &mut findings).await?;
-    certificate::check(config, &mut findings).await;
+    addresses::check_certificates(config, &mut findings).await;
     Ok(findings)
 }
 

@@ -32,10 +32,10 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::http;
 use crate::http::listener::{self, NoAnswer, Serve, Visit};
 use crate::observe::progress::{self, Progress};
 use crate::operate::status::{self, Overview, Report};
-use crate::os::secret;
 
 /// So many streams of events at once; fewer where the listener has little room.
 const STREAMS_AT_MOST: usize = 8;
@@ -216,7 +216,7 @@ impl Admin {
             }
             _ => return false,
         };
-        secret::is(&given, token)
+        http::is_secret(&given, token)
     }
 }
 

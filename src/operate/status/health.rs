@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::report::{Part, Report, describe, time};
 use crate::cloud::ClosedEndpoint;
-use crate::delivery::busy::Busy;
+use crate::delivery::refused::Busy;
 use crate::mqtt::Refused;
 use crate::os::clock;
 use crate::store::{Queue, Store};
@@ -213,7 +213,7 @@ async fn oldest(spool: &dyn Store, queue: Queue) -> Option<Duration> {
             outbound::record::Record::Command(command) => Some(command.at.age()),
             outbound::record::Record::Result(result) => Some(result.at.age()),
         },
-        Queue::SetAside => crate::delivery::set_aside::age(row),
+        Queue::SetAside => crate::delivery::refused::set_aside_age(row),
     }
 }
 

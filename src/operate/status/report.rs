@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::cloud::{HandshakeLog, Status};
-use crate::delivery::busy::AllBusy;
+use crate::delivery::refused::AllBusy;
 use crate::delivery::routing::RouteStates;
 use crate::inbound::callback::LastSeen;
 use crate::local::Base;

@@ -3,18 +3,21 @@
 //! An implementation says in a [`Subject`] how it is opened, killed and made to fail, and runs all of it by [`suite`]. What is
 //! special to it (files, damage, words about its disk) it tests itself.
 
-mod keys;
 mod model;
-mod room;
 mod rows;
-mod subject;
 mod trouble;
 
-pub(crate) use keys::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{sleep, timeout};
+
+use crate::store::{Limits, Queue, Row, Store};
+
 pub(crate) use model::the_store_is_what_the_model_says;
-pub(crate) use room::*;
 pub(crate) use rows::*;
-pub(crate) use subject::Subject;
 pub(crate) use trouble::*;
 
 /// Runs every case for the [`Subject`] of this name.
@@ -56,3 +59,50 @@ macro_rules! suite {
     };
 }
 pub(crate) use suite;
+
+/// An implementation, and the place where it stores.
+pub(crate) trait Subject: Sized {
+    /// An empty one with these limits.
+    async fn create(limits: Limits) -> Self;
+
+    /// The store, as it is open now.
+    fn store(&self) -> Arc<dyn Store>;
+
+    /// Closes it and opens it again.
+    async fn reopen(self) -> Self;
+
+    /// Opens what is left when it is killed now. Other handles of it are of no use any more.
+    async fn crash(self) -> Self;
+
+    /// The sync of the next commit fails.
+    fn fail_next_sync(&self);
+
+    /// The next read fails, and may succeed when it is tried again.
+    fn fail_next_read(&self);
+
+    /// There is no room for new rows from now on, or there is again.
+    fn fill(&self, full: bool);
+}
+
+const ROOMY: Limits = Limits { inbound: 1 << 30, outbound: 1 << 30, set_aside: 1 << 24 };
+
+async fn everything(store: &dyn Store, queue: Queue) -> Vec<Row> {
+    store.read_after(queue, 0, usize::MAX, usize::MAX).await.expect("reading works")
+}
+
+async fn contents(store: &dyn Store, queue: Queue) -> BTreeMap<u64, Vec<u8>> {
+    everything(store, queue).await.into_iter().map(|row| (row.seq, row.data.to_vec())).collect()
+}
+
+async fn append(store: &dyn Store, queue: Queue, data: impl Into<Bytes>) -> u64 {
+    store.append(queue, data.into(), None).await.expect("there is room")
+}
+
+async fn until(mut met: impl FnMut() -> bool) {
+    let met = async {
+        while !met() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_mins(2), met).await.expect("it happens in time");
+}

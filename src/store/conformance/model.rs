@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tokio::runtime::Runtime;
 
-use super::subject::{ROOMY, Subject, contents};
+use super::{ROOMY, Subject, contents};
 use crate::store::{Queue, ROW_OVERHEAD};
 
 #[derive(Debug, Clone)]

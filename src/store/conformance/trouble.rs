@@ -1,11 +1,14 @@
-//! What fails: for a moment, or for good.
+//! Fullness, by what the queues hold and by what the place of the store has left; and what fails, for a moment or for good.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use super::subject::{ROOMY, Subject, append, everything};
-use crate::store::{Queue, SpoolError, Then};
+use super::{ROOMY, Subject, append, contents, everything, until};
+use crate::store::{Limits, Queue, ROW_OVERHEAD, SpoolError, Store, Then, WhyNot};
 
 pub(crate) async fn a_failed_sync_ends_it_and_nothing_is_answered_afterwards<S: Subject>() {
     let subject = S::create(ROOMY).await;
@@ -68,4 +71,73 @@ pub(crate) async fn a_closed_store_answers_nobody<S: Subject>() {
     store.close().await;
     let subject = subject.reopen().await;
     assert!(everything(&*subject.store(), Queue::Inbound).await.is_empty());
+}
+
+/// Room for three rows of 100 bytes.
+const THREE: u64 = 3 * (100 + ROW_OVERHEAD);
+
+fn tells_that_inbound_is_full(store: &dyn Store) -> bool {
+    store.stores().is_err_and(|not| not.why == WhyNot::Full && not.cause.contains("inbound queue is full"))
+}
+
+pub(crate) async fn a_full_queue_refuses_new_rows_and_nothing_else<S: Subject>() {
+    let subject = S::create(Limits { inbound: THREE, outbound: 1000, set_aside: THREE }).await;
+    let store = subject.store();
+    assert_eq!(store.limit(Queue::Inbound), THREE);
+    let first = append(&*store, Queue::Inbound, vec![0; 100]).await;
+    for _ in 0..2 {
+        append(&*store, Queue::Inbound, vec![0; 100]).await;
+    }
+    assert_eq!(store.append(Queue::Inbound, vec![0; 100].into(), None).await, Err(SpoolError::Full));
+    assert!(tells_that_inbound_is_full(&*store));
+    append(&*store, Queue::Outbound, vec![0; 100]).await;
+    store.replace(Queue::Inbound, first, vec![1; 200]).await.unwrap();
+    assert_eq!(everything(&*store, Queue::Inbound).await.len(), 3);
+
+    // A completion that is still pending makes room.
+    store.complete(Queue::Inbound, first);
+    append(&*store, Queue::Inbound, vec![0; 100]).await;
+    until(|| store.writable().borrow().is_ok()).await;
+
+    let mut set_aside = Vec::new();
+    for n in 1..=5 {
+        set_aside.push(append(&*store, Queue::SetAside, vec![n; 100]).await);
+    }
+    assert!(contents(&*store, Queue::SetAside).await.into_keys().eq(set_aside[2..].iter().copied()));
+    assert_eq!(store.counters().set_aside_dropped, 2);
+    assert_eq!(store.append(Queue::SetAside, vec![0; 1000].into(), None).await, Err(SpoolError::Full));
+}
+
+pub(crate) async fn a_queue_that_one_batch_fills_counts_as_full<S: Subject>() {
+    let subject = S::create(Limits { inbound: THREE, outbound: 1000, set_aside: 1000 }).await;
+    let store = subject.store();
+    let appends = join_all((0..10).map(|_| store.append(Queue::Inbound, vec![0; 100].into(), None))).await;
+    assert_eq!(appends.iter().filter(|appended| appended.is_err()).count(), 7);
+    until(|| tells_that_inbound_is_full(&*store)).await;
+    for seq in appends.into_iter().flatten() {
+        store.complete(Queue::Inbound, seq);
+    }
+    until(|| store.writable().borrow().is_ok()).await;
+}
+
+pub(crate) async fn without_room_nothing_is_stored_and_all_else_goes_on<S: Subject>() {
+    let subject = S::create(ROOMY).await;
+    let store = subject.store();
+    let (first, second) = (append(&*store, Queue::Outbound, "1").await, append(&*store, Queue::Outbound, "2").await);
+    subject.fill(true);
+    let refused = store.append(Queue::Outbound, "3".into(), None).await;
+    assert!(matches!(refused, Err(SpoolError::Unwritable(_))), "{refused:?}");
+    assert!(store.stores().is_err_and(|not| not.why == WhyNot::Refused));
+    assert!(!store.has_failed());
+    store.replace(Queue::Outbound, first, b"result".to_vec()).await.unwrap();
+    store.complete(Queue::Outbound, second);
+    let rows = everything(&*store, Queue::Outbound).await;
+    assert!(rows.len() == 1 && rows[0].data == "result", "{rows:?}");
+    assert!(store.writable().borrow().is_err(), "completing is not appending");
+
+    subject.fill(false);
+    // Nobody appends meanwhile.
+    let mut writable = store.writable();
+    timeout(Duration::from_mins(2), writable.wait_for(Result::is_ok)).await.expect("in time").unwrap();
+    assert!(append(&*store, Queue::Outbound, "3").await > second);
 }

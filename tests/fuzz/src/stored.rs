@@ -5,7 +5,7 @@
 use std::fs;
 use std::time::Duration;
 
-use ilink2mqtt::delivery::set_aside;
+use ilink2mqtt::delivery::refused;
 use ilink2mqtt::inbound::presence::Known;
 use ilink2mqtt::inbound::record::Record as Inbound;
 use ilink2mqtt::local::CommandResult;
@@ -25,7 +25,7 @@ pub fn run(data: &[u8]) {
         Some(b'i') => check_inbound(bytes),
         Some(b'o') => check_outbound(bytes),
         Some(b'r') => check_result(bytes),
-        Some(b'a') => drop(set_aside::age(bytes)),
+        Some(b'a') => drop(refused::set_aside_age(bytes)),
         Some(b'p') => drop(postcard::from_bytes::<Known>(bytes)),
         Some(b'j') => check_identity(bytes),
         _ => {}

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ilink2mqtt::delivery::busy::{AllBusy, BusyBoard};
 use ilink2mqtt::delivery::lanes::Patience;
-use ilink2mqtt::delivery::set_aside::SetAside;
+use ilink2mqtt::delivery::refused::{AllBusy, BusyBoard, SetAside};
 use ilink2mqtt::inbound::record::Record;
 use ilink2mqtt::inbound::relay::{Relay, RelayConfig, RelaySettings};
 use ilink2mqtt::local::Output;

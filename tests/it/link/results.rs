@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ilink2mqtt::delivery::busy::BusyBoard;
 use ilink2mqtt::delivery::lanes::Patience;
-use ilink2mqtt::delivery::set_aside::SetAside;
+use ilink2mqtt::delivery::refused::{BusyBoard, SetAside};
 use ilink2mqtt::local::{CommandResult, Publication};
 use ilink2mqtt::os::clock::Stamp;
 use ilink2mqtt::outbound::record::{Record, ReplyTo, StoredResult};

@@ -1,15 +1,19 @@
-//! iLink itself: can it be reached, is our clock near its clock, are the credentials right?
+//! The two that we call. iLink: can it be reached, is our clock near its clock, are the credentials right? The broker: does it
+//! let us in, and may we do there what the bridge does?
 //!
 //! The credentials are tried by a query of the registration: that needs no access token and changes nothing.
 
 use std::time::{Duration, SystemTime};
 
 use secrecy::ExposeSecret as _;
+use tokio::sync::watch;
+use url::Url;
 
-use super::findings::{Findings, Us, callback_url};
-use crate::app::parts;
+use super::findings::{Findings, Us, brokers, callback_url, random};
+use crate::app::{AppError, parts};
 use crate::cloud::{Client, ConfigQuota};
-use crate::config::Config;
+use crate::config::{Config, MqttProtocol};
+use crate::mqtt::{self, LinkConfig, Rights, RightsError, RouteFilters, Verdict, Wanted};
 use crate::operate::control::{self, Answer, Verb};
 use crate::os::clock;
 use crate::protocol::{ResultCode, SetConfig};
@@ -25,7 +29,7 @@ const FAR: Duration = Duration::from_mins(15);
 /// 2025-01-01: before it this program did not exist.
 const EARLIEST_MS: u64 = 1_735_689_600_000;
 
-pub(super) async fn check(config: &Config, client: &Client, us: &Us, findings: &mut Findings) {
+pub(super) async fn check_ilink(config: &Config, client: &Client, us: &Us, findings: &mut Findings) {
     let now = SystemTime::now();
     let time = client.time().await;
     judge_clock(now, time.as_ref().ok().copied().flatten(), findings);
@@ -117,6 +121,86 @@ fn judge_clock(now: SystemTime, there: Option<SystemTime>, findings: &mut Findin
         off if off <= NEAR => findings.ok(CLOCK, "it agrees with iLink's"),
         off if off <= FAR => findings.warn(CLOCK, format!("{text}: {remedy}")),
         _ => findings.fail(CLOCK, format!("{text}: {remedy}")),
+    }
+}
+
+const BROKER: &str = "broker";
+const PUBLISH: &str = "publish";
+const SUBSCRIBE: &str = "subscribe";
+
+/// Tries every address.
+pub(super) async fn check_broker(config: &Config, findings: &mut Findings) -> Result<(), AppError> {
+    for broker in brokers(config) {
+        if !config.mqtt.other_brokers.is_empty() {
+            findings.ok(BROKER, format!("{broker}:"));
+        }
+        check_one(config, broker, findings).await?;
+    }
+    Ok(())
+}
+
+async fn check_one(config: &Config, broker: &Url, findings: &mut Findings) -> Result<(), AppError> {
+    let random = random();
+    // Another one than the bridge's: that may be connected.
+    let client_id = format!("{}-{random}", config.mqtt.client_id);
+    let wanted = Wanted { writes: config.writes_to_try(), reads: config.reads() };
+    let (_routes, none) = watch::channel(RouteFilters::default());
+    let link = LinkConfig { broker: broker.clone(), other_brokers: Vec::new(), ..parts::link(config, none) };
+    match mqtt::try_out(link, client_id, &random, wanted).await {
+        Ok(rights) => {
+            findings.ok(BROKER, "it lets us in");
+            tell(&rights, config.mqtt.protocol == MqttProtocol::V311, findings);
+            Ok(())
+        }
+        Err(RightsError::NoConnection(cause)) => {
+            findings.fail(BROKER, cause);
+            Ok(())
+        }
+        Err(RightsError::Start(error)) => Err(AppError::Config(error.to_string())),
+    }
+}
+
+fn tell(rights: &Rights, silent: bool, findings: &mut Findings) {
+    verdicts(PUBLISH, &rights.writes, silent, findings);
+    verdicts(SUBSCRIBE, &rights.reads, false, findings);
+    match rights.heard {
+        Some(true) => findings.ok(SUBSCRIBE, "a message to a command topic arrives"),
+        Some(false) => findings.fail(
+            SUBSCRIBE,
+            "a message to a command topic does not arrive, though the subscription was granted: the broker's ACL drops it; `ilink2mqtt check --acl` prints the lines it needs",
+        ),
+        None => {}
+    }
+    if let Some(uid) = &rights.other {
+        findings.fail(
+            BROKER,
+            format!(
+                "the bridge of uid {uid} is online under this base topic: each account needs its own mqtt.base_topic"
+            ),
+        );
+    }
+}
+
+/// One line for what is well, and one for each that is not.
+fn verdicts(step: &'static str, verdicts: &[(String, Verdict)], silent: bool, findings: &mut Findings) {
+    let granted = verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::Granted).count();
+    if granted > 0 {
+        let of = if granted == verdicts.len() { String::new() } else { format!(" of {}", verdicts.len()) };
+        findings.ok(step, format!("granted for {granted}{of} topics"));
+    }
+    for (filter, verdict) in verdicts {
+        match verdict {
+            Verdict::Granted => {}
+            Verdict::Refused(remedy) => findings.fail(step, format!("{filter} is refused: {remedy}")),
+            Verdict::Unknown(_) if silent => {}
+            Verdict::Unknown(why) => findings.warn(step, format!("{filter}: the broker did not say ({why})")),
+        }
+    }
+    if silent {
+        findings.warn(
+            step,
+            "MQTT 3.1.1 does not tell what the broker's ACL drops: compare it with `ilink2mqtt check --acl`, or set mqtt.protocol = \"5\"",
+        );
     }
 }
 
