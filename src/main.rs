@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ilink2mqtt::app::{self, AppError, Source};
-use ilink2mqtt::cli::{Cli, Command, EXIT_INTERNAL, EXIT_USAGE, Route, RouteCommand, RouteTest, Setup};
-use ilink2mqtt::cli::{dry_run, manual};
+use ilink2mqtt::cli::{
+    Cli, Command, EXIT_INTERNAL, EXIT_USAGE, Route, RouteCommand, RouteTest, Setup, dry_run, manual,
+};
 use ilink2mqtt::config::{Config, Environment, Log, LogFormat};
 use ilink2mqtt::observe::log;
 use ilink2mqtt::operate::control::{self, Answer, Verb};
@@ -196,7 +197,7 @@ async fn run_sim(arguments: ilink2mqtt::cli::Sim) -> u8 {
         eprintln!("the simulated iLink service listens on http://{address}");
     }
     let stop = CancellationToken::new();
-    tokio::spawn(ilink2mqtt::os::shutdown::cancel_on_signal(stop.clone()));
+    tokio::spawn(ilink2mqtt::os::tasks::cancel_on_signal(stop.clone()));
     match sim::serve(listener, options, stop).await {
         Ok(()) => 0,
         Err(error) => fail(

@@ -13,7 +13,7 @@ use crate::cli::EXIT_UNAVAILABLE;
 use crate::cloud::{self, ConfigQuota, Endpoint, RegisterPolicy, Registry, SessionConfig};
 use crate::config::{Config, Register};
 use crate::operate::control::{Answer, Verb, answer, internal, outcome, parse_call, url};
-use crate::os::shutdown::Shutdown;
+use crate::os::tasks::Shutdown;
 use crate::protocol::{Reply, SetConfig};
 use crate::store::Queue;
 use secrecy::ExposeSecret;

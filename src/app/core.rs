@@ -33,7 +33,7 @@ use crate::operate::control::Verbs;
 use crate::operate::status::bundle::Pseudonyms;
 use crate::operate::status::{Info, Readiness, Report};
 use crate::os::files::{self, Directory};
-use crate::os::shutdown::Shutdown;
+use crate::os::tasks::Shutdown;
 use crate::os::tls;
 use crate::state_dir::{Identity, IdentityRegistry, Overrides, StateDir, StateDirError};
 use crate::store::sqlite::Spool;

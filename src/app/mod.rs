@@ -1,8 +1,11 @@
-//! Builds the parts of the daemon, in one place; starts them in order, stops them in order.
+//! Builds the parts of the daemon, in one place; starts them in order, reloads at SIGHUP what can change, stops them in order.
 //!
 //! Start: state directory and spool; the callback's socket; the link; the session (iLink calls us back *during* the
 //! registration, so the callback is served first); the loops. Stop: see `stop` below; the callback closes last, or first of
 //! all if a part has failed.
+//!
+//! A reload is all or nothing: a broken file changes nothing and says why. What cannot change while running is named, with the
+//! old value still in force.
 
 pub mod alone;
 pub mod bug_report;
@@ -12,31 +15,37 @@ mod error;
 mod homeassistant;
 mod listeners;
 mod parts;
-mod reload;
 pub mod setup;
 mod supervisor;
 mod tasks;
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use self::core::Core;
-use crate::config::Config;
+use crate::cloud::{self, Session};
+use crate::config::{Config, Environment};
+use crate::http::listener::Tls;
+use crate::inbound::relay::RelaySettings;
+use crate::mqtt;
 use crate::observe::log::LogLevel;
 use crate::operate::control;
+use crate::operate::status::Info;
 use crate::operate::systemd::{Notifier, Sockets};
-use crate::os::shutdown::{Asked, Shutdown, Signals};
+use crate::os::tasks::{Asked, Shutdown, Signals};
+use crate::os::tls;
+use crate::state_dir::Identity;
 use crate::store::Store;
-use crate::{cloud, mqtt};
-pub use error::AppError;
 use parts::RouteParts;
-pub use reload::Source;
 use supervisor::{Step, Supervisor};
 use tasks::{Around, Observers};
+
+pub use error::AppError;
 
 /// Runs the daemon until a signal, or until `stop` is cancelled (the demo's way), on `sockets` where there are some.
 ///
@@ -92,7 +101,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     notifier.ready().await;
 
     let (identity, changing_url) = (Arc::clone(&core.identity), Arc::clone(&core.changing_url));
-    let mut reload = reload::Reload {
+    let mut reload = Reload {
         source,
         config,
         current,
@@ -128,7 +137,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
 /// Runs on until it is asked to stop; then why, if it was not asked.
 async fn until_stop(
     signals: &mut Signals,
-    reload: &mut reload::Reload,
+    reload: &mut Reload,
     notifier: &Notifier,
     stop: &CancellationToken,
     supervisor: &mut Supervisor,
@@ -167,4 +176,75 @@ async fn stop(shutdown: &Shutdown, mut supervisor: Supervisor) {
     supervisor.join(Step::Link, None).await;
     shutdown.callback.cancel();
     supervisor.join(Step::Callback, Some(Duration::from_secs(8))).await;
+}
+
+/// Where the configuration came from, to read it again.
+pub struct Source {
+    /// The file named on the command line.
+    pub path: Option<PathBuf>,
+    /// The process's environment.
+    pub environment: Environment,
+    /// The log's level, if this process may change it.
+    pub level: Option<LogLevel>,
+}
+
+/// What a reload reaches.
+struct Reload {
+    source: Source,
+    /// As the process started with: what needs a restart is named at every reload.
+    config: Config,
+    /// As reloaded last; of it the verbs use what can change while running.
+    current: watch::Sender<Config>,
+    session: Session,
+    settings: watch::Sender<Arc<RelaySettings>>,
+    routes: RouteParts,
+    info: watch::Sender<Info>,
+    identity: Arc<Identity>,
+    changing_url: Arc<Mutex<()>>,
+    tls: Tls,
+}
+
+impl Reload {
+    async fn reload(&mut self) {
+        let new = match Config::load(self.source.path.as_deref(), &self.source.environment) {
+            Ok(new) => new,
+            Err(error) => return error!(%error, "the configuration was not reloaded; the old one stays in force"),
+        };
+        let certificates = match (&self.tls, &new.callback.tls) {
+            (Some(_), Some(files)) => match tls::server_config(&files.cert, &files.key) {
+                Ok(tls) => Some(tls),
+                Err(error) => return error!(error, "the configuration was not reloaded; the old one stays in force"),
+            },
+            _ => None,
+        };
+        for key in self.config.restart_needed(&new) {
+            warn!(key, "a changed key takes effect at the next restart");
+        }
+        if let Some(level) = &self.source.level {
+            level.set(new.log.level);
+        }
+        self.settings.send_replace(Arc::new(parts::relay_settings(&new)));
+        // They were checked against the base topic that they were read with.
+        if new.mqtt.base_topic == self.config.mqtt.base_topic {
+            self.routes.reload(&new);
+        } else if !(new.routes.is_empty() && self.config.routes.is_empty()) {
+            warn!(key = "route", "changed routes take effect with the changed mqtt.base_topic, at the next restart");
+        }
+        if let (Some(current), Some(tls)) = (&self.tls, certificates) {
+            *current.write().unwrap_or_else(PoisonError::into_inner) = tls;
+        }
+        // Until the verbs see the new configuration: the secret must not change in between, nor a URL be made of the old one.
+        let changing = self.changing_url.lock().await;
+        let url = new.callback_url(&self.identity.path_secret());
+        self.session.reconfigure(new.ilink.topics.clone(), new.ilink.presence.clone(), url).await;
+        let (callback_host, warnings) = (parts::callback_host(&new), new.warnings());
+        self.info.send_if_modified(|info| {
+            let changed = info.callback_host != callback_host;
+            (info.callback_host, info.warnings) = (callback_host, warnings);
+            changed
+        });
+        self.current.send_replace(new);
+        drop(changing);
+        info!("the configuration was reloaded");
+    }
 }

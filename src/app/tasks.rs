@@ -28,7 +28,7 @@ use crate::operate::admin::{self, Admin};
 use crate::operate::control;
 use crate::operate::status::{self, Report};
 use crate::operate::systemd::{self, Notifier};
-use crate::os::shutdown::Shutdown;
+use crate::os::tasks::Shutdown;
 use crate::outbound::accept::Accept;
 use crate::outbound::attempt::{Attempts, Unstored};
 use crate::outbound::deliver::Deliver;

@@ -7,7 +7,6 @@
 //!
 //! It does not queue, repeat or expire commands, and it knows nothing of MQTT or of the spool.
 
-mod backoff;
 mod cause;
 mod client;
 mod handshakes;
@@ -16,11 +15,10 @@ mod redact;
 pub mod session;
 mod transport;
 
-pub use backoff::{Backoff, Timing};
 pub use client::{Client, ClientConfig, ClientError, Post};
 pub use handshakes::{Handshake, HandshakeLog};
 pub use session::{
     ClosedEndpoint, CloudState, ConfigQuota, Door, Doors, Endpoint, Gate, Outcome, RegisterPolicy, Registry, Session,
     SessionConfig, Status, start,
 };
-pub use transport::{Executed, MAX_RETRY_AFTER, TransportError};
+pub use transport::{Backoff, Executed, MAX_RETRY_AFTER, Timing, TransportError};

@@ -1,14 +1,15 @@
-//! The file and, over it, the environment: what was written, before anything is known about keys.
+//! The file and, over it, the environment: what was written, before anything is known about keys; and what can be wrong with a
+//! configuration, in words that say what to do. Never with the value of a secret.
+//!
+//! The process environment is a plain value here, so that loading is a function of its arguments.
 
-use std::collections::BTreeSet;
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
-
-use super::environment::{Environment, FILE, variable};
-use super::error::{ConfigError, Problem};
 
 /// Where the file is looked for when nobody says.
 const DEFAULT_PATHS: [&str; 2] = ["/etc/ilink2mqtt/config.toml", "./config.toml"];
@@ -185,4 +186,168 @@ fn nearest<'a>(key: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
     };
     let all = known.iter().map(String::as_str).chain(sections(known));
     all.max_by(|one, other| likeness(one).total_cmp(&likeness(other)))
+}
+
+/// Every variable of the bridge's own starts with this.
+pub(super) const PREFIX: &str = "ILINK2MQTT_";
+/// Where the file is; a variable with the prefix that is no key.
+pub(super) const FILE: &str = "ILINK2MQTT_CONFIG";
+
+/// Environment variables: the process's own, or made up by a test.
+#[derive(Clone, Default)]
+pub struct Environment(BTreeMap<String, OsString>);
+
+impl Environment {
+    /// The variables of this process. One whose name is not UTF-8 is none of ours.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect())
+    }
+
+    /// The value of any variable, such as the service manager's; an empty one counts as not set.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.get(name)
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&OsStr> {
+        self.0.get(name).map(OsString::as_os_str).filter(|value| !value.is_empty())
+    }
+
+    /// As [`Self::get`], as a path.
+    pub(super) fn path(&self, name: &str) -> Option<PathBuf> {
+        self.get(name).map(PathBuf::from)
+    }
+
+    /// The variables that are keys: their names, the keys they stand for, and their values, empty ones included.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (&str, String, &OsStr)> {
+        self.0.iter().filter(|(name, _)| name.as_str() != FILE).filter_map(|(name, value)| {
+            let key = name.strip_prefix(PREFIX)?.replace("__", ".").to_ascii_lowercase();
+            Some((name.as_str(), key, value.as_os_str()))
+        })
+    }
+}
+
+/// The variable that stands for a key.
+pub(super) fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+impl<N: Into<String>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+/// Names only: values may be secrets.
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// The configuration cannot be used: everything that is wrong with it, so that one reading is enough.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct ConfigError {
+    /// What is wrong; never empty.
+    pub problems: Vec<Problem>,
+}
+
+impl From<Problem> for ConfigError {
+    fn from(problem: Problem) -> Self {
+        Self { problems: vec![problem] }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// The file cannot be read, or is not TOML.
+    File {
+        /// Which.
+        path: String,
+        /// Why, with the line if there is one.
+        cause: String,
+    },
+    /// A key that does not exist.
+    Unknown {
+        /// As it was written.
+        key: String,
+        /// The file or the variable.
+        place: String,
+        /// The nearest key that exists, as it would be written in that place.
+        nearest: Option<String>,
+    },
+    /// A key that must be set and is not.
+    Missing {
+        /// Which.
+        key: String,
+        /// What belongs there.
+        wanted: String,
+    },
+    /// A value that is not allowed.
+    Invalid {
+        /// Whose.
+        key: String,
+        /// The file or the variable.
+        place: String,
+        /// What was found, unless it is a secret.
+        found: Option<String>,
+        /// What is allowed.
+        wanted: String,
+    },
+    /// Values that do not go together.
+    Conflict {
+        /// Which, and what to do.
+        message: String,
+    },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, cause } => write!(f, "{path}: {cause}"),
+            Self::Unknown { key, place, nearest } => {
+                write!(f, "{place}: there is no key {key}")?;
+                nearest.as_ref().map_or(Ok(()), |nearest| write!(f, "; did you mean {nearest}?"))
+            }
+            Self::Missing { key, wanted } => {
+                write!(f, "{key} is not set: {wanted} (in the environment: {})", variable(key))
+            }
+            Self::Invalid { key, place, found: Some(found), wanted } => {
+                write!(f, "{place}: {key} = {found} is not valid: {wanted}")
+            }
+            Self::Invalid { key, place, found: None, wanted } => {
+                write!(f, "{place}: the value of {key} is not valid: {wanted}")
+            }
+            Self::Conflict { message } => f.write_str(message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_keys_are_each_others_inverse() {
+        for key in ["state_dir", "ilink.secretkey_file", "ilink.tls.ca", "mqtt.base_topic"] {
+            let environment: Environment = [(variable(key), "x")].into_iter().collect();
+            assert_eq!(environment.keys().map(|(_, key, _)| key).collect::<Vec<_>>(), [key]);
+        }
+        assert_eq!(variable("ilink.tls.ca"), "ILINK2MQTT_ILINK__TLS__CA");
+    }
+
+    #[test]
+    fn the_files_path_and_other_programs_variables_are_no_keys() {
+        let environment: Environment = [(FILE, "/x"), ("HOME", "/root")].into_iter().collect();
+        assert_eq!(environment.keys().count(), 0);
+    }
+
+    #[test]
+    fn debug_shows_no_values() {
+        let environment: Environment = [("ILINK2MQTT_ILINK__SECRETKEY", "hunter2hunter2")].into_iter().collect();
+        assert!(!format!("{environment:?}").contains("hunter2"));
+    }
 }

@@ -7,8 +7,6 @@
 mod acl;
 mod callback;
 mod domain;
-mod environment;
-mod error;
 mod layers;
 mod mqtt;
 mod reader;
@@ -25,8 +23,7 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 
 pub use callback::{Callback, CallbackTls, Register, Repeats};
-pub use environment::Environment;
-pub use error::{ConfigError, Problem};
+pub use layers::{ConfigError, Environment, Problem};
 pub use mqtt::{Mqtt, MqttProtocol, MqttTls};
 pub use small::{Admin, Ambiguous, HomeAssistant, Ilink, Inbound, Log, LogFormat, Outbound, SpoolLimits};
 pub use urls::MaskedUrl;

@@ -12,9 +12,7 @@ use std::path::{Path, PathBuf};
 use figment::value::Value;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::environment::Environment;
-use super::error::{ConfigError, Problem};
-use super::layers::{Layers, Written, cannot_read};
+use super::layers::{ConfigError, Environment, Layers, Problem, Written, cannot_read};
 use super::values::{Given, MASK, Setting, any};
 
 /// Where a service manager puts secrets for us.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use figment::value::{Dict, Value};
 
-use super::error::Problem;
+use super::layers::Problem;
 use super::reader::{Failed, Reader};
 use super::values::{Given, Setting, quoted};
 use crate::local::Base;

@@ -30,7 +30,7 @@ use tracing::{debug, warn};
 use super::admission::{Crowd, Entered, Guest};
 use super::answered::{Armed, Watched};
 use crate::observe::log::Seldom;
-use crate::os::children::Children;
+use crate::os::tasks::Children;
 
 /// A request's head must be there within this; an idle connection is cut after it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);

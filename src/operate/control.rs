@@ -29,7 +29,7 @@ use crate::local::{Globs, Rules, Status};
 use crate::observe::progress::{self, Progress};
 use crate::operate::status::bundle::Bundle;
 use crate::operate::status::{Overview, Report};
-use crate::os::children::Children;
+use crate::os::tasks::Children;
 use crate::protocol::{Call, Reply};
 use crate::state_dir::Identity;
 

@@ -2,8 +2,7 @@
 //!
 //! Everything may use it; it uses nothing of ours.
 
-pub mod children;
 pub mod clock;
 pub mod files;
-pub mod shutdown;
+pub mod tasks;
 pub mod tls;

@@ -25,8 +25,7 @@ use super::shares::Client;
 use crate::cloud::{Door, Doors, Endpoint};
 use crate::delivery::routing::Routing;
 use crate::observe::progress::Progress;
-use crate::os::children;
-use crate::os::clock;
+use crate::os::{clock, tasks};
 use crate::protocol::Receiver;
 use crate::store::{Queue, Row, SpoolError};
 
@@ -333,7 +332,7 @@ impl Deliver {
 
     fn ended(&mut self, ended: Result<Result<Ended, SpoolError>, tokio::task::JoinError>) -> Result<(), SpoolError> {
         let ended = ended.map_err(|error| {
-            children::fault(error);
+            tasks::fault(error);
             SpoolError::Failed("the process is ending".to_owned())
         })??;
         let (seq, lane, step) = match ended {

@@ -23,7 +23,7 @@ use super::store::{SpentMarks, Store, Subscribed};
 use super::types::{CloudState, RegisterPolicy, SessionConfig, Status};
 use super::upkeep::{Upkeep, UpkeepDone};
 use crate::cloud::{HandshakeLog, Post, Registry};
-use crate::os::children;
+use crate::os::tasks;
 use crate::protocol::{Reply, Uid};
 
 /// The task's ends of the channels.
@@ -345,7 +345,7 @@ async fn sleep_until(moment: Option<Instant>) {
 /// Disk work off the runtime's threads.
 pub(super) async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        children::fault(error);
+        tasks::fault(error);
         Err(io::Error::other("the process is ending"))
     })
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::page::sections;
 use crate::operate::status::{Overview, Report};
-use crate::os::children;
+use crate::os::tasks;
 
 /// Between two looks, at least and at most.
 const NOT_BEFORE: Duration = Duration::from_millis(300);
@@ -62,7 +62,7 @@ pub(super) fn events(
     let events = stream::unfold((from_task, telling), async |(mut from_task, telling)| {
         let Some(event) = from_task.recv().await else {
             // With a fault, so does the connection.
-            telling.await.unwrap_or_else(children::fault);
+            telling.await.unwrap_or_else(tasks::fault);
             return None;
         };
         Some((Ok::<Event, Infallible>(event), (from_task, telling)))

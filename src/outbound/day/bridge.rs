@@ -246,7 +246,7 @@ impl Bridge {
 async fn ended(tasks: &mut JoinSet<()>) {
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
-            crate::os::children::fault(error);
+            crate::os::tasks::fault(error);
         }
     }
 }

@@ -109,7 +109,7 @@ pub(super) const CONFIG: &str = "set_config";
 pub(super) const TOKEN: &str = "get_access_token";
 pub(super) const PATHS: [&str; 5] = ["send_msg", "ham_topic", "ham_group", "ham_user", "ham_add_user"];
 
-/// The longest that the bridge may hold a command back after this was answered. The figures are those of `cloud/backoff.rs`
+/// The longest that the bridge may hold a command back after this was answered. The figures are those of `cloud/transport.rs`
 /// (`Timing`), `cloud/session/budget.rs` and `outbound/attempt.rs` (`WAIT`, `QUOTA_WAIT`); of those that such an answer may set, for
 /// all calls, for its endpoint, or for the command alone, each is the longest, in seconds.
 pub(super) fn back_off(path: &str, trouble: Trouble) -> Duration {
