@@ -6,20 +6,20 @@
 //! [`receiving`](super::receiving).
 
 use std::collections::VecDeque;
-use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::account::AccountCheck;
 use super::arrivals::{Arrivals, Question, Receipts};
+use super::dialer::SHORTEST_KEEP_ALIVE;
 use super::explanations::Failure;
 use super::incoming::Held;
+use super::packets::{Accepted, Event, Version};
 use super::publisher::Handed;
 use super::task::Task;
-use super::wire::{Accepted, Dialer, Event, SHORTEST_KEEP_ALIVE, WINDOW, Wire, keep_alive_of};
+use super::wire::{WINDOW, Wire};
 use crate::local::Base;
 
 /// A broker that closes the connection because of what it just refused does so within this: Mosquitto 2.0.11 with
@@ -59,10 +59,9 @@ pub(super) enum Phase {
     Disconnecting(End),
 }
 
-pub(super) struct Connection<'t, W: Wire> {
+pub(super) struct Connection<'t, V: Version> {
     pub(super) task: &'t mut Task,
-    pub(super) wire: W,
-    poller: Option<W::Poller>,
+    pub(super) wire: Wire<V>,
     pub(super) phase: Phase,
     /// When the present phase has taken too long.
     pub(super) phase_until: Option<Instant>,
@@ -76,8 +75,6 @@ pub(super) struct Connection<'t, W: Wire> {
     last_event: Instant,
     /// Ends when the first of all these moments has come, or earlier: most are put off with every event, and it is not.
     timer: Pin<Box<Sleep>>,
-    /// When to ask for a sign of life, where rumqttc does so too late.
-    ask_at: Option<Instant>,
     /// When the next PUBACK is overdue; none while nothing is in flight.
     pub(super) ack_due: Option<Instant>,
     /// Nothing is sent before: the broker may be about to close.
@@ -86,8 +83,6 @@ pub(super) struct Connection<'t, W: Wire> {
     pub(super) refused_at: Option<Instant>,
     pub(super) arrivals: Arrivals,
     pub(super) receipts: Receipts,
-    /// PUBACKs in rumqttc's channel.
-    pub(super) acks_handed: usize,
     /// Messages of an earlier session that came before the account check was done.
     pub(super) held: Held,
     /// A message found no room: from it on, all are left to the next connection.
@@ -99,15 +94,14 @@ pub(super) struct Connection<'t, W: Wire> {
     pub(super) unsubscribing: VecDeque<String>,
 }
 
-impl<'t, W: Wire> Connection<'t, W> {
+impl<'t, V: Version> Connection<'t, V> {
     pub(super) fn open(task: &'t mut Task) -> Self {
-        let (wire, poller) = W::open(&task.dialer);
+        let wire = Wire::open(&task.dialer);
         let probe = Probe::new(&task.dialer.config.base);
-        let patience = keep_alive_of(&task.dialer.config) * 2;
+        let patience = task.dialer.keep_alive() * 2;
         Self {
             task,
             wire,
-            poller: Some(poller),
             phase: Phase::Connecting,
             phase_until: None,
             accepted_at: None,
@@ -118,13 +112,11 @@ impl<'t, W: Wire> Connection<'t, W> {
             patience,
             last_event: Instant::now(),
             timer: Box::pin(sleep_until(Instant::now())),
-            ask_at: None,
             ack_due: None,
             paused_until: None,
             refused_at: None,
             arrivals: Arrivals::default(),
             receipts: Receipts::default(),
-            acks_handed: 0,
             held: Held::default(),
             overlooking: false,
             probe,
@@ -134,10 +126,8 @@ impl<'t, W: Wire> Connection<'t, W> {
     }
 
     pub(super) async fn run(mut self) -> Ended {
-        let dialer = std::sync::Arc::clone(&self.task.dialer);
-        let Some(mut poller) = self.poller.take() else { return self.ended(End::Stopped) };
         let end = loop {
-            let step = match self.next_event(&mut poller, &dialer).await {
+            let step = match self.next_event().await {
                 Ok(event) => {
                     self.last_event = Instant::now();
                     self.handle(event)
@@ -149,8 +139,8 @@ impl<'t, W: Wire> Connection<'t, W> {
             }
         };
         // What had happened before the end counts: above all, PUBACKs. A step that fails here has nothing left to end.
-        for event in W::harvest(&mut poller) {
-            if matches!(event, Event::Sent(_) | Event::Acked(..)) {
+        for event in self.wire.harvest() {
+            if matches!(event, Event::Acked(..)) {
                 let _ = self.handle(event);
             }
         }
@@ -169,10 +159,7 @@ impl<'t, W: Wire> Connection<'t, W> {
     }
 
     /// Waits for the connection's next event and meanwhile serves the daemon.
-    async fn next_event(&mut self, poller: &mut W::Poller, dialer: &Dialer) -> Result<Event, End> {
-        // rumqttc's poll is not cancel-safe: one future is polled to its end, whatever else happens. It is dropped only with the
-        // whole connection. It may panic on what a hostile broker sends; such a connection is thrown away like any other.
-        let mut poll = pin!(AssertUnwindSafe(W::poll(poller, dialer)).catch_unwind());
+    async fn next_event(&mut self) -> Result<Event, End> {
         loop {
             // Looked at once a turn: the shutdown may also come while an event is handled, and then nothing below tells of it.
             let stopping = self.task.shutdown.is_cancelled();
@@ -185,14 +172,10 @@ impl<'t, W: Wire> Connection<'t, W> {
             if wake < self.timer.deadline() {
                 self.timer.as_mut().reset(wake);
             }
-            // Cancel-safe: `poll` and the timer are borrowed and go on next time; channels' recv and changed, a token, a notification.
+            // Cancel-safe: `poll` keeps all in the wire, the timer is borrowed; channels' recv and changed, a token, a notification.
+            // The wire comes last, so that it writes at once what all the others bring: none of them can go on for ever without it.
             tokio::select! {
-                event = &mut poll => {
-                    return match event {
-                        Ok(event) => event.map_err(End::Lost),
-                        Err(_panic) => Err(End::Lost(Failure::Undecodable("a packet that cannot be decoded".to_owned()))),
-                    };
-                }
+                biased;
                 Some(handed) = self.task.ends.jobs.recv(), if takes_jobs => self.take_jobs(handed),
                 Some(token) = self.task.ends.acks.recv() => self.acknowledge(&token),
                 () = self.task.ends.standing.changed() => {}
@@ -204,6 +187,7 @@ impl<'t, W: Wire> Connection<'t, W> {
                     let next = self.next_wake();
                     self.timer.as_mut().reset(next);
                 }
+                event = self.wire.poll() => return event.map_err(End::Lost),
             }
         }
     }
@@ -226,10 +210,6 @@ impl<'t, W: Wire> Connection<'t, W> {
     fn handle(&mut self, event: Event) -> Step {
         match event {
             Event::Connected(accepted) => self.on_connected(&accepted),
-            Event::Sent(pkid) => {
-                self.receipts.asked(Question::Publish(pkid));
-                self.task.outbox.sent(pkid).map_err(|what| End::Lost(Failure::Protocol(what)))
-            }
             Event::Acked(pkid, ack) => {
                 self.answered(Question::Publish(pkid));
                 self.on_acked(pkid, ack)
@@ -240,11 +220,6 @@ impl<'t, W: Wire> Connection<'t, W> {
             }
             Event::PingAnswered => {
                 self.answered(Question::Ping);
-                Ok(())
-            }
-            Event::AckSent => {
-                self.receipts.written();
-                self.acks_handed = self.acks_handed.saturating_sub(1);
                 Ok(())
             }
             Event::Message(message) => {
@@ -258,23 +233,22 @@ impl<'t, W: Wire> Connection<'t, W> {
             }
             Event::Subscribed(granted) => self.on_subscribed(&granted),
             Event::Unsubscribed => self.on_unsubscribed(),
-            Event::Broken(what) => Err(End::Lost(Failure::Protocol(what))),
-            Event::Other => Ok(()),
+            Event::Ended(failure) => Err(End::Lost(failure)),
+            Event::Written | Event::Other => Ok(()),
         }
     }
 
     pub(super) fn accept(&mut self, accepted: &Accepted) {
         self.accepted_at = Some(Instant::now());
         self.session_present = accepted.session_present;
-        // One less than the broker allows: rumqttc sends our PUBACKs only while its window is not full.
+        // One less than the broker allows: the last place is for the farewell.
         self.window = usize::from(WINDOW.min(accepted.receive_maximum.saturating_sub(1)).max(1));
         self.receive_maximum = usize::from(accepted.receive_maximum);
         self.maximum_packet = accepted.maximum_packet;
         self.patience = accepted.keep_alive.max(Duration::from_secs(SHORTEST_KEEP_ALIVE)) * 2;
-        self.ask_at = accepted.ask_every.map(|every| Instant::now() + every);
     }
 
-    /// Hands to rumqttc what there is to send.
+    /// Hands to the wire what there is to send.
     fn pump(&mut self) -> Step {
         self.send_acks();
         self.fetch_overlooked()?;
@@ -292,7 +266,7 @@ impl<'t, W: Wire> Connection<'t, W> {
     fn next_wake(&self) -> Instant {
         let stalled = self.last_event + self.patience;
         let standing = if matches!(self.phase, Phase::Up) { self.task.ends.standing.next_due() } else { None };
-        let own = [self.phase_until, self.ack_due, self.paused_until, self.ask_at, standing];
+        let own = [self.phase_until, self.ack_due, self.paused_until, standing];
         own.into_iter().chain(self.probe.timers()).flatten().fold(stalled, Instant::min)
     }
 
@@ -309,18 +283,7 @@ impl<'t, W: Wire> Connection<'t, W> {
         if passed(self.ack_due) || passed(Some(self.last_event + self.patience)) {
             return Err(End::Lost(self.task.dialer.explain().stalled()));
         }
-        if passed(self.ask_at) {
-            self.ask_at = Some(now + self.patience / 2);
-            self.ask();
-        }
         self.check_probe(now)
-    }
-
-    /// Asks for a sign of life: rumqttc sends no ping on demand, but a broker answers an UNSUBSCRIBE from what we never had.
-    fn ask(&self) {
-        if matches!(self.phase, Phase::Up) {
-            self.wire.unsubscribe(&self.task.dialer.config.base.self_test("ping"));
-        }
     }
 }
 

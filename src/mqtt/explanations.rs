@@ -185,8 +185,6 @@ impl Explain {
                 format!("{broker} closed the connection during the TLS handshake: is it a TLS port?")
             }
             io::ErrorKind::UnexpectedEof => return Failure::Closed,
-            // In the middle of a packet; the codec gives that no kind of its own.
-            _ if error.to_string() == "bytes remaining on stream" => return Failure::Closed,
             // The standard library gives name resolution no kind of its own.
             _ if error.to_string().contains("lookup address") || error.to_string().contains("could not resolve") => {
                 format!("the name of {broker} cannot be resolved: check mqtt.broker and the DNS ({error})")

@@ -9,8 +9,8 @@ use super::account::AccountCheck;
 use super::connection::{Connection, End, Phase, Step};
 use super::explanations::{ConnectRefusal, Failure};
 use super::outbox::Origin;
+use super::packets::{Accepted, Subscription, Version};
 use super::state::{LinkCounters, Subscriptions};
-use super::wire::{Accepted, Subscription, Wire};
 use super::{config::Protocol, refused};
 
 /// For each answer on the way to *up*: SUBACK, UNSUBACK.
@@ -18,7 +18,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// For the broker to read our DISCONNECT and close.
 const DISCONNECT_LIMIT: Duration = Duration::from_secs(1);
 
-impl<W: Wire> Connection<'_, W> {
+impl<V: Version> Connection<'_, V> {
     pub(super) fn on_connected(&mut self, accepted: &Accepted) -> Step {
         let explain = self.task.dialer.explain();
         if accepted.receive_maximum == 0 {
@@ -41,8 +41,8 @@ impl<W: Wire> Connection<'_, W> {
         self.task.ends.standing.connected(accepted.session_present);
         let check = AccountCheck::new(&self.task.dialer.config.base);
         // One by one: aedes tells what is retained of a second topic in one SUBSCRIBE only after the UNSUBACKs.
-        if !check.topics().into_iter().all(|topic| self.wire.subscribe(&[(topic, Subscription::Look)])) {
-            return Err(request_lost());
+        for topic in check.topics() {
+            self.wire.subscribe(&[(topic, Subscription::Look)]);
         }
         self.enter(Phase::Looking { check, unsubacks_left: 0 }, Some(ANSWER_LIMIT));
         Ok(())
@@ -84,7 +84,8 @@ impl<W: Wire> Connection<'_, W> {
                 }
                 let topics = check.topics();
                 *unsubacks_left = topics.len();
-                if topics.iter().all(|topic| self.wire.unsubscribe(topic)) { Ok(()) } else { Err(request_lost()) }
+                topics.iter().for_each(|topic| self.wire.unsubscribe(topic));
+                Ok(())
             }
             Phase::Subscribing => {
                 self.enter(Phase::Up, None);
@@ -134,7 +135,8 @@ impl<W: Wire> Connection<'_, W> {
         if filters.is_empty() {
             return self.on_subscribed(&[]);
         }
-        if self.wire.subscribe(&filters) { Ok(()) } else { Err(request_lost()) }
+        self.wire.subscribe(&filters);
+        Ok(())
     }
 
     /// Brings the subscriptions to what the routes want now. Asking for one that we have changes nothing.
@@ -142,11 +144,10 @@ impl<W: Wire> Connection<'_, W> {
         if self.task.routes.has_changed().unwrap_or(false) {
             self.send_subscribe()?;
         }
-        while let Some(gone) = self.unsubscribing.front() {
-            if !self.wire.unsubscribe(gone) {
-                break;
-            }
-            self.unsubscribing.pop_front();
+        while self.wire.has_room()
+            && let Some(gone) = self.unsubscribing.pop_front()
+        {
+            self.wire.unsubscribe(&gone);
         }
         Ok(())
     }
@@ -189,9 +190,7 @@ impl<W: Wire> Connection<'_, W> {
 
     /// A clean DISCONNECT: the broker does not publish the will. Then waits for the broker to close, so that it has read it.
     pub(super) fn disconnect(&mut self, end: End) -> Step {
-        if !self.wire.disconnect() {
-            return Err(end);
-        }
+        self.wire.disconnect();
         self.enter(Phase::Disconnecting(end), Some(DISCONNECT_LIMIT));
         Ok(())
     }
@@ -213,9 +212,4 @@ impl<W: Wire> Connection<'_, W> {
         self.phase = phase;
         self.phase_until = limit.map(|limit| Instant::now() + limit);
     }
-}
-
-/// rumqttc's channel has room for all that one connection can ask; should it not, a new connection has.
-fn request_lost() -> End {
-    End::GaveUp(Failure::Because("the connection takes no more requests".to_owned()))
 }

@@ -4,17 +4,18 @@
 //!            publish()                                                              Completion
 //!               │ 1                                                                     ▲ 5
 //!               ▼                                                                       │
-//!   ┌───────► waiting ──2 try_publish──► handed ──3 Outgoing(pkid)──► in flight ──4 PUBACK(pkid)
-//!   │           ▲                          │                              │
-//!   │           └──6 refused for now       └──────────────7───────────────┤ any error: rumqttc is thrown away,
-//!   └─────────────────────────────────────────────────────────────────────┘ all of it is sent again, in order
+//!   ┌───────► waiting ──2 publish(pkid)──3 in one write with others──► in flight ──4 PUBACK(pkid)
+//!   │           ▲                                                         │
+//!   │           └──6 refused for now                                      │ any error: the connection is thrown away,
+//!   └───────────────────────────────────7─────────────────────────────────┘ all of it is sent again, in order
 //!
 //!   broker ──8 PUBLISH(pkid)──► arrivals ──► commands ──9 (made durable)──► ack(token) ──10 in order──► PUBACK(pkid)
 //! ```
 //!
 //! 1. A publication becomes a job ([`outbox`](super::outbox)). Only the link retransmits: a job is given up by nobody else.
-//! 2. While there is room in the window. Never awaited: the task that polls must not wait for its own queue.
-//! 3. rumqttc says which packet id the oldest handed job got. One that is in use already means that it lost count: 7.
+//! 2. While there is room in the window and for bytes. Packet ids go round; one that is in use still when its turn comes means
+//!    that the broker left it out: 7.
+//! 3. When there is nothing else to do, and never awaited: what is not written waits in the wire's buffer.
 //! 4. Matched by packet id and by nothing else. An unknown one means that the broker lost count: 7.
 //! 5. The broker has it, or refused it: for good, or for now (quota, unspecified). What to do then is the caller's to say:
 //!    it knows what must wait for it.
@@ -38,24 +39,24 @@ use super::backoff::Backoff;
 use super::connection::{Connection, End, Ended};
 use super::delivery::{Delivery, ForNow, NotNow};
 use super::explanations::{Failure, History};
+use super::packets::Version;
 use super::standing::COSTS_WITHIN;
 use super::state::{LinkCounters, Subscriptions};
 use super::task::Task;
-use super::wire::Wire;
 
 /// Connections in a row that end soon with a packet that cannot be decoded, until its session is given up.
 const LEAVE_SESSION_AFTER: u32 = 5;
 
 impl Task {
     /// Runs until the shutdown. Jobs that are left then end as [`Delivery::Closed`].
-    pub(super) async fn run<W: Wire>(mut self) {
+    pub(super) async fn run<V: Version>(mut self) {
         let mut backoff = Backoff::new(&self.dialer.config.timing);
         let mut quick_losses = 0;
         while !self.shutdown.is_cancelled() {
             self.generation += 1;
             let generation = self.generation;
             self.state.send_modify(|state| state.generation = generation);
-            let Ended { end, stood, after_refusal } = Connection::<W>::open(&mut self).run().await;
+            let Ended { end, stood, after_refusal } = Connection::<V>::open(&mut self).run().await;
             let stable = stood.is_some_and(|stood| stood >= self.dialer.config.timing.stable_after);
             if stable {
                 backoff.reset();

@@ -4,9 +4,9 @@
 //! others, is acknowledged). [`start`] spawns one task that owns the connection for the life of the process; the daemon
 //! talks to it through the [`Publisher`], [`Commands`] and [`LinkState`] of a [`Link`].
 //!
-//! The link owns every publication until the broker acknowledged it: rumqttc is only connection, codec and packet-id
-//! allocator, and starts afresh after every error, because its own replay loses messages and credits acknowledgements to
-//! the wrong ones. The loop and its diagram are in `link.rs`.
+//! The link owns every publication until the broker acknowledged it, and starts afresh after every error. Of rumqttc only the
+//! codecs are used: its event loop loses messages, credits acknowledgements to the wrong ones, and writes packet by packet. The
+//! loop and its diagram are in `link.rs`, a connection's bytes in `wire.rs`.
 //!
 //! It does not know what its messages mean, stores nothing, and executes nothing.
 
@@ -17,6 +17,7 @@ mod config;
 mod connection;
 mod delivery;
 mod denied;
+mod dialer;
 mod explanations;
 mod handshake;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub(crate) mod in_memory;
 mod incoming;
 mod link;
 mod outbox;
+mod packets;
 mod probe;
 mod publisher;
 mod receiving;
@@ -56,13 +58,13 @@ pub use state::{LinkCounters, LinkState, Subscriptions};
 pub use tls::client_config;
 
 use denied::Denied;
+use dialer::Dialer;
 use outbox::Outbox;
 use refused::RefusedTopics;
 use standing::Standing;
 use task::Task;
 use v5::V5;
 use v311::V311;
-use wire::Dialer;
 
 use crate::observe::log::Seldom;
 

@@ -1,16 +1,16 @@
 //! Every publication the link owns, from its hand-over to its end, across connections.
 //!
-//! A job is in exactly one place: *waiting* (to be handed to rumqttc), *handed* (in rumqttc's
-//! channel, packet id not known yet), or *in flight* (by packet id). Losing the connection moves handed and in-flight jobs
-//! back to waiting, in the order they first had. Pure bookkeeping: no I/O, no clock.
+//! A job is in exactly one place: *waiting*, or *in flight* (by packet id). Losing the connection moves those in flight back to
+//! waiting, in the order they first had. Pure bookkeeping: no I/O, no clock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tokio::sync::oneshot;
 
 use super::delivery::Delivery;
 use super::publisher::{Handed, Handling};
-use super::wire::WINDOW;
+use super::wire::{LAST_PUBLISH_ID, WINDOW};
 use crate::local::Publication;
 
 /// Jobs held at most: one window in flight and one that is ready to follow.
@@ -72,8 +72,9 @@ pub(super) struct Lost {
 pub(super) struct Outbox {
     jobs: BTreeMap<Key, Job>,
     waiting: BTreeSet<Key>,
-    handed: VecDeque<Key>,
     by_pkid: HashMap<u16, Key>,
+    /// The packet id given last on this connection.
+    last_pkid: u16,
     next: u64,
     suspects: bool,
 }
@@ -107,9 +108,9 @@ impl Outbox {
         self.jobs.len() < JOBS
     }
 
-    /// Handed and in flight: what fills the window.
+    /// In flight: what fills the window.
     pub(super) fn outstanding(&self) -> usize {
-        self.handed.len() + self.by_pkid.len()
+        self.by_pkid.len()
     }
 
     /// The topics of what stands there that are in flight.
@@ -123,15 +124,10 @@ impl Outbox {
         self.suspects
     }
 
-    /// The next job to hand over.
+    /// The next job to send.
     pub(super) fn first_waiting(&self) -> Option<(Key, &Job)> {
         let key = self.waiting.first()?;
         self.jobs.get(key).map(|job| (*key, job))
-    }
-
-    pub(super) fn handed(&mut self, key: Key) {
-        self.waiting.remove(&key);
-        self.handed.push_back(key);
     }
 
     /// Takes a waiting job out.
@@ -146,19 +142,17 @@ impl Outbox {
         self.suspects = self.suspects && self.jobs.values().any(Job::is_suspect);
     }
 
-    /// The oldest handed job got a packet id.
-    pub(super) fn sent(&mut self, pkid: u16) -> Result<(), String> {
-        let Some(key) = self.handed.pop_front() else {
-            return Err(format!("packet {pkid} was sent, but none was handed over"));
+    /// A waiting job is sent: its packet id, the next in turn. Nothing is sent if that is in flight still: the broker acknowledged
+    /// all that came after it, and the reset that follows sends it again.
+    pub(super) fn sent(&mut self, key: Key) -> Result<(u16, &Job), String> {
+        let pkid = self.last_pkid % LAST_PUBLISH_ID + 1;
+        let (Entry::Vacant(place), Some(job)) = (self.by_pkid.entry(pkid), self.jobs.get(&key)) else {
+            return Err(format!("it did not acknowledge packet {pkid} in its turn"));
         };
-        match self.by_pkid.insert(pkid, key) {
-            None => Ok(()),
-            Some(other) => {
-                // Both are un-acknowledged; the reset that follows sends both again.
-                self.handed.push_front(other);
-                Err(format!("packet id {pkid} was used again before it was acknowledged"))
-            }
-        }
+        place.insert(key);
+        self.waiting.remove(&key);
+        self.last_pkid = pkid;
+        Ok((pkid, job))
     }
 
     /// The job that a PUBACK is for, taken out.
@@ -184,7 +178,7 @@ impl Outbox {
             }
         }
         self.waiting.extend(in_flight);
-        self.waiting.extend(self.handed.drain(..));
+        self.last_pkid = 0;
         // The link makes its own messages anew on every connection.
         self.jobs.retain(|key, _| key.0 == Rank::Caller);
         self.waiting.retain(|key| self.jobs.contains_key(key));
@@ -211,17 +205,22 @@ mod tests {
         outbox
     }
 
-    /// Hands over and sends up to `n` waiting jobs with packet ids from 1; returns their topics.
+    /// Sends up to `n` waiting jobs; returns their topics.
     fn send(outbox: &mut Outbox, n: u16) -> Vec<String> {
         (1..=n)
-            .map_while(|pkid| {
-                let (key, job) = outbox.first_waiting()?;
-                let topic = job.publication.topic.clone();
-                outbox.handed(key);
-                outbox.sent(pkid).unwrap();
-                Some(topic)
+            .map_while(|_| {
+                let (key, _) = outbox.first_waiting()?;
+                let (_, job) = outbox.sent(key).unwrap();
+                Some(job.publication.topic.clone())
             })
             .collect()
+    }
+
+    /// Takes the acknowledgement of the job with this topic.
+    fn ack(outbox: &mut Outbox, topic: &str) {
+        let topics = outbox.by_pkid.iter().map(|(pkid, key)| (*pkid, outbox.jobs[key].publication.topic.as_str()));
+        let (pkid, _) = topics.into_iter().find(|(_, found)| *found == topic).unwrap();
+        outbox.acked(pkid).unwrap();
     }
 
     #[test]
@@ -237,16 +236,27 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_id_used_twice_loses_neither_job() {
+    fn a_packet_id_in_flight_is_not_used_twice_and_neither_job_is_lost() {
         let mut outbox = outbox(&["a", "b"]);
-        for _ in 0..2 {
-            let (key, _) = outbox.first_waiting().unwrap();
-            outbox.handed(key);
-        }
-        outbox.sent(1).unwrap();
-        outbox.sent(1).unwrap_err();
+        assert_eq!(send(&mut outbox, 1), ["a"]);
+        outbox.last_pkid = LAST_PUBLISH_ID;
+        let (key, _) = outbox.first_waiting().unwrap();
+        outbox.sent(key).unwrap_err();
         outbox.lost(true);
         assert_eq!(send(&mut outbox, 9), ["a", "b"]);
+    }
+
+    #[test]
+    fn packet_ids_go_round() {
+        let mut outbox = outbox(&["a"]);
+        for round in 0..3 {
+            for expected in 1..=LAST_PUBLISH_ID {
+                let (key, _) = outbox.first_waiting().unwrap();
+                assert_eq!(outbox.sent(key).unwrap().0, expected, "round {round}");
+                outbox.acked(expected).unwrap();
+                outbox.add(Publication::raw("a".to_owned(), ""), Origin::Caller(oneshot::channel().0));
+            }
+        }
     }
 
     #[test]
@@ -269,12 +279,12 @@ mod tests {
         }
         assert!(outbox.has_suspects());
         assert_eq!(send(&mut outbox, 1), ["a"]);
-        outbox.acked(1).unwrap();
+        ack(&mut outbox, "a");
         assert_eq!(send(&mut outbox, 1), ["poison"]);
         let ended_at = outbox.lost(true).ended_at.unwrap();
         assert_eq!(ended_at.publication.topic, "poison");
         assert_eq!(send(&mut outbox, 1), ["c"]);
-        outbox.acked(1).unwrap();
+        ack(&mut outbox, "c");
         assert!(!outbox.has_suspects());
     }
 
@@ -286,7 +296,7 @@ mod tests {
         outbox.add_handed(Handed { publication, handling, done: oneshot::channel().0 });
         assert!(outbox.has_suspects());
         assert_eq!(send(&mut outbox, 1), ["a"]);
-        outbox.acked(1).unwrap();
+        ack(&mut outbox, "a");
         assert_eq!(send(&mut outbox, 1), ["poison"]);
         assert!(outbox.lost(true).ended_at.is_some());
         assert!(!outbox.has_suspects());

@@ -12,13 +12,13 @@ use tracing::{info, warn};
 use super::connection::{Connection, Step};
 use super::delivery::Delivery;
 use super::outbox::Origin;
+use super::packets::Version;
 use super::refused;
 use super::state::Subscriptions;
-use super::wire::Wire;
 use crate::local::{Publication, filter};
 use crate::os::clock::boot_now;
 
-impl<W: Wire> Connection<'_, W> {
+impl<V: Version> Connection<'_, V> {
     pub(super) fn start_probe(&mut self) {
         if let Some((until, reason)) = self.task.denied.until(Instant::now()) {
             let unverified = Subscriptions::Unverified(reason.to_owned());

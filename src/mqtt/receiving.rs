@@ -6,11 +6,11 @@ use super::arrivals::Question;
 use super::connection::{Connection, End, Phase, Step};
 use super::explanations::Failure;
 use super::incoming::AckToken;
-use super::incoming::{Incoming, NotTaken, RECEIVE_MAXIMUM, Settled};
+use super::incoming::{Incoming, NotTaken, Settled};
+use super::packets::Version;
 use super::state::LinkCounters;
-use super::wire::Wire;
 
-impl<W: Wire> Connection<'_, W> {
+impl<V: Version> Connection<'_, V> {
     pub(super) fn on_message(&mut self, mut message: Incoming) {
         if message.qos > 0 && !self.overlooking {
             message.arrival = self.arrivals.arrived(message.pkid);
@@ -76,7 +76,7 @@ impl<W: Wire> Connection<'_, W> {
 
     /// Whether there is nothing left to wait for before the overlooked messages are fetched.
     pub(super) fn fetch_overlooked(&self) -> Step {
-        let finished = self.arrivals.is_empty() && self.acks_handed == 0;
+        let finished = self.arrivals.is_empty() && self.wire.is_written();
         if self.overlooking && finished && matches!(self.phase, Phase::Up) {
             let cause = "commands came faster than they could be stored; the broker sends the rest again";
             return Err(End::GaveUp(Failure::Because(cause.to_owned())));
@@ -101,13 +101,12 @@ impl<W: Wire> Connection<'_, W> {
 
     /// Acknowledges to the broker what may be, in order.
     pub(super) fn send_acks(&mut self) {
-        while let Some(pkid) = self.arrivals.due() {
-            // No more than rumqttc's channel has places for beside everything else: the subscriptions must find theirs.
-            if self.acks_handed >= usize::from(RECEIVE_MAXIMUM) || !self.wire.ack(pkid) {
-                break;
-            }
+        while self.wire.has_room()
+            && let Some(pkid) = self.arrivals.due()
+        {
+            self.wire.ack(pkid);
             self.arrivals.acknowledged();
-            self.acks_handed += 1;
+            self.receipts.written();
         }
     }
 }

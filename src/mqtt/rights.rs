@@ -3,7 +3,8 @@
 //! Its client id and its session are its own, nothing it publishes is retained, and it takes nothing away from a bridge that
 //! runs: that one knows our probe for what it is and ignores it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,11 +14,13 @@ use super::account::AccountCheck;
 use super::config::{LinkConfig, Protocol, StartError};
 use super::delivery::Ack;
 use super::delivery::Refusal;
+use super::dialer::Dialer;
 use super::explanations::{ConnectRefusal, Failure, History};
+use super::packets::{Accepted, Event, Subscription, Version};
 use super::refused;
 use super::v5::V5;
 use super::v311::V311;
-use super::wire::{Accepted, Dialer, Event, Subscription, Wire};
+use super::wire::{LAST_PUBLISH_ID, Wire};
 use crate::local::{Publication, filter};
 
 /// For TCP, TLS and CONNACK, and then for all answers.
@@ -95,7 +98,7 @@ pub async fn try_out(
         ..config
     };
     let protocol = config.protocol;
-    let dialer = Dialer::new(config)?;
+    let dialer = Arc::new(Dialer::new(config)?);
     dialer.leaves_session.store(true, std::sync::atomic::Ordering::Relaxed);
     let trial = Trial::new(&dialer, random, wanted);
     let tried = match protocol {
@@ -113,8 +116,10 @@ struct Trial {
     account: AccountCheck,
     own_uid: crate::protocol::Uid,
     rights: Rights,
-    /// Handed over, and not numbered yet.
-    numbering: VecDeque<usize>,
+    /// How many the broker takes at once.
+    window: usize,
+    /// Of `topics`: the next to try.
+    next: usize,
     under_way: HashMap<u16, usize>,
     verdicts: Vec<Option<Verdict>>,
     granted: Option<Vec<bool>>,
@@ -134,7 +139,8 @@ impl Trial {
             own_uid: dialer.config.own_uid.clone(),
             wanted,
             rights: Rights::default(),
-            numbering: VecDeque::new(),
+            window: 1,
+            next: 0,
             under_way: HashMap::new(),
             granted: None,
             stood: false,
@@ -142,8 +148,8 @@ impl Trial {
         }
     }
 
-    async fn run<W: Wire>(mut self, dialer: &Dialer) -> Result<Rights, String> {
-        let (wire, mut poller) = W::open(dialer);
+    async fn run<V: Version>(mut self, dialer: &Arc<Dialer>) -> Result<Rights, String> {
+        let mut wire = Wire::<V>::open(dialer);
         let until = Instant::now() + LIMIT;
         let mut heard_until = None;
         let why = loop {
@@ -154,13 +160,13 @@ impl Trial {
                     break None;
                 }
             }
-            let event = match timeout_at(heard_until.unwrap_or(until), W::poll(&mut poller, dialer)).await {
+            let event = match timeout_at(heard_until.unwrap_or(until), wire.poll()).await {
                 Ok(Ok(event)) => event,
                 Ok(Err(failure)) => break Some(self.explain(dialer, &failure)),
                 Err(_) if heard_until.is_some() => break None,
                 Err(_) => break Some(self.explain(dialer, &dialer.explain().no_answer())),
             };
-            if let Err(failure) = self.handle(event, &wire, dialer) {
+            if let Err(failure) = self.handle(event, &mut wire, dialer) {
                 break Some(self.explain(dialer, &failure));
             }
         };
@@ -168,41 +174,36 @@ impl Trial {
             Some(cause) if !self.stood => return Err(cause),
             _ => {}
         }
-        if why.is_none() && wire.disconnect() {
+        if why.is_none() {
+            wire.disconnect();
             // Until it is written, and the broker closes.
-            let _ = timeout(FAREWELL, async { while W::poll(&mut poller, dialer).await.is_ok() {} }).await;
+            let _ = timeout(FAREWELL, async { while wire.poll().await.is_ok() {} }).await;
         }
         Ok(self.rights(dialer.config.protocol, why))
     }
 
-    fn handle<W: Wire>(&mut self, event: Event, wire: &W, dialer: &Dialer) -> Result<(), Failure> {
+    fn handle<V: Version>(&mut self, event: Event, wire: &mut Wire<V>, dialer: &Dialer) -> Result<(), Failure> {
         match event {
             Event::Connected(accepted) => {
                 usable(&accepted, dialer)?;
                 self.stood = true;
+                self.window = usize::from(accepted.receive_maximum.min(LAST_PUBLISH_ID));
                 let reads: Vec<_> =
                     self.wanted.reads.iter().map(|filter| (filter.clone(), Subscription::Look)).collect();
                 wire.subscribe(&reads);
             }
             Event::Subscribed(granted) => {
                 self.granted = Some(granted);
-                for (at, topic) in self.topics.iter().enumerate() {
-                    let probe = Publication { topic: topic.clone(), payload: Bytes::new(), ..Publication::default() };
-                    if wire.publish(&probe, Some(EXPIRY_S)) {
-                        self.numbering.push_back(at);
-                    }
-                }
+                self.publish(wire);
             }
-            Event::Sent(pkid) => {
-                if let Some(at) = self.numbering.pop_front() {
-                    self.under_way.insert(pkid, at);
-                }
+            Event::Acked(pkid, ack) => {
+                self.acked(pkid, ack, dialer);
+                self.publish(wire);
             }
-            Event::Acked(pkid, ack) => self.acked(pkid, ack, dialer),
             Event::Message(message) if message.topic == self.self_test => self.rights.heard = Some(true),
             Event::Message(message) => self.account.note(&message.topic, &message.payload),
-            Event::Broken(what) => return Err(Failure::Protocol(what)),
-            Event::AckSent
+            Event::Ended(failure) => return Err(failure),
+            Event::Written
             | Event::PingSent
             | Event::PingAnswered
             | Event::Unreadable(_)
@@ -210,6 +211,18 @@ impl Trial {
             | Event::Other => {}
         }
         Ok(())
+    }
+
+    fn publish<V: Version>(&mut self, wire: &mut Wire<V>) {
+        let free = (1..=LAST_PUBLISH_ID).filter(|pkid| !self.under_way.contains_key(pkid));
+        let room = self.window.saturating_sub(self.under_way.len());
+        let tries: Vec<_> = free.take(room).zip(self.topics.iter().enumerate().skip(self.next)).collect();
+        for (pkid, (at, topic)) in tries {
+            let probe = Publication { topic: topic.clone(), payload: Bytes::new(), ..Publication::default() };
+            wire.publish(pkid, &probe, Some(EXPIRY_S));
+            self.under_way.insert(pkid, at);
+            self.next = at + 1;
+        }
     }
 
     fn acked(&mut self, pkid: u16, ack: Ack, dialer: &Dialer) {

@@ -3,17 +3,18 @@
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::arrivals::Question;
 use super::connection::{Connection, End, Phase, SETTLE, Step};
 use super::delivery::{Ack, Delivery, ForNow, NotNow, Refusal};
 use super::explanations::Failure;
 use super::outbox::{Job, Origin};
+use super::packets::Version;
 use super::standing::Outcome;
 use super::state::LinkCounters;
-use super::wire::Wire;
 use super::{refused, validate};
 use crate::os::clock::boot_now;
 
-impl<W: Wire> Connection<'_, W> {
+impl<V: Version> Connection<'_, V> {
     pub(super) fn send_waiting(&mut self) -> Step {
         let now = Instant::now();
         let leaving = matches!(self.phase, Phase::Leaving);
@@ -33,15 +34,18 @@ impl<W: Wire> Connection<'_, W> {
             let fit = if job.handling.is_withdrawn() {
                 Fit::Never(Delivery::Withdrawn)
             } else {
-                fit::<W>(job, self.maximum_packet)
+                fit::<V>(job, self.maximum_packet)
             };
             match fit {
                 Fit::Now(expiry) => {
-                    if !self.wire.publish(&job.publication, expiry) {
+                    if !self.wire.has_room() {
                         break;
                     }
+                    let sent = self.task.outbox.sent(key);
+                    let (pkid, job) = sent.map_err(|what| End::Lost(Failure::Protocol(what)))?;
+                    self.wire.publish(pkid, &job.publication, expiry);
+                    self.receipts.asked(Question::Publish(pkid));
                     LinkCounters::one(&self.task.counters.published);
-                    self.task.outbox.handed(key);
                     self.ack_due.get_or_insert(now + self.patience);
                 }
                 Fit::Never(delivery) => {
@@ -155,7 +159,7 @@ enum Fit {
     Never(Delivery),
 }
 
-fn fit<W: Wire>(job: &Job, maximum_packet: usize) -> Fit {
+fn fit<V: Version>(job: &Job, maximum_packet: usize) -> Fit {
     let publication = &job.publication;
     let left = publication.deadline.map(|deadline| deadline.saturating_sub(boot_now()));
     if left.is_some_and(|left| left.is_zero()) {
@@ -170,7 +174,7 @@ fn fit<W: Wire>(job: &Job, maximum_packet: usize) -> Fit {
     if publication.packet_size_at_most() <= maximum_packet {
         return Fit::Now(expiry);
     }
-    let size = W::packet_size(publication, expiry);
+    let size = V::size(&V::publish(1, publication, expiry));
     if size > maximum_packet {
         let reason = format!("the packet has {size} bytes, the broker takes {maximum_packet}");
         let remedy = "raise the broker's packet size limit".to_owned();

@@ -11,12 +11,12 @@ use tracing::{info, warn};
 use super::config::RouteFilters;
 use super::delivery::{Delivery, Refusal};
 use super::denied::Denied;
+use super::dialer::Dialer;
 use super::incoming::CommandSender;
 use super::outbox::{Job, Origin, Outbox};
 use super::publisher::PublisherEnds;
 use super::refused::RefusedTopics;
 use super::state::{LinkCounters, LinkState, Subscriptions};
-use super::wire::Dialer;
 use crate::observe::log::{Seldom, clipped};
 
 /// What outlives a connection.

@@ -1,48 +1,49 @@
-//! MQTT 3.1.1 over rumqttc: no properties, no reasons, no expiry.
+//! MQTT 3.1.1: no properties, no reasons, no expiry.
 
 use std::sync::atomic::Ordering;
 
+use bytes::BytesMut;
+use rumqttc::mqttbytes::Error;
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing,
-    Packet, Publish, QoS, StateError, SubscribeFilter, SubscribeReasonCode, TlsError,
+    ConnAck, Connect, ConnectReturnCode, LastWill, Login, Packet, PubAck, Publish, QoS, Subscribe, SubscribeFilter,
+    SubscribeReasonCode, Unsubscribe,
 };
 use secrecy::ExposeSecret;
 
-use super::config::address;
 use super::delivery::Ack;
-use super::explanations::{ConnectRefusal, Explain, Failure};
+use super::dialer::Dialer;
+use super::explanations::{ConnectRefusal, Failure};
 use super::incoming::Incoming;
-use super::v5::tls_transport;
-use super::wire::{
-    Accepted, CONNECT_LIMIT, Dialer, Event, LARGEST_PACKET, REQUESTS, Subscription, WIRE_WINDOW, Wire, keep_alive_of,
-};
+use super::packets::{Accepted, Event, LARGEST_PACKET, READ_STEP, Subscription, Version, out_of_place};
 use crate::local::Publication;
 
-pub(super) struct V311(AsyncClient);
+pub(super) enum V311 {}
 
-impl Wire for V311 {
-    type Poller = EventLoop;
+impl Version for V311 {
+    type Packet = Packet;
 
-    fn open(dialer: &Dialer) -> (Self, EventLoop) {
-        let (client, mut event_loop) = AsyncClient::new(options(dialer), REQUESTS);
-        let mut network = NetworkOptions::new();
-        network.set_tcp_nodelay(true);
-        network.set_connection_timeout(CONNECT_LIMIT.as_secs());
-        event_loop.set_network_options(network);
-        (Self(client), event_loop)
+    fn connect(dialer: &Dialer) -> Packet {
+        let config = &dialer.config;
+        let will = &config.will;
+        Packet::Connect(Connect {
+            keep_alive: u16::try_from(dialer.keep_alive().as_secs()).unwrap_or(u16::MAX),
+            clean_session: !config.persistent_session || dialer.leaves_session.load(Ordering::Relaxed),
+            last_will: Some(LastWill::new(will.topic.as_str(), will.payload.to_vec(), QoS::AtLeastOnce, will.retain)),
+            login: config.credentials.as_ref().map(|(user, password)| Login::new(user, password.expose_secret())),
+            ..Connect::new(config.client_id.as_str())
+        })
     }
 
-    fn publish(&self, p: &Publication, _expiry: Option<u32>) -> bool {
-        self.0.try_publish(p.topic.as_str(), QoS::AtLeastOnce, p.retain, p.payload.clone()).is_ok()
+    fn publish(pkid: u16, p: &Publication, _expiry: Option<u32>) -> Packet {
+        let publish = Publish::from_bytes(p.topic.as_str(), QoS::AtLeastOnce, p.payload.clone());
+        Packet::Publish(Publish { pkid, retain: p.retain, ..publish })
     }
 
-    fn ack(&self, pkid: u16) -> bool {
-        let mut publish = Publish::new("", QoS::AtLeastOnce, "");
-        publish.pkid = pkid;
-        self.0.try_ack(&publish).is_ok()
+    fn ack(pkid: u16) -> Packet {
+        Packet::PubAck(PubAck::new(pkid))
     }
 
-    fn subscribe(&self, filters: &[(String, Subscription)]) -> bool {
+    fn subscribe(pkid: u16, filters: &[(String, Subscription)]) -> Packet {
         let filters = filters.iter().map(|(filter, kind)| {
             let qos = match kind {
                 Subscription::Look => QoS::AtMostOnce,
@@ -50,78 +51,54 @@ impl Wire for V311 {
             };
             SubscribeFilter::new(filter.clone(), qos)
         });
-        self.0.try_subscribe_many(filters).is_ok()
+        Packet::Subscribe(Subscribe { pkid, ..Subscribe::new_many(filters) })
     }
 
-    fn unsubscribe(&self, filter: &str) -> bool {
-        self.0.try_unsubscribe(filter).is_ok()
+    fn unsubscribe(pkid: u16, filter: &str) -> Packet {
+        Packet::Unsubscribe(Unsubscribe { pkid, ..Unsubscribe::new(filter) })
     }
 
-    fn disconnect(&self) -> bool {
-        self.0.try_disconnect().is_ok()
+    fn ping() -> Packet {
+        Packet::PingReq
     }
 
-    fn packet_size(p: &Publication, _expiry: Option<u32>) -> usize {
-        // Fixed header, topic with its length, packet id, payload.
-        5 + 2 + p.topic.len() + 2 + p.payload.len()
+    fn disconnect() -> Packet {
+        Packet::Disconnect
     }
 
-    async fn poll(event_loop: &mut EventLoop, dialer: &Dialer) -> Result<Event, Failure> {
-        match event_loop.poll().await {
-            Ok(event) => Ok(convert(event, event_loop)),
-            Err(error) => Err(failure(error, dialer.explain())),
+    fn size(packet: &Packet) -> usize {
+        packet.size()
+    }
+
+    fn write(packet: &Packet, largest: usize, out: &mut BytesMut) -> Result<(), Failure> {
+        packet.write(out, largest).map(drop).map_err(|error| Failure::Protocol(error.to_string()))
+    }
+
+    fn read(came: &mut BytesMut, dialer: &Dialer) -> Result<Option<Event>, Failure> {
+        let before = came.len();
+        match Packet::read(came, LARGEST_PACKET) {
+            Ok(packet) => event(packet, dialer).map(Some),
+            Err(Error::InsufficientBytes(missing)) if came.len() == before => {
+                came.reserve(missing.min(READ_STEP));
+                Ok(None)
+            }
+            Err(error) => Err(Failure::Undecodable(error.to_string())),
         }
-    }
-
-    fn harvest(event_loop: &mut EventLoop) -> Vec<Event> {
-        let events: Vec<_> = event_loop.state.events.drain(..).collect();
-        events.into_iter().map(|event| convert(event, event_loop)).collect()
     }
 }
 
-fn options(dialer: &Dialer) -> MqttOptions {
-    let config = &dialer.config;
-    let (host, port) = address(dialer.broker());
-    let mut options = MqttOptions::new(config.client_id.as_str(), host, port);
-    let will = &config.will;
-    options
-        .set_clean_session(!config.persistent_session || dialer.leaves_session.load(Ordering::Relaxed))
-        .set_manual_acks(true)
-        .set_keep_alive(keep_alive_of(config))
-        .set_inflight(WIRE_WINDOW)
-        .set_max_packet_size(LARGEST_PACKET, LARGEST_PACKET)
-        .set_last_will(LastWill::new(will.topic.as_str(), will.payload.to_vec(), QoS::AtLeastOnce, will.retain));
-    if let Some((user, password)) = &config.credentials {
-        options.set_credentials(user, password.expose_secret());
-    }
-    if let Some(tls) = &dialer.tls {
-        options.set_transport(tls_transport(tls));
-    }
-    options
-}
-
-fn convert(event: rumqttc::Event, event_loop: &EventLoop) -> Event {
-    let packet = match event {
-        rumqttc::Event::Outgoing(Outgoing::Publish(pkid)) => return Event::Sent(pkid),
-        rumqttc::Event::Outgoing(Outgoing::AwaitAck(pkid)) => {
-            return Event::Broken(format!("it did not acknowledge packet {pkid} in its turn"));
-        }
-        rumqttc::Event::Outgoing(Outgoing::PubAck(_)) => return Event::AckSent,
-        rumqttc::Event::Outgoing(Outgoing::PingReq) => return Event::PingSent,
-        rumqttc::Event::Outgoing(_) => return Event::Other,
-        rumqttc::Event::Incoming(packet) => packet,
-    };
-    match packet {
-        Packet::ConnAck(connack) => Event::Connected(Accepted {
-            session_present: connack.session_present,
+fn event(packet: Packet, dialer: &Dialer) -> Result<Event, Failure> {
+    Ok(match packet {
+        Packet::ConnAck(ConnAck { code: ConnectReturnCode::Success, session_present }) => Event::Connected(Accepted {
+            session_present,
             receive_maximum: u16::MAX,
             maximum_packet: LARGEST_PACKET,
             qos_1: true,
             retain: true,
-            keep_alive: event_loop.mqtt_options.keep_alive(),
-            ask_every: None,
+            keep_alive: dialer.keep_alive(),
             session_expiry: None,
         }),
+        Packet::ConnAck(refused) => return Err(dialer.explain().refused(refusal(refused.code))),
         Packet::Publish(publish) => message(publish),
         Packet::PubAck(puback) => Event::Acked(puback.pkid, Ack::Done { no_subscribers: false }),
         Packet::SubAck(suback) => {
@@ -130,15 +107,15 @@ fn convert(event: rumqttc::Event, event_loop: &EventLoop) -> Event {
         }
         Packet::UnsubAck(_) => Event::Unsubscribed,
         Packet::PingResp => Event::PingAnswered,
-        _ => Event::Broken("it sent a packet that has no place here".to_owned()),
-    }
+        _ => Event::Ended(out_of_place()),
+    })
 }
 
 fn message(publish: Publish) -> Event {
     let qos = match publish.qos {
         QoS::AtMostOnce => 0,
         QoS::AtLeastOnce => 1,
-        QoS::ExactlyOnce => return Event::Broken("it sent QoS 2 to a QoS 1 subscription".to_owned()),
+        QoS::ExactlyOnce => return Event::Ended(Failure::Protocol("it sent QoS 2 to a QoS 1 subscription".to_owned())),
     };
     if publish.topic.is_empty() {
         return if qos == 0 { Event::Other } else { Event::Unreadable(publish.pkid) };
@@ -160,30 +137,6 @@ fn message(publish: Publish) -> Event {
         content_type: None,
         ack: None,
     }))
-}
-
-fn failure(error: ConnectionError, explain: &Explain) -> Failure {
-    match error {
-        ConnectionError::MqttState(error) => state_failure(error, explain),
-        ConnectionError::NetworkTimeout => explain.no_answer(),
-        ConnectionError::FlushTimeout => explain.stalled(),
-        ConnectionError::Io(error) | ConnectionError::Tls(TlsError::Io(error)) => explain.io(&error),
-        ConnectionError::Tls(TlsError::TLS(error)) => explain.tls(&error),
-        ConnectionError::ConnectionRefused(code) => explain.refused(refusal(code)),
-        ConnectionError::NotConnAck(_) => Failure::Protocol("another packet came instead of CONNACK".to_owned()),
-        error => explain.other(&error),
-    }
-}
-
-fn state_failure(error: StateError, explain: &Explain) -> Failure {
-    use rumqttc::mqttbytes::Error as Codec;
-    match error {
-        StateError::ConnectionAborted => Failure::Closed,
-        StateError::Io(error) | StateError::Deserialization(Codec::Io(error)) => explain.io(&error),
-        StateError::Deserialization(error) => Failure::Undecodable(error.to_string()),
-        StateError::AwaitPingResp => explain.stalled(),
-        error => Failure::Protocol(error.to_string()),
-    }
 }
 
 fn refusal(code: ConnectReturnCode) -> ConnectRefusal {

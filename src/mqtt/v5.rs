@@ -1,51 +1,69 @@
-//! MQTT 5 over rumqttc.
+//! MQTT 5.
 
-use rumqttc::tokio_rustls::rustls::ClientConfig;
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnectProperties, ConnectReturnCode, Filter, LastWill, Packet, PubAckReason, Publish, PublishProperties,
-    RetainForwardRule, SubscribeReasonCode,
-};
-use rumqttc::v5::{self, AsyncClient, ConnectionError, EventLoop, MqttOptions, StateError};
-use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, TlsError, Transport};
-use secrecy::ExposeSecret;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use super::config::address;
-use super::delivery::Ack;
-use super::explanations::{ConnectRefusal, Explain, Failure};
-use super::incoming::{Incoming, RECEIVE_MAXIMUM};
-use super::wire::{
-    Accepted, CONNECT_LIMIT, Dialer, Event, LARGEST_PACKET, REQUESTS, Subscription, WIRE_WINDOW, Wire, keep_alive_of,
+use bytes::BytesMut;
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAck, ConnAckProperties, Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode,
+    Filter, LastWill, Login, Packet, PingReq, PubAck, PubAckReason, Publish, PublishProperties, RetainForwardRule,
+    Subscribe, SubscribeReasonCode, Unsubscribe,
 };
+use rumqttc::v5::mqttbytes::{Error, QoS};
+use secrecy::ExposeSecret;
+
+use super::delivery::Ack;
+use super::dialer::Dialer;
+use super::explanations::{ConnectRefusal, Failure};
+use super::incoming::{Incoming, RECEIVE_MAXIMUM};
+use super::packets::{Accepted, Event, LARGEST_PACKET, READ_STEP, Subscription, Version, out_of_place};
 use crate::local::Publication;
 use crate::os::tls::spelled;
 
 /// The longest life that a device can give a command, in seconds: as `ttl` in its JSON.
 const LONGEST_EXPIRY: u32 = 30 * 24 * 60 * 60;
 
-pub(super) struct V5(AsyncClient);
+pub(super) enum V5 {}
 
-impl Wire for V5 {
-    type Poller = EventLoop;
+impl Version for V5 {
+    type Packet = Packet;
 
-    fn open(dialer: &Dialer) -> (Self, EventLoop) {
-        let (client, event_loop) = AsyncClient::new(options(dialer), REQUESTS);
-        (Self(client), event_loop)
+    fn connect(dialer: &Dialer) -> Packet {
+        let config = &dialer.config;
+        let connect = Connect {
+            keep_alive: u16::try_from(dialer.keep_alive().as_secs()).unwrap_or(u16::MAX),
+            client_id: config.client_id.clone(),
+            clean_start: dialer.leaves_session.load(Ordering::Relaxed),
+            properties: Some(ConnectProperties {
+                session_expiry_interval: Some(config.session_expiry),
+                receive_maximum: Some(RECEIVE_MAXIMUM),
+                max_packet_size: Some(takes_at_most(dialer)),
+                ..ConnectProperties::new()
+            }),
+        };
+        let will = &config.will;
+        let will = LastWill::new(will.topic.as_str(), will.payload.to_vec(), QoS::AtLeastOnce, will.retain, None);
+        let login = config.credentials.as_ref().map(|(user, password)| Login::new(user, password.expose_secret()));
+        Packet::Connect(connect, Some(will), login)
     }
 
-    fn publish(&self, p: &Publication, expiry: Option<u32>) -> bool {
-        let (topic, payload) = (p.topic.as_str(), p.payload.clone());
-        self.0.try_publish_with_properties(topic, QoS::AtLeastOnce, p.retain, payload, properties(p, expiry)).is_ok()
+    fn publish(pkid: u16, p: &Publication, expiry: Option<u32>) -> Packet {
+        Packet::Publish(Publish {
+            dup: false,
+            qos: QoS::AtLeastOnce,
+            retain: p.retain,
+            topic: p.topic.clone().into(),
+            pkid,
+            payload: p.payload.clone(),
+            properties: Some(properties(p, expiry)),
+        })
     }
 
-    fn ack(&self, pkid: u16) -> bool {
-        let publish = Publish { qos: QoS::AtLeastOnce, pkid, ..Publish::default() };
-        self.0.try_ack(&publish).is_ok()
+    fn ack(pkid: u16) -> Packet {
+        Packet::PubAck(PubAck::new(pkid, None))
     }
 
-    fn subscribe(&self, filters: &[(String, Subscription)]) -> bool {
+    fn subscribe(pkid: u16, filters: &[(String, Subscription)]) -> Packet {
         let filters = filters.iter().map(|(filter, kind)| match kind {
             Subscription::Look => Filter::new(filter, QoS::AtMostOnce),
             Subscription::Commands | Subscription::Routes => Filter {
@@ -55,81 +73,54 @@ impl Wire for V5 {
                 ..Filter::new(filter, QoS::AtLeastOnce)
             },
         });
-        self.0.try_subscribe_many(filters).is_ok()
+        Packet::Subscribe(Subscribe { pkid, ..Subscribe::new_many(filters, None) })
     }
 
-    fn unsubscribe(&self, filter: &str) -> bool {
-        self.0.try_unsubscribe(filter).is_ok()
+    fn unsubscribe(pkid: u16, filter: &str) -> Packet {
+        Packet::Unsubscribe(Unsubscribe { pkid, ..Unsubscribe::new(filter, None) })
     }
 
-    fn disconnect(&self) -> bool {
-        self.0.try_disconnect().is_ok()
+    fn ping() -> Packet {
+        Packet::PingReq(PingReq)
     }
 
-    fn packet_size(p: &Publication, expiry: Option<u32>) -> usize {
-        let properties = properties(p, expiry);
-        // The packet id is not assigned yet: rumqttc counts its two bytes only then.
-        let publish = Publish {
-            pkid: 1,
-            payload: p.payload.clone(),
-            ..Publish::new(p.topic.as_str(), QoS::AtLeastOnce, "", Some(properties))
-        };
-        publish.size()
+    fn disconnect() -> Packet {
+        Packet::Disconnect(Disconnect::new(DisconnectReasonCode::NormalDisconnection))
     }
 
-    async fn poll(event_loop: &mut EventLoop, dialer: &Dialer) -> Result<Event, Failure> {
-        let event = event_loop.poll().await.map_err(|e| failure(e, dialer.explain()))?;
-        if let v5::Event::Incoming(Packet::ConnAck(_)) = &event {
-            // The broker may have set the keep alive; 0 means none, which rumqttc would take for "ping without pause". More than
-            // ours is no use to us: pings are how we find out that the broker has gone.
-            let ours = keep_alive_of(&dialer.config);
-            if event_loop.options.keep_alive().is_zero() || event_loop.options.keep_alive() > ours {
-                event_loop.options.set_keep_alive(ours);
-            }
+    fn size(packet: &Packet) -> usize {
+        packet.size()
+    }
+
+    fn write(packet: &Packet, largest: usize, out: &mut BytesMut) -> Result<(), Failure> {
+        let written = packet.write(out, u32::try_from(largest).ok());
+        written.map(drop).map_err(|error| Failure::Protocol(error.to_string()))
+    }
+
+    fn read(came: &mut BytesMut, dialer: &Dialer) -> Result<Option<Event>, Failure> {
+        loop {
+            let before = came.len();
+            return match Packet::read(came, Some(takes_at_most(dialer))) {
+                Ok(packet) => event(packet, dialer).map(Some),
+                // Properties that end early in a packet that is complete: without them, nobody knows what it says.
+                Err(Error::InsufficientBytes(_)) if came.len() < before => continue,
+                Err(Error::InsufficientBytes(missing)) => {
+                    came.reserve(missing.min(READ_STEP));
+                    Ok(None)
+                }
+                // An empty packet that is no ping: DISCONNECT without a reason, which the codec does not read.
+                Err(Error::PayloadRequired) => Err(Failure::Closed),
+                Err(Error::PayloadSizeLimitExceeded { pkt_size, .. }) => Err(Failure::TooLarge(pkt_size)),
+                Err(error) => Err(Failure::Undecodable(error.to_string())),
+            };
         }
-        Ok(convert(event, event_loop))
-    }
-
-    fn harvest(event_loop: &mut EventLoop) -> Vec<Event> {
-        let events: Vec<_> = event_loop.state.events.drain(..).collect();
-        events.into_iter().map(|event| convert(event, event_loop)).collect()
     }
 }
 
-fn options(dialer: &Dialer) -> MqttOptions {
-    let config = &dialer.config;
-    let (host, port) = address(dialer.broker());
-    let mut options = MqttOptions::new(config.client_id.as_str(), host, port);
-    let mut network = NetworkOptions::new();
-    network.set_tcp_nodelay(true);
-    let mut properties = ConnectProperties::new();
-    properties.session_expiry_interval = Some(config.session_expiry);
-    properties.receive_maximum = Some(RECEIVE_MAXIMUM);
+/// What we tell the broker, and hold it to.
+fn takes_at_most(dialer: &Dialer) -> u32 {
     let any_size = dialer.takes_any_size.load(Ordering::Relaxed);
-    // rumqttc has one number for what it tells the broker and for what it takes.
-    let largest = u32::try_from(LARGEST_PACKET).unwrap_or(u32::MAX);
-    properties.max_packet_size = Some(if any_size { largest } else { config.max_packet });
-    let will = &config.will;
-    options
-        .set_clean_start(dialer.leaves_session.load(Ordering::Relaxed))
-        .set_manual_acks(true)
-        .set_keep_alive(keep_alive_of(config))
-        .set_connection_timeout(CONNECT_LIMIT.as_secs())
-        .set_outgoing_inflight_upper_limit(WIRE_WINDOW)
-        .set_connect_properties(properties)
-        .set_network_options(network)
-        .set_last_will(LastWill::new(will.topic.as_str(), will.payload.to_vec(), QoS::AtLeastOnce, will.retain, None));
-    if let Some((user, password)) = &config.credentials {
-        options.set_credentials(user, password.expose_secret());
-    }
-    if let Some(tls) = &dialer.tls {
-        options.set_transport(tls_transport(tls));
-    }
-    options
-}
-
-pub(super) fn tls_transport(config: &Arc<ClientConfig>) -> Transport {
-    Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(config)))
+    if any_size { u32::try_from(LARGEST_PACKET).unwrap_or(u32::MAX) } else { dialer.config.max_packet }
 }
 
 fn properties(p: &Publication, expiry: Option<u32>) -> PublishProperties {
@@ -143,19 +134,12 @@ fn properties(p: &Publication, expiry: Option<u32>) -> PublishProperties {
     }
 }
 
-fn convert(event: v5::Event, event_loop: &EventLoop) -> Event {
-    let packet = match event {
-        v5::Event::Outgoing(Outgoing::Publish(pkid)) => return Event::Sent(pkid),
-        v5::Event::Outgoing(Outgoing::AwaitAck(pkid)) => {
-            return Event::Broken(format!("it did not acknowledge packet {pkid} in its turn"));
+fn event(packet: Packet, dialer: &Dialer) -> Result<Event, Failure> {
+    Ok(match packet {
+        Packet::ConnAck(ConnAck { code: ConnectReturnCode::Success, session_present, properties }) => {
+            Event::Connected(accepted(session_present, properties.as_ref(), dialer))
         }
-        v5::Event::Outgoing(Outgoing::PubAck(_)) => return Event::AckSent,
-        v5::Event::Outgoing(Outgoing::PingReq) => return Event::PingSent,
-        v5::Event::Outgoing(_) => return Event::Other,
-        v5::Event::Incoming(packet) => packet,
-    };
-    match packet {
-        Packet::ConnAck(connack) => Event::Connected(accepted(&connack, event_loop)),
+        Packet::ConnAck(refused) => return Err(dialer.explain().refused(refusal(refused.code))),
         Packet::Publish(publish) => message(publish),
         Packet::PubAck(puback) => Event::Acked(puback.pkid, ack(puback.reason)),
         Packet::SubAck(suback) => {
@@ -164,24 +148,24 @@ fn convert(event: v5::Event, event_loop: &EventLoop) -> Event {
         }
         Packet::UnsubAck(_) => Event::Unsubscribed,
         Packet::PingResp(_) => Event::PingAnswered,
-        // Acknowledgements of QoS 2, which we neither use nor subscribe with, and what only clients send.
-        _ => Event::Broken("it sent a packet that has no place here".to_owned()),
-    }
+        Packet::Disconnect(disconnect) => {
+            Event::Ended(dialer.explain().disconnected(&format!("{:?}", disconnect.reason_code)))
+        }
+        _ => Event::Ended(out_of_place()),
+    })
 }
 
-fn accepted(connack: &ConnAck, event_loop: &EventLoop) -> Accepted {
-    let properties = connack.properties.as_ref();
+fn accepted(session_present: bool, properties: Option<&ConnAckProperties>, dialer: &Dialer) -> Accepted {
+    let ours = dialer.keep_alive();
+    let theirs = properties.and_then(|p| p.server_keep_alive).map(|seconds| Duration::from_secs(seconds.into()));
     let maximum_packet = properties.and_then(|p| p.max_packet_size).and_then(|n| usize::try_from(n).ok());
-    let keep_alive = event_loop.options.keep_alive();
-    let theirs = properties.and_then(|p| p.server_keep_alive).unwrap_or_default();
     Accepted {
-        session_present: connack.session_present,
+        session_present,
         receive_maximum: properties.and_then(|p| p.receive_max).unwrap_or(u16::MAX),
         maximum_packet: maximum_packet.unwrap_or(LARGEST_PACKET),
         qos_1: properties.and_then(|p| p.max_qos) != Some(0),
         retain: properties.and_then(|p| p.retain_available) != Some(0),
-        keep_alive,
-        ask_every: (u64::from(theirs) > keep_alive.as_secs()).then_some(keep_alive),
+        keep_alive: theirs.filter(|theirs| !theirs.is_zero() && *theirs < ours).unwrap_or(ours),
         session_expiry: properties.and_then(|p| p.session_expiry_interval),
     }
 }
@@ -190,7 +174,7 @@ fn message(publish: Publish) -> Event {
     let qos = match publish.qos {
         QoS::AtMostOnce => 0,
         QoS::AtLeastOnce => 1,
-        QoS::ExactlyOnce => return Event::Broken("it sent QoS 2 to a QoS 1 subscription".to_owned()),
+        QoS::ExactlyOnce => return Event::Ended(Failure::Protocol("it sent QoS 2 to a QoS 1 subscription".to_owned())),
     };
     // Mosquitto checks topics, other brokers may not. An empty one stands for a topic alias, which we do not allow.
     let topic = match String::from_utf8(publish.topic.to_vec()) {
@@ -229,32 +213,6 @@ fn ack(reason: PubAckReason) -> Ack {
         PubAckReason::UnspecifiedError => Ack::Failed("unspecified error"),
         PubAckReason::ImplementationSpecificError => Ack::Failed("implementation specific error"),
         PubAckReason::PacketIdentifierInUse => Ack::Failed("packet identifier in use"),
-    }
-}
-
-fn failure(error: ConnectionError, explain: &Explain) -> Failure {
-    match error {
-        ConnectionError::MqttState(error) => state_failure(error, explain),
-        ConnectionError::Timeout(_) => explain.no_answer(),
-        ConnectionError::Io(error) | ConnectionError::Tls(TlsError::Io(error)) => explain.io(&error),
-        ConnectionError::Tls(TlsError::TLS(error)) => explain.tls(&error),
-        ConnectionError::ConnectionRefused(code) => explain.refused(refusal(code)),
-        ConnectionError::NotConnAck(_) => Failure::Protocol("another packet came instead of CONNACK".to_owned()),
-        error => explain.other(&error),
-    }
-}
-
-fn state_failure(error: StateError, explain: &Explain) -> Failure {
-    use rumqttc::v5::mqttbytes::Error as Codec;
-    match error {
-        // An empty packet that is no ping: DISCONNECT without a reason, which the codec does not read.
-        StateError::ConnectionAborted | StateError::Deserialization(Codec::PayloadRequired) => Failure::Closed,
-        StateError::Io(error) | StateError::Deserialization(Codec::Io(error)) => explain.io(&error),
-        StateError::Deserialization(Codec::PayloadSizeLimitExceeded { pkt_size, .. }) => Failure::TooLarge(pkt_size),
-        StateError::Deserialization(error) => Failure::Undecodable(error.to_string()),
-        StateError::AwaitPingResp => explain.stalled(),
-        StateError::ServerDisconnect { reason_code, .. } => explain.disconnected(&format!("{reason_code:?}")),
-        error => Failure::Protocol(error.to_string()),
     }
 }
 

@@ -1,198 +1,305 @@
-//! What the link needs of a connection, the same for both versions of MQTT; `v5` and `v311` are the two adapters over rumqttc.
+//! A connection to the broker: bytes in, bytes out, and one event after another.
 //!
-//! A connection is opened afresh for every attempt, so nothing of a lost one (packet ids, queued requests, collisions, values
-//! from its CONNACK) survives in rumqttc. Nothing here waits but [`Wire::poll`].
+//! What is to be sent is only appended to a buffer; [`Wire::poll`] writes all of it at once when nothing is left to hand out
+//! of what came. So many packets share one system call, here and at the broker. Nothing here waits but [`Wire::poll`], and
+//! nothing outlives the connection.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use url::Url;
+use bytes::{Buf, BytesMut};
+use futures_util::FutureExt;
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
+use tokio::task::unconstrained;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 
-use super::config::{LinkConfig, StartError};
-use super::delivery::Ack;
-use super::explanations::{Explain, Failure};
-use super::incoming::{Incoming, RECEIVE_MAXIMUM};
-use super::tls;
+use super::dialer::{Dialer, Stream};
+use super::explanations::Failure;
+use super::packets::{Accepted, Event, LARGEST_PACKET, READ_STEP, Subscription, Version, out_of_place};
 use crate::local::Publication;
 
 /// Publishes in flight at most: 20 to 100 reach Mosquitto's full rate, more only add latency.
 pub(super) const WINDOW: u16 = 100;
-/// rumqttc's own limit on them. One more than ours, because at its limit it holds back our PUBACKs too.
-pub(super) const WIRE_WINDOW: u16 = WINDOW + 1;
-/// rumqttc's request channel, so that handing over never waits: two windows, one PUBACK per message that may be
-/// un-acknowledged, and the few SUBSCRIBEs.
-pub(super) const REQUESTS: usize = 2 * WINDOW as usize + RECEIVE_MAXIMUM as usize + 16;
+/// The packet ids of publishes go up to here: one more than the window, for the farewell. Those of other requests lie above.
+pub(super) const LAST_PUBLISH_ID: u16 = WINDOW + 1;
 /// For the whole of TCP, TLS and CONNACK.
-pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// The largest packet MQTT can express: five bytes of fixed header and 268,435,455 more.
-pub(super) const LARGEST_PACKET: usize = 268_435_460;
-/// The shortest keep alive that rumqttc takes without a panic, in seconds.
-pub(super) const SHORTEST_KEEP_ALIVE: u64 = 5;
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// With so many bytes waiting to be written, what can wait should. One packet of any size goes beyond it.
+const ROOM: usize = 64 * 1024;
+/// What is read at once at least.
+const READ_AT_LEAST: usize = 1024;
+/// Memory is taken for so many bytes that may come.
+const READ_AHEAD: usize = 8 * 1024;
+/// At the end of a connection no more is read than this: a window's PUBACKs and messages among them.
+const HARVEST: usize = 64 * 1024;
 
-/// An address of the broker.
-struct Target {
-    url: Url,
-    explain: Explain,
+type Opened = (Box<dyn Stream>, BytesMut, Accepted);
+
+enum State {
+    Opening(Pin<Box<dyn Future<Output = Result<Opened, Failure>> + Send>>),
+    Open(Open),
 }
 
-/// What opens connections: the configuration, with the TLS files read.
-pub(super) struct Dialer {
-    pub(super) config: LinkConfig,
-    pub(super) tls: Option<Arc<rustls::ClientConfig>>,
-    first: Target,
-    others: Vec<Target>,
-    /// Whose turn it is: 0 is the first's.
-    turn: AtomicUsize,
-    /// The broker was told `max_packet` and sent more: refusing such a packet would bring it again for ever.
-    pub(super) takes_any_size: AtomicBool,
-    /// The session at the broker holds what cannot be decoded: the next connection begins another.
-    pub(super) leaves_session: AtomicBool,
+struct Open {
+    stream: Box<dyn Stream>,
+    /// Its moments are the keep alive's.
+    ticks: Interval,
+    /// What has to come before the next of them.
+    awaits: Option<Awaited>,
+    /// The stream may hold some of what it took: TLS does.
+    unflushed: bool,
 }
 
-impl Dialer {
-    /// Reads what the configuration names.
-    pub(super) fn new(config: LinkConfig) -> Result<Self, StartError> {
-        let tls = match (config.broker.scheme(), config.broker.host_str()) {
-            ("mqtt", Some(_)) => None,
-            ("mqtts", Some(_)) => Some(tls::client_config(&config.tls)?),
-            // Without the rest of the URL, which may hold a password.
-            (scheme, host) => return Err(StartError::Broker(format!("{scheme}://{}", host.unwrap_or_default()))),
-        };
-        if config.client_id.is_empty() {
-            return Err(StartError::ClientId);
+/// A sign of life.
+#[derive(PartialEq, Eq)]
+enum Awaited {
+    Pong,
+    /// That something of what waits is taken.
+    Room,
+}
+
+/// What ended a wait.
+enum Turn {
+    Came,
+    Written,
+    Tick,
+}
+
+pub(super) struct Wire<V> {
+    dialer: Arc<Dialer>,
+    state: State,
+    /// What came and was not handed out yet.
+    came: BytesMut,
+    /// What is to be written.
+    unsent: BytesMut,
+    /// The largest packet the broker takes.
+    largest: usize,
+    /// The packet id of the last SUBSCRIBE or UNSUBSCRIBE.
+    request: u16,
+    /// A packet could not be made.
+    failed: Option<Failure>,
+    version: PhantomData<fn() -> V>,
+}
+
+impl<V: Version> Wire<V> {
+    pub(super) fn open(dialer: &Arc<Dialer>) -> Self {
+        Self {
+            dialer: Arc::clone(dialer),
+            state: State::Opening(Box::pin(open::<V>(Arc::clone(dialer)))),
+            came: BytesMut::new(),
+            unsent: BytesMut::new(),
+            largest: LARGEST_PACKET,
+            request: LAST_PUBLISH_ID,
+            failed: None,
+            version: PhantomData,
         }
-        let target = |url: &Url| Target { url: url.clone(), explain: Explain::new(&config, url) };
-        let (first, others) = (target(&config.broker), config.other_brokers.iter().map(target).collect());
-        let (takes_any_size, leaves_session) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { config, tls, first, others, turn: AtomicUsize::new(0), takes_any_size, leaves_session })
     }
 
-    fn target(&self) -> &Target {
-        let turn = self.turn.load(Ordering::Relaxed).checked_sub(1);
-        turn.and_then(|other| self.others.get(other)).unwrap_or(&self.first)
+    /// Whether there is room for more to send. If not, it comes back by [`Event::Written`] at the latest.
+    pub(super) fn has_room(&self) -> bool {
+        self.unsent.len() < ROOM
     }
 
-    /// The address whose turn it is.
-    pub(super) fn broker(&self) -> &Url {
-        &self.target().url
+    /// Whether all that was to be sent is written.
+    pub(super) fn is_written(&self) -> bool {
+        self.unsent.is_empty() && !matches!(&self.state, State::Open(open) if open.unflushed)
     }
 
-    /// Words for what happens there.
-    pub(super) fn explain(&self) -> &Explain {
-        &self.target().explain
+    /// `pkid` is of 1 to [`LAST_PUBLISH_ID`], and not in flight.
+    pub(super) fn publish(&mut self, pkid: u16, publication: &Publication, expiry: Option<u32>) {
+        self.put(&V::publish(pkid, publication, expiry));
     }
 
-    /// It is the next address's turn.
-    pub(super) fn next_broker(&self) {
-        let turn = self.turn.load(Ordering::Relaxed);
-        self.turn.store(if turn < self.others.len() { turn + 1 } else { 0 }, Ordering::Relaxed);
+    pub(super) fn ack(&mut self, pkid: u16) {
+        self.put(&V::ack(pkid));
     }
-}
 
-/// What happened on the connection.
-#[derive(Debug)]
-pub(super) enum Event {
-    /// The broker accepted the connection.
-    Connected(Accepted),
-    /// Our PUBLISH got this packet id. They come in the order in which they were handed over.
-    Sent(u16),
-    /// The broker's PUBACK for it.
-    Acked(u16, Ack),
-    /// A PUBACK of ours was written.
-    AckSent,
-    /// A PINGREQ of ours was written.
-    PingSent,
-    /// PINGRESP.
-    PingAnswered,
-    /// A message. `connection`, `session_present` and `ack` are not filled in yet.
-    Message(Box<Incoming>),
-    /// A QoS 1 message that breaks a rule which does no harm to the connection: acknowledge and forget it.
-    Unreadable(u16),
-    /// SUBACK: per filter, whether it was granted.
-    Subscribed(Vec<bool>),
-    /// UNSUBACK.
-    Unsubscribed,
-    /// The broker did what this connection cannot go on with.
-    Broken(String),
-    /// Nothing that matters to the link.
-    Other,
-}
+    pub(super) fn subscribe(&mut self, filters: &[(String, Subscription)]) {
+        let pkid = self.next_request();
+        self.put(&V::subscribe(pkid, filters));
+    }
 
-/// What the CONNACK says.
-#[derive(Debug)]
-pub(super) struct Accepted {
-    pub(super) session_present: bool,
-    pub(super) receive_maximum: u16,
-    pub(super) maximum_packet: usize,
-    pub(super) qos_1: bool,
-    pub(super) retain: bool,
-    /// Never more than ours.
-    pub(super) keep_alive: Duration,
-    /// How often to ask for a sign of life ourselves: rumqttc took over a longer keep alive, and pings too late.
-    pub(super) ask_every: Option<Duration>,
-    pub(super) session_expiry: Option<u32>,
-}
+    pub(super) fn unsubscribe(&mut self, filter: &str) {
+        let pkid = self.next_request();
+        self.put(&V::unsubscribe(pkid, filter));
+    }
 
-/// One connection's requests. Each returns whether rumqttc's channel had room; if not, try again after the next event.
-pub(super) trait Wire: Sized + Send + Sync {
-    /// The connection itself.
-    type Poller: Send;
+    pub(super) fn disconnect(&mut self) {
+        self.put(&V::disconnect());
+    }
 
-    fn open(dialer: &Dialer) -> (Self, Self::Poller);
-    fn publish(&self, publication: &Publication, expiry: Option<u32>) -> bool;
-    fn ack(&self, pkid: u16) -> bool;
-    fn subscribe(&self, filters: &[(String, Subscription)]) -> bool;
-    fn unsubscribe(&self, filter: &str) -> bool;
-    fn disconnect(&self) -> bool;
+    fn next_request(&mut self) -> u16 {
+        self.request = self.request.checked_add(1).unwrap_or(LAST_PUBLISH_ID + 1);
+        self.request
+    }
 
-    /// How many bytes the publication takes on this wire.
-    fn packet_size(publication: &Publication, expiry: Option<u32>) -> usize;
+    fn put(&mut self, packet: &V::Packet) {
+        let before = self.unsent.len();
+        if let Err(failure) = V::write(packet, self.largest, &mut self.unsent) {
+            self.unsent.truncate(before);
+            self.failed.get_or_insert(failure);
+        }
+    }
 
-    /// Drives the connection to its next event. Not cancel-safe: poll one future to its end.
-    fn poll(poller: &mut Self::Poller, dialer: &Dialer) -> impl Future<Output = Result<Event, Failure>> + Send;
-
-    /// The events that had happened before an error and were not reported yet.
-    fn harvest(poller: &mut Self::Poller) -> Vec<Event>;
-}
-
-/// What a subscription is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Subscription {
-    /// QoS 1; in MQTT 5 retained messages come only if the subscription is new, and keep their flag.
-    Commands,
-    /// As `Commands`, and in MQTT 5 without what we publish ourselves.
-    Routes,
-    /// QoS 0, for the retained messages.
-    Look,
-}
-
-/// The keep alive as the wire carries it, in seconds.
-pub(super) fn keep_alive_of(config: &LinkConfig) -> Duration {
-    Duration::from_secs(config.timing.keep_alive.as_secs().clamp(SHORTEST_KEEP_ALIVE, u64::from(u16::MAX)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::v5::V5;
-    use super::super::v311::V311;
-    use super::*;
-
-    #[test]
-    fn no_packet_is_larger_than_it_could_be() {
-        let plain = Publication::raw("t".to_owned(), "x");
-        let rich = Publication {
-            user_properties: vec![("id", "x".repeat(26)), ("kind", String::new()), ("time", "y".repeat(300))],
-            correlation_data: Some(vec![0; 20_000].into()),
-            ..Publication::json("a/b/c".repeat(50), vec![b'x'; 3_000_000])
-        };
-        for publication in [plain, rich] {
-            for expiry in [None, Some(1)] {
-                let most = publication.packet_size_at_most();
-                assert!(V5::packet_size(&publication, expiry) <= most);
-                assert!(V311::packet_size(&publication, expiry) <= most);
+    /// Drives the connection to its next event; not to be called again after a failure. Cancel-safe: what was read, what is to
+    /// be written and how far the opening has come are kept here.
+    pub(super) async fn poll(&mut self) -> Result<Event, Failure> {
+        if let State::Opening(opening) = &mut self.state {
+            let (stream, came, accepted) = opening.await?;
+            self.came = came;
+            self.largest = accepted.maximum_packet.min(LARGEST_PACKET);
+            let mut ticks = interval_at(Instant::now() + accepted.keep_alive, accepted.keep_alive);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            self.state = State::Open(Open { stream, ticks, awaits: None, unflushed: false });
+            return Ok(Event::Connected(accepted));
+        }
+        loop {
+            if let Some(failure) = self.failed.take() {
+                return Err(failure);
+            }
+            if let Some(event) = self.take_event()? {
+                return Ok(event);
+            }
+            match poll_fn(|cx| self.turn(cx)).await? {
+                Turn::Came => {}
+                Turn::Written => return Ok(Event::Written),
+                Turn::Tick if self.tick()? => return Ok(Event::PingSent),
+                Turn::Tick => {}
             }
         }
     }
+
+    /// The next event of those that came.
+    fn take_event(&mut self) -> Result<Option<Event>, Failure> {
+        match decode::<V>(&mut self.came, &self.dialer)? {
+            Some(Event::Ended(failure)) => return Err(failure),
+            Some(Event::Connected(_)) => Err(out_of_place()),
+            event => {
+                if let (Some(Event::PingAnswered), State::Open(open)) = (&event, &mut self.state) {
+                    open.awaits.take_if(|awaited| *awaited == Awaited::Pong);
+                }
+                Ok(event)
+            }
+        }
+    }
+
+    /// Writes what can be written, reads what can be read.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<Turn, Failure>> {
+        let State::Open(open) = &mut self.state else { return Poll::Pending };
+        let written =
+            if self.unsent.is_empty() && !open.unflushed { Poll::Pending } else { open.write(&mut self.unsent, cx) };
+        if let Poll::Ready(Ok(())) = written {
+            return Poll::Ready(Ok(Turn::Written));
+        }
+        // After a failed write too: what had come counts.
+        let failure = match (open.read(&mut self.came, cx), written) {
+            (Poll::Ready(Ok(0)), _) => Failure::Closed,
+            (Poll::Ready(Ok(_)), _) => return Poll::Ready(Ok(Turn::Came)),
+            (Poll::Ready(Err(error)), _) | (Poll::Pending, Poll::Ready(Err(error))) => self.dialer.explain().io(&error),
+            (Poll::Pending, _) => return open.ticks.poll_tick(cx).map(|_| Ok(Turn::Tick)),
+        };
+        Poll::Ready(Err(failure))
+    }
+
+    /// A keep alive has passed. Asks for a sign of life, unless there is something to write all the time: that the broker takes
+    /// it is such a sign. Returns whether a PINGREQ is sent.
+    fn tick(&mut self) -> Result<bool, Failure> {
+        let writes = !self.is_written();
+        let State::Open(open) = &mut self.state else { return Ok(false) };
+        if open.awaits.is_some() {
+            return Err(self.dialer.explain().stalled());
+        }
+        open.awaits = Some(if writes { Awaited::Room } else { Awaited::Pong });
+        if !writes {
+            self.put(&V::ping());
+        }
+        Ok(!writes)
+    }
+
+    /// The connection has ended: what had come before and was not handed out yet.
+    pub(super) fn harvest(&mut self) -> Vec<Event> {
+        let State::Open(open) = &mut self.state else { return Vec::new() };
+        let most = self.came.len() + HARVEST;
+        // Without tokio's budget, which may be used up; what is there is read, nothing is waited for.
+        let mut read = || unconstrained(poll_fn(|cx| open.read(&mut self.came, cx))).now_or_never();
+        let mut total = 0;
+        while let Some(Ok(n @ 1..)) = read() {
+            total += n;
+            if total >= most {
+                break;
+            }
+        }
+        std::iter::from_fn(|| decode::<V>(&mut self.came, &self.dialer).ok().flatten()).collect()
+    }
+}
+
+impl Open {
+    /// Ready once all is written.
+    fn write(&mut self, unsent: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !unsent.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, unsent))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            unsent.advance(written);
+            self.unflushed = true;
+            self.awaits.take_if(|awaited| *awaited == Awaited::Room);
+        }
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.unflushed = false;
+        self.awaits.take_if(|awaited| *awaited == Awaited::Room);
+        // What a giant took is given back.
+        if unsent.capacity() > 2 * ROOM {
+            *unsent = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn read(&mut self, came: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if came.is_empty() && came.capacity() > 2 * READ_STEP {
+            *came = BytesMut::new();
+        }
+        if came.capacity() - came.len() < READ_AT_LEAST {
+            came.reserve(READ_AHEAD);
+        }
+        pin!(self.stream.read_buf(came)).poll(cx)
+    }
+}
+
+async fn open<V: Version>(dialer: Arc<Dialer>) -> Result<Opened, Failure> {
+    let opening = async {
+        let failed = |error: io::Error| dialer.explain().io(&error);
+        let mut stream = dialer.connect().await?;
+        let mut connect = BytesMut::new();
+        V::write(&V::connect(&dialer), LARGEST_PACKET, &mut connect)?;
+        stream.write_all(&connect).await.map_err(failed)?;
+        stream.flush().await.map_err(failed)?;
+        let mut came = BytesMut::new();
+        loop {
+            match decode::<V>(&mut came, &dialer)? {
+                Some(Event::Connected(accepted)) => return Ok((stream, came, accepted)),
+                Some(_) => return Err(Failure::Protocol("another packet came instead of CONNACK".to_owned())),
+                None => came.reserve(READ_AT_LEAST),
+            }
+            if stream.read_buf(&mut came).await.map_err(failed)? == 0 {
+                return Err(Failure::Closed);
+            }
+        }
+    };
+    match timeout(CONNECT_LIMIT, opening).await {
+        Ok(opened) => opened,
+        Err(_) => Err(dialer.explain().no_answer()),
+    }
+}
+
+/// rumqttc may panic on what a hostile broker sends. That connection is given up like any other.
+fn decode<V: Version>(came: &mut BytesMut, dialer: &Dialer) -> Result<Option<Event>, Failure> {
+    catch_unwind(AssertUnwindSafe(|| V::read(came, dialer)))
+        .unwrap_or_else(|_panic| Err(Failure::Undecodable("a packet that cannot be decoded".to_owned())))
 }

@@ -1,0 +1,119 @@
+//! What differs between the two versions of MQTT: the packets. `v5` and `v311` make and read them with rumqttc's codecs.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use super::delivery::Ack;
+use super::dialer::Dialer;
+use super::explanations::Failure;
+use super::incoming::Incoming;
+use crate::local::Publication;
+
+/// The largest packet MQTT can express: five bytes of fixed header and 268,435,455 more.
+pub(super) const LARGEST_PACKET: usize = 268_435_460;
+/// Room for more of a packet is made in such steps, so that memory is taken by what came and not by what was announced.
+pub(super) const READ_STEP: usize = 64 * 1024;
+
+/// What happened on the connection.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The broker accepted the connection.
+    Connected(Accepted),
+    /// All that there was to send was written.
+    Written,
+    /// The broker's PUBACK for our publish with this packet id.
+    Acked(u16, Ack),
+    /// A PINGREQ is sent.
+    PingSent,
+    /// PINGRESP.
+    PingAnswered,
+    /// A message. `connection`, `session_present` and `ack` are not filled in yet.
+    Message(Box<Incoming>),
+    /// A QoS 1 message that breaks a rule which does no harm to the connection: acknowledge and forget it.
+    Unreadable(u16),
+    /// SUBACK: per filter, whether it was granted.
+    Subscribed(Vec<bool>),
+    /// UNSUBACK.
+    Unsubscribed,
+    /// The broker ended the connection, or did what it cannot go on with. [`Wire::poll`](super::wire::Wire::poll) fails with it.
+    Ended(Failure),
+    /// Nothing that matters to the link.
+    Other,
+}
+
+/// It sent what only clients send, what belongs to QoS 2 (which we do not use), or something at the wrong time.
+pub(super) fn out_of_place() -> Failure {
+    Failure::Protocol("it sent a packet that has no place here".to_owned())
+}
+
+/// What the CONNACK says.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) session_present: bool,
+    pub(super) receive_maximum: u16,
+    pub(super) maximum_packet: usize,
+    pub(super) qos_1: bool,
+    pub(super) retain: bool,
+    /// Never more than ours, never none: pings are how we find out that the broker has gone.
+    pub(super) keep_alive: Duration,
+    pub(super) session_expiry: Option<u32>,
+}
+
+/// What a subscription is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Subscription {
+    /// QoS 1; in MQTT 5 retained messages come only if the subscription is new, and keep their flag.
+    Commands,
+    /// As `Commands`, and in MQTT 5 without what we publish ourselves.
+    Routes,
+    /// QoS 0, for the retained messages.
+    Look,
+}
+
+/// A version of MQTT.
+pub(super) trait Version: 'static {
+    type Packet;
+
+    fn connect(dialer: &Dialer) -> Self::Packet;
+    /// At QoS 1.
+    fn publish(pkid: u16, publication: &Publication, expiry: Option<u32>) -> Self::Packet;
+    fn ack(pkid: u16) -> Self::Packet;
+    fn subscribe(pkid: u16, filters: &[(String, Subscription)]) -> Self::Packet;
+    fn unsubscribe(pkid: u16, filter: &str) -> Self::Packet;
+    fn ping() -> Self::Packet;
+    fn disconnect() -> Self::Packet;
+
+    /// How many bytes it takes.
+    fn size(packet: &Self::Packet) -> usize;
+
+    /// Appends it to `out`. What a failure leaves there is to be taken away.
+    fn write(packet: &Self::Packet, largest: usize, out: &mut BytesMut) -> Result<(), Failure>;
+
+    /// Takes the first packet out of what came, if it is complete. May panic on what a hostile broker sends.
+    fn read(came: &mut BytesMut, dialer: &Dialer) -> Result<Option<Event>, Failure>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::v5::V5;
+    use super::super::v311::V311;
+    use super::*;
+
+    #[test]
+    fn no_packet_is_larger_than_it_could_be() {
+        let plain = Publication::raw("t".to_owned(), "x");
+        let rich = Publication {
+            user_properties: vec![("id", "x".repeat(26)), ("kind", String::new()), ("time", "y".repeat(300))],
+            correlation_data: Some(vec![0; 20_000].into()),
+            ..Publication::json("a/b/c".repeat(50), vec![b'x'; 3_000_000])
+        };
+        for publication in [plain, rich] {
+            for expiry in [None, Some(1)] {
+                let most = publication.packet_size_at_most();
+                assert!(V5::size(&V5::publish(1, &publication, expiry)) <= most);
+                assert!(V311::size(&V311::publish(1, &publication, expiry)) <= most);
+            }
+        }
+    }
+}
