@@ -130,7 +130,7 @@ impl<'t, V: Version> Connection<'t, V> {
             let step = match self.next_event().await {
                 Ok(event) => {
                     self.last_event = Instant::now();
-                    self.handle(event)
+                    self.handle_all(event)
                 }
                 Err(end) => Err(end),
             };
@@ -138,11 +138,11 @@ impl<'t, V: Version> Connection<'t, V> {
                 break end;
             }
         };
-        // What had happened before the end counts: above all, PUBACKs. A step that fails here has nothing left to end.
-        for event in self.wire.harvest() {
-            if matches!(event, Event::Acked(..)) {
-                let _ = self.handle(event);
-            }
+        // What had come before the end counts: the PUBACKs. But not what follows a breach of the protocol: a false one would lose a
+        // message. A step that fails here has nothing left to end.
+        if !matches!(end, End::Lost(Failure::Protocol(_) | Failure::Undecodable(_))) {
+            let acks = self.wire.harvest().into_iter().filter(|event| matches!(event, Event::Acked(..)));
+            let _ = acks.map(|ack| self.handle(ack)).find(Step::is_err);
         }
         self.ended(end)
     }
@@ -205,6 +205,15 @@ impl<'t, V: Version> Connection<'t, V> {
                 Err(_) => return,
             }
         }
+    }
+
+    /// Handles an event, and those that came with it.
+    fn handle_all(&mut self, event: Event) -> Step {
+        self.handle(event)?;
+        while let Some(event) = self.wire.take_event().map_err(End::Lost)? {
+            self.handle(event)?;
+        }
+        Ok(())
     }
 
     fn handle(&mut self, event: Event) -> Step {

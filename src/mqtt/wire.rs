@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::task::unconstrained;
@@ -52,7 +52,9 @@ struct Open {
     ticks: Interval,
     /// What has to come before the next of them.
     awaits: Option<Awaited>,
-    /// The stream may hold some of what it took: TLS does.
+    /// How much of what is to be written was written.
+    written: usize,
+    /// The stream may hold some of that: TLS does.
     unflushed: bool,
 }
 
@@ -156,7 +158,7 @@ impl<V: Version> Wire<V> {
             self.largest = accepted.maximum_packet.min(LARGEST_PACKET);
             let mut ticks = interval_at(Instant::now() + accepted.keep_alive, accepted.keep_alive);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            self.state = State::Open(Open { stream, ticks, awaits: None, unflushed: false });
+            self.state = State::Open(Open { stream, ticks, awaits: None, written: 0, unflushed: false });
             return Ok(Event::Connected(accepted));
         }
         loop {
@@ -175,10 +177,10 @@ impl<V: Version> Wire<V> {
         }
     }
 
-    /// The next event of those that came.
-    fn take_event(&mut self) -> Result<Option<Event>, Failure> {
+    /// The next event of those that came; [`Wire::poll`] brings more.
+    pub(super) fn take_event(&mut self) -> Result<Option<Event>, Failure> {
         match decode::<V>(&mut self.came, &self.dialer)? {
-            Some(Event::Ended(failure)) => return Err(failure),
+            Some(Event::Ended(failure)) => Err(failure),
             Some(Event::Connected(_)) => Err(out_of_place()),
             event => {
                 if let (Some(Event::PingAnswered), State::Open(open)) = (&event, &mut self.state) {
@@ -192,6 +194,10 @@ impl<V: Version> Wire<V> {
     /// Writes what can be written, reads what can be read.
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<Turn, Failure>> {
         let State::Open(open) = &mut self.state else { return Poll::Pending };
+        // First, so that no flood puts it off.
+        if open.ticks.poll_tick(cx).is_ready() {
+            return Poll::Ready(Ok(Turn::Tick));
+        }
         let written =
             if self.unsent.is_empty() && !open.unflushed { Poll::Pending } else { open.write(&mut self.unsent, cx) };
         if let Poll::Ready(Ok(())) = written {
@@ -202,7 +208,7 @@ impl<V: Version> Wire<V> {
             (Poll::Ready(Ok(0)), _) => Failure::Closed,
             (Poll::Ready(Ok(_)), _) => return Poll::Ready(Ok(Turn::Came)),
             (Poll::Ready(Err(error)), _) | (Poll::Pending, Poll::Ready(Err(error))) => self.dialer.explain().io(&error),
-            (Poll::Pending, _) => return open.ticks.poll_tick(cx).map(|_| Ok(Turn::Tick)),
+            (Poll::Pending, _) => return Poll::Pending,
         };
         Poll::Ready(Err(failure))
     }
@@ -222,16 +228,15 @@ impl<V: Version> Wire<V> {
         Ok(!writes)
     }
 
-    /// The connection has ended: what had come before and was not handed out yet.
+    /// The connection has ended, and not by what came: what else had come before and was not handed out yet.
     pub(super) fn harvest(&mut self) -> Vec<Event> {
         let State::Open(open) = &mut self.state else { return Vec::new() };
-        let most = self.came.len() + HARVEST;
         // Without tokio's budget, which may be used up; what is there is read, nothing is waited for.
         let mut read = || unconstrained(poll_fn(|cx| open.read(&mut self.came, cx))).now_or_never();
         let mut total = 0;
         while let Some(Ok(n @ 1..)) = read() {
             total += n;
-            if total >= most {
+            if total >= HARVEST {
                 break;
             }
         }
@@ -242,22 +247,24 @@ impl<V: Version> Wire<V> {
 impl Open {
     /// Ready once all is written.
     fn write(&mut self, unsent: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !unsent.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, unsent))?;
+        while let Some(rest @ [_, ..]) = unsent.get(self.written..) {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            unsent.advance(written);
+            self.written += written;
             self.unflushed = true;
             self.awaits.take_if(|awaited| *awaited == Awaited::Room);
+        }
+        unsent.clear();
+        self.written = 0;
+        // What a giant took is given back.
+        if unsent.capacity() > ROOM {
+            *unsent = BytesMut::new();
         }
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.unflushed = false;
         self.awaits.take_if(|awaited| *awaited == Awaited::Room);
-        // What a giant took is given back.
-        if unsent.capacity() > 2 * ROOM {
-            *unsent = BytesMut::new();
-        }
         Poll::Ready(Ok(()))
     }
 
@@ -303,3 +310,6 @@ fn decode<V: Version>(came: &mut BytesMut, dialer: &Dialer) -> Result<Option<Eve
     catch_unwind(AssertUnwindSafe(|| V::read(came, dialer)))
         .unwrap_or_else(|_panic| Err(Failure::Undecodable("a packet that cannot be decoded".to_owned())))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnectReturnCode, Packet, PingResp, PubAck};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::super::config::{LinkConfig, Protocol, RouteFilters, Timing, TlsOptions};
+use super::super::v5::V5;
+use super::*;
+
+/// A connection that was accepted, and the broker's end of it.
+async fn connected() -> (Wire<V5>, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let config = LinkConfig {
+        broker: format!("mqtt://127.0.0.1:{port}").parse().unwrap(),
+        other_brokers: Vec::new(),
+        protocol: Protocol::V5,
+        client_id: "a".to_owned(),
+        credentials: None,
+        tls: TlsOptions::default(),
+        max_packet: 1024,
+        session_expiry: 0,
+        persistent_session: false,
+        expect_session: false,
+        filters: Vec::new(),
+        routes: tokio::sync::watch::channel(RouteFilters::default()).1,
+        will: Publication::raw("will".to_owned(), ""),
+        birth: Vec::new(),
+        own_uid: "414".parse().unwrap(),
+        base: "ilink".parse().unwrap(),
+        timing: Timing::default(),
+    };
+    let mut wire = Wire::<V5>::open(&Arc::new(Dialer::new(config).unwrap()));
+    let broker = async {
+        let (mut broker, _) = listener.accept().await.unwrap();
+        let connect = read(&mut broker).await;
+        assert!(matches!(connect.as_slice(), [Packet::Connect(..)]), "{connect:?}");
+        let connack = ConnAck { session_present: false, code: ConnectReturnCode::Success, properties: None };
+        broker.write_all(&bytes(&Packet::ConnAck(connack))).await.unwrap();
+        broker
+    };
+    let (event, broker) = tokio::join!(wire.poll(), broker);
+    assert!(matches!(event, Ok(Event::Connected(_))), "{event:?}");
+    (wire, broker)
+}
+
+fn bytes(packet: &Packet) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    packet.write(&mut bytes, None).unwrap();
+    bytes
+}
+
+/// What one read brings.
+async fn read(broker: &mut TcpStream) -> Vec<Packet> {
+    let mut came = BytesMut::with_capacity(64 * 1024);
+    broker.read_buf(&mut came).await.unwrap();
+    std::iter::from_fn(|| (!came.is_empty()).then(|| Packet::read(&mut came, None).unwrap())).collect()
+}
+
+fn publication() -> Publication {
+    Publication::raw("a".to_owned(), "x")
+}
+
+#[tokio::test]
+async fn what_is_to_be_sent_is_written_at_once_and_in_order() {
+    let (mut wire, mut broker) = connected().await;
+    wire.publish(1, &publication(), None);
+    wire.ack(7);
+    wire.publish(2, &publication(), None);
+    wire.unsubscribe("b");
+    assert!(!wire.is_written());
+    assert!(matches!(wire.poll().await, Ok(Event::Written)));
+    assert!(wire.is_written());
+    let packets = read(&mut broker).await;
+    let [Packet::Publish(a), Packet::PubAck(ack), Packet::Publish(b), Packet::Unsubscribe(unsubscribe)] =
+        packets.as_slice()
+    else {
+        panic!("{packets:?}");
+    };
+    assert_eq!((a.pkid, ack.pkid, b.pkid), (1, 7, 2));
+    assert!(unsubscribe.pkid > LAST_PUBLISH_ID, "it is never the packet id of a publish");
+}
+
+#[tokio::test]
+async fn polls_that_are_given_up_lose_nothing() {
+    let (mut wire, mut broker) = connected().await;
+    let mut come = Vec::new();
+    let sends: Vec<u8> = (1..=3).flat_map(|pkid| bytes(&Packet::PubAck(PubAck::new(pkid, None)))).collect();
+    for byte in sends {
+        broker.write_all(&[byte]).await.unwrap();
+        while let Ok(event) = timeout(Duration::from_millis(5), wire.poll()).await {
+            come.push(event.unwrap());
+        }
+    }
+    assert!(matches!(come.as_slice(), [Event::Acked(1, _), Event::Acked(2, _), Event::Acked(3, _)]), "{come:?}");
+}
+
+#[tokio::test]
+async fn pubacks_that_had_come_count_after_the_end() {
+    let (mut wire, mut broker) = connected().await;
+    broker.write_all(&bytes(&Packet::PubAck(PubAck::new(1, None)))).await.unwrap();
+    broker.write_all(&bytes(&Packet::PubAck(PubAck::new(2, None)))).await.unwrap();
+    drop(broker);
+    let mut come = Vec::new();
+    while come.len() < 2 {
+        come.extend(wire.harvest());
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(come.as_slice(), [Event::Acked(1, _), Event::Acked(2, _)]), "{come:?}");
+}
+
+#[tokio::test]
+async fn without_room_no_more_is_taken_until_all_is_written() {
+    let (mut wire, mut broker) = connected().await;
+    let giant = Publication::raw("a".to_owned(), vec![0; 32 * 1024 * 1024]);
+    assert!(wire.has_room());
+    wire.publish(1, &giant, None);
+    assert!(!wire.has_room());
+    let reading = tokio::spawn(async move {
+        let mut total = 0;
+        while let Ok(n @ 1..) = broker.read_buf(&mut BytesMut::with_capacity(1024 * 1024)).await {
+            total += n;
+        }
+        total
+    });
+    assert!(matches!(wire.poll().await, Ok(Event::Written)));
+    assert!(wire.has_room() && wire.unsent.capacity() <= ROOM, "{}", wire.unsent.capacity());
+    drop(wire);
+    assert!(reading.await.unwrap() > 32 * 1024 * 1024);
+}
+
+#[tokio::test]
+async fn a_ping_that_is_not_answered_ends_the_connection() {
+    let (mut wire, mut broker) = connected().await;
+    tokio::time::pause();
+    let since = Instant::now();
+    for _ in 0..2 {
+        assert!(matches!(wire.poll().await, Ok(Event::PingSent)));
+        assert!(matches!(wire.poll().await, Ok(Event::Written)));
+        assert_eq!(read(&mut broker).await.len(), 1);
+        broker.write_all(&bytes(&Packet::PingResp(PingResp))).await.unwrap();
+        assert!(matches!(wire.poll().await, Ok(Event::PingAnswered)));
+    }
+    assert_eq!(since.elapsed().as_secs(), 2 * Timing::default().keep_alive.as_secs());
+    assert!(matches!(wire.poll().await, Ok(Event::PingSent)));
+    assert!(matches!(wire.poll().await, Ok(Event::Written)));
+    let failure = wire.poll().await.unwrap_err();
+    assert_eq!(failure, wire.dialer.explain().stalled());
+}
