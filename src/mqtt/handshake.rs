@@ -84,7 +84,9 @@ impl<V: Version> Connection<'_, V> {
                 }
                 let topics = check.topics();
                 *unsubacks_left = topics.len();
-                topics.iter().for_each(|topic| self.wire.unsubscribe(topic));
+                for topic in topics {
+                    self.wire.unsubscribe(&topic);
+                }
                 Ok(())
             }
             Phase::Subscribing => {
@@ -111,7 +113,8 @@ impl<V: Version> Connection<'_, V> {
         match check.other(&self.task.dialer.config.own_uid) {
             Some(uid) => {
                 self.task.owns_base = false;
-                self.disconnect(End::Conflict(uid))
+                self.disconnect(End::Conflict(uid));
+                Ok(())
             }
             None => self.subscribe(),
         }
@@ -175,7 +178,10 @@ impl<V: Version> Connection<'_, V> {
     pub(super) fn leave(&mut self) -> Step {
         match &self.phase {
             Phase::Connecting => Err(End::Stopped),
-            Phase::Looking { .. } | Phase::Subscribing => self.disconnect(End::Stopped),
+            Phase::Looking { .. } | Phase::Subscribing => {
+                self.disconnect(End::Stopped);
+                Ok(())
+            }
             Phase::Up => {
                 self.probe.stop();
                 let limit = self.task.dialer.config.timing.stop_limit;
@@ -189,17 +195,17 @@ impl<V: Version> Connection<'_, V> {
     }
 
     /// A clean DISCONNECT: the broker does not publish the will. Then waits for the broker to close, so that it has read it.
-    pub(super) fn disconnect(&mut self, end: End) -> Step {
+    pub(super) fn disconnect(&mut self, end: End) {
         self.wire.disconnect();
         self.enter(Phase::Disconnecting(end), Some(DISCONNECT_LIMIT));
-        Ok(())
     }
 
     pub(super) fn on_phase_overdue(&mut self) -> Step {
         match &self.phase {
             Phase::Leaving => {
                 debug!("the broker did not acknowledge `offline` in time");
-                self.disconnect(End::Stopped)
+                self.disconnect(End::Stopped);
+                Ok(())
             }
             // The intended end replaces this one.
             Phase::Disconnecting(_) => Err(End::Lost(Failure::Closed)),

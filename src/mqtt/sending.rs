@@ -50,7 +50,7 @@ impl<V: Version> Connection<'_, V> {
                 }
                 Fit::Never(delivery) => {
                     if let Some(job) = self.task.outbox.take(key) {
-                        self.finish(job, delivery)?;
+                        self.finish(job, delivery);
                     }
                 }
             }
@@ -67,7 +67,8 @@ impl<V: Version> Connection<'_, V> {
         let now = Instant::now();
         self.ack_due = (self.task.outbox.outstanding() > 0).then_some(now + self.patience);
         if let Ack::Done { no_subscribers } = ack {
-            return self.finish(job, Delivery::Acked { no_subscribers });
+            self.finish(job, Delivery::Acked { no_subscribers });
+            return Ok(());
         }
         self.refused_at = Some(now);
         if self.task.outbox.has_suspects() {
@@ -78,39 +79,39 @@ impl<V: Version> Connection<'_, V> {
             Ack::Failed(reason) => (NotNow::Refused, reason),
             _ => {
                 let refusal = refused::refusal(&self.task.dialer.config.base, &job.publication.topic, ack);
-                return self.finish(job, Delivery::Refused(refusal));
+                self.finish(job, Delivery::Refused(refusal));
+                return Ok(());
             }
         };
         match job.origin {
             Origin::Standing(version) => {
                 self.standing_refused_for_now(&job.publication.topic, version, refused_for_now);
-                Ok(())
             }
             Origin::Caller(_) => {
                 let cause = match how {
                     NotNow::Busy => format!("the broker is busy: {refused_for_now}"),
                     NotNow::Refused | NotNow::Fatal => format!("the broker refuses it for now: {refused_for_now}"),
                 };
-                self.finish(job, Delivery::ForNow(ForNow { cause, how }))
+                self.finish(job, Delivery::ForNow(ForNow { cause, how }));
             }
             Origin::Probe | Origin::Offline => {
                 let refusal = Refusal {
                     reason: format!("the broker refuses it for now: {refused_for_now}"),
                     remedy: "look for the reason in the broker's log".to_owned(),
                 };
-                self.finish(job, Delivery::Refused(refusal))
+                self.finish(job, Delivery::Refused(refusal));
             }
         }
+        Ok(())
     }
 
-    fn finish(&mut self, job: Job, delivery: Delivery) -> Step {
+    fn finish(&mut self, job: Job, delivery: Delivery) {
         match &job.origin {
             Origin::Caller(_) => self.task.complete(job, delivery),
             Origin::Standing(version) => self.standing_finished(&job.publication.topic, *version, &delivery),
             Origin::Probe => self.probe_finished(&delivery),
-            Origin::Offline => return self.disconnect(End::Stopped),
+            Origin::Offline => self.disconnect(End::Stopped),
         }
-        Ok(())
     }
 
     /// What should stand at the broker has ended for good; nobody else hears of its refusal.

@@ -169,10 +169,9 @@ impl<V: Version> Wire<V> {
                 return Ok(event);
             }
             match poll_fn(|cx| self.turn(cx)).await? {
-                Turn::Came => {}
                 Turn::Written => return Ok(Event::Written),
                 Turn::Tick if self.tick()? => return Ok(Event::PingSent),
-                Turn::Tick => {}
+                Turn::Came | Turn::Tick => {}
             }
         }
     }
