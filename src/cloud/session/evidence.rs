@@ -237,7 +237,7 @@ impl Task {
         }
     }
 
-    pub(super) fn hold_for_trouble(&mut self, code: ResultCode, doubt: Option<Doubt>) {
+    fn hold_for_trouble(&mut self, code: ResultCode, doubt: Option<Doubt>) {
         let timing = self.config.timing;
         let pace = if code.class() == Class::Quota { timing.conflict } else { timing.link };
         if doubt.is_none() {

@@ -140,9 +140,7 @@ impl Task {
         self.hold(Why::Config, cause, until);
         until
     }
-}
 
-impl Task {
     /// Whether there is something newer than what was used.
     pub(super) fn renewed(&self, what: Renewal, used: &Access) -> bool {
         match what {

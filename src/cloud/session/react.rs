@@ -208,7 +208,7 @@ impl Task {
         }
     }
 
-    pub(super) fn set_config_refused(&mut self, now: Instant, asked: Want, code: ResultCode, seen: &str) {
+    fn set_config_refused(&mut self, now: Instant, asked: Want, code: ResultCode, seen: &str) {
         let timing = self.config.timing;
         let registration = &mut self.registration;
         // Whoever asked may have been overtaken by the wish to register, which no query fulfils.

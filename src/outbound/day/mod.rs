@@ -10,7 +10,6 @@
 mod bridge;
 mod broker;
 mod ledger;
-mod patience;
 mod service;
 mod story;
 mod weather;

@@ -16,7 +16,7 @@ use rumqttc::v5::mqttbytes::v5::{
 use rumqttc::v5::mqttbytes::{Error, QoS};
 
 /// What the broker takes, and tells MQTT 5 clients that it takes.
-pub(super) const MAX_PACKET: u32 = 16 * 1024 * 1024;
+const MAX_PACKET: u32 = 16 * 1024 * 1024;
 /// Messages at QoS 1 and 2 that a client may have under way to the broker; also that the broker has under way to a client
 /// that names no limit.
 pub(super) const WINDOW: u16 = 256;
