@@ -67,7 +67,7 @@ async fn execute(cli: Cli, sockets: Sockets) -> u8 {
         }
         Command::Report(arguments) => {
             let _ = log::start(Log { level: tracing::level_filters::LevelFilter::WARN, format: LogFormat::Text });
-            return match app::bug_report::run(load(), arguments.file).await {
+            return match app::alone::report(load(), arguments.file).await {
                 Ok(path) => print_bytes(format!("written: {}\n", path.display()).as_bytes()),
                 Err(error) => fail_with(&error),
             };

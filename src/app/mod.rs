@@ -8,7 +8,6 @@
 //! old value still in force.
 
 pub mod alone;
-pub mod bug_report;
 pub mod checkup;
 mod core;
 mod error;
