@@ -9,7 +9,7 @@
 //!    the deadline and marks the command as sent (`gate`); one commit replaces the command by its result;
 //! 5. **complete**: [`results`] publishes the result and removes the row once the broker has acknowledged it.
 //!
-//! What devices publish on topics of their own becomes commands by the routes (`routed`, [`route_book`]), and goes the same
+//! What devices publish on topics of their own becomes commands by the routes (`storing`, [`route_book`]), and goes the same
 //! way from step 2 on.
 //!
 //! On start a result row is published; a command becomes `uncertain` if it may have been executed and must not be tried again;
