@@ -16,10 +16,10 @@ const REST: &str = r"
 .SH FILES
 .TP
 .I /etc/ilink2mqtt/config.toml
-The configuration, in TOML. `ilink2mqtt check` prints every key with its value and where that comes from.
+The configuration, in TOML. `ilink2mqtt check` prints every key, its value and where the value comes from.
 .TP
 .I /etc/ilink2mqtt/secretkey, /etc/ilink2mqtt/mqtt\-password
-Secrets, which the systemd unit hands to the service.
+Secrets. The systemd unit hands them to the service.
 .TP
 .I /var/lib/ilink2mqtt
 The state: identity.json (back it up), token.json, spool.db, control.sock.
@@ -29,16 +29,16 @@ The state: identity.json (back it up), token.json, spool.db, control.sock.
 The configuration file.
 .TP
 .B ILINK2MQTT_<SECTION>__<KEY>
-A key of the configuration, over what the file says: ILINK2MQTT_MQTT__BROKER.
+Overrides a key of the configuration file, for example ILINK2MQTT_MQTT__BROKER.
 .TP
 .B CREDENTIALS_DIRECTORY, STATE_DIRECTORY, NOTIFY_SOCKET, WATCHDOG_USEC, LISTEN_FDS
-As systemd sets them for a service.
+Set by systemd for a service.
 .SH SIGNALS
-SIGTERM and SIGINT stop in good order, a second one at once. SIGHUP reads the configuration again.
+SIGTERM and SIGINT stop the bridge cleanly; a second one stops it at once. SIGHUP reads the configuration again.
 .SH EXIT STATUS
 .TP
 0
-Done; stopped in good order.
+The command succeeded, or the bridge stopped cleanly.
 .TP
 1
 iLink answered a call with an error code.
@@ -47,7 +47,7 @@ iLink answered a call with an error code.
 A wrong command line or configuration.
 .TP
 69
-Nobody to talk to; a step of `check \-\-connect` failed.
+No answer: the call got none, or a step of `check \-\-connect` failed.
 .TP
 70
 An internal failure, or an address that is in use.

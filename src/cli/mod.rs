@@ -28,7 +28,7 @@ pub const EXIT_STATE_DIR: u8 = 73;
 const CONFIG_HELP: &str = "Configuration file [default: $ILINK2MQTT_CONFIG, else /etc/ilink2mqtt/config.toml, else \
                            ./config.toml]";
 
-/// Bridges iLink and a local MQTT broker, losing nothing on the way.
+/// Connects iLink and a local MQTT broker, and loses no acknowledged message.
 #[derive(Debug, Parser)]
 #[command(version, disable_help_subcommand = true)]
 pub struct Cli {
@@ -43,31 +43,31 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the bridge (also the default)
+    /// Run the bridge (default)
     Run,
     /// Ask for what the bridge needs, try each answer, and write the configuration
     Setup(Setup),
-    /// Check the configuration and print what it amounts to
+    /// Check the configuration and print the effective values
     Check(Check),
     /// Show the state of the bridge
     Status(Status),
-    /// Write what a bug report needs into one archive: no secrets, no content, ids as pseudonyms
+    /// Write an archive for a bug report, without secrets or message content; pseudonyms replace the ids
     Report(Report),
     /// Make one call to iLink and print its result
     Call(Call),
     /// Register the callback URL at iLink
     Register(Register),
-    /// Remove the callback URL at iLink; the bridge stays unregistered until `register`
+    /// Remove the callback URL from iLink; the bridge stays unregistered until you run `register`
     Unregister,
     /// Ask iLink whether the callback URL is registered
     Query,
     /// Print the callback URL with its secret
     CallbackUrl,
-    /// Try the routes on a message, or list them; nothing is sent
+    /// Test the routes on a message, or list them; sends nothing
     Route(Route),
-    /// Serve a simulated iLink, for trying things out without an account
+    /// Run a simulated iLink, to try things out without an account
     Sim(Sim),
-    /// Show the bridge at work: a simulated iLink, a broker and the bridge in one process
+    /// Run a demo: a simulated iLink, a broker and the bridge in one process
     Demo(Demo),
     /// Print completions for a shell
     #[command(hide = true)]
@@ -98,37 +98,41 @@ pub struct Setup {
     #[arg(
         long,
         conflicts_with = "secretkey_file",
-        help = "The SecretKey; others on this machine can see it in the list of processes: better let it be asked for"
+        help = "The SecretKey. Other users can see it in the process list: it is safer to let setup ask for it"
     )]
     pub secretkey: Option<SecretString>,
     /// The same, in a file.
     #[arg(long, value_name = "FILE", help = "A file with the SecretKey")]
     pub secretkey_file: Option<PathBuf>,
-    /// The uid that the bridge is to be
+    /// The bridge's uid at iLink
     #[arg(long)]
     pub uid: Option<String>,
     /// The broker.
     #[arg(long, value_name = "URL", help = "The broker: mqtt://HOST:1883, or mqtts://HOST:8883 for TLS")]
     pub broker: Option<String>,
-    /// Our user name at the broker; empty for none
+    /// The bridge's user name at the broker; empty for none
     #[arg(long, value_name = "NAME")]
     pub mqtt_username: Option<String>,
-    /// Its password; see --secretkey
+    /// The password of that user. Other users can see it in the process list, as with --secretkey
     #[arg(long, value_name = "PASSWORD", conflicts_with = "mqtt_password_file")]
     pub mqtt_password: Option<SecretString>,
-    /// A file with its password
+    /// A file with the password of that user
     #[arg(long, value_name = "FILE")]
     pub mqtt_password_file: Option<PathBuf>,
     /// The callback's public URL.
-    #[arg(long, value_name = "URL", help = "How iLink reaches this machine: https://bridge.example.org/ilink")]
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "The URL by which iLink reaches this machine: https://bridge.example.org/ilink"
+    )]
     pub public_url: Option<String>,
-    /// Where the bridge listens for iLink, if not on port 8787 of all addresses
+    /// The address on which the bridge listens for iLink; without it port 8787 of all addresses
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
-    /// Replace files that are there already; each is kept as FILE.old
+    /// Replace files that exist already; keeps each old file as FILE.old
     #[arg(long)]
     pub replace: bool,
-    /// Write the answers without trying them
+    /// Write the answers without testing them
     #[arg(long)]
     pub untried: bool,
 }
@@ -136,10 +140,10 @@ pub struct Setup {
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Print the lines that this configuration needs in Mosquitto's ACL file
+    /// Print the lines that Mosquitto's ACL file needs for this configuration
     #[arg(long, conflicts_with = "connect")]
     pub acl: bool,
-    /// Try out the broker, iLink and the callback, step by step; nothing is changed
+    /// Test the connections to the broker, iLink and the callback, step by step; changes nothing
     #[arg(long)]
     pub connect: bool,
 }
@@ -147,10 +151,10 @@ pub struct Check {
 /// Arguments of `status`.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// Only say whether the bridge runs and makes progress, by the exit code too: for the health checks of containers
+    /// Only say whether the bridge runs and makes progress, also by the exit code; for container health checks
     #[arg(long)]
     pub healthy: bool,
-    /// Print it as JSON
+    /// Print the state as JSON
     #[arg(long, conflicts_with = "healthy")]
     pub json: bool,
 }
@@ -159,17 +163,18 @@ pub struct Status {
 #[derive(Debug, Args)]
 pub struct Report {
     /// The archive.
-    #[arg(help = "The archive [default: ilink2mqtt-report-<time>.tar.gz in this directory]")]
+    #[arg(help = "The archive to write [default: ilink2mqtt-report-<time>.tar.gz in this directory]")]
     pub file: Option<PathBuf>,
 }
 
-const FIELDS_HELP: &str = r#"Its fields, such as {"accept_uid":"414","content":"hello"}; only ham_group/list has none"#;
+const FIELDS_HELP: &str =
+    r#"The fields of the call, such as {"accept_uid":"414","content":"hello"}; only ham_group/list has none"#;
 
 /// Arguments of `call`.
 #[derive(Debug, Args)]
 pub struct Call {
     /// The call's name.
-    #[arg(value_name = "API/ACTION", help = "The call as its MQTT topic names it, such as send_msg/text")]
+    #[arg(value_name = "API/ACTION", help = "The call, written as in its MQTT topic, such as send_msg/text")]
     pub name: String,
     /// The call's fields; empty if none were given.
     #[arg(value_name = "JSON", default_value = "", hide_default_value = true, help = FIELDS_HELP)]
@@ -179,7 +184,7 @@ pub struct Call {
 /// Arguments of `register`.
 #[derive(Debug, Args)]
 pub struct Register {
-    /// Make a new secret for the callback URL first
+    /// First make a new secret for the callback URL
     #[arg(long)]
     pub new_secret: bool,
 }
@@ -195,7 +200,7 @@ pub struct Route {
 /// What to do with the routes.
 #[derive(Debug, Subcommand)]
 pub enum RouteCommand {
-    /// Show what the routes make of a message, or why they make nothing of it
+    /// Show what the routes do with a message, or why they do not fire
     Test(RouteTest),
     /// List the routes
     List,
@@ -204,41 +209,41 @@ pub enum RouteCommand {
 /// Arguments of `route test`.
 #[derive(Debug, Args)]
 pub struct RouteTest {
-    /// The levels under recv/ of a message from iLink, such as user/413/text
+    /// Test a message from iLink: its topic levels under recv/, such as user/413/text
     #[arg(long, value_name = "LEVELS", required_unless_present = "topic", conflicts_with = "topic")]
     pub from: Option<String>,
-    /// The topic of a device's message
+    /// Test a message from a device: its topic
     #[arg(long, value_name = "TOPIC")]
     pub topic: Option<String>,
-    /// The message
+    /// The payload of the message
     pub message: OsString,
 }
 
 /// Arguments of `sim`.
 #[derive(Debug, Args)]
 pub struct Sim {
-    /// Address to listen on
+    /// The address to listen on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8184")]
     pub listen: SocketAddr,
     /// The right application key.
-    #[arg(long, help = "The AppKey that is right")]
+    #[arg(long, help = "The AppKey that the simulator accepts")]
     pub appkey: String,
     /// The right application secret.
-    #[arg(long, help = "The SecretKey that is right")]
+    #[arg(long, help = "The SecretKey that the simulator accepts")]
     pub secretkey: SecretString,
-    /// How handshakes are signed: chars, params or plain
+    /// How the simulator signs handshakes: chars, params or plain
     #[arg(long, value_name = "VARIANT", default_value = "chars")]
     pub signature: Variant,
-    /// Life of an access token, in seconds
+    /// Lifetime of an access token, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 7200)]
     pub expires_in: u64,
-    /// Refuse fields that the manual does not have
+    /// Refuse fields that iLink's manual does not have
     #[arg(long)]
     pub strict: bool,
-    /// Try a push again after an error status, too
+    /// Repeat a push also after an HTTP error status
     #[arg(long)]
     pub retry_on_error: bool,
-    /// Allow an address that is not loopback
+    /// Allow --listen on an address that is not loopback
     #[arg(long)]
     pub allow_remote: bool,
 }
@@ -246,10 +251,10 @@ pub struct Sim {
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
 pub struct Demo {
-    /// Use this broker, under the base topic ilink-demo, instead of the embedded one
+    /// Use this broker instead of the embedded one, with the base topic ilink-demo
     #[arg(long, value_name = "URL", conflicts_with = "mqtt_listen")]
     pub broker: Option<Url>,
-    /// Address of the embedded broker [default: a free port of 127.0.0.1]
+    /// The address of the embedded broker [default: a free port of 127.0.0.1]
     #[arg(long, value_name = "ADDR")]
     pub mqtt_listen: Option<SocketAddr>,
 }
