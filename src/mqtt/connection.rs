@@ -259,6 +259,10 @@ impl<'t, V: Version> Connection<'t, V> {
 
     /// Hands to the wire what there is to send.
     fn pump(&mut self) -> Step {
+        // Nothing may follow a DISCONNECT.
+        if matches!(self.phase, Phase::Disconnecting(_)) {
+            return Ok(());
+        }
         self.send_acks();
         self.fetch_overlooked()?;
         match self.phase {

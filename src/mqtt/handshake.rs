@@ -196,6 +196,9 @@ impl<V: Version> Connection<'_, V> {
 
     /// A clean DISCONNECT: the broker does not publish the will. Then waits for the broker to close, so that it has read it.
     pub(super) fn disconnect(&mut self, end: End) {
+        if matches!(self.phase, Phase::Disconnecting(_)) {
+            return;
+        }
         self.wire.disconnect();
         self.enter(Phase::Disconnecting(end), Some(DISCONNECT_LIMIT));
     }
@@ -204,6 +207,10 @@ impl<V: Version> Connection<'_, V> {
         match &self.phase {
             Phase::Leaving => {
                 debug!("the broker did not acknowledge `offline` in time");
+                if self.task.outbox.farewell_waits() {
+                    // It has no place at the broker: without a DISCONNECT, the will says the same.
+                    return Err(End::Stopped);
+                }
                 self.disconnect(End::Stopped);
                 Ok(())
             }

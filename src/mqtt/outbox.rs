@@ -130,6 +130,12 @@ impl Outbox {
         self.jobs.get(key).map(|job| (*key, job))
     }
 
+    /// Whether the farewell was not sent yet.
+    pub(super) fn farewell_waits(&self) -> bool {
+        let mut own = self.waiting.iter().take_while(|key| key.is_links_own()).filter_map(|key| self.jobs.get(key));
+        own.any(|job| matches!(job.origin, Origin::Offline))
+    }
+
     /// Takes a waiting job out.
     pub(super) fn take(&mut self, key: Key) -> Option<Job> {
         self.waiting.remove(&key);

@@ -11,6 +11,7 @@ use super::outbox::{Job, Origin};
 use super::packets::Version;
 use super::standing::Outcome;
 use super::state::LinkCounters;
+use super::wire::LAST_PUBLISH_ID;
 use super::{refused, validate};
 use crate::os::clock::boot_now;
 
@@ -22,9 +23,13 @@ impl<V: Version> Connection<'_, V> {
             return Ok(());
         }
         while let Some((key, job)) = self.task.outbox.first_waiting() {
+            if leaving && matches!(job.origin, Origin::Probe) {
+                self.task.outbox.take(key);
+                continue;
+            }
             // Leaving, only the link's own farewell is sent, and it may use the last place that the window leaves free.
             let limit = match (leaving, self.task.outbox.has_suspects()) {
-                (true, _) => self.receive_maximum,
+                (true, _) => self.receive_maximum.min(usize::from(LAST_PUBLISH_ID)),
                 (false, true) => 1,
                 (false, false) => self.window,
             };

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnAckProperties, Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode,
     Filter, LastWill, Login, Packet, PingReq, PubAck, PubAckReason, Publish, PublishProperties, RetainForwardRule,
@@ -98,6 +98,13 @@ impl Version for V5 {
     }
 
     fn read(came: &mut BytesMut, dialer: &Dialer) -> Result<Option<Event>, Failure> {
+        // DISCONNECT with a reason and no properties, as Mosquitto sends it: the codec would pass over it.
+        if let [0xE0, 1, code, ..] = came[..]
+            && let Ok(reason) = DisconnectReasonCode::try_from(code)
+        {
+            came.advance(3);
+            return Ok(Some(disconnected(reason, dialer)));
+        }
         loop {
             let before = came.len();
             return match Packet::read(came, Some(takes_at_most(dialer))) {
@@ -148,11 +155,13 @@ fn event(packet: Packet, dialer: &Dialer) -> Result<Event, Failure> {
         }
         Packet::UnsubAck(_) => Event::Unsubscribed,
         Packet::PingResp(_) => Event::PingAnswered,
-        Packet::Disconnect(disconnect) => {
-            Event::Ended(dialer.explain().disconnected(&format!("{:?}", disconnect.reason_code)))
-        }
+        Packet::Disconnect(packet) => disconnected(packet.reason_code, dialer),
         _ => Event::Ended(out_of_place()),
     })
+}
+
+fn disconnected(reason: DisconnectReasonCode, dialer: &Dialer) -> Event {
+    Event::Ended(dialer.explain().disconnected(&format!("{reason:?}")))
 }
 
 fn accepted(session_present: bool, properties: Option<&ConnAckProperties>, dialer: &Dialer) -> Accepted {

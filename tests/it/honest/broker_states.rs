@@ -90,6 +90,10 @@ async fn a_broker_that_ends_every_connection() {
     told(&bridge, &["another client connected to 127.0.0.1", "give each its own mqtt.client_id"]).await;
     drop(broker.up().await);
     told(&bridge, &["3 times in a row", "another client uses the client id", "mqtt.client_id"]).await;
+    let mut peer = broker.up().await;
+    // DISCONNECT, "server shutting down", as Mosquitto writes it: a reason and no properties.
+    peer.send_bytes(&[0xE0, 1, 0x8B]).await;
+    told(&bridge, &["it is shutting down"]).await;
     // And it is over when one stands.
     let mut peer = broker.accept(false, limits()).await.0;
     peer.up().await;

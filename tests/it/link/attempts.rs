@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ilink2mqtt::local::Publication;
 use ilink2mqtt::mqtt::{LinkConfig, Protocol};
 use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, ConnectReturnCode, Packet};
 use secrecy::SecretString;
@@ -126,4 +127,23 @@ async fn a_stop_does_not_wait_for_a_broker_that_is_away() {
     tested.until(|state| state.connected).await;
     tested.stop().await;
     drop(peer);
+}
+
+#[tokio::test]
+async fn where_offline_has_no_place_the_will_says_it() {
+    const DISCONNECT: [u8; 2] = [0xE0, 0];
+    for (receive_max, disconnects) in [(1, false), (2, true)] {
+        let broker = ScriptedBroker::bind().await;
+        let mut settings = config(broker.port());
+        settings.timing.stop_limit = Duration::from_millis(500);
+        let tested = Tested::start(settings);
+        let properties = ConnAckProperties { receive_max: Some(receive_max), ..limits() };
+        let (mut peer, _) = broker.accept(false, properties).await;
+        peer.up().await;
+        let _waiting = tested.link.publisher.publish(Publication::raw("a".to_owned(), "x")).await;
+        // It takes the only place, because it is not acknowledged.
+        assert!(peer.publish().await.is_some());
+        let ((), rest) = tokio::join!(tested.stop(), peer.rest());
+        assert_eq!(rest.ends_with(&DISCONNECT), disconnects, "{rest:?}");
+    }
 }

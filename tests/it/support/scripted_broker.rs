@@ -131,6 +131,16 @@ impl Peer {
         }
     }
 
+    /// All bytes that come until the link closes the connection.
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+        loop {
+            let read = timeout(DEADLINE, self.stream.read_buf(&mut self.received)).await;
+            if !matches!(read.expect("the link closes the connection"), Ok(1..)) {
+                return std::mem::take(&mut self.received).to_vec();
+            }
+        }
+    }
+
     /// A connection that the link has closed already takes nothing, and that is no failure of the test.
     pub(crate) async fn send(&mut self, packet: Packet) {
         let mut bytes = BytesMut::new();
