@@ -1,7 +1,7 @@
-//! Why there is no reply, in plain words with a remedy.
+//! Turns a failed exchange into a cause in plain words, with a remedy.
 //!
-//! The HTTP client's own errors are chains of generic texts around the one that matters, and they carry the URL with the
-//! access token. Nothing of them is passed on but the innermost text.
+//! The HTTP client's errors are chains of generic texts around the one that matters, and they contain the URL with the
+//! access token. Only the innermost text is passed on.
 
 use std::io;
 use std::time::Duration;

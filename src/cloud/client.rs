@@ -1,7 +1,7 @@
-//! One POST to iLink with a typed outcome: a [`Reply`], or why there is none and whether the request may have been read.
+//! One POST to iLink with a typed outcome: a [`Reply`], or why there is none and whether iLink may have read the
+//! request.
 //!
-//! Place in the flow: the session's hands. It chooses nothing: which request, which token and whether to repeat are the
-//! session's.
+//! The session decides which request is sent, with which token, and whether it is repeated.
 
 use std::fmt;
 use std::future::Future;

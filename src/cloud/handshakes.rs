@@ -1,7 +1,8 @@
-//! What the callback saw of the registration handshake (§3.1), told to the session.
+//! What the callback saw of the registration handshakes (§3.1), from which the session explains a failed registration.
 //!
-//! When iLink says that it could not verify the callback (1006), only this side can say why: the callback notes every
-//! handshake here, and the session turns what happened since its `set_config` into a cause and a remedy.
+//! When iLink could not verify the callback it only says so (1006); the reason is known on this side alone. So the
+//! callback notes every handshake here, and the session turns the notes since its `set_config` into a cause and a
+//! remedy.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,8 +1,9 @@
-//! The HTTP client: calls to iLink, the visit that `check --connect` pays to the callback, the simulator's pushes.
+//! The HTTP client: for calls to iLink, for the test of the callback by `check --connect`, and for the simulator's
+//! pushes.
 //!
-//! It follows no redirects, repeats no request that may have been read, and ignores the environment's proxies, because iLink
-//! ties a uid to one address (1003). Nor does it trust who answers: an answer's head has an end (`MAX_HEAD`), its body is
-//! read up to the caller's limit, and all of it must come in the time that [`Options`] allow.
+//! It follows no redirects, never repeats a request that may have been read, and ignores the environment's proxy
+//! variables, because iLink ties a uid to one address (1003). It does not trust the server: the head's size is bounded
+//! by `MAX_HEAD`, the body's by the caller, and the time of the whole exchange by [`Options`].
 
 use std::error::Error as StdError;
 use std::future::Future;
@@ -109,7 +110,7 @@ fn links<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (d
 
 /// No connection stood within [`Options::connect`].
 #[derive(Debug, thiserror::Error)]
-#[error("the connection did not stand in time")]
+#[error("the connection was not established in time")]
 pub struct ConnectTimedOut;
 
 /// The client. Cheap to clone; all clones share their connections.

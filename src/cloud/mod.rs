@@ -1,11 +1,12 @@
-//! The way to iLink: one POST with a typed outcome ([`Client`]), and the session that keeps calls possible ([`Session`]).
+//! The connection to iLink. [`Client`] makes one POST with a typed outcome. [`Session`] keeps registration and token
+//! valid, so that calls are possible.
 //!
-//! Place in the flow: the deliver loop hands each command to [`Session::call`]; the callback notes every handshake in the
-//! [`HandshakeLog`], from which the session explains a registration that failed. The session alone registers the callback,
-//! asks for access tokens, keeps the configured subscriptions, and decides when nothing may be called: see
-//! [`session`] for its states and for what it does about each result code.
+//! Place in the flow: the deliver loop makes each call by [`Session::call_through`]. The callback notes every handshake
+//! in the [`HandshakeLog`], from which the session explains a failed registration. Only the session registers the
+//! callback, asks for access tokens, keeps the configured subscriptions, and decides when nothing may be called.
+//! [`session`] describes its states and what it does about each result code.
 //!
-//! It does not queue, repeat or expire commands, and it knows nothing of MQTT or of the spool.
+//! It does not queue, repeat or expire commands, and it knows nothing of MQTT or the spool.
 
 mod cause;
 mod client;

@@ -1,5 +1,5 @@
-//! A reply may repeat our own request, and results show what else a reply says to everybody on the broker: secrets that the
-//! request carried are masked in it.
+//! Masks secrets in replies. A reply may repeat the request, and a result publishes the other fields of a reply on the
+//! broker. Secrets that the request carried are therefore masked in the reply.
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};

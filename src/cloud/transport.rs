@@ -1,5 +1,5 @@
-//! How an exchange with iLink fails, and how long to wait before trying again: every wait of the session, with its documented
-//! default.
+//! How an exchange with iLink fails, and how long the session waits before each kind of retry, with the documented
+//! defaults.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +18,7 @@ pub enum TransportError {
         /// Why.
         cause: String,
     },
-    /// A status of 300 or more without iLink's JSON: whoever stands in front of the service answered instead of it.
+    /// A status of 300 or more without iLink's JSON: a server in front of iLink answered instead of it.
     #[error("{cause}")]
     InFront {
         /// Why.
@@ -56,7 +56,7 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
 pub enum Executed {
     /// Certainly not.
     No,
-    /// Nobody knows, and it is unlikely: whoever stands in front of iLink answered. Repeating it is no likely copy.
+    /// Unknown, but unlikely: a server in front of iLink answered. Repeating the call hardly makes a copy.
     Unlikely,
     /// It may have been. Repeating it may make a copy.
     Perhaps,
@@ -79,7 +79,7 @@ impl TransportError {
         self.executed() != Executed::No
     }
 
-    /// How long whoever answered asks us to wait.
+    /// How long the answer asks us to wait.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -1,10 +1,12 @@
-//! Who may stay when there are more connections than room.
+//! Which connection is closed when there are more than the limit.
 //!
-//! iLink needs one or two connections; thousands of others may hold one open, and no clock tells a slow friend from a slow
-//! foe. What tells them apart is the secret: a stranger can connect, dawdle and be refused, nothing else. So when room is
-//! needed, the connection of the lowest [`Standing`] makes way; of several, one from the address that holds the most; of
-//! those, the oldest. A request that has shown the secret is never cut for others. If everybody is busy with such requests,
-//! the newcomer is turned away: iLink tries again what got no answer.
+//! iLink needs one or two connections. Strangers may open thousands, and no timeout tells a slow iLink from a slow
+//! attacker. The secret does: a stranger can connect, wait and be refused, nothing else. When room is needed, the
+//! connection of the lowest [`Standing`] is closed; among equals, one from the address that holds the most; among
+//! those, the oldest.
+//!
+//! A request that has shown the secret is never cut for others. If every connection is busy with one, the new
+//! connection is refused: iLink repeats what got no answer.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};

@@ -1,10 +1,12 @@
-//! Notes the moment a whole answer was handed to the socket.
+//! Detects that a whole answer was handed to the socket.
 //!
-//! iLink repeats a push exactly when it got no answer, so the bridge must know whether it gave one. hyper tells nobody; but it
-//! polls the response body first, then writes, and flushes the stream only when its own buffer is empty. So the body arms
-//! the connection when it yields its last bytes, and the stream's next successful flush means: answered.
+//! iLink repeats a push exactly when it got no answer, so the bridge must know whether it gave one. hyper does not
+//! report this. But it polls the response body first, then writes, and flushes the stream only when its own buffer is
+//! empty. So the body arms the connection when it yields its last bytes, and the stream's next successful flush means:
+//! answered.
 //!
-//! This knows connections and bytes, not pushes: what "answered" means is the [`OnAnswered`] that came with the answer.
+//! This module knows connections and bytes, not pushes. What follows from an answer is in the [`OnAnswered`] that came
+//! with it.
 
 use std::convert::Infallible;
 use std::io;

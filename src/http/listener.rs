@@ -1,8 +1,9 @@
-//! A listener that speaks HTTP/1.1, with or without TLS, to a network that it does not trust.
+//! A listener for HTTP/1.1, with or without TLS, on a network that it does not trust.
 //!
-//! It holds a bounded number of connections (`admission` says who makes way), gives each little time and memory for TLS and for
-//! a request's head, and goes on whatever single connections do or the system refuses. It does not look into requests:
-//! [`Serve`] does, and says which of them have shown a secret. `axum::serve` has none of this.
+//! It holds a bounded number of connections (`admission` decides which is closed). It bounds the time and the memory
+//! for TLS and for a request's head. It keeps running whatever single connections do and whatever `accept` fails with.
+//! It does not look into requests: [`Serve`] does, and says which of them have shown the secret. `axum::serve` has none
+//! of this.
 
 use std::error::Error;
 use std::io;
@@ -231,7 +232,10 @@ impl<S: Serve> Listener<S> {
         if !matches!(entered, Some((_, Entered::HadRoom))) {
             self.service.turned_away(TurnedAway::Crowded);
             if self.crowded.may() {
-                warn!("{} has more connections than it holds: those that have not shown the secret make way", self.key);
+                warn!(
+                    "{} has reached its limit of connections: it closes those that have not shown the secret",
+                    self.key
+                );
             }
         }
         entered.map(|(guest, _)| guest)

@@ -1,7 +1,8 @@
-//! What has passed lately: the last messages, and how many there were in each minute of the last hour. For the status page
-//! and `status`; nothing else depends on it, and it is forgotten when the process ends.
+//! Recent activity: the last messages, and how many there were in each minute of the last hour. It is for the status
+//! page and `status`. Nothing else depends on it, and it is lost when the process ends.
 //!
-//! Contents are kept only if the operator asked to see them (`admin.show_content`), and then only their beginnings.
+//! Message contents are kept only if the operator asked for them (`admin.show_content`), and then only their
+//! beginnings.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};

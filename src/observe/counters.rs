@@ -1,9 +1,10 @@
-//! What the bridge counts and what has passed, for `bridge/health` and the admin pages. Each number only grows while the
-//! process lives.
+//! The counters. Each only grows while the process lives.
 //!
-//! [`Series`] has what is counted by kind, call or outcome, and what is timed. A label's values are names that the program itself
-//! knows, never what others choose (uids, groups, subjects): the number of series is bounded, whatever is sent. Counting is a
-//! look-up and an atomic addition.
+//! [`Counters`] has the plain ones. They appear in `bridge/health` and `status` by themselves, and in `/metrics` by a
+//! line in `operate/status/metrics.rs`. [`Series`] has the counters with labels (kind, call, outcome) and the
+//! histograms, and `/metrics` takes them from there as they are. The values of labels are names that the program itself
+//! knows, never what others choose (uids, groups, subjects): so the number of series is bounded. Counting is a look-up
+//! and an atomic addition.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

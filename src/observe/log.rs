@@ -1,13 +1,13 @@
-//! Where log lines go: standard error, as text or as one JSON object a line, at a level that can be changed.
+//! Where log lines go: to standard error, as text or as one JSON object a line, at a level that can be changed.
 //!
-//! Only this program's own lines follow `log.level` below WARN: the libraries' are about their own insides, and might show
-//! a URL that holds a token. The MQTT library's are never shown: it logs whole packets that it does not expect, and the link
-//! explains by itself what went wrong.
+//! Below WARN, `log.level` is for this program's own lines alone: the libraries' lines are about their internals, and
+//! might contain a URL with a token. The MQTT library's lines are never shown. It logs whole packets that it does not
+//! expect, and the link reports its own errors.
 //!
-//! Where the journal reads, each line begins with its priority, as `systemd` wants it (`sd-daemon(3)`), and a text line has
-//! neither time nor colour: the journal has its own.
+//! Where the journal reads, each line begins with its priority, as `systemd` wants it (`sd-daemon(3)`), and a text line
+//! has neither time nor colour: the journal has its own.
 //!
-//! A panic is a line of the log like any other, without the text that was made for it: that may quote anything.
+//! A panic is logged like any other line, without its message, which may quote anything.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::{HashSet, VecDeque};

@@ -1,6 +1,6 @@
-//! What the parts write down while they work, for whoever looks on: log lines, counters, recent messages, signs of life.
+//! What the parts record while they work: log lines, counters, recent messages, signs of life.
 //!
-//! It is below the parts, which fill it; [`crate::operate`] is above them and shows it.
+//! The parts are above this room and fill it; [`crate::operate`] is above the parts and shows it.
 
 pub mod activity;
 pub mod counters;

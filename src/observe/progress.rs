@@ -1,9 +1,9 @@
 //! Whether a loop is stuck: for the watchdog and `/healthz`.
 //!
-//! A loop that waits for work, for the broker or for iLink rests, however long: nobody's reachability is our health. A loop
-//! that is at work on one thing for half a minute is stuck, unless it is excused: rebuilding a large damaged spool takes as
-//! long as the disk needs, and to be killed meanwhile would only begin it anew; the same where it cannot be read for a while.
-//! Time for which the machine was suspended is no work.
+//! A loop that waits for work, for the broker or for iLink rests, however long: a peer that cannot be reached does not
+//! make the bridge unhealthy. A loop that works on one thing for half a minute is stuck, unless it is excused. It is
+//! excused while it waits for a spool that rebuilds a large damaged database or that cannot be read for a while:
+//! killing the process would only start that over. Time for which the machine was suspended does not count.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

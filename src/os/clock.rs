@@ -1,7 +1,7 @@
-//! The two clocks a waiting message is measured by.
+//! The two clocks that measure how long a message has waited.
 //!
-//! Within one run of the process, waiting is measured by the boot-time clock, which counts suspended time and which nobody
-//! can set. Across restarts only the wall clock is left; a wall clock that went backwards counts as no time at all.
+//! Within one run of the process it is the boot-time clock, which counts suspended time and which nobody can set.
+//! Across restarts only the wall clock is left. If it went backwards, that counts as no time at all.
 
 #[cfg(test)]
 pub(crate) mod simulated;
@@ -43,7 +43,7 @@ pub fn boot_now() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// Time since boot, suspended time left out: for how long something of ours has been at work.
+/// Time since boot without suspended time: it measures how long a piece of work has taken.
 #[must_use]
 pub fn awake_now() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

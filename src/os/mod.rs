@@ -1,6 +1,6 @@
-//! What the operating system and the runtime have for us: clocks, files, tasks, signals, certificates in files.
+//! The operating system and the runtime: clocks, files, tasks, signals, certificate files.
 //!
-//! Everything may use it; it uses nothing of ours.
+//! Every room may use it; it uses no other room.
 
 pub mod clock;
 pub mod files;

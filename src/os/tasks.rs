@@ -1,9 +1,11 @@
 //! How tasks end: by a fault, by a signal, and in which order.
 //!
-//! The first SIGTERM or SIGINT asks for a clean stop; a second one ends the process at once. A part that ends unasked stops
-//! the process too, with a failure. The order is `app`'s; the tokens it cancels one after the other are here. Tasks that a part
-//! spawns by itself it watches by itself, as [`Children`]: a fault of the program in one of them ends the part as well, and with
-//! it, by its supervisor, the process. Left alone, it would be a line in the log, and something that never happens.
+//! The first SIGTERM or SIGINT asks for a clean stop; the second ends the process at once. A part that ends unasked
+//! stops the process too, with a failure. `app` decides the order; the tokens that it cancels one after the other are
+//! here.
+//!
+//! A part watches the tasks that it spawns, as [`Children`]. A panic in one of them ends the part as well, and by its
+//! supervisor the process. Unwatched, it would leave a line in the log, and work that silently never happens.
 
 use std::future::{Future, pending};
 use std::panic::resume_unwind;

@@ -1,4 +1,5 @@
-//! Certificates and keys in PEM files, TLS as a server and as a client, and words for what is wrong with the certificates of others.
+//! Certificates and keys from PEM files, TLS as a server and as a client, and in plain words what is wrong with a
+//! peer's certificate.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The result codes of §6, each with its public name, its meaning and the class of reaction it asks for.
 //!
-//! The manual's change log speaks of a code 7 that §6 does not list, so codes outside the table are kept and reported with
-//! their number. What the session and the deliver loop do about a class is theirs to know.
+//! The manual's change log speaks of a code 7 that §6 does not list. So codes outside the table are kept, and reported
+//! with their number. The session and the deliver loop decide what they do about a class.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! Message content: arbitrary bytes, base64 on the wire (§4.1, §5.2).
 //!
-//! Encoding is the standard alphabet with padding. Decoding is liberal, because what other clients of the service send is
-//! not ours to choose, and loses nothing: what is not base64 at all is handed on as it stands, and marked.
+//! Encoding is the standard alphabet with padding. Decoding is lenient, because not every client of the service follows
+//! the manual, and it loses nothing: what is not base64 at all is passed on as it is, and marked.
 
 use base64::Engine as _;
 use base64::alphabet;

@@ -1,8 +1,8 @@
-//! A pushed JSON object read liberally, field by field: the manual's samples have keys with stray spaces (§5.10, §5.11),
-//! and ids and integers may come as each other's JSON type.
+//! Reads a pushed JSON object leniently, field by field: the manual's samples have keys with stray spaces (§5.10,
+//! §5.11), and ids and integers may come as each other's JSON type.
 //!
-//! Values stay unread until they are asked for, so that no unknown field, however odd, can make a push unreadable. What the
-//! fields mean is `push`'s.
+//! Values stay unread until they are asked for, so that no unknown field, however odd, makes a push unreadable. `push`
+//! knows what the fields mean.
 
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;

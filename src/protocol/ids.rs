@@ -1,7 +1,7 @@
 //! The identifiers of the manual (§1.1, §4, §5): users, groups and topic subjects.
 //!
-//! All three are opaque, non-empty strings: the manual's own samples hold digits, hyphens and words. Whether one fits a
-//! topic level, and how it is escaped there, is `local`'s business.
+//! All three are opaque, non-empty strings: the manual's own samples hold digits, hyphens and words. `local` decides
+//! whether one fits a topic level, and how it is escaped there.
 
 use std::fmt;
 use std::str::FromStr;

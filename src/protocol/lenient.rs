@@ -1,8 +1,8 @@
-//! JSON as it really arrives, from iLink and from whatever stands between: pushes and replies are read through this.
+//! JSON as it really arrives, from iLink and from whatever stands between. Pushes and replies are read through this.
 //!
-//! Around the object there may be a byte order mark, white space and NULs; the body may be gzipped; within a string there may
-//! be bytes that are not UTF-8 (a name in GBK, say). None of this is a reason to lose a message, or to take a call that was
-//! executed for one that was not. What the object says is `fields`' and [`reply`](super::reply)'s.
+//! Around the object there may be a byte order mark, white space and NULs. The body may be gzipped. A string may
+//! contain bytes that are not UTF-8 (a name in GBK, say). None of this may lose a message, or make a call that was
+//! executed look as if it was not. The fields are then read by `fields` and [`reply`](super::reply).
 
 use std::borrow::Cow;
 use std::io::Read as _;

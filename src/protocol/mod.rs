@@ -1,11 +1,11 @@
 //! What the vendor's manual says, and nothing else: identifiers, the handshake's signature, message content, pushes,
 //! calls, replies and result codes. Section signs (§) in this module's documentation are the manual's.
 //!
-//! Place in the flow: the lowest layer. The callback decodes what iLink sends ([`Push::decode`], [`signature::verify`]),
-//! the session and the client encode what iLink is sent ([`Call::request`], [`Reply::decode`]), and `local` translates
-//! between these types and the MQTT topics.
+//! Place in the flow: the lowest layer. The callback decodes what iLink sends ([`Push::decode`],
+//! [`signature::verify`]). The session and the client encode what iLink is sent ([`Call::request`]) and decode what it
+//! answers ([`Reply::decode`]). `local` translates between these types and the MQTT topics.
 //!
-//! It performs nothing: no sockets, files, clocks, randomness, threads or MQTT. A test below keeps it so.
+//! It performs nothing: no sockets, files, clocks, randomness, threads or MQTT. A test (`architecture.rs`) keeps it so.
 
 pub mod account;
 pub mod call;

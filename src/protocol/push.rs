@@ -1,10 +1,12 @@
 //! Pushes (§4): what iLink posts to the callback.
 //!
-//! A push says what it is by its shape rather than by `msg_type` alone: the manual's own sample of a group message (§4.2)
-//! has the type of a text, and types are shared between presence (§4.3) and topics (§4.4). Decoding is liberal, as the
-//! manual's samples are: ids may be numbers, integers may be strings, keys may have stray spaces; and what a body may be
-//! wrapped in is [`lenient`]'s. Any JSON object is a push; one of no known shape, or without an id that its MQTT topic needs,
-//! is [`Message::Other`] and is kept whole. So is what is no JSON object at all ([`Push::unreadable`]).
+//! A push is told by its shape, not by `msg_type` alone: the manual's own sample of a group message (§4.2) has the type
+//! of a text, and presence (§4.3) and topics (§4.4) share types. Decoding is lenient, as the manual's samples demand:
+//! ids may be numbers, integers may be strings, keys may have stray spaces. [`lenient`] takes off what a body may be
+//! wrapped in.
+//!
+//! Any JSON object is a push. One of no known shape, or without an id that its MQTT topic needs, is [`Message::Other`]
+//! and is kept whole. So is a body that is no JSON object at all ([`Push::unreadable`]).
 //!
 //! Making a push durable, recognising repeats and publishing it happen elsewhere.
 

@@ -1,8 +1,8 @@
 //! Replies to our calls (§3, §5): a JSON object with a `code` and, on success, sometimes more.
 //!
-//! A reply that is read too strictly is taken for none, the call is made again, and a person gets a copy. So this one decoder,
-//! which all replies go through, is as kind as that of pushes. What else a reply carries is kept whole for whoever asked. What
-//! a code means is [`ResultCode`]'s.
+//! A reply that is rejected counts as no reply: the call is made again, and a person gets the message twice. So all
+//! replies go through this one decoder, which is as lenient as that of pushes. The other fields of a reply are kept
+//! whole for the caller. [`ResultCode`] knows what a code means.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! The signature of the registration handshake (§3.1): an MD5 over our token and what the service sent.
 //!
-//! The manual's words, its samples and the one public client disagree on what is hashed, so there are three variants; a
-//! handshake is accepted by any of them or by the configured one, and the caller shows which it was. Answering the
-//! handshake is the callback's work.
+//! The manual's text, its samples and the one public client disagree on what is hashed, so there are three variants. A
+//! handshake is accepted in any of them, or only in the configured one, and the caller learns which it was. Answering
+//! the handshake is the callback's work.
 
 use std::fmt;
 use std::str::FromStr;

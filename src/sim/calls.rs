@@ -1,4 +1,4 @@
-//! The seven calls (§5, and `set_config` of §3 with its handshake), on the service's memory.
+//! Executes the seven calls (§5, and `set_config` of §3 with its handshake) on the service's state.
 
 use std::time::Instant;
 

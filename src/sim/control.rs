@@ -1,4 +1,4 @@
-//! The control endpoints under `/sim/`, and pushing by order.
+//! The control endpoints under `/sim/`, and pushes made by request.
 //!
 //! | endpoint | body | answer |
 //! |---|---|---|
@@ -21,11 +21,11 @@
 //! before the object), `nul` (one behind it), `gzip`, `gbk` (a string in it), `deep` (100,000 brackets), `page` (no JSON),
 //! `cut_short`, `long` (30 MB) and `endless`.
 //!
-//! Only `delay` and the odd answers execute the call. With all but `delay`, `delay_s` is waited before. A fault meets `times`
-//! calls (by default 1; 0: until cleared); of several the oldest goes first.
+//! Only `delay` and the odd answers execute the call. All modes but `delay` first wait for `delay_s`. A fault applies to `times`
+//! calls (by default 1; 0: until cleared). If several apply, the oldest goes first.
 //!
-//! A request that a web page makes (it has an `Origin`) is refused: a page that somebody happens to visit must not be able
-//! to push to what is behind a callback.
+//! A request from a web page (it has an `Origin`) is refused: a page that somebody happens to visit must not be able to push to
+//! a callback.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
-//! Faults that are ordered by `POST /sim/fault` and met by the calls; among them answers as servers, proxies and broken
-//! machines really give them. Each of these belongs to a call that was executed: whoever takes such an answer for none makes
-//! the call again, and a person gets a copy.
+//! Faults: ordered by `POST /sim/fault`, met by the calls that follow. Among them are answers as servers, proxies and
+//! broken machines really give them. Each of these odd answers belongs to a call that was executed: a client that takes
+//! it for no answer makes the call again, and a person gets the message twice.
 
 use std::io::{self, Write as _};
 use std::time::Duration;

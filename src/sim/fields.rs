@@ -1,4 +1,4 @@
-//! Reading the fields of a call's JSON object. Everything that does not fit is 1010.
+//! Reads the fields of a call's JSON object. What does not fit is answered with 1010.
 
 use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value};

@@ -1,9 +1,9 @@
 //! The simulated iLink service: what the vendor's manual and its service do, for people without an account and for the tests.
 //!
-//! Place in the flow: beside the bridge, at the other end of its HTTP. [`serve`] answers the seven calls of §5 on one
-//! listener, makes the handshake of §3.1 and the pushes of §4 to the callbacks that were registered there, and offers control
-//! endpoints under `/sim/`. A client written for the real service works against it unchanged. Nothing here knows the bridge;
-//! of the other modules only `protocol` and the clock are used.
+//! Place in the flow: the other end of the bridge's HTTP. [`serve`] answers the seven calls (§3, §5) on one listener, makes the
+//! handshake (§3.1) and the pushes (§4) to the callbacks that were registered there, and offers control endpoints under `/sim/`.
+//! A client written for the real service works against it unchanged. The simulator knows nothing of the bridge: it uses only
+//! `protocol`, the HTTP client and `os`. [`demo`] runs the bridge beside it.
 //!
 //! What it decides where the manual is silent:
 //!
@@ -12,17 +12,18 @@
 //! - Each uid has a token of its own. A call is checked in this order: its object and `send_uid` (1010), the registration
 //!   (1007), the token (1015 if none was ever issued to that uid, else 1008), the action (1012), the other fields (1010), then
 //!   the call's own rules (1013, 1014, 1011).
-//! - A query (§3.3) is 0 only for the very URL that is registered, else 1007. A registration whose handshake fails (1006)
+//! - A query (§3.3) answers 0 only for exactly the URL that is registered, else 1007. A registration whose handshake fails (1006)
 //!   leaves an earlier one in force.
-//! - A group belongs to whoever made it. Deleting it, adding to it and removing from it is the owner's (else 1014); a member
-//!   may remove itself, the owner not (1012). Sending to it and listing its members needs membership (1014).
+//! - A group belongs to the uid that made it. Only the owner may delete it, add members and remove members (else 1014); a member
+//!   may remove itself, the owner may not (1012). Only members may send to it and list its members (else 1014).
 //! - A uid is online while it is registered; a presence body pushed by `/sim/push` changes that until the next registration or
-//!   its end. Presence subscribers hear of a change by registration, never of the state at the time of subscribing.
+//!   its end. Presence subscribers are told when a registration or its end changes that, never of the state at the time of
+//!   subscribing.
 //! - A publish reaches every subscriber of exactly that subject, the publisher included, as in MQTT; a group message every
-//!   other member. Receivers without a registered callback are people with an app: 0, and no push.
+//!   other member. A receiver without a registered callback counts as a person with an app: the answer is 0, and there is no push.
 //! - Content is passed on as it came. Only `--strict` asks for base64, for strings and integers as the manual types them, and
 //!   for no field that the manual's table does not list.
-//! - More than 1,000 subscriptions of one kind by one uid are 1011.
+//! - More than 1,000 subscriptions of one kind by one uid are answered 1011.
 //!
 //! Pushes: each try has 5 s from the connection to the end of the answer; three tries, one at once after the other, only after
 //! *no answer* (with `--retry-on-error` also after a status other than 2xx). To one uid they go one after the other, in the

@@ -1,5 +1,5 @@
-//! What is written down of calls, handshakes and pushes, and what happened lately for `GET /sim/state`: each log is bounded in
-//! entries and bytes.
+//! The records of calls, handshakes and pushes, and of what happened lately, for `GET /sim/state`. Each log is bounded
+//! in entries and bytes.
 
 use std::collections::VecDeque;
 use std::time::Duration;

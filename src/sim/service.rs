@@ -1,6 +1,7 @@
-//! The listener, and one call from its body to its answer: noted, met by its fault if there is one, executed, answered.
+//! The listener, and the way of one call from its body to its answer: recorded, met by its fault if there is one,
+//! executed, answered.
 //!
-//! It is written on hyper rather than on axum's server because a fault may have to close a connection without an answer.
+//! It uses hyper itself and not axum's server, because a fault may have to close a connection without an answer.
 
 use std::io;
 use std::time::Duration;

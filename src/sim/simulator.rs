@@ -1,5 +1,5 @@
-//! The service as a value: its parts, the lanes that pushes wait in, and how pushes and handshakes are made: an HTTP client,
-//! tries, their limit, and what came of them (§2.2, §4).
+//! The service as a value: its parts, the queue of pushes for each receiver, and how pushes and handshakes are sent:
+//! HTTP client, tries, time limit, outcome (§2.2, §4).
 
 use std::collections::HashMap;
 use std::io;

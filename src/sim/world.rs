@@ -1,5 +1,5 @@
-//! Everything the simulated service remembers: who is registered, holds which token and is online (§3, §5.1, §5.12), the
-//! groups (§5.4–§5.9), and who is subscribed to what.
+//! The state of the simulated service: who is registered, who holds which token and who is online (§3, §5.1, §5.12),
+//! the groups (§5.4–§5.9), and who is subscribed to what.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! `identity.json`: the two values that iLink knows us by, made once, and what iLink was last told of them.
+//! `identity.json`: the two values by which iLink knows the bridge, made once, and what was last registered at iLink.
 //!
-//! Both values are durable before anybody can use them: a secret that iLink got and we forgot would lose every push. For the
-//! same reason a damaged file is an error and never replaced by a new one. Values from the configuration win over the file's
-//! and are not written to it.
+//! Both values are on disk before anybody can use them: a secret that iLink has and the bridge forgot would lose every
+//! push. For the same reason a damaged file is an error, and is never replaced by a new one. Values from the
+//! configuration win over the file's and are not written to it.
 
 use std::fmt;
 use std::io;

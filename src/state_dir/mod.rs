@@ -1,9 +1,10 @@
 //! The state directory: who may use it, and how small files in it are written.
 //!
-//! `app` opens it before anything else and keeps it open for as long as the process lives; a second process is turned away.
-//! What is in it belongs to others: `identity.json` to [`Identity`], `token.json` to the session, `spool.db` to the spool.
+//! `app` opens it before anything else and keeps it open for as long as the process lives; a second process is refused.
+//! The files in it belong to other modules: `identity.json` to [`Identity`], `token.json` to the session, `spool.db` to
+//! the spool.
 //!
-//! Everything here blocks. It happens at start, and rarely after.
+//! Everything here blocks. It is called at start, and rarely after.
 
 mod identity;
 #[cfg(test)]
@@ -108,7 +109,7 @@ impl StateDir {
     }
 }
 
-/// Tightens a directory of ours; of another's (a container's volume, say) it is only said.
+/// Closes our own directory to others. One that belongs to another user (a container's volume, say) gets only a warning.
 fn close_to_others(path: &Path, metadata: &Metadata) -> io::Result<()> {
     let others = metadata.mode() & 0o077;
     if others == 0 {

@@ -1,38 +1,46 @@
 //! The durable queues: what is accepted is stored here before its sender is answered, and stays until it is completed.
 //!
-//! Rows are bytes. A store knows nothing of pushes, commands or results, nor of when a row is due. [`sqlite`] is the store that
-//! there is; its traits are all that anybody else knows of it. The `conformance` tests hold for any store.
+//! Rows are bytes. A store knows nothing of pushes, commands or results, nor of when a row is due. The rest of the
+//! bridge knows the traits alone; `app` chooses the implementation ([`sqlite`]). The `conformance` tests hold for any
+//! store.
 //!
-//! Two traits, because several bridges may share one account: any of them takes pushes in, so any may [`Append`]. All else is
-//! done by the one that leads, which has the whole [`Store`]. A single bridge does both.
+//! There are two traits, because several bridges may share one account. Each of them takes pushes in, so each may
+//! [`Append`]. Only the leader does the rest, by the whole [`Store`]. A single bridge does both.
 //!
 //! # What every store promises
 //!
-//! - **Durable** calls ([`Append::append`], [`Append::hand_over`], [`Store::replace`], [`Store::forget_session`]) are answered
-//!   once their change survives a crash of the process and of the machine. Each is one commit: all of it or nothing, a row
-//!   together with its [`Key`]. A future dropped before it returned may or may not have been carried out.
-//! - **Lazy** calls ([`Store::complete`], [`Store::replace_lazily`], [`Store::forget_redeliveries`], notes) return at once and
-//!   cannot fail. Readers see them at once. They are stored in the order in which they were asked for, at the latest with the
-//!   next durable change of this handle, or by themselves soon after. A crash may undo those not stored yet; then a delivery is
-//!   repeated, and nothing else is lost. What is superseded meanwhile need not be stored at all.
-//! - **Order.** Each queue numbers its rows. Numbers grow in the order in which the rows were stored and none is ever given
-//!   twice, not even after the queue was emptied or the store reopened. A caller's rows are stored in the order of its calls.
-//!   Once a number has been told, by an answer, [`Store::appended`] or a read, no row with a smaller one comes after.
+//! - **Durable** calls ([`Append::append`], [`Append::hand_over`], [`Store::replace`], [`Store::forget_session`]) are
+//!   answered once their change survives a crash of the process and of the machine. Each is one atomic commit, a row
+//!   together with its [`Key`]. If a future is dropped before it returned, its change may or may not have been made.
+//! - **Lazy** calls ([`Store::complete`], [`Store::replace_lazily`], [`Store::forget_redeliveries`], notes) return at
+//!   once and cannot fail. Reads see their change at once. Changes are stored in the order of the calls, at the latest
+//!   with the next durable change of this handle, or by themselves soon after. A crash may undo those not stored yet;
+//!   then a delivery is repeated, and nothing else is lost. A change that a later one supersedes need not be stored at
+//!   all.
+//! - **Order.** Each queue numbers its rows. Numbers grow in the order in which the rows are stored. No number is ever
+//!   given twice, not even after the queue was emptied or the store reopened. The rows of one caller are stored in the
+//!   order of its calls. Once a number has been told, by an answer, [`Store::appended`] or a read, no row with a
+//!   smaller one appears.
 //! - **Full** is decided before anything is stored: by bytes ([`Append::limit`]), in [`Queue::Outbound`] also by
-//!   [`MAX_COMMANDS`]. A lazy completion makes room at once. [`Queue::SetAside`] is never full; its oldest rows make room.
-//! - **Refused for now** ([`SpoolError::Unwritable`]: no room on the disk, locked, unreachable): nothing was stored, and to ask
-//!   again is safe. What is there is still read, replaced and completed as far as possible. It clears by itself.
-//! - **Failed** ([`SpoolError::Failed`]): what is stored is unknown from here on, as after a sync that failed. Nothing is
-//!   answered any more and [`Append::failed`] resolves: the process has to end, and the next one finds what is there.
-//! - **Damage** costs the rows that it hits. They are left out, counted and reported; what is read is what was written.
+//!   [`MAX_COMMANDS`]. A lazy completion makes room at once. [`Queue::SetAside`] is never full: its oldest rows are
+//!   dropped.
+//! - **Refused for now** ([`SpoolError::Unwritable`]: no room on the disk, locked, unreachable): nothing was stored,
+//!   and asking again is safe. Rows that are there can still be read, replaced and completed as far as possible. The
+//!   trouble passes by itself.
+//! - **Failed** ([`SpoolError::Failed`]): from here on it is unknown what is stored, as after a sync that failed. No
+//!   call is answered any more, and [`Append::failed`] resolves. The process has to end; the next one reads what is
+//!   there.
+//! - **Damage** costs the damaged rows alone. They are left out, counted and reported. A row that is read is the row
+//!   that was written.
 //!
-//! # What a store may do its own way
+//! # What is left to a store
 //!
-//! - Numbers may have gaps and begin anywhere above 0. Nobody may count on `seq + 1`, nor reckon depth from numbers.
-//! - Commits may be shared among callers, and completions of neighbours be carried out as one range.
-//! - Where others append too, [`Store::appended`] moves and [`Append::stats`] change without a call of ours, and the limits hold
-//!   for all together, perhaps a little late.
-//! - A leader that has been deposed is refused every change of [`Store`]; that counts as failed for its handle.
+//! - Numbers may have gaps and begin anywhere above 0. No caller may count on `seq + 1`, nor compute a depth from
+//!   numbers.
+//! - Callers may share a commit, and completions of neighbouring rows may be stored as one range.
+//! - Where several bridges append, [`Store::appended`] moves and [`Append::stats`] change without a call of this
+//!   bridge, and the limits hold for all together, perhaps a little late.
+//! - A leader that was deposed is refused every change of [`Store`]; for its handle that counts as failed.
 
 #[cfg(test)]
 pub(crate) mod conformance;

@@ -1,4 +1,4 @@
-//! What the callers of a store hold in their hands: queues, limits, keys, rows, errors, and the patience to ask again.
+//! The types that callers of a store use: queues, limits, keys, rows, errors, and the patience to ask again.
 
 use std::time::Duration;
 

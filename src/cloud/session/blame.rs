@@ -1,4 +1,4 @@
-//! Calls that iLink refuses while it takes others: each waits alone.
+//! Calls that iLink refuses while it takes others. Each of them waits by itself.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};

@@ -1,13 +1,14 @@
-//! How often `set_config` and `get_access_token` may be called, whatever iLink answers.
+//! Limits how often `set_config` and `get_access_token` are called, whatever iLink answers.
 //!
-//! No sequence of answers, restarts or reloads outruns it: what is spent is on disk before the call leaves. Two buckets stand
-//! behind each other. The small one is for the healthy repair, which is to be quick; the large one for trouble that lasts.
-//! Together they make a pace that slows down: at once, then every half minute or minute, then every few minutes, which is as
-//! long as the session waits in a conflict anyway. The service answers 1004 and 1009 to whoever asks more often, and is then
-//! silent for ten minutes; a day without trouble takes about fifteen tokens and, with the default `callback.verify_every`,
-//! five `set_config`.
+//! No sequence of answers, restarts or reloads gets around the limit, because each call is recorded on disk before it
+//! is made. Two buckets are in series. The small one allows the quick repair of a single fault. The large one limits
+//! the rate while trouble lasts. Together they slow the calls down: the first at once, then one every half minute or
+//! minute, then one every few minutes, which is as long as the session waits in a conflict anyway.
 //!
-//! Pure: the caller brings the time.
+//! iLink answers 1004 and 1009 to whoever calls more often, and then refuses for ten minutes. A day without trouble
+//! takes about fifteen tokens and, with the default `callback.verify_every`, five `set_config`.
+//!
+//! Pure: the caller passes the time in.
 
 use std::time::Duration;
 

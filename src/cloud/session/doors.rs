@@ -1,14 +1,14 @@
-//! The doors: which endpoints may be called, as the task writes it and callers see it.
+//! Which endpoints may be called. The session's task sets a *door* for each endpoint; callers read it.
 //!
-//! A command asks for its own endpoint only: trouble at one says nothing about another. An endpoint in doubt, or one whose
-//! wait is over, lets one call through; how that call ends decides about the rest. Where one of all may call, the endpoints that
-//! were kept out take turns.
+//! A command depends on the door of its own endpoint alone, because trouble at one endpoint says nothing about another.
+//! An endpoint that is in doubt, or whose wait is over, lets one call through. The outcome of that call decides about
+//! the rest. If only one call in all may be made, the endpoints take turns.
 //!
-//! How the deliver loop uses it: a command whose attempt ends as [`Outcome::NotReady`](super::Outcome::NotReady) without a
-//! wait of its own is set aside with its lane under [`Endpoint::of`] its call. Whenever [`Doors::changed`] returns, look at
-//! [`Doors::at`] for each endpoint under which lanes are set aside: [`Door::Open`] sends all of them back into the line,
-//! [`Door::One`] one of them (the next gets its turn when this one is back), [`Door::Closed`] none. Looking again at every
-//! turn of the loop misses nothing, and does not spin: who takes the one place closes the door for the others.
+//! How the deliver loop uses it: an attempt may end as [`Outcome::NotReady`](super::Outcome::NotReady) without a wait
+//! of its own. The loop then parks the command's lane under [`Endpoint::of`] its call. Whenever [`Doors::changed`]
+//! returns, the loop reads [`Doors::at`] for each endpoint with parked lanes. [`Door::Open`]: all of them are ready
+//! again. [`Door::One`]: one is, and the next when that one is back. [`Door::Closed`]: none is. The loop may also look
+//! at every turn. It does not spin, because the one call that is let through closes the door for the others.
 
 use std::fmt;
 use std::future::pending;

@@ -1,8 +1,8 @@
-//! What calls met on their way, and what becomes of the session by it.
+//! What calls ran into, and what that means for the session.
 //!
-//! A refusal is believed by comparison. The first call that is refused puts all calls in doubt: they go one at a time. If one
-//! of them is served, the refusal was that call's own trouble, and it alone waits; if another is refused as well, the session
-//! holds.
+//! One refusal proves little, so refusals are compared. The first call that is refused puts all calls in doubt: they
+//! are made one at a time. If another call is served, the refusal concerned the first call only, and that one waits
+//! alone. If another is refused as well, the session holds all calls.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What the session says: causes in plain words, with a remedy where there is one. No secrets, no whole callback URL.
+//! The session's causes in plain words, with a remedy where there is one. They contain no secrets, and the callback URL
+//! only without its secret part.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ fn said(code: ResultCode) -> String {
     format!("{} ({code})", code.meaning())
 }
 
-/// Of a command's call: whether that is tried again is not the session's to say.
+/// Of a command's call: the deliver loop decides whether it is tried again.
 pub(super) fn not_now(code: ResultCode) -> String {
     format!("iLink cannot do it now: {}", said(code))
 }

@@ -1,4 +1,4 @@
-//! The handle: one attempt at a call, in the caller's own task.
+//! The handle to the session: it makes one attempt at a call, in the caller's own task.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! Whether calls are possible: what keeps them all waiting, when that begins, how long it lasts, what ends it; and how it is told,
-//! to callers whether they may call, to everybody how things stand.
+//! Whether calls are possible: what holds all of them back, since when, for how long, and what ends it. Also how this
+//! is published: as doors to callers, as the status to everybody else.
 
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;

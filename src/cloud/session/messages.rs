@@ -1,4 +1,4 @@
-//! What passes between the handles, the task, and the calls that the task makes.
+//! The messages between the handles, the task, and the calls that the task makes.
 
 use std::io;
 use std::time::Duration;

@@ -1,8 +1,9 @@
-//! The calls that only the task makes: `set_config` (§3) and `get_access_token` (§5.1), one at a time: when each is started
-//! (verbs, registration, token, then the session's own calls), and how.
+//! The calls that only the task makes: `set_config` (§3) and `get_access_token` (§5.1), one at a time. Here is when
+//! each is started, and how. The order: verbs, registration, token, then the session's own calls
+//! ([`upkeep`](super::upkeep)).
 //!
-//! Each runs beside the loop and ends as a [`Done`], which carries what was asked for: what is wanted may have changed
-//! meanwhile. What must be on disk with its outcome is written before that.
+//! Each call runs beside the loop and ends as a [`Done`]. It carries what was asked for, because what is wanted may
+//! have changed meanwhile. What must be on disk together with the outcome is written before that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -189,7 +190,7 @@ impl Task {
             if again {
                 let registry = Arc::clone(&registry);
                 if let Err(error) = on_disk(move || registry.set_unregistered_by_operator(false)).await {
-                    tracing::warn!(%error, "that we are to be registered again could not be recorded");
+                    tracing::warn!(%error, "could not record that the callback is to be registered again");
                 }
             }
             let mark = handshakes.mark();

@@ -1,4 +1,5 @@
-//! Quotas that iLink says are used up outlive the process: a bridge that is restarted again and again must not go on asking.
+//! Keeps on disk which quotas iLink said are used up, and what the budgets have spent: a bridge that is restarted again
+//! and again must not go on asking.
 
 use std::io;
 
@@ -21,7 +22,7 @@ impl Task {
         }
         let (store, marks) = (self.store.clone(), self.budgets.marks(Instant::now()));
         if let Err(error) = on_disk(move || store.put_spent(&marks)).await {
-            tracing::warn!(%error, "how often iLink was asked could not be recorded: a restart may ask too often");
+            tracing::warn!(%error, "could not record how often iLink was called: after a restart the bridge may call it too often");
         }
     }
 
@@ -100,7 +101,7 @@ impl ConfigQuota {
         }
         budgets.config.spend(now);
         if let Err(error) = self.store.put_spent(&budgets.marks(now)) {
-            tracing::warn!(%error, "how often iLink was asked could not be recorded: a restart may ask too often");
+            tracing::warn!(%error, "could not record how often iLink was called: after a restart the bridge may call it too often");
         }
         None
     }

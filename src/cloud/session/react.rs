@@ -1,7 +1,8 @@
-//! What each result code does to the session: the table in the module's documentation, as code.
+//! What each result code does to the session: the table in [`super`]'s documentation, as code.
 //!
-//! A reply to our own `set_config` or `get_access_token` ends in [`Task::react`], what a call met on its way in
-//! [`Task::renew`] and [`Task::refuse`], the end of our own calls in [`Task::kept_up`].
+//! The outcome of the task's own `set_config` or `get_access_token` is handled here, in [`Task::react`]. What other
+//! calls ran into is handled in [`evidence`](super::evidence): [`Task::renew`], [`Task::refuse`], and [`Task::kept_up`]
+//! for the session's own calls.
 
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ fn grade(code: ResultCode) -> Grade {
 }
 
 impl Task {
-    /// A call of ours has come to an end.
+    /// One of the task's own calls has ended.
     pub(super) fn react(&mut self, done: Done) {
         let now = Instant::now();
         self.hear_of(now, &done);

@@ -1,13 +1,14 @@
-//! How each endpoint stands, by its own calls: what was lost there, and when the next call tells whether it works again.
+//! The state of each endpoint by its own calls: what was lost there, and when the next call tests whether it works
+//! again.
 //!
 //! ```text
-//!  open ──a call is lost──► doubt: one at a time ──another call is lost──► closed for a while ──► one call tells
+//!  open ──a call is lost──► doubt: one at a time ──another call is lost──► closed for a while ──► one call as a test
 //!   ▲                          │ a call is answered, or nobody calls                                 │
 //!   └──────────────────────────┴──────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! One lost call may be its own fault; that of two different calls is the endpoint's. What a call of another endpoint met says
-//! nothing here, except that the service answers at all ([`Silence`]).
+//! One lost call may be that call's own fault. Two different lost calls are the endpoint's. What calls of other
+//! endpoints met says nothing here, except that the service answers at all ([`Silence`]).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -1,5 +1,5 @@
-//! What the task knows: the registration, the token, and what holds all calls up. Plain data with the moments at which
-//! something is due; what a reply changes in it is in [`react`](super::react).
+//! The task's state: the registration, the token, and what holds all calls back. Plain data, with the times at which
+//! something is due. [`react`](super::react) has what a reply changes in it.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ impl Registration {
         self.due = due;
     }
 
-    /// iLink says that it has no callback of ours. A registration that is due already stays due when it is.
+    /// iLink says that no callback is registered. A registration that is due already stays due when it is.
     pub(super) fn missing(&mut self, now: Instant) {
         if self.known == Known::Yes || self.want != Some(Want::Register) {
             self.want(Want::Register, now);
@@ -213,7 +213,7 @@ pub(super) enum Why {
     Conflict,
     /// The configuration is wrong.
     Config,
-    /// iLink has no callback of ours, and we may not register it.
+    /// No callback is registered at iLink, and we may not register one.
     Unregistered,
     /// The service is in trouble, or asks for patience.
     Busy,

@@ -1,4 +1,5 @@
-//! The task: starts what is due, one `set_config` or `get_access_token` at a time, and publishes where things stand.
+//! The session's task: it starts what is due, makes one `set_config` or `get_access_token` at a time, and publishes the
+//! state.
 
 use std::collections::VecDeque;
 use std::future::Future;

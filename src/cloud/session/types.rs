@@ -1,4 +1,4 @@
-//! What goes into the session and what comes out of it.
+//! The session's interface in types: its configuration, outcomes and status.
 
 use std::time::{Duration, SystemTime};
 
@@ -141,7 +141,7 @@ pub enum Outcome {
         code: Option<ResultCode>,
         /// Why it failed.
         cause: String,
-        /// How long whoever answered asks us to wait.
+        /// How long the answer asks us to wait.
         after: Option<Duration>,
     },
     /// Nothing was executed: this call is not possible now.

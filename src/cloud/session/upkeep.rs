@@ -1,8 +1,8 @@
-//! The session's own calls: the configured subscriptions, the reading of presence, and the probe.
+//! The session's own calls: it keeps the configured subscriptions, reads presence, and probes.
 //!
-//! Subscriptions are made after every registration, because nobody says whether they outlive one, and otherwise where the
-//! record and the configuration differ. What iLink refuses for good is warned about once and left until the next
-//! registration or configuration.
+//! Subscriptions are made after every registration, because the manual does not say whether they outlive one. Otherwise
+//! they are made only where the record and the configuration differ. What iLink refuses for good is logged once and
+//! left alone until the next registration or configuration.
 
 use std::collections::VecDeque;
 
@@ -110,7 +110,7 @@ impl Upkeep {
         self.still_wanted(read)
     }
 
-    /// What was read of those who are configured. The presence of others is none of ours, and would stay retained.
+    /// What was read, of the configured users only: the presence of others would stay retained.
     pub(super) fn still_wanted(&self, read: Read) -> Vec<(Uid, bool)> {
         read.states.into_iter().filter(|(uid, _)| self.wanted.presence.contains(uid)).collect()
     }
@@ -196,7 +196,7 @@ impl Upkeep {
                         read = Some(Read { uids: presence, states: states(&reply) });
                     }
                     Attempt::Reply(reply) => {
-                        tracing::warn!("iLink does not tell the presence of the configured users: {}", reply.code);
+                        tracing::warn!("iLink does not report the presence of the configured users: {}", reply.code);
                     }
                     Attempt::Later(_) | Attempt::Lost(_) | Attempt::NotReady { .. } => complete = false,
                 }
@@ -299,7 +299,7 @@ async fn keep(session: &Session, mut steps: VecDeque<Step>, mut subscribed: Subs
                     continue;
                 }
                 tracing::warn!("iLink refuses {name}: {} ({})", reply.code.meaning(), reply.code);
-                // What cannot be ended is none of ours any more.
+                // A subscription that cannot be ended is no longer on record.
                 if ends {
                     step.apply(&mut subscribed);
                 }

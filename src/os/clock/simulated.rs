@@ -1,4 +1,5 @@
-//! Clocks for tests that play a day within a second: both follow tokio's paused one, on the threads that have entered.
+//! Clocks for tests that play a day within a second: both follow tokio's paused clock, on the threads that have
+//! entered.
 
 use std::cell::RefCell;
 use std::sync::mpsc;

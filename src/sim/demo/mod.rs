@@ -1,8 +1,9 @@
 //! `demo`: the simulated iLink service, a broker and the bridge in one process, with both directions at work.
 //!
-//! Two contacts live in the simulated iLink: 413 says something every few seconds, 414 echoes what it is told. A pretended
-//! device talks to 414. Whoever joins with an MQTT client of their own sees the same and can take part; the status page is on
-//! a free port of loopback. Everything is kept in a temporary directory and in memory, and gone afterwards.
+//! The simulated iLink has two contacts: 413 says something every few seconds, 414 echoes what it is told. A simulated
+//! device talks to 414. Whoever connects with an MQTT client of their own sees the same messages and can take part. The
+//! status page is on a free port of loopback. Everything is kept in memory and in a temporary directory, and is gone
+//! afterwards.
 
 #[cfg(feature = "demo")]
 mod broker;

@@ -1,7 +1,7 @@
-//! What every store must do, written against its traits alone.
+//! What every store must do, tested through its traits alone.
 //!
-//! An implementation says in a [`Subject`] how it is opened, killed and made to fail, and runs all of it by [`suite`]. What is
-//! special to it (files, damage, words about its disk) it tests itself.
+//! An implementation says in a [`Subject`] how it is opened, killed and made to fail, and runs all tests by [`suite`].
+//! What is special to it (files, damage, the texts about its disk) it tests itself.
 
 mod model;
 mod rows;

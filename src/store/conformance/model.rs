@@ -1,4 +1,4 @@
-//! Any sequence of calls, reopenings and crashes leaves what a model of the store says.
+//! Property test: any sequence of calls, reopenings and crashes leaves what a model of the store says.
 
 use std::collections::{BTreeMap, BTreeSet};
 

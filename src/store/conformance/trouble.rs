@@ -1,4 +1,4 @@
-//! Fullness, by what the queues hold and by what the place of the store has left; and what fails, for a moment or for good.
+//! Full queues, a full disk, and failures that pass or stay.
 
 use std::sync::Arc;
 use std::time::Duration;

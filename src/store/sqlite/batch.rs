@@ -1,4 +1,4 @@
-//! One commit: everything that was waiting, in one transaction.
+//! One commit: all operations that were waiting, in one transaction.
 
 use rusqlite::{Transaction, TransactionBehavior};
 

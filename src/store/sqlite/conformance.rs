@@ -1,4 +1,4 @@
-//! This store as the conformance tests know it.
+//! This store, as the subject of the conformance tests.
 
 use std::path::Path;
 use std::sync::Arc;

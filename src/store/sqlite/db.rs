@@ -1,4 +1,4 @@
-//! The database: its connection, its tables, and the counts that spare a scan at every start.
+//! The database: its connection, its tables, and the counts that make a scan at start unnecessary.
 
 use std::fs::File;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! How full the disk is. On a truly full disk even a DELETE fails, so appends stop while some room is left for the rest; and
-//! should others take that room too, there is the ballast, a file of our own that can be given up.
+//! How full the disk is. On a truly full disk even a DELETE fails, so appends stop while some room is left to complete
+//! rows. If others take that room too, there is the ballast: a file that only reserves space and can be deleted.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What an error of SQLite means for us: try again later, repair, or stop.
+//! What an error of SQLite means for the store: try again later, repair, or stop.
 
 use std::io;
 use std::path::Path;

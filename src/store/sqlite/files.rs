@@ -1,4 +1,5 @@
-//! The spool's files: made for our eyes only, moved aside together, exchanged so that a crash at any point loses nothing.
+//! The spool's files: readable by their owner alone, moved aside together, replaced so that a crash at any point loses
+//! nothing.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};

@@ -1,6 +1,7 @@
-//! What was just stored, for a reader who keeps up: from memory it costs neither the disk nor the writer's time.
+//! The newest rows of the inbound queue, in memory: a reader that keeps up costs neither the disk nor the writer's
+//! time.
 //!
-//! These are the newest rows of the inbound queue without a gap, and no more than fit. Who is further behind reads the disk.
+//! They are without a gap, and no more than fit. A reader that is further behind reads the disk.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};

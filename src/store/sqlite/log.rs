@@ -1,8 +1,9 @@
-//! The log (`spool.db-wal`): when what it holds is moved into the database.
+//! The write-ahead log (`spool.db-wal`): when it is checkpointed, that is, moved into the database.
 //!
-//! `SQLite` would do that by itself at the end of a commit and when a connection closes, and throw the result away. But lazy
-//! commits leave the log unsynced: it may be the checkpoint's sync that fails, and after a failed sync nobody may be answered.
-//! So none of it is left to `SQLite`: every checkpoint is asked for here, and its result goes the way of a commit's.
+//! `SQLite` would do that by itself at the end of a commit and when a connection closes, and ignore the result. But
+//! lazy commits leave the log unsynced. So the checkpoint's sync may be the one that fails, and after a failed sync
+//! nobody may be answered. Automatic checkpoints are therefore off: every checkpoint is asked for here, and its result
+//! is treated as a commit's.
 
 use std::time::Duration;
 

@@ -1,37 +1,39 @@
-//! The store of one bridge: an SQLite file with one thread that touches it, behind a handle that any task may hold.
+//! The store of one bridge: an SQLite file, the one thread that accesses it, and a handle that any task may hold.
 //!
 //! # Constraints
 //!
-//! - Answered means on the disk: it survives `kill -9` and the loss of power.
-//! - SD cards: bytes and syncs count. One commit carries everything that was waiting, and with nothing to do nothing is
+//! - An answer means: on the disk. It survives `kill -9` and the loss of power.
+//! - SD cards: bytes and syncs count. One commit carries everything that was waiting. With nothing to do, nothing is
 //!   written and no timer runs.
-//! - A full disk must not be fatal, nor keep what is there from being read and completed.
-//! - A damaged disk costs the rows it damaged, with an alarm, and nothing else. What is read is what was written.
+//! - A full disk must not be fatal, and must not keep rows that are there from being read and completed.
+//! - A damaged disk costs the rows that it damaged, with an alarm, and nothing else. A row that is read is the row that
+//!   was written.
 //!
 //! # Format
 //!
-//! `spool.db`, in WAL mode with pages of 1 KiB. A table for each queue holds a number, a checksum over queue, number and
-//! data, and the data. `state` holds each queue's next number (none is ever given twice), depth and bytes, so that opening
-//! a million rows reads three. `redelivery` holds the [`Key`]s, `note` the small values of
-//! [`Store::put_note`], `damaged` the last few rows whose checksum failed. `sqlite3` opens it all.
+//! `spool.db`, in WAL mode with pages of 1 KiB. Each queue has a table of number, checksum (over queue, number and
+//! data) and data. `state` holds each queue's next number (none is ever given twice), depth and bytes, so that opening
+//! a million rows reads three. `redelivery` holds the [`Key`]s, `note` the small values of [`Store::put_note`],
+//! `damaged` the last few rows whose checksum failed. `sqlite3` opens it all.
 //!
 //! # Operation
 //!
 //! - **Durable** operations return after a commit with a sync, shared by all that waited for one.
-//! - **Lazy** ones ride with the next durable commit; with none in 25 ms they get one without a sync, which a killed process
-//!   survives and the loss of power may not. What another supersedes in time is never written.
-//! - **Numbers** go up one by one; one that nobody was given is given later.
-//! - **Fresh**: what was just stored in the inbound queue is read from memory by who keeps up, from the disk by all others.
-//! - **Idle** for 2 s, the log is moved into the database and emptied, because one flipped bit in a log silently ends it;
-//!   a file that is large and nearly empty is shrunk. Then the thread sleeps until asked.
-//! - **Full** is decided by counting, before the disk is touched; **nearly full** by the disk's free space, while there is
-//!   room left to complete. Should others take that too, the log is written over from its start, and `spool.ballast`, a file
-//!   kept for this, is given up: what waits is still completed, and the next start finds the room it needs. All of it clears
-//!   by itself.
-//! - **Damage** met at opening or later: a bad row is left out; a bad page has the database rebuilt from what is readable,
-//!   with the old one kept as `spool.db.damaged-N`, the last three of them. So is a file that is no spool.
-//! - **A failed sync** ends it: nothing is answered any more, because what the disk holds is unknown until the process starts
-//!   anew.
+//! - **Lazy** ones ride with the next durable commit; with none in 25 ms they get one without a sync, which a killed
+//!   process survives and the loss of power may not. What another supersedes in time is never written.
+//! - **Numbers** go up one by one. A number that no row got in the end is given to a later row.
+//! - **Fresh**: a reader that keeps up reads the new rows of the inbound queue from memory. All others read the disk.
+//! - **Idle** for 2 s, the log is checkpointed and emptied, because one flipped bit in a log silently ends it. A file
+//!   that is large and nearly empty is shrunk. Then the thread sleeps until asked.
+//! - **Full** is decided by counting, before the disk is touched. **Nearly full** is decided by the disk's free space,
+//!   while there is room left to complete rows. If others take that room too, the log is overwritten from its start,
+//!   and `spool.ballast`, a file kept for this, is deleted: rows can still be completed, and the next start finds the
+//!   room it needs. All of this clears by itself.
+//! - **Damage** is met at opening or later. A bad row is left out. For a bad page, the database is rebuilt from what is
+//!   readable; the old one is kept as `spool.db.damaged-N`, the last three of them. The same is done with a file that
+//!   is no spool.
+//! - **A failed sync** ends the store: nothing is answered any more, because what the disk holds is unknown until the
+//!   process starts anew.
 
 mod batch;
 #[cfg(test)]

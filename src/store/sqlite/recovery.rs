@@ -1,8 +1,8 @@
-//! Opening what was left behind, and rebuilding what is damaged from what can still be read.
+//! Opens what an earlier run left, and rebuilds what is damaged from what can still be read.
 //!
-//! A damaged database is never repaired in place: a fresh one takes over every row whose checksum holds, and the damaged
-//! one is kept aside for the operator. This also serves while running, because a damaged page would otherwise refuse
-//! every commit that touches it from then on.
+//! A damaged database is never repaired in place: a new one takes over every row whose checksum holds, and the damaged
+//! one is kept for the operator. The same is done while running, because a damaged page would otherwise fail every
+//! commit that touches it.
 
 use std::io;
 use std::ops::ControlFlow;

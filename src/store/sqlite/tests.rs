@@ -1,4 +1,4 @@
-//! What cannot be brought about from outside: a disk that fills up, a sync that fails, a rebuild cut off by a crash.
+//! What cannot be caused from outside: a disk that fills up, a sync that fails, a rebuild cut off by a crash.
 
 use std::fs;
 use std::path::Path;

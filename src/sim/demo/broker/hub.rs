@@ -1,4 +1,4 @@
-//! Who gets what: the sessions of all clients, the retained messages, the last wills.
+//! The sessions of all clients, the retained messages and the last wills; and who gets which message.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};

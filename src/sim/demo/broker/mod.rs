@@ -1,11 +1,14 @@
-//! The demo's own MQTT broker: MQTT 5 and 3.1.1, all in memory, for whoever wants to join.
+//! The demo's own MQTT broker: MQTT 5 and 3.1.1, in memory only. Any client may join.
 //!
-//! Place in the flow: it stands where Mosquitto stands in a house. It is small because rumqttc, which the bridge needs
-//! anyway, brings the codec of both protocol versions; a broker from a crate would add a hundred crates and minutes to the
-//! first build, and those that were tried refuse client ids or whole clients. What is here: [`wire`] (bytes to packets and
-//! back), [`session`] (what is kept for one client), [`hub`] (who gets what) and, below, connections.
+//! Place in the flow: it takes the place that Mosquitto has in a real house. It is small, because rumqttc, which the
+//! bridge needs anyway, brings the codecs of both protocol versions. A broker from a crate would add a hundred crates
+//! and minutes to the first build, and those that were tried refuse client ids or whole clients.
 //!
-//! What it does not do: users and rights, TLS, web sockets, topic aliases of clients, shared subscriptions, anything on disk.
+//! Its parts: [`wire`] (bytes to packets and back), [`session`] (the state of one client), [`hub`] (who gets what) and,
+//! below, the connections.
+//!
+//! It does not do: users and rights, TLS, web sockets, topic aliases of clients, shared subscriptions, anything on
+//! disk.
 
 mod hub;
 mod session;

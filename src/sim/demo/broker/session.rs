@@ -1,7 +1,7 @@
-//! What is kept for one client: its subscriptions, what waits for it, what is under way to it, and its connection.
+//! The state of one client: its subscriptions, what is queued for it, what is in flight to it, and its connection.
 //!
-//! A message at QoS 1 or 2 waits in the queue, then is under way within the client's window until it is acknowledged; after
-//! a new connection everything under way goes again, in the order in which it first went.
+//! A message at QoS 1 or 2 waits in the queue, then is in flight within the client's window until it is acknowledged.
+//! After a new connection everything in flight is sent again, in its first order.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};

@@ -1,8 +1,9 @@
-//! The writer: the one thread that touches the database.
+//! The writer: the one thread that accesses the database.
 //!
-//! It takes everything that is waiting, stores it in one commit, then answers. What comes in during that commit makes the
-//! next one: the busier it is, the more each sync carries. It sleeps without a timer unless something is due.
-//! Here is its loop; `store` commits, `read` reads, `upkeep` is what is done unasked.
+//! It takes everything that is waiting, stores it in one commit, then answers. What arrives during that commit makes
+//! the next one: the higher the load, the more each sync carries. It sleeps without a timer unless something is due.
+//!
+//! Its loop is here; `store` commits, `read` reads, `upkeep` does what nobody asks for.
 
 mod read;
 mod store;

@@ -1,4 +1,4 @@
-//! Reading, between commits: what is pending counts as done, what is damaged is left out.
+//! Reads, between commits: pending changes count as made, damaged rows are left out.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Storing: what is admitted goes into one commit, and only then is anybody answered.
+//! Stores: what is admitted goes into one commit, and its callers are answered only after that.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! What is done without being asked: lazy commits, trying a refusing disk again, the checkpoint before resting, rebuilding
-//! what is damaged, and the end.
+//! Maintenance: lazy commits, retries on a disk that refuses, the checkpoint before resting, rebuilding what is
+//! damaged, and the end.
 
 use std::mem;
 use std::sync::atomic::Ordering;
