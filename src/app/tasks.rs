@@ -35,7 +35,7 @@ use crate::outbound::deliver::Deliver;
 use crate::outbound::results::Results;
 use crate::outbound::shares::Shares;
 use crate::protocol::Uid;
-use crate::store::{MAX_COMMANDS, Queue, SpoolError, Store};
+use crate::store::{AppendError, MAX_COMMANDS, Queue, SpoolError, Store};
 
 /// What the loops and the observers are joined to.
 #[derive(Clone, Copy)]
@@ -254,7 +254,7 @@ async fn queue_presence(mut states: watch::Receiver<Vec<(Uid, bool)>>, spool: Ar
         let Ok(row) = (Record::States { states }).encode() else { continue };
         match spool.append(Queue::Inbound, row.into(), None).await {
             Ok(_) => {}
-            Err(SpoolError::Failed(_)) => return,
+            Err(AppendError::Spool(SpoolError::Failed(_))) => return,
             Err(error) => {
                 warn!(%error, "the presence that iLink told could not be queued; it is read again when the cloud comes back");
             }

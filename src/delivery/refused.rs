@@ -18,7 +18,7 @@ use crate::mqtt::{ForNow, NotNow, Refusal};
 use crate::observe::counters::Counters;
 use crate::observe::log::Seldom;
 use crate::os::clock;
-use crate::store::{Queue, SpoolError, Store};
+use crate::store::{AppendError, Queue, Store, Transient as _};
 
 /// Messages wait because the broker refused one before them for now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,15 +138,15 @@ impl SetAside {
             self.spool.patience().retry(append, |error| self.tell(error)).await
         };
         // Full: larger than the whole store, counted and warned of, and there is nowhere to keep it.
-        let kept = matches!(stored, Ok(_) | Err(SpoolError::Full));
+        let kept = matches!(stored, Ok(_) | Err(AppendError::Full));
         if kept {
             self.counters.publishes_set_aside.add();
         }
         kept
     }
 
-    fn tell(&self, refused: &SpoolError) {
-        if matches!(refused, SpoolError::Unwritable(_)) && self.not_kept.may() {
+    fn tell(&self, refused: &AppendError) {
+        if refused.is_transient() && self.not_kept.may() {
             warn!(%refused, "a refused publish cannot be set aside now; what came with it waits in the spool meanwhile");
         }
     }

@@ -22,7 +22,7 @@ use super::room::{Held, Place, Room};
 use crate::observe::counters::{Counters, PushOutcome, Unanswered};
 use crate::observe::log::Seldom;
 use crate::protocol::Kind;
-use crate::store::{Append, Queue, SpoolError, Then};
+use crate::store::{Append, AppendError, Queue, SpoolError, Then};
 
 /// How long a try is held before it is cut: iLink itself leaves after 5 s.
 const HOLD: Duration = Duration::from_secs(6);
@@ -218,7 +218,7 @@ impl Store {
     }
 
     /// Tells what became of an attempt to store the push, and gives it back if it is to be tried again.
-    fn stored(&self, push: Push, appended: &Result<u64, SpoolError>) -> Option<Push> {
+    fn stored(&self, push: Push, appended: &Result<u64, AppendError>) -> Option<Push> {
         match appended {
             Ok(seq) => {
                 self.counters.pushes_stored.add();
@@ -228,13 +228,10 @@ impl Store {
                 let _ = self.stored.send(push.tell);
                 None
             }
-            Err(error @ (SpoolError::Full | SpoolError::Unwritable(_))) => {
-                let why = if matches!(error, SpoolError::Full) { Unanswered::Full } else { Unanswered::Failed };
-                let _ = push.tell.send(Progress::Refused(why));
-                Some(push)
-            }
+            Err(AppendError::Full) => Some(push.refused(Unanswered::Full)),
+            Err(AppendError::Spool(SpoolError::Unwritable(_))) => Some(push.refused(Unanswered::Failed)),
             // The process is about to stop; nothing may be answered any more.
-            Err(SpoolError::Failed(_)) => None,
+            Err(AppendError::Spool(SpoolError::Failed(_))) => None,
         }
     }
 
@@ -320,6 +317,14 @@ struct Push {
     row: Bytes,
     ticket: Option<Ticket>,
     tell: watch::Sender<Progress>,
+}
+
+impl Push {
+    /// Tells those who wait why it is not stored yet.
+    fn refused(self, why: Unanswered) -> Self {
+        let _ = self.tell.send(Progress::Refused(why));
+        self
+    }
 }
 
 /// An answer on its way out. Dropped, it did not leave.

@@ -42,7 +42,7 @@ use crate::observe::counters::Counters;
 use crate::observe::log::{SaidOnce, Seldom, clipped};
 use crate::observe::progress::Progress;
 use crate::os::clock::Stamp;
-use crate::store::{Key, Queue, SpoolError, Store};
+use crate::store::{AppendError, Key, Queue, SpoolError, Store};
 
 /// Messages taken and not yet acknowledged. An MQTT 5 broker sends fewer; this bounds QoS 0 and 3.1.1.
 const UNDER_WAY: usize = 512;
@@ -373,7 +373,7 @@ impl Accept {
                     let _ = self.results.send(seq);
                     return ack;
                 }
-                Err(SpoolError::Failed(_)) => return None,
+                Err(AppendError::Spool(SpoolError::Failed(_))) => return None,
                 Err(_) => sleep(backoff.next()).await,
             }
         }

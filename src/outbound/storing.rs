@@ -21,7 +21,7 @@ use crate::observe::log::clipped;
 use crate::os::clock::{self, Stamp};
 use crate::protocol::Call;
 use crate::route::{Heard, Keep, Outcome, ToRoute};
-use crate::store::{Key, Queue, SpoolError};
+use crate::store::{AppendError, Key, Queue, SpoolError};
 
 /// Why a command was not made durable.
 enum NotStored {
@@ -68,11 +68,11 @@ impl Accept {
                 self.counters.commands_stored.add();
                 Ok((seq, client))
             }
-            Err(failed @ SpoolError::Failed(_)) => Err(NotStored::Failed(failed)),
-            Err(SpoolError::Full) => {
+            Err(AppendError::Spool(failed @ SpoolError::Failed(_))) => Err(NotStored::Failed(failed)),
+            Err(AppendError::Full) => {
                 Err(NotStored::NoRoom("the bridge's queue to iLink is full: send it again later".to_owned()))
             }
-            Err(other) => Err(NotStored::NoRoom(other.to_string())),
+            Err(AppendError::Spool(refused @ SpoolError::Unwritable(_))) => Err(NotStored::NoRoom(refused.to_string())),
         }
     }
 }

@@ -4,6 +4,8 @@
 //! Values stay unread until they are asked for, so that no unknown field, however odd, makes a push unreadable. `push`
 //! knows what the fields mean.
 
+use std::borrow::Cow;
+
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -21,8 +23,11 @@ const EXACT: f64 = 9_007_199_254_740_992.0;
 /// The members of the pushed object that are not `null`, in their order, values unread.
 pub(super) struct Fields<'a> {
     text: &'a Text<'a>,
-    members: Vec<(String, &'a RawValue)>,
+    members: Members<'a>,
 }
+
+/// A key is copied only if it has escapes.
+type Members<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
 
 impl<'a> Fields<'a> {
     /// None unless `text` is one JSON object of at most [`MAX_DEPTH`] levels.
@@ -103,7 +108,7 @@ fn number(text: &str) -> Option<(i64, f64)> {
 }
 
 /// The members of the object in `text` that are not `null`, in their order, values unread, however deep they nest.
-pub(super) fn members(text: &str) -> Option<Vec<(String, &RawValue)>> {
+pub(super) fn members(text: &str) -> Option<Members<'_>> {
     let mut json = serde_json::Deserializer::from_str(text);
     let members = json.deserialize_map(MembersVisitor).ok()?;
     json.end().ok()?;
@@ -113,21 +118,29 @@ pub(super) fn members(text: &str) -> Option<Vec<(String, &RawValue)>> {
 struct MembersVisitor;
 
 impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Vec<(String, &'de RawValue)>;
+    type Value = Members<'de>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a JSON object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
+        let mut members = Vec::with_capacity(8);
         // Keys are taken raw too: one that is no Unicode text (a lone surrogate) is unknown, but no reason to lose the push.
         while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-            if let (Ok(key), true) = (serde_json::from_str(key.get()), value.get() != "null") {
+            if let (Some(key), true) = (unescaped(key.get()), value.get() != "null") {
                 members.push((key, value));
             }
         }
         Ok(members)
+    }
+}
+
+/// What a JSON string means, quotes and escapes undone; none if it has an escape that is no Unicode.
+fn unescaped(json: &str) -> Option<Cow<'_, str>> {
+    match serde_json::from_str(json) {
+        Ok(plain) => Some(Cow::Borrowed(plain)),
+        Err(_) => serde_json::from_str(json).ok().map(Cow::Owned),
     }
 }
 

@@ -80,7 +80,7 @@ fn readable(text: &str) -> Option<Map<String, Value>> {
         Some(value)
     };
     let members = fields::members(text)?.into_iter();
-    Some(members.filter_map(|(key, raw)| Some((key, value(raw)?))).collect())
+    Some(members.filter_map(|(key, raw)| Some((key.into_owned(), value(raw)?))).collect())
 }
 
 /// A field of a reply, or of an object in it, by its name; the manual's samples have stray spaces in names (§5.10).

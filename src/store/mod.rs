@@ -56,14 +56,15 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 pub use types::{
-    Counters, Key, Limits, MAX_COMMANDS, NotStored, Patience, Queue, QueueStats, ROW_OVERHEAD, Row, SpoolError, WhyNot,
+    AppendError, Counters, Key, Limits, MAX_COMMANDS, NotStored, Patience, Queue, QueueStats, ROW_OVERHEAD, Row,
+    SpoolError, Transient, WhyNot,
 };
 
 /// What is asked of a store, on its way.
-pub type Answer<'a, T> = BoxFuture<'a, Result<T, SpoolError>>;
+pub type Answer<'a, T, E = SpoolError> = BoxFuture<'a, Result<T, E>>;
 
 /// What is to be done with the outcome of [`Append::hand_over`].
-pub type Then = Box<dyn FnOnce(Result<u64, SpoolError>) + Send>;
+pub type Then = Box<dyn FnOnce(Result<u64, AppendError>) + Send>;
 
 /// Taking rows in: what every bridge of an account may do.
 pub trait Append: Debug + Send + Sync + 'static {
@@ -72,8 +73,8 @@ pub trait Append: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`SpoolError`]; but for `Failed`, nothing was stored. `Full` in [`Queue::SetAside`]: larger than all of it.
-    fn append(&self, queue: Queue, data: Bytes, key: Option<Key>) -> Answer<'_, u64>;
+    /// [`AppendError`]; but for `Failed`, nothing was stored. `Full` in [`Queue::SetAside`]: larger than all of it.
+    fn append(&self, queue: Queue, data: Bytes, key: Option<Key>) -> Answer<'_, u64, AppendError>;
 
     /// As [`Self::append`], for who must not wait: `then` is called with the outcome by a thread of the store, and must be
     /// quick; it is dropped instead if the store has failed. What has no place among those who wait already is given back.
@@ -141,7 +142,7 @@ pub trait Store: Append {
     ///
     /// # Errors
     ///
-    /// [`SpoolError`], never `Full`.
+    /// [`SpoolError`].
     fn oldest(&self, queue: Queue) -> Answer<'_, Option<Row>>;
 
     /// The highest number stored in `queue`: wakes who reads it. It is told no later than the row's own answer. After opening,
@@ -156,7 +157,7 @@ pub trait Store: Append {
     ///
     /// # Errors
     ///
-    /// [`SpoolError`], never `Full`; but for `Failed`, the row is as it was.
+    /// [`SpoolError`]; but for `Failed`, the row is as it was.
     fn replace(&self, queue: Queue, seq: u64, data: Vec<u8>) -> Answer<'_, ()>;
 
     /// As [`Self::replace`], but lazily.

@@ -103,12 +103,20 @@ pub struct Counters {
     pub commits_lazy: u64,
 }
 
-/// Why the spool could not do what was asked.
+/// Why a row was not appended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SpoolError {
+pub enum AppendError {
     /// The queue's cap is reached: try again once it has drained.
     #[error("the queue is full")]
     Full,
+    /// As with everything else that is asked of the spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+}
+
+/// Why the spool could not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpoolError {
     /// The disk does not take it now (full, read-only, locked): nothing was stored, trying again later is safe.
     #[error("the spool cannot be written: {0}")]
     Unwritable(String),
@@ -152,6 +160,25 @@ impl WhyNot {
     }
 }
 
+/// An error that may be over when the same is asked again.
+pub trait Transient {
+    /// Whether it is one of those.
+    fn is_transient(&self) -> bool;
+}
+
+impl Transient for SpoolError {
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Unwritable(_))
+    }
+}
+
+impl Transient for AppendError {
+    /// A full queue is not: it may stay full for as long as the broker or iLink is away.
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Spool(error) if error.is_transient())
+    }
+}
+
 /// The first pause between two tries, and the longest.
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
@@ -172,15 +199,16 @@ impl Patience {
     ///
     /// # Errors
     ///
-    /// As the attempt; `Unwritable` only after [`Self::end`].
-    pub async fn retry<T, F>(&self, attempt: impl Fn() -> F, refused: impl Fn(&SpoolError)) -> Result<T, SpoolError>
+    /// As the attempt; a transient error only after [`Self::end`].
+    pub async fn retry<T, E, F>(&self, attempt: impl Fn() -> F, refused: impl Fn(&E)) -> Result<T, E>
     where
-        F: Future<Output = Result<T, SpoolError>>,
+        E: Transient,
+        F: Future<Output = Result<T, E>>,
     {
         let mut pause = FIRST;
         loop {
             match attempt().await {
-                Err(error @ SpoolError::Unwritable(_)) => {
+                Err(error) if error.is_transient() => {
                     refused(&error);
                     if self.ended.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                         return Err(error);

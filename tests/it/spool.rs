@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ilink2mqtt::store::sqlite::{OpenError, Recovered, Spool};
-use ilink2mqtt::store::{Append as _, Limits, Queue, Row, SpoolError, Store as _};
+use ilink2mqtt::store::{Append as _, AppendError, Limits, Queue, Row, SpoolError, Store as _};
 use tempfile::TempDir;
 
 const ROOMY: Limits = Limits { inbound: 1 << 30, outbound: 1 << 30, set_aside: 1 << 24 };
@@ -113,7 +113,10 @@ async fn after_closing_other_handles_fail_and_no_log_is_left_beside_the_database
     spool.append(Queue::Inbound, vec![1].into(), None).await.unwrap();
     spool.complete(Queue::Inbound, 1);
     spool.close().await;
-    assert!(matches!(other.append(Queue::Inbound, vec![1].into(), None).await, Err(SpoolError::Failed(_))));
+    assert!(matches!(
+        other.append(Queue::Inbound, vec![1].into(), None).await,
+        Err(AppendError::Spool(SpoolError::Failed(_)))
+    ));
     assert!(matches!(other.read(Queue::Inbound, 1).await, Err(SpoolError::Failed(_))));
     let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
     names.sort();

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{ROOMY, Subject, append, contents, everything, until};
-use crate::store::{Limits, Queue, ROW_OVERHEAD, SpoolError, Store, Then, WhyNot};
+use crate::store::{AppendError, Limits, Queue, ROW_OVERHEAD, SpoolError, Store, Then, WhyNot};
 
 pub(crate) async fn a_failed_sync_ends_it_and_nothing_is_answered_afterwards<S: Subject>() {
     let subject = S::create(ROOMY).await;
@@ -20,11 +20,13 @@ pub(crate) async fn a_failed_sync_ends_it_and_nothing_is_answered_afterwards<S: 
     });
     assert!(!store.has_failed());
     subject.fail_next_sync();
-    let error = store.append(Queue::Inbound, vec![2].into(), None).await.unwrap_err();
+    let AppendError::Spool(error) = store.append(Queue::Inbound, vec![2].into(), None).await.unwrap_err() else {
+        panic!("the queue is not full");
+    };
     assert!(matches!(&error, SpoolError::Failed(cause) if cause.contains("sync")), "{error}");
     assert!(failed.await.unwrap().contains("sync"));
     assert!(store.has_failed() && store.stores().is_err());
-    assert_eq!(store.append(Queue::Inbound, vec![3].into(), None).await, Err(error.clone()));
+    assert_eq!(store.append(Queue::Inbound, vec![3].into(), None).await, Err(error.clone().into()));
     assert_eq!(store.replace(Queue::Inbound, seq, vec![3]).await, Err(error.clone()));
     assert_eq!(store.read(Queue::Inbound, seq).await, Err(error));
     assert!(store.writable().borrow().is_err());
@@ -66,7 +68,8 @@ pub(crate) async fn a_closed_store_answers_nobody<S: Subject>() {
     let seq = append(&*store, Queue::Inbound, "a row").await;
     store.complete(Queue::Inbound, seq);
     store.close().await;
-    assert!(matches!(store.append(Queue::Inbound, "a row".into(), None).await, Err(SpoolError::Failed(_))));
+    let refused = store.append(Queue::Inbound, "a row".into(), None).await;
+    assert!(matches!(refused, Err(AppendError::Spool(SpoolError::Failed(_)))));
     assert!(matches!(store.read(Queue::Inbound, seq).await, Err(SpoolError::Failed(_))));
     store.close().await;
     let subject = subject.reopen().await;
@@ -88,7 +91,7 @@ pub(crate) async fn a_full_queue_refuses_new_rows_and_nothing_else<S: Subject>()
     for _ in 0..2 {
         append(&*store, Queue::Inbound, vec![0; 100]).await;
     }
-    assert_eq!(store.append(Queue::Inbound, vec![0; 100].into(), None).await, Err(SpoolError::Full));
+    assert_eq!(store.append(Queue::Inbound, vec![0; 100].into(), None).await, Err(AppendError::Full));
     assert!(tells_that_inbound_is_full(&*store));
     append(&*store, Queue::Outbound, vec![0; 100]).await;
     store.replace(Queue::Inbound, first, vec![1; 200]).await.unwrap();
@@ -105,7 +108,7 @@ pub(crate) async fn a_full_queue_refuses_new_rows_and_nothing_else<S: Subject>()
     }
     assert!(contents(&*store, Queue::SetAside).await.into_keys().eq(set_aside[2..].iter().copied()));
     assert_eq!(store.counters().set_aside_dropped, 2);
-    assert_eq!(store.append(Queue::SetAside, vec![0; 1000].into(), None).await, Err(SpoolError::Full));
+    assert_eq!(store.append(Queue::SetAside, vec![0; 1000].into(), None).await, Err(AppendError::Full));
 }
 
 pub(crate) async fn a_queue_that_one_batch_fills_counts_as_full<S: Subject>() {
@@ -126,7 +129,7 @@ pub(crate) async fn without_room_nothing_is_stored_and_all_else_goes_on<S: Subje
     let (first, second) = (append(&*store, Queue::Outbound, "1").await, append(&*store, Queue::Outbound, "2").await);
     subject.fill(true);
     let refused = store.append(Queue::Outbound, "3".into(), None).await;
-    assert!(matches!(refused, Err(SpoolError::Unwritable(_))), "{refused:?}");
+    assert!(matches!(refused, Err(AppendError::Spool(SpoolError::Unwritable(_)))), "{refused:?}");
     assert!(store.stores().is_err_and(|not| not.why == WhyNot::Refused));
     assert!(!store.has_failed());
     store.replace(Queue::Outbound, first, b"result".to_vec()).await.unwrap();

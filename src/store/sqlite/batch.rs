@@ -6,7 +6,7 @@ use super::db::{Count, Db, Sync};
 use super::fault::Fault;
 use super::keys;
 use super::pending::Pending;
-use super::request::{Op, Task};
+use super::request::{New, Op};
 use super::rows;
 use super::types::PerQueue;
 use crate::store::types::{Limits, Queue};
@@ -59,8 +59,8 @@ impl Db {
         keys::apply(&tx, &pending.notes)?;
         keys::forget_redeliveries(&tx, &pending.settled)?;
         for op in ops {
-            committed.seqs.push(match &op.task {
-                Task::Append { queue, data, key } => {
+            committed.seqs.push(match op {
+                Op::Append(New { queue, data, key }, _) => {
                     if *queue == Queue::SetAside {
                         committed.dropped +=
                             make_room(&tx, counts.get_mut(*queue), rows::size(data), limits.set_aside)?;
@@ -75,11 +75,11 @@ impl Db {
                     }
                     seq
                 }
-                Task::Replace { queue, seq, data } => {
+                Op::Replace { queue, seq, data, .. } => {
                     replace(&tx, counts.get_mut(*queue), *queue, *seq, data)?;
                     *seq
                 }
-                Task::ForgetSession(began) => {
+                Op::ForgetSession(began, _) => {
                     self.session_began = *began;
                     keys::forget_session(&tx)?;
                     0

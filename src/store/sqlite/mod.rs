@@ -19,7 +19,7 @@
 //! # Operation
 //!
 //! - **Durable** operations return after a commit with a sync, shared by all that waited for one.
-//! - **Lazy** ones ride with the next durable commit; with none in 25 ms they get one without a sync, which a killed
+//! - **Lazy** ones ride with the next durable commit; with none in 1.5 s they get one without a sync, which a killed
 //!   process survives and the loss of power may not. What another supersedes in time is never written.
 //! - **Numbers** go up one by one. A number that no row got in the end is given to a later row.
 //! - **Fresh**: a reader that keeps up reads the new rows of the inbound queue from memory. All others read the disk.
@@ -66,13 +66,14 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use pending::{Change, Lazy};
-use request::{Closing, Op, Read, Reply, Request, Task};
+use request::{Closing, New, Op, Read, Reply, Request};
 use shared::Shared;
 pub use types::{OpenError, Recovered};
 use writer::Writer;
 
 use super::{
-    Answer, Append, Counters, Key, Limits, NotStored, Patience, Queue, QueueStats, Row, SpoolError, Store, Then, WhyNot,
+    Answer, Append, AppendError, Counters, Key, Limits, NotStored, Patience, Queue, QueueStats, Row, SpoolError, Store,
+    Then, WhyNot,
 };
 use crate::os::files::Directory;
 
@@ -129,8 +130,8 @@ impl Spool {
         Ok((Arc::new(spool), recovered))
     }
 
-    async fn store(&self, task: Task) -> Result<u64, SpoolError> {
-        self.ask(|reply| Request::Durable(Op { task, reply })).await
+    async fn store(&self, op: impl FnOnce(Reply<()>) -> Op) -> Result<(), SpoolError> {
+        self.ask(|reply| Request::Durable(op(reply))).await
     }
 
     fn lazily(&self, lazy: Lazy) {
@@ -138,8 +139,11 @@ impl Spool {
         let _ = self.requests.send(Request::Lazy(lazy));
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, SpoolError> {
-        let failure = |()| self.shared.failed();
+    async fn ask<T, E>(&self, request: impl FnOnce(Reply<T, E>) -> Request) -> Result<T, E>
+    where
+        E: From<SpoolError>,
+    {
+        let failure = |()| E::from(self.shared.failed());
         let permit = Arc::clone(&self.waiting).acquire_owned().await.map_err(|_| failure(()))?;
         #[cfg(test)]
         let _standstill = crate::os::clock::simulated::standstill();
@@ -189,15 +193,15 @@ impl Spool {
 }
 
 impl Append for Spool {
-    fn append(&self, queue: Queue, data: Bytes, key: Option<Key>) -> Answer<'_, u64> {
-        self.store(Task::Append { queue, data, key }).boxed()
+    fn append(&self, queue: Queue, data: Bytes, key: Option<Key>) -> Answer<'_, u64, AppendError> {
+        self.ask(move |reply| Request::Durable(Op::Append(New { queue, data, key }, reply))).boxed()
     }
 
     fn hand_over(&self, queue: Queue, data: Bytes, key: Option<Key>, then: Then) -> Result<(), Then> {
         let Ok(permit) = Arc::clone(&self.waiting).try_acquire_owned() else { return Err(then) };
         let reply = Reply::then(then, permit);
         // If the thread has gone, `then` goes with the request.
-        let _ = self.requests.send(Request::Durable(Op { task: Task::Append { queue, data, key }, reply }));
+        let _ = self.requests.send(Request::Durable(Op::Append(New { queue, data, key }, reply)));
         Ok(())
     }
 
@@ -295,7 +299,7 @@ impl Store for Spool {
     fn replace(&self, queue: Queue, seq: u64, data: Vec<u8>) -> Answer<'_, ()> {
         async move {
             self.shared.fresh.changed(queue, seq);
-            self.store(Task::Replace { queue, seq, data }).await.map(|_| ())
+            self.store(|reply| Op::Replace { queue, seq, data, reply }).await
         }
         .boxed()
     }
@@ -310,7 +314,7 @@ impl Store for Spool {
     }
 
     fn forget_session(&self, began: u64) -> Answer<'_, ()> {
-        async move { self.store(Task::ForgetSession(began)).await.map(|_| ()) }.boxed()
+        async move { self.store(|reply| Op::ForgetSession(began, reply)).await }.boxed()
     }
 
     fn forget_redeliveries(&self, pkids: Vec<u16>) {

@@ -7,33 +7,31 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::pending::Lazy;
 use super::rows::size;
-use crate::store::types::{Key, Queue, Row, SpoolError};
-
-/// What a caller of [`Append::hand_over`](crate::store::Append::hand_over) wants done with the answer.
-pub(super) type Then<T> = Box<dyn FnOnce(Result<T, SpoolError>) + Send>;
+use crate::store::types::{AppendError, Key, Queue, Row, SpoolError};
 
 /// Somebody waiting for an answer. Dropped unanswered, it tells them that the spool has failed.
-pub(super) struct Reply<T> {
-    to: To<T>,
+pub(super) struct Reply<T, E = SpoolError> {
+    to: To<T, E>,
     /// Frees a place among those who wait.
     _permit: OwnedSemaphorePermit,
 }
 
-enum To<T> {
-    Waiting(oneshot::Sender<Result<T, SpoolError>>),
-    Then(Then<T>),
+enum To<T, E> {
+    Waiting(oneshot::Sender<Result<T, E>>),
+    /// What a caller of [`Append::hand_over`](crate::store::Append::hand_over) wants done with the answer.
+    Then(Box<dyn FnOnce(Result<T, E>) + Send>),
 }
 
-impl<T> Reply<T> {
-    pub(super) fn new(sender: oneshot::Sender<Result<T, SpoolError>>, permit: OwnedSemaphorePermit) -> Self {
+impl<T, E> Reply<T, E> {
+    pub(super) fn new(sender: oneshot::Sender<Result<T, E>>, permit: OwnedSemaphorePermit) -> Self {
         Self { to: To::Waiting(sender), _permit: permit }
     }
 
-    pub(super) fn then(then: Then<T>, permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn then(then: Box<dyn FnOnce(Result<T, E>) + Send>, permit: OwnedSemaphorePermit) -> Self {
         Self { to: To::Then(then), _permit: permit }
     }
 
-    pub(super) fn send(self, answer: Result<T, SpoolError>) {
+    pub(super) fn send(self, answer: Result<T, E>) {
         match self.to {
             // Who no longer waits has gone their own way.
             To::Waiting(sender) => drop(sender.send(answer)),
@@ -42,42 +40,69 @@ impl<T> Reply<T> {
     }
 }
 
-impl<T> fmt::Debug for Reply<T> {
+impl<T, E> fmt::Debug for Reply<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Reply")
     }
 }
 
-/// Something to make durable.
+/// Something to make durable, and who waits for it.
 #[derive(Debug)]
-pub(super) enum Task {
-    Append { queue: Queue, data: Bytes, key: Option<Key> },
-    Replace { queue: Queue, seq: u64, data: Vec<u8> },
-    ForgetSession(u64),
+pub(super) enum Op {
+    /// May be refused because the queue is full. The answer is the row's number.
+    Append(New, Reply<u64, AppendError>),
+    Replace {
+        queue: Queue,
+        seq: u64,
+        data: Vec<u8>,
+        reply: Reply<()>,
+    },
+    ForgetSession(u64, Reply<()>),
 }
 
-/// A task and who waits for it. The answer is the row's number, 0 if there is none.
+/// A row to be added.
 #[derive(Debug)]
-pub(super) struct Op {
-    pub(super) task: Task,
-    pub(super) reply: Reply<u64>,
+pub(super) struct New {
+    pub(super) queue: Queue,
+    pub(super) data: Bytes,
+    pub(super) key: Option<Key>,
 }
 
 impl Op {
     /// The queue it adds to and by how much, if it adds.
     pub(super) fn adds(&self) -> Option<(Queue, u64)> {
-        match &self.task {
-            Task::Append { queue, data, .. } => Some((*queue, size(data))),
-            Task::Replace { .. } | Task::ForgetSession(_) => None,
+        match self {
+            Self::Append(new, _) => Some((new.queue, size(&new.data))),
+            Self::Replace { .. } | Self::ForgetSession(..) => None,
         }
     }
 
     /// About how many bytes it brings into a batch.
     pub(super) fn weight(&self) -> usize {
-        match &self.task {
-            Task::Append { data, .. } => data.len(),
-            Task::Replace { data, .. } => data.len(),
-            Task::ForgetSession(_) => 0,
+        match self {
+            Self::Append(new, _) => new.data.len(),
+            Self::Replace { data, .. } => data.len(),
+            Self::ForgetSession(..) => 0,
+        }
+    }
+
+    /// It is stored. Gives the row that it added, if it did.
+    pub(super) fn stored(self, seq: u64) -> Option<(New, u64)> {
+        match self {
+            Self::Append(new, reply) => {
+                reply.send(Ok(seq));
+                return Some((new, seq));
+            }
+            Self::Replace { reply, .. } | Self::ForgetSession(_, reply) => reply.send(Ok(())),
+        }
+        None
+    }
+
+    /// It was not stored.
+    pub(super) fn refused(self, error: SpoolError) {
+        match self {
+            Self::Append(_, reply) => reply.send(Err(error.into())),
+            Self::Replace { reply, .. } | Self::ForgetSession(_, reply) => reply.send(Err(error)),
         }
     }
 }

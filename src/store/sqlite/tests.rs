@@ -40,7 +40,7 @@ async fn numbers_go_up_one_by_one() {
         assert_eq!(spool.append(Queue::Inbound, vec![0; 10].into(), None).await, Ok(n));
     }
     assert_eq!(spool.append(Queue::Outbound, "other".into(), None).await, Ok(1));
-    assert_eq!(spool.append(Queue::Inbound, vec![0; 10].into(), None).await, Err(SpoolError::Full));
+    assert_eq!(spool.append(Queue::Inbound, vec![0; 10].into(), None).await, Err(AppendError::Full));
     spool.complete(Queue::Inbound, 3);
     spool.close().await;
     let (spool, _) = Spool::open(dir.path(), limits).unwrap();
@@ -55,7 +55,7 @@ async fn a_nearly_full_disk_refuses_new_rows_until_there_is_room_again() {
     spool.append(Queue::Inbound, vec![2].into(), None).await.unwrap();
     spool.inject(Inject::Free(1000));
     let refused = spool.append(Queue::Inbound, vec![3].into(), None).await;
-    assert!(matches!(refused, Err(SpoolError::Unwritable(cause)) if cause.contains("nearly full")));
+    assert!(matches!(refused, Err(AppendError::Spool(SpoolError::Unwritable(cause))) if cause.contains("nearly full")));
     let told = spool.stores().unwrap_err();
     assert!(told.cause.contains("nearly full") && told.why == WhyNot::Refused, "{told:?}");
     spool.replace(Queue::Inbound, 1, b"result".to_vec()).await.unwrap();
@@ -109,7 +109,7 @@ async fn what_a_full_disk_refuses_is_set_aside_once_there_is_room() {
     });
     let mut told = told;
     for _ in 0..2 {
-        assert!(matches!(told.recv().await, Some(SpoolError::Unwritable(_))));
+        assert!(matches!(told.recv().await, Some(AppendError::Spool(SpoolError::Unwritable(_)))));
     }
     spool.inject(Inject::MaxPages(u32::MAX));
     assert_eq!(setting_aside.await.unwrap(), Ok(1));
@@ -120,7 +120,7 @@ async fn what_a_full_disk_refuses_is_set_aside_once_there_is_room() {
     spool.patience().end();
     let append = || spool.append(Queue::SetAside, vec![1; 4000].into(), None);
     let given_up = spool.patience().retry(append, |_| {}).await;
-    assert!(matches!(given_up, Err(SpoolError::Unwritable(_))));
+    assert!(matches!(given_up, Err(AppendError::Spool(SpoolError::Unwritable(_)))));
 }
 
 #[tokio::test]
@@ -184,7 +184,9 @@ async fn a_full_disk_is_survived() {
     spool.inject(Inject::MaxPages(1));
     let key = Key { pkid: 7, digest: [7; 32], connection: 1 };
     let refused = spool.append(Queue::Outbound, vec![2; 4000].into(), Some(key)).await;
-    assert!(matches!(refused, Err(SpoolError::Unwritable(cause)) if cause.contains("the disk is full")));
+    assert!(
+        matches!(refused, Err(AppendError::Spool(SpoolError::Unwritable(cause))) if cause.contains("the disk is full"))
+    );
     assert!(spool.writable().borrow().as_ref().is_err_and(|told| told.cause.contains("full")));
     assert_eq!(spool.redeliveries().await.unwrap(), [], "the key goes the way of its row");
 
@@ -194,7 +196,7 @@ async fn a_full_disk_is_survived() {
         spool.append(Queue::Inbound, vec![2; 4000].into(), None),
         spool.replace(Queue::Inbound, 1, b"result".to_vec())
     );
-    assert!(matches!(row, Err(SpoolError::Unwritable(_))));
+    assert!(matches!(row, Err(AppendError::Spool(SpoolError::Unwritable(_)))));
     result.unwrap();
     spool.complete(Queue::Inbound, 2);
     assert_eq!(depth(&spool).await, 3);
@@ -322,7 +324,7 @@ async fn a_locked_database_refuses_until_it_is_released() {
     let other = Connection::open(dir.path().join("spool.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let refused = spool.append(Queue::Inbound, vec![1].into(), None).await;
-    assert!(matches!(refused, Err(SpoolError::Unwritable(cause)) if cause.contains("locked")));
+    assert!(matches!(refused, Err(AppendError::Spool(SpoolError::Unwritable(cause))) if cause.contains("locked")));
     other.execute_batch("ROLLBACK").unwrap();
     assert_eq!(spool.append(Queue::Inbound, vec![1].into(), None).await, Ok(1));
     assert!(spool.writable().borrow().is_ok());

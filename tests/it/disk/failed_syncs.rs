@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use ilink2mqtt::store::sqlite::Spool;
-use ilink2mqtt::store::{Append as _, Key, Queue, SpoolError};
+use ilink2mqtt::store::{Append as _, AppendError, Key, Queue, SpoolError};
 use tempfile::TempDir;
 
 use super::assert_complete;
@@ -59,7 +59,7 @@ impl Load {
                 true
             }
             Err(error) => {
-                assert!(matches!(error, SpoolError::Failed(_)), "{error}");
+                assert!(matches!(error, AppendError::Spool(SpoolError::Failed(_))), "{error}");
                 false
             }
         }

@@ -6,11 +6,12 @@ use tracing::{info, warn};
 
 use super::super::db::{Count, Sync};
 use super::super::fault::Fault;
-use super::super::request::{Op, Task};
+use super::super::request::{New, Op};
+use super::super::rows::size;
 use super::super::shared::add;
 use super::super::types::PerQueue;
 use super::{Refused, Stop, Writer};
-use crate::store::types::{MAX_COMMANDS, NotStored, Queue, Row, SpoolError, WhyNot};
+use crate::store::types::{AppendError, MAX_COMMANDS, NotStored, Queue, Row, SpoolError, WhyNot};
 
 /// While the disk refuses, how often it is tried again without being asked.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
@@ -57,7 +58,8 @@ impl Writer {
     /// Refuses what has no room, before the disk is touched. The rest is to be stored.
     pub(super) fn admit(&mut self, ops: Vec<Op>) -> Result<Vec<Op>, Stop> {
         let room = self.room();
-        if ops.iter().any(|op| self.exceeds(op, 0)) && self.pending.completed().next().is_some() {
+        let exceeds = |(queue, size)| self.exceeds(queue, size, 0);
+        if ops.iter().filter_map(Op::adds).any(exceeds) && self.pending.completed().next().is_some() {
             // Completions still pending make room.
             self.store(Vec::new())?;
         }
@@ -65,18 +67,19 @@ impl Writer {
         let mut admitted = Vec::with_capacity(ops.len());
         let mut refused = Vec::new();
         for op in ops {
-            let Some((queue, size)) = op.adds() else {
+            let Op::Append(new, reply) = op else {
                 admitted.push(op);
                 continue;
             };
-            if self.exceeds(&op, *adding.get(queue)) {
+            let (queue, size) = (new.queue, size(&new.data));
+            if self.exceeds(queue, size, *adding.get(queue)) {
                 *self.full.get_mut(queue) = Some(size);
-                refused.push((op, SpoolError::Full));
+                refused.push((reply, AppendError::Full));
             } else if let (Err(cause), true) = (&room, is_new(queue)) {
-                refused.push((op, SpoolError::Unwritable(cause.clone())));
+                refused.push((reply, SpoolError::Unwritable(cause.clone()).into()));
             } else {
                 *adding.get_mut(queue) += size;
-                admitted.push(op);
+                admitted.push(Op::Append(new, reply));
             }
         }
         match room {
@@ -86,8 +89,8 @@ impl Writer {
             _ if admitted.is_empty() || refused.is_empty() => self.show_writable(),
             _ => {}
         }
-        for (op, error) in refused {
-            op.reply.send(Err(error));
+        for (reply, error) in refused {
+            reply.send(Err(error));
         }
         Ok(admitted)
     }
@@ -97,14 +100,13 @@ impl Writer {
         self.disk.has_room(|| self.db.unused().unwrap_or(0))
     }
 
-    fn exceeds(&self, op: &Op, adding: u64) -> bool {
-        match op.adds() {
-            None => false,
+    /// Whether a row of this size has no place in a queue to which so much is about to be added.
+    fn exceeds(&self, queue: Queue, size: u64, adding: u64) -> bool {
+        let limit = self.limits.of(queue);
+        match queue {
             // The oldest make room, unless it is larger than the whole store.
-            Some((Queue::SetAside, size)) => size > self.limits.set_aside,
-            Some((queue, size)) => {
-                beyond(queue, self.db.counts.get(queue), adding.saturating_add(size), self.limits.of(queue))
-            }
+            Queue::SetAside => size > limit,
+            _ => beyond(queue, self.db.counts.get(queue), adding.saturating_add(size), limit),
         }
     }
 
@@ -133,9 +135,8 @@ impl Writer {
                     self.show_writable();
                     // Whoever handed a row over knows its number before anybody can read and complete it.
                     self.shared.fresh.stored(ops.into_iter().zip(committed.seqs).filter_map(|(op, seq)| {
-                        op.reply.send(Ok(seq));
-                        match op.task {
-                            Task::Append { queue: Queue::Inbound, data, .. } => Some(Row { seq, data }),
+                        match op.stored(seq) {
+                            Some((New { queue: Queue::Inbound, data, .. }, seq)) => Some(Row { seq, data }),
                             _ => None,
                         }
                     }));
@@ -150,7 +151,7 @@ impl Writer {
                     let refused = if adding.is_empty() { (rest, Vec::new()) } else { (adding, rest) };
                     self.refuse(cause.clone());
                     for op in refused.0 {
-                        op.reply.send(Err(SpoolError::Unwritable(cause.clone())));
+                        op.refused(SpoolError::Unwritable(cause.clone()));
                     }
                     ops = refused.1;
                     if ops.is_empty() {
