@@ -17,6 +17,7 @@ use flate2::write::GzEncoder;
 use secrecy::{ExposeSecret, SecretString};
 use tar::{Builder, Header};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::core::{Core, ids};
@@ -46,7 +47,7 @@ pub async fn execute(config: &Config, verb: Verb) -> Result<Answer, AppError> {
         let text = format!("no bridge of this user's runs on {}", config.state_dir.display());
         return Ok(Answer { exit: EXIT_UNAVAILABLE, text });
     }
-    let core = Core::open(config)?;
+    let (core, _) = Core::open(config)?;
     let result = match verb {
         Verb::Call { name, json } => call(config, &core, &name, &json).await,
         Verb::CallbackUrl => Ok(url(&config.callback_url(&core.identity.path_secret()))),
@@ -72,19 +73,18 @@ async fn call(config: &Config, core: &Core, name: &str, json: &str) -> Result<An
         Ok(call) => call,
         Err(refused) => return Ok(refused),
     };
-    let shutdown = Shutdown::default();
+    let stop = CancellationToken::new();
     // Only the token is wanted: registering is the daemon's business.
     let session = SessionConfig { register: RegisterPolicy::Never, ..core.session_config(config) };
     let registry = std::sync::Arc::new(core.registry(config));
-    let (session, task) =
-        cloud::start(core.client(config)?, session, registry, core.handshakes.clone(), shutdown.session.clone());
+    let (session, task) = cloud::start(core.client(config)?, session, registry, core.handshakes.clone(), stop.clone());
     let made = if let Ok(()) = timeout(READY_TIMEOUT, session.ready_for(Endpoint::of(&call))).await {
         outcome(session.call(&call).await)
     } else {
         let cause = session.status().borrow().cause.clone();
         Answer { exit: EXIT_UNAVAILABLE, text: format!("the call was not executed: {cause}") }
     };
-    shutdown.session.cancel();
+    stop.cancel();
     let _ = task.await;
     Ok(made)
 }
@@ -134,7 +134,7 @@ async fn register(config: &Config, core: &Core, new_secret: bool) -> Result<Answ
 
 async fn post(config: &Config, core: &Core, request: &SetConfig<'_>) -> Result<Result<Reply, String>, AppError> {
     let (client, account) = (core.client(config)?, parts::account(config));
-    let quota = ConfigQuota::new(core.state_dir.directory(), &config.ilink.api, &account);
+    let quota = ConfigQuota::new(core.files.clone(), &config.ilink.api, &account);
     if let Some(held) = quota.held() {
         return Ok(Err(held));
     }
@@ -213,7 +213,7 @@ async fn gather(config: &Config) -> Result<Bundle, AppError> {
     let mut status = format!("{answer}\n");
     // A stable secret for the pseudonyms, if the state directory can be read.
     let secret = match Core::open(config) {
-        Ok(core) => {
+        Ok((core, _)) => {
             status.push_str(&self::status(config, &core, false).text);
             let secret = core.identity.handshake_token();
             core.close().await;

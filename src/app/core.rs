@@ -11,11 +11,11 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
+use super::election::Election;
 use super::error::AppError;
-use super::parts::RouteParts;
 use super::supervisor::{FAULT, Step, Supervisor};
 use super::{listeners, parts};
-use crate::cloud::{Client, HandshakeLog, RegisterPolicy, Session, SessionConfig};
+use crate::cloud::{self, Client, HandshakeLog, RegisterPolicy, Session, SessionConfig};
 use crate::config::{self, Config, Register};
 use crate::delivery::refused::AllBusy;
 use crate::http::listener;
@@ -24,20 +24,19 @@ use crate::inbound;
 use crate::inbound::callback::{Callback, CallbackConfig, LastSeen};
 use crate::inbound::repeats::Repeats;
 use crate::inbound::server::{Access, Guarded};
-use crate::mqtt::Link;
+use crate::mqtt::LinkState;
 use crate::observe::activity::Activity;
 use crate::observe::counters::Counters;
 use crate::observe::log::Recent;
-use crate::observe::progress::Progress;
 use crate::operate::control::Verbs;
 use crate::operate::status::bundle::Pseudonyms;
-use crate::operate::status::{Info, Readiness, Report};
-use crate::os::files::{self, Directory};
+use crate::operate::status::{Info, Readiness, Report, Reports};
+use crate::os::files::{self, Directory, Files};
 use crate::os::tasks::Shutdown;
 use crate::os::tls;
 use crate::state_dir::{Identity, IdentityRegistry, Overrides, StateDir, StateDirError};
 use crate::store::sqlite::Spool;
-use crate::store::{Limits, Store};
+use crate::store::{Append, Limits, Store};
 
 /// The set-aside store's cap, in bytes.
 const SET_ASIDE_BYTES: u64 = 16 * 1024 * 1024;
@@ -45,11 +44,14 @@ const SET_ASIDE_BYTES: u64 = 16 * 1024 * 1024;
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it looks.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
-/// What the daemon and the verbs without a daemon have in common.
+
+/// What the daemon and the verbs without a daemon have in common, whoever leads.
 pub(super) struct Core {
     pub(super) state_dir: StateDir,
+    /// Where identity, token and what else is small are kept.
+    pub(super) files: Files,
     pub(super) identity: Arc<Identity>,
-    pub(super) spool: Arc<dyn Store>,
+    pub(super) spool: Arc<dyn Append>,
     pub(super) repeats: Option<Arc<Repeats>>,
     pub(super) counters: Arc<Counters>,
     pub(super) busy: Arc<watch::Sender<AllBusy>>,
@@ -62,35 +64,38 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn open(config: &Config) -> Result<Self, AppError> {
+    /// With what decides whether this bridge leads.
+    pub(super) fn open(config: &Config) -> Result<(Self, Election), AppError> {
         Self::of(StateDir::open(&config.state_dir).map_err(|error| AppError::State(error.to_string()))?, config)
     }
 
     /// As [`Self::open`], but waits a little for the state directory: a verb without a daemon has it for a moment.
-    pub(super) async fn open_soon(config: &Config) -> Result<Self, AppError> {
+    pub(super) async fn open_soon(config: &Config) -> Result<(Self, Election), AppError> {
         Self::of(patiently(&config.state_dir).await.map_err(|error| AppError::State(error.to_string()))?, config)
     }
 
-    fn of(state_dir: StateDir, config: &Config) -> Result<Self, AppError> {
+    fn of(state_dir: StateDir, config: &Config) -> Result<(Self, Election), AppError> {
         let in_state = |error: &dyn std::error::Error| AppError::State(error.to_string());
+        let files = Files::from(state_dir.directory());
         let overrides = Overrides {
             handshake_token: config.callback.token.clone(),
             path_secret: config.callback.path_secret.clone(),
         };
-        let identity = Arc::new(Identity::open(state_dir.directory(), overrides).map_err(|error| in_state(&error))?);
-        let spool = open_spool(config, state_dir.directory())?;
+        let identity = Arc::new(Identity::open(files.clone(), overrides).map_err(|error| in_state(&error))?);
+        let store = open_spool(config, state_dir.directory())?;
         let path_secrets = watch::Sender::new(identity.accepted_secrets());
         let repeats = match config.callback.repeats {
-            config::Repeats::Unanswered => Some(Arc::new(Repeats::new(spool.clone(), state_dir.path()))),
+            config::Repeats::Unanswered => Some(Arc::new(Repeats::new(store.clone(), state_dir.path()))),
             config::Repeats::Off => {
                 Repeats::none(state_dir.path());
                 None
             }
         };
-        Ok(Self {
+        let core = Self {
             state_dir,
+            files,
             identity,
-            spool,
+            spool: store.clone(),
             repeats,
             counters: Arc::new(Counters { activity: Activity::new(config.admin.show_content), ..Counters::default() }),
             busy: Arc::default(),
@@ -99,7 +104,8 @@ impl Core {
             path_secrets,
             changing_url: Arc::default(),
             tasks: TaskTracker::new(),
-        })
+        };
+        Ok((core, Election::Alone(Some(store))))
     }
 
     pub(super) async fn close(self) {
@@ -163,7 +169,7 @@ impl Core {
         SessionConfig {
             account: parts::account(config),
             api: config.ilink.api.clone(),
-            state_dir: self.state_dir.directory().clone(),
+            state_dir: self.files.clone(),
             register: match config.callback.register {
                 Register::IfNeeded => RegisterPolicy::IfNeeded,
                 Register::Always => RegisterPolicy::Always,
@@ -183,28 +189,23 @@ impl Core {
         IdentityRegistry::new(Arc::clone(&self.identity), ilink.api.as_str(), &ilink.appkey, ilink.uid.as_str())
     }
 
-    /// Everything that is looked at.
-    pub(super) fn report(
-        &self,
-        config: &Config,
-        info: watch::Receiver<Info>,
-        session: &Session,
-        link: &Link,
-        routes: &RouteParts,
-    ) -> Report {
+    /// Everything that is looked at, of a bridge that does not lead.
+    pub(super) fn report(&self, config: &Config, info: watch::Receiver<Info>) -> Report {
         Report {
             info,
             base: config.mqtt.base_topic.clone(),
             spool: self.spool.clone(),
-            cloud: session.status(),
-            link: link.state.clone(),
-            link_counters: Arc::clone(&link.counters),
+            queues: None,
+            cloud: watch::Sender::new(cloud::Status::without_session()).subscribe(),
+            link: watch::Sender::new(LinkState::default()).subscribe(),
+            link_counters: Arc::default(),
             handshakes: self.handshakes.clone(),
             seen: Arc::clone(&self.seen),
             counters: Arc::clone(&self.counters),
             busy: self.busy.subscribe(),
-            routes: Arc::clone(&routes.states),
+            routes: Arc::default(),
             readiness: Readiness::default(),
+            loops: Vec::new(),
         }
     }
 
@@ -212,12 +213,11 @@ impl Core {
     pub(super) fn verbs(
         &self,
         config: &watch::Receiver<Config>,
-        session: Session,
-        report: Arc<Report>,
-        loops: Vec<(&'static str, Progress)>,
+        session: watch::Receiver<Option<Session>>,
+        reports: Reports,
         recent: Recent,
     ) -> Verbs {
-        let (for_url, for_change, changing) = (config.clone(), config.clone(), session.clone());
+        let (for_url, for_change) = (config.clone(), config.clone());
         let (for_report, identity) = (config.clone(), Arc::clone(&self.identity));
         Verbs {
             session,
@@ -225,8 +225,7 @@ impl Core {
             path_secrets: self.path_secrets.clone(),
             changing_url: Arc::clone(&self.changing_url),
             callback_url: Box::new(move |secret| for_url.borrow().callback_url(secret)),
-            change_url: Box::new(move |url| {
-                let session = changing.clone();
+            change_url: Box::new(move |session, url| {
                 let ilink = &for_change.borrow().ilink;
                 let (topics, presence) = (ilink.topics.clone(), ilink.presence.clone());
                 Box::pin(async move { session.reconfigure(topics, presence, url).await })
@@ -240,8 +239,7 @@ impl Core {
                 let ids = ids(&config).into_iter().chain(met);
                 bundle.with(&Pseudonyms::new(&identity.handshake_token(), ids))
             }),
-            report,
-            loops,
+            reports,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Builds the parts of the daemon, in one place; starts them in order, reloads at SIGHUP what can change, stops them in order.
 //!
-//! Start: state directory and spool; the callback's socket; the link; the session (iLink calls us back *during* the
-//! registration, so the callback is served first); the loops. Stop: see `stop` below; the callback closes last, or first of
-//! all if a part has failed.
+//! Start: state directory and spool; the callback's socket; then what leads (`leader.rs`): the link, the session (iLink calls us
+//! back *during* the registration, so the callback is served first), the loops. Stop: see `office.rs`; the callback closes last,
+//! or first of all if a part has failed.
 //!
 //! A reload is all or nothing: a broken file changes nothing and says why. What cannot change while running is named, with the
 //! old value still in force.
@@ -10,9 +10,12 @@
 pub mod alone;
 pub mod checkup;
 mod core;
+mod election;
 mod error;
 mod homeassistant;
+mod leader;
 mod listeners;
+mod office;
 mod parts;
 pub mod setup;
 mod supervisor;
@@ -20,18 +23,14 @@ mod tasks;
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::core::Core;
-use crate::cloud::{self, Session};
 use crate::config::{Config, Environment};
 use crate::http::listener::Tls;
-use crate::inbound::relay::RelaySettings;
-use crate::mqtt;
 use crate::observe::log::LogLevel;
 use crate::operate::control;
 use crate::operate::status::Info;
@@ -39,10 +38,10 @@ use crate::operate::systemd::{Notifier, Sockets};
 use crate::os::tasks::{Asked, Shutdown, Signals};
 use crate::os::tls;
 use crate::state_dir::Identity;
-use crate::store::Store;
-use parts::RouteParts;
-use supervisor::{Step, Supervisor};
-use tasks::{Around, Observers};
+use leader::Leader;
+use office::Office;
+use supervisor::Supervisor;
+use tasks::Answering;
 
 pub use error::AppError;
 
@@ -57,62 +56,32 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     listeners::raise_limit();
     listeners::warn_if_few(config.outbound.concurrency);
     let notifier = Notifier::of(&source.environment);
-    let core = Core::open_soon(&config).await?;
+    let (core, election) = Core::open_soon(&config).await?;
     let (callback, admin_listener) = listeners::open(&config, sockets)?;
     let control_listener = control::bind(core.state_dir.path()).map_err(|error| {
         let socket = control::socket(core.state_dir.path());
         AppError::State(format!("the control socket {} cannot be opened: {error}", socket.display()))
     })?;
 
-    let client = core.client(&config)?;
     let mut supervisor = Supervisor::default();
     let callback_at = callback.local_addr().unwrap_or(config.callback.listen);
     let tls = core.serve_callback(&config, callback, &shutdown, &mut supervisor)?;
-    let routes = RouteParts::open(&config, &core.spool).await?;
-    let link_config = tasks::link_config(&config, &core, routes.filters()).await?;
-    let link = mqtt::start(link_config, shutdown.link.clone()).map_err(|error| AppError::Config(error.to_string()))?;
-    let (session, session_task) = cloud::start(
-        client,
-        core.session_config(&config),
-        Arc::new(core.registry(&config)),
-        core.handshakes.clone(),
-        shutdown.session.clone(),
-    );
-    supervisor.adopt("the session with iLink", Step::Session, session_task);
-    let (settings, settings_rx) = watch::channel(Arc::new(parts::relay_settings(&config)));
-    let (info, info_rx) = watch::channel(parts::info(&config));
-    let report = Arc::new(core.report(&config, info_rx, &session, &link, &routes));
-
-    let around = Around { config: &config, core: &core, session: &session, routes: &routes, shutdown: &shutdown };
-    let loops = tasks::start_loops(&around, link, settings_rx, &mut supervisor);
-    let (current, current_rx) = watch::channel(config.clone());
-    let observers = Observers {
-        around: &around,
-        report: &report,
-        loops: &loops,
-        settings: settings.subscribe(),
-        current: current_rx,
-        notifier: &notifier,
-        recent: source.level.as_ref().map(LogLevel::recent).unwrap_or_default(),
-    };
-    observers.start(control_listener, admin_listener, &mut supervisor);
+    let info = watch::Sender::new(parts::info(&config));
+    let mut office = Office::new(&config, &core, info.subscribe(), election);
+    office.begin(&core).await?;
+    let current = watch::Sender::new(config.clone());
+    let recent = source.level.as_ref().map(LogLevel::recent).unwrap_or_default();
+    let verbs = core.verbs(&current.subscribe(), office.sessions(), office.reports(), recent);
+    let stop_answering = &shutdown.observers;
+    let answering =
+        Answering { config: &config, verbs, reports: office.reports(), notifier: &notifier, stop: stop_answering };
+    answering.start(control_listener, admin_listener, &mut supervisor);
     info!(version = env!("CARGO_PKG_VERSION"), uid = %config.ilink.uid, callback = %callback_at, broker = %config.mqtt.broker, "started");
     notifier.ready().await;
 
     let (identity, changing_url) = (Arc::clone(&core.identity), Arc::clone(&core.changing_url));
-    let mut reload = Reload {
-        source,
-        config,
-        current,
-        session: session.clone(),
-        settings,
-        routes,
-        info,
-        identity,
-        changing_url,
-        tls,
-    };
-    let failure = until_stop(&mut signals, &mut reload, &notifier, &stop, &mut supervisor, &*core.spool).await;
+    let mut reload = Reload { source, config, current, info, identity, changing_url, tls };
+    let failure = until_stop(&mut signals, &mut reload, &notifier, &stop, &mut supervisor, &core, &mut office).await;
     notifier.stopping();
     signals.end_at_the_next();
     if let Some(failure) = &failure {
@@ -120,8 +89,7 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         shutdown.callback_at_once.cancel();
         error!(failure, "stopping: a part of the bridge failed");
     }
-    core.spool.patience().end();
-    self::stop(&shutdown, supervisor).await;
+    office.stop(&shutdown, supervisor).await;
     let _ = std::fs::remove_file(control::socket(core.state_dir.path()));
     core.close().await;
     match failure {
@@ -140,41 +108,31 @@ async fn until_stop(
     notifier: &Notifier,
     stop: &CancellationToken,
     supervisor: &mut Supervisor,
-    spool: &dyn Store,
+    core: &Core,
+    office: &mut Office,
 ) -> Option<String> {
     loop {
-        // asked() and failed() are cancel-safe; the others only observe.
+        // asked(), failed() and next() are cancel-safe; the others only observe.
         tokio::select! {
             asked = signals.asked() => match asked {
                 Asked::Stop => break None,
                 Asked::Reload => {
                     notifier.reloading();
-                    reload.reload().await;
+                    reload.reload(office.leader()).await;
                     notifier.ready().await;
                 }
             },
             () = stop.cancelled() => break None,
             failure = supervisor.failed() => break Some(failure),
-            cause = spool.failed() => break Some(format!("the spool failed: {cause}")),
+            cause = core.spool.failed() => break Some(format!("the spool failed: {cause}")),
+            turn = office.next() => {
+                let current = reload.current.borrow().clone();
+                if let Err(failure) = office.take(core, turn, &current).await {
+                    break Some(failure);
+                }
+            }
         }
     }
-}
-
-/// Stops in order: no more commands; the loops drain, calls under way get 3 s; results drain; the session; the link says
-/// `offline`; the callback closes last, so that until then pushes are made durable (when a part has failed it was cut first).
-async fn stop(shutdown: &Shutdown, mut supervisor: Supervisor) {
-    shutdown.commands.cancel();
-    shutdown.loops.cancel();
-    supervisor.join(Step::Loops, None).await;
-    shutdown.results.cancel();
-    supervisor.join(Step::Results, None).await;
-    supervisor.join(Step::Observers, Some(Duration::from_secs(1))).await;
-    shutdown.session.cancel();
-    supervisor.join(Step::Session, None).await;
-    shutdown.link.cancel();
-    supervisor.join(Step::Link, None).await;
-    shutdown.callback.cancel();
-    supervisor.join(Step::Callback, Some(Duration::from_secs(8))).await;
 }
 
 /// Where the configuration came from, to read it again.
@@ -194,9 +152,6 @@ struct Reload {
     config: Config,
     /// As reloaded last; of it the verbs use what can change while running.
     current: watch::Sender<Config>,
-    session: Session,
-    settings: watch::Sender<Arc<RelaySettings>>,
-    routes: RouteParts,
     info: watch::Sender<Info>,
     identity: Arc<Identity>,
     changing_url: Arc<Mutex<()>>,
@@ -204,7 +159,7 @@ struct Reload {
 }
 
 impl Reload {
-    async fn reload(&mut self) {
+    async fn reload(&mut self, leader: Option<&Leader>) {
         let new = match Config::load(self.source.path.as_deref(), &self.source.environment) {
             Ok(new) => new,
             Err(error) => return error!(%error, "the configuration was not reloaded; the old one stays in force"),
@@ -222,12 +177,8 @@ impl Reload {
         if let Some(level) = &self.source.level {
             level.set(new.log.level);
         }
-        self.settings.send_replace(Arc::new(parts::relay_settings(&new)));
-        // They were checked against the base topic that they were read with.
-        if new.mqtt.base_topic == self.config.mqtt.base_topic {
-            self.routes.reload(&new);
-        } else if !(new.routes.is_empty() && self.config.routes.is_empty()) {
-            warn!(key = "route", "changed routes take effect with the changed mqtt.base_topic, at the next restart");
+        if let Some(leader) = leader {
+            leader.reload(&self.config, &new);
         }
         if let (Some(current), Some(tls)) = (&self.tls, certificates) {
             *current.write().unwrap_or_else(PoisonError::into_inner) = tls;
@@ -235,7 +186,9 @@ impl Reload {
         // Until the verbs see the new configuration: the secret must not change in between, nor a URL be made of the old one.
         let changing = self.changing_url.lock().await;
         let url = new.callback_url(&self.identity.path_secret());
-        self.session.reconfigure(new.ilink.topics.clone(), new.ilink.presence.clone(), url).await;
+        if let Some(leader) = leader {
+            leader.session.reconfigure(new.ilink.topics.clone(), new.ilink.presence.clone(), url).await;
+        }
         let (callback_host, warnings) = (parts::callback_host(&new), new.warnings());
         self.info.send_if_modified(|info| {
             let changed = info.callback_host != callback_host;

@@ -17,6 +17,7 @@ use crate::inbound::relay::{RelayConfig, RelaySettings};
 use crate::local::{Globs, Publication, Rules};
 use crate::mqtt::{self, LinkConfig, LinkState, Protocol, RouteFilters, Subscriptions, Timing, TlsOptions};
 use crate::operate::status::Info;
+use crate::os::lease::Lease;
 use crate::os::{clock, tls};
 use crate::outbound;
 use crate::outbound::accept::AcceptConfig;
@@ -72,6 +73,7 @@ pub(super) fn link(config: &Config, routes: watch::Receiver<RouteFilters>) -> Li
         own_uid: config.ilink.uid.clone(),
         will: state(config, "offline"),
         birth: vec![state(config, "online")],
+        lease: Lease::always(),
         timing: Timing::default(),
     }
 }

@@ -1,6 +1,6 @@
-//! The tasks: the four loops that carry messages, each joined to what it needs; and what runs beside them, which says how they
-//! are, notes in the spool what the next run must know (what iLink tells of presence, what the broker has of us), answers who
-//! asks.
+//! The tasks: the four loops that carry messages, each joined to what it needs; what runs beside them, which says how they
+//! are, and notes in the spool what the next run must know (what iLink tells of presence, what the broker has of us); and what
+//! answers who asks.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ use crate::delivery::refused::{BusyBoard, SetAside};
 use crate::inbound::record::Record;
 use crate::inbound::relay::{Relay, RelaySettings};
 use crate::mqtt::{self, LinkConfig, LinkState, Publisher, RouteFilters};
-use crate::observe::log::{Few, Recent, SaidOnce, Seldom};
+use crate::observe::log::{Few, SaidOnce, Seldom};
 use crate::observe::progress::Progress;
 use crate::operate::admin::{self, Admin};
-use crate::operate::control;
-use crate::operate::status::{self, Report};
+use crate::operate::control::{self, Verbs};
+use crate::operate::status::{self, Report, Reports};
 use crate::operate::systemd::{self, Notifier};
-use crate::os::tasks::Shutdown;
+use crate::os::tasks::Steps;
 use crate::outbound::accept::Accept;
 use crate::outbound::attempt::{Attempts, Unstored};
 use crate::outbound::deliver::Deliver;
@@ -37,46 +37,47 @@ use crate::outbound::shares::Shares;
 use crate::protocol::Uid;
 use crate::store::{AppendError, MAX_COMMANDS, Queue, SpoolError, Store};
 
-/// What the loops and the observers are joined to.
+/// What the leading loops and their observers are joined to.
 #[derive(Clone, Copy)]
 pub(super) struct Around<'a> {
     pub(super) config: &'a Config,
     pub(super) core: &'a Core,
+    pub(super) store: &'a Arc<dyn Store>,
     pub(super) session: &'a cloud::Session,
     pub(super) routes: &'a RouteParts,
-    pub(super) shutdown: &'a Shutdown,
+    pub(super) steps: &'a Steps,
 }
 
 /// What the loops leave behind for the others.
 pub(super) struct Loops {
     pub(super) publisher: Publisher,
-    /// Whether they are stuck, by name.
-    pub(super) progress: Vec<(&'static str, Progress)>,
     /// Counts how often Home Assistant has started.
     pub(super) births: watch::Receiver<u64>,
+    /// Whether they are stuck, by name.
+    pub(super) progress: Vec<(&'static str, Progress)>,
 }
 
-/// Starts them all.
+/// Starts the loops that carry messages.
 pub(super) fn start_loops(
     around: &Around<'_>,
     link: mqtt::Link,
     settings: watch::Receiver<Arc<RelaySettings>>,
     supervisor: &mut Supervisor,
 ) -> Loops {
-    let Around { config, core, session, routes, shutdown } = *around;
+    let Around { config, core, store, session, routes, steps } = *around;
     let mqtt::Link { publisher, commands, state, task, .. } = link;
-    let set_aside = SetAside::new(core.spool.clone(), Arc::clone(&core.counters));
+    let set_aside = SetAside::new(store.clone(), Arc::clone(&core.counters));
     let [relay_progress, accept_progress, deliver_progress] =
-        std::array::from_fn(|_| Progress::unless(core.spool.waits_for_the_disk()));
+        std::array::from_fn(|_| Progress::unless(store.waits_for_the_disk()));
     let (accepted, accepted_rx) = mpsc::unbounded_channel();
     let (results, results_rx) = mpsc::unbounded_channel();
     let (births, births_rx) = watch::channel(0);
-    let shares = Arc::new(Shares::of(MAX_COMMANDS, core.spool.limit(Queue::Outbound)));
+    let shares = Arc::new(Shares::of(MAX_COMMANDS, store.limit(Queue::Outbound)));
     let relay = Relay {
         config: parts::relay_config(config),
         settings,
         routing: routes.routing(),
-        spool: core.spool.clone(),
+        spool: store.clone(),
         repeats: core.repeats.clone(),
         publisher: publisher.clone(),
         link: state.clone(),
@@ -87,7 +88,7 @@ pub(super) fn start_loops(
     };
     let accept = Accept {
         config: parts::accept_config(config),
-        spool: core.spool.clone(),
+        spool: store.clone(),
         publisher: publisher.clone(),
         set_aside: set_aside.trying_once(),
         link: state,
@@ -103,7 +104,7 @@ pub(super) fn start_loops(
         share_told: Seldom::default(),
     };
     let attempts = Arc::new(Attempts {
-        spool: core.spool.clone(),
+        spool: store.clone(),
         session: session.clone(),
         ambiguous: parts::ambiguous(config),
         base: config.mqtt.base_topic.clone(),
@@ -118,7 +119,7 @@ pub(super) fn start_loops(
         Deliver::new(parts::deliver_config(config), attempts, results, routes.routing(), deliver_progress.clone());
     let results = Results {
         base: config.mqtt.base_topic.clone(),
-        spool: core.spool.clone(),
+        spool: store.clone(),
         publisher: publisher.clone(),
         set_aside,
         busy: BusyBoard::new("results", Arc::clone(&core.busy)),
@@ -126,88 +127,67 @@ pub(super) fn start_loops(
         shares,
     };
     supervisor.adopt("the link to the broker", Step::Link, task);
-    supervisor.part("the relay loop", Step::Loops, relay.run(shutdown.loops.clone()));
-    supervisor.part("the command loop", Step::Loops, accept.run(commands, shutdown.commands.clone()));
-    supervisor.part("the deliver loop", Step::Loops, deliver.run(accepted_rx, shutdown.loops.clone()));
-    supervisor.part("the results loop", Step::Results, results.run(results_rx, shutdown.results.clone()));
+    supervisor.part("the relay loop", Step::Loops, relay.run(steps.loops.clone()));
+    supervisor.part("the command loop", Step::Loops, accept.run(commands, steps.commands.clone()));
+    supervisor.part("the deliver loop", Step::Loops, deliver.run(accepted_rx, steps.loops.clone()));
+    supervisor.part("the results loop", Step::Results, results.run(results_rx, steps.results.clone()));
     let progress = vec![("relay", relay_progress), ("commands", accept_progress), ("deliver", deliver_progress)];
-    Loops { publisher, progress, births: births_rx }
+    Loops { publisher, births: births_rx, progress }
 }
 
-/// What they look at.
-pub(super) struct Observers<'a> {
-    pub(super) around: &'a Around<'a>,
-    pub(super) report: &'a Arc<Report>,
-    pub(super) loops: &'a Loops,
-    pub(super) settings: watch::Receiver<Arc<RelaySettings>>,
-    /// The configuration as it was reloaded last.
-    pub(super) current: watch::Receiver<Config>,
+/// Starts what looks at the loops: it tells the broker how the bridge is, and notes in the spool what the next run must know.
+pub(super) fn start_observers(
+    around: &Around<'_>,
+    report: &Arc<Report>,
+    loops: Loops,
+    settings: watch::Receiver<Arc<RelaySettings>>,
+    supervisor: &mut Supervisor,
+) {
+    let Around { config, store, session, routes, steps, .. } = *around;
+    // They end after the loops.
+    let (stop, Loops { publisher, births, .. }) = (|| steps.results.clone(), loops);
+    let telling = status::run(Arc::clone(report), publisher.clone(), stop());
+    supervisor.service("the report", Step::Observers, telling);
+    let presence = queue_presence(session.presence_states(), store.clone(), steps.loops.clone());
+    supervisor.errand("the reading of presence", Step::Observers, presence);
+    let noting = remember_session(report.link.clone(), store.clone(), session_name(config), stop());
+    supervisor.errand("the note of the session", Step::Observers, noting);
+    supervisor.errand("the note of the routes", Step::Observers, routes.remember(report.link.clone(), stop()));
+    let heard = homeassistant::Heard { births, settings };
+    let telling = homeassistant::run(config.discovery(), heard, publisher, store.clone(), stop());
+    supervisor.service("what Home Assistant is told", Step::Observers, telling);
+}
+
+/// What answers who asks, whoever leads.
+pub(super) struct Answering<'a> {
+    pub(super) config: &'a Config,
+    pub(super) verbs: Verbs,
+    pub(super) reports: Reports,
     pub(super) notifier: &'a Notifier,
-    /// The last lines of the log.
-    pub(super) recent: Recent,
+    pub(super) stop: &'a CancellationToken,
 }
 
-impl Observers<'_> {
-    /// Starts them all.
+impl Answering<'_> {
+    /// Answers on the control socket and the admin listener, and keeps the service manager informed.
     pub(super) fn start(
         self,
         control: UnixListener,
         admin: Option<(TcpListener, SocketAddr)>,
         supervisor: &mut Supervisor,
     ) {
-        self.tell(supervisor);
-        self.keep_notes(supervisor);
-        self.answer(supervisor, control, admin);
-    }
-
-    /// To the broker and the service manager.
-    fn tell(&self, supervisor: &mut Supervisor) {
-        let Self { report, loops, notifier, .. } = self;
-        let telling = status::run(Arc::clone(report), loops.publisher.clone(), self.stop());
-        supervisor.service("the report", Step::Observers, telling);
-        let watching = systemd::watch((*notifier).clone(), Arc::clone(report), loops.progress.clone(), self.stop());
+        let Self { config, verbs, reports, notifier, stop } = self;
+        let watching = systemd::watch(notifier.clone(), reports.clone(), stop.clone());
         supervisor.errand("the service manager's watchdog", Step::Observers, watching);
-    }
-
-    /// In the spool: presence that was asked for, and what the broker has of us.
-    fn keep_notes(&self, supervisor: &mut Supervisor) {
-        let Around { config, core, session, routes, shutdown } = *self.around;
-        let Self { report, loops, .. } = self;
-        let spool = || core.spool.clone();
-        let presence = queue_presence(session.presence_states(), spool(), shutdown.loops.clone());
-        supervisor.errand("the reading of presence", Step::Observers, presence);
-        let name = session_name(config);
-        let noting = remember_session(report.link.clone(), spool(), name, self.stop());
-        supervisor.errand("the note of the session", Step::Observers, noting);
-        let noting = routes.remember(report.link.clone(), self.stop());
-        supervisor.errand("the note of the routes", Step::Observers, noting);
-        let heard = homeassistant::Heard { births: loops.births.clone(), settings: self.settings.clone() };
-        let publisher = loops.publisher.clone();
-        let telling = homeassistant::run(config.discovery(), heard, publisher, spool(), self.stop());
-        supervisor.service("what Home Assistant is told", Step::Observers, telling);
-    }
-
-    /// On the control socket and the admin listener.
-    fn answer(&self, supervisor: &mut Supervisor, control: UnixListener, admin: Option<(TcpListener, SocketAddr)>) {
-        let Around { config, core, session, .. } = *self.around;
-        let (report, progress) = (Arc::clone(self.report), self.loops.progress.clone());
-        let verbs =
-            core.verbs(&self.current, session.clone(), Arc::clone(&report), progress.clone(), self.recent.clone());
-        let serving = control::serve(control, Arc::new(verbs), self.stop());
+        let serving = control::serve(control, Arc::new(verbs), stop.clone());
         supervisor.service("the control socket", Step::Observers, serving);
         if let Some((listener, listen)) = admin {
             let (token, hosts) = (config.admin.token.clone(), config.admin.hosts.clone());
             let trusted_ingress = config.admin.trusted_ingress.clone();
-            let admin = Admin { listen, token, hosts, trusted_ingress, report, loops: progress };
+            let admin = Admin { listen, token, hosts, trusted_ingress, reports };
             let room = listeners::shares(config.outbound.concurrency).admin;
-            let serving = admin::serve(listener, admin, room, self.stop());
+            let serving = admin::serve(listener, admin, room, stop.clone());
             supervisor.service("the admin listener", Step::Observers, serving);
         }
-    }
-
-    /// They end after the loops.
-    fn stop(&self) -> CancellationToken {
-        self.around.shutdown.results.clone()
     }
 }
 
@@ -217,10 +197,10 @@ const SESSION_NOTE: &str = "mqtt/session";
 /// The link's configuration, with whether an earlier run left a session at the broker.
 pub(super) async fn link_config(
     config: &Config,
-    core: &Core,
+    store: &dyn Store,
     routes: watch::Receiver<RouteFilters>,
 ) -> Result<LinkConfig, AppError> {
-    let notes = core.spool.notes(SESSION_NOTE).await.map_err(|error| AppError::State(error.to_string()))?;
+    let notes = store.notes(SESSION_NOTE).await.map_err(|error| AppError::State(error.to_string()))?;
     let session = session_name(config);
     Ok(LinkConfig { expect_session: notes.iter().any(|(_, value)| *value == session), ..parts::link(config, routes) })
 }

@@ -4,10 +4,11 @@
 //! The session decides which request is sent, with which token, and whether it is repeated.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::path::PathBuf;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderValue};
@@ -19,6 +20,7 @@ use super::http::{self, Options};
 use super::redact;
 use super::transport::{self, TransportError};
 use crate::observe::counters::Counters;
+use crate::os::lease::Lease;
 use crate::os::tls;
 use crate::protocol::{Reply, Request};
 
@@ -100,6 +102,7 @@ pub struct Client {
     api: Url,
     peer: Arc<Peer>,
     counters: Arc<Counters>,
+    lease: Lease,
 }
 
 impl fmt::Debug for Client {
@@ -124,7 +127,14 @@ impl Client {
             keep: Some(POOL_IDLE),
         });
         let peer = Peer::new(&config.api, config.proxy.as_ref(), connect, config.timeout);
-        Ok(Self { http, api: config.api.clone(), peer: Arc::new(peer), counters: Arc::default() })
+        let (api, counters) = (config.api.clone(), Arc::default());
+        Ok(Self { http, api, peer: Arc::new(peer), counters, lease: Lease::always() })
+    }
+
+    /// From now on, posts nothing once `lease` is over.
+    #[must_use]
+    pub fn under(self, lease: Lease) -> Self {
+        Self { lease, ..self }
     }
 
     /// From now on, counts and times its requests there.
@@ -141,10 +151,33 @@ impl Client {
     /// JSON object with a `code`.
     pub async fn post(&self, request: &Request, token: Option<&SecretString>) -> Result<Reply, TransportError> {
         let began = Instant::now();
-        let reply = self.exchange(request, token).await;
+        let reply = self.while_leading(self.exchange(request, token)).await;
         let outcome = reply.as_ref().map_err(TransportError::is_ambiguous);
         self.counters.series.request(request.path, outcome, began.elapsed());
         reply
+    }
+
+    /// Carries on with `exchange` while the lease holds. It is looked at each time before anything is done, so that a process
+    /// which was stopped does nothing more when it wakes up too late.
+    async fn while_leading<T>(
+        &self,
+        exchange: impl Future<Output = Result<T, TransportError>>,
+    ) -> Result<T, TransportError> {
+        let (mut exchange, mut over) = (pin!(exchange), pin!(self.lease.over()));
+        let mut begun = false;
+        poll_fn(|cx| {
+            if !self.lease.holds() || over.as_mut().poll(cx).is_ready() {
+                let cause = "this bridge does not lead its cluster any more".to_owned();
+                return Poll::Ready(Err(if begun {
+                    TransportError::Unanswered { cause }
+                } else {
+                    TransportError::Unsent { cause }
+                }));
+            }
+            begun = true;
+            exchange.as_mut().poll(cx)
+        })
+        .await
     }
 
     /// Asks for nothing, only to hear what time it is there; none if the service does not say.

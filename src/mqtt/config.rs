@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use url::{Host, Url};
 
 use crate::local::{Base, Publication};
+use crate::os::lease::Lease;
 use crate::protocol::Uid;
 
 /// The version of MQTT spoken.
@@ -77,6 +78,8 @@ pub struct LinkConfig {
     pub will: Publication,
     /// What [stands](super::Publisher::set_state) from the start, published in this order: `bridge/state` = `online`, retained, …
     pub birth: Vec<Publication>,
+    /// Nothing is written to the broker once it is over. If it is handed over, a stop leaves `online` standing.
+    pub lease: Lease,
     /// The link's patience.
     pub timing: Timing,
 }

@@ -151,7 +151,9 @@ impl<'t, V: Version> Connection<'t, V> {
         // While we were disconnecting, that the broker then closed is no news.
         let end = match (end, self.phase) {
             (End::Lost(_), Phase::Disconnecting(intended)) => intended,
-            (End::Lost(_), _) if self.task.shutdown.is_cancelled() => End::Stopped,
+            (End::Lost(_), _) if self.task.shutdown.is_cancelled() || !self.task.dialer.config.lease.holds() => {
+                End::Stopped
+            }
             (end, _) => end,
         };
         let after_refusal = self.refused_at.is_some_and(|at| at.elapsed() < SETTLE);

@@ -174,11 +174,16 @@ impl<V: Version> Connection<'_, V> {
         self.recheck_later(Subscriptions::Refused(refused));
     }
 
-    /// The shutdown: says `offline` if we were up, and goes. Does nothing when already under way.
+    /// The shutdown: says `offline` if we were up and nobody takes over at once, and goes. Does nothing when already under way.
     pub(super) fn leave(&mut self) -> Step {
         match &self.phase {
             Phase::Connecting => Err(End::Stopped),
             Phase::Looking { .. } | Phase::Subscribing => {
+                self.disconnect(End::Stopped);
+                Ok(())
+            }
+            Phase::Up if self.task.dialer.config.lease.is_handed_over() => {
+                self.probe.stop();
                 self.disconnect(End::Stopped);
                 Ok(())
             }

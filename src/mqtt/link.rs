@@ -52,7 +52,7 @@ impl Task {
     pub(super) async fn run<V: Version>(mut self) {
         let mut backoff = Backoff::new(&self.dialer.config.timing);
         let mut quick_losses = 0;
-        while !self.shutdown.is_cancelled() {
+        while !self.shutdown.is_cancelled() && self.dialer.config.lease.holds() {
             self.generation += 1;
             let generation = self.generation;
             self.state.send_modify(|state| state.generation = generation);
@@ -80,6 +80,8 @@ impl Task {
             self.pause(wait).await;
         }
         self.disconnected("stopped".to_owned(), None);
+        // Another member leads. Whoever started the link learns it as well, and ends all that belongs to it.
+        self.shutdown.cancelled().await;
     }
 
     fn lost(&mut self, blame: bool, after_refusal: bool) {

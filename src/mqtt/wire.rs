@@ -192,13 +192,17 @@ impl<V: Version> Wire<V> {
 
     /// Writes what can be written, reads what can be read.
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<Turn, Failure>> {
+        let writes = !self.is_written();
         let State::Open(open) = &mut self.state else { return Poll::Pending };
+        // Right before it is written: what waits here was made while we still led.
+        if writes && !self.dialer.config.lease.holds() {
+            return Poll::Ready(Err(Failure::Closed));
+        }
         // First, so that no flood puts it off.
         if open.ticks.poll_tick(cx).is_ready() {
             return Poll::Ready(Ok(Turn::Tick));
         }
-        let written =
-            if self.unsent.is_empty() && !open.unflushed { Poll::Pending } else { open.write(&mut self.unsent, cx) };
+        let written = if writes { open.write(&mut self.unsent, cx) } else { Poll::Pending };
         if let Poll::Ready(Ok(())) = written {
             return Poll::Ready(Ok(Turn::Written));
         }
@@ -282,6 +286,10 @@ async fn open<V: Version>(dialer: Arc<Dialer>) -> Result<Opened, Failure> {
     let opening = async {
         let failed = |error: io::Error| dialer.explain().io(&error);
         let mut stream = dialer.connect().await?;
+        // The same client id: it would end the connection of whoever leads now.
+        if !dialer.config.lease.holds() {
+            return Err(Failure::Closed);
+        }
         let mut connect = BytesMut::new();
         V::write(&V::connect(&dialer), LARGEST_PACKET, &mut connect)?;
         stream.write_all(&connect).await.map_err(failed)?;

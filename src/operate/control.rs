@@ -26,9 +26,9 @@ use crate::cli::{EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE};
 use crate::cloud::{Executed, Outcome, Session};
 use crate::local::command::decode_call;
 use crate::local::{Globs, Rules, Status};
-use crate::observe::progress::{self, Progress};
+use crate::observe::progress;
 use crate::operate::status::bundle::Bundle;
-use crate::operate::status::{Overview, Report};
+use crate::operate::status::{Overview, Report, Reports};
 use crate::os::tasks::Children;
 use crate::protocol::{Call, Reply};
 use crate::state_dir::Identity;
@@ -182,12 +182,12 @@ impl std::fmt::Debug for Answer {
 const EXIT_REFUSED: u8 = 1;
 
 /// Has the session register a changed callback URL.
-pub type ChangeUrl = Box<dyn Fn(SecretString) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+pub type ChangeUrl = Box<dyn Fn(Session, SecretString) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// The daemon's parts that verbs work on.
 pub struct Verbs {
-    /// The session with iLink.
-    pub session: Session,
+    /// The session with iLink; none on a member that stands by.
+    pub session: watch::Receiver<Option<Session>>,
     /// Who we are.
     pub identity: Arc<Identity>,
     /// Which paths the callback serves.
@@ -203,61 +203,80 @@ pub struct Verbs {
     /// Completes a bug report by what only its maker knows, and replaces the ids in it.
     pub bug_report: Box<dyn Fn(Bundle) -> Bundle + Send + Sync>,
     /// The state of every part.
-    pub report: Arc<Report>,
-    /// The loops that must make progress, by name.
-    pub loops: Vec<(&'static str, Progress)>,
+    pub reports: Reports,
 }
 
 impl Verbs {
     /// Carries out a verb.
     pub async fn execute(&self, verb: Verb) -> Answer {
-        match verb {
-            Verb::Call { name, json } => match parse_call(&name, &json, self.max_content) {
-                Ok(call) => outcome(self.session.call(&call).await),
-                Err(refused) => refused,
-            },
-            Verb::Register { new_secret } => self.register(new_secret).await,
-            Verb::Unregister => answer(self.session.unregister().await),
-            Verb::Query => answer(self.session.query().await),
+        self.try_to(verb).await.unwrap_or_else(|refused| refused)
+    }
+
+    async fn try_to(&self, verb: Verb) -> Result<Answer, Answer> {
+        Ok(match verb {
+            Verb::Call { name, json } => {
+                let call = parse_call(&name, &json, self.max_content)?;
+                outcome(self.session()?.call(&call).await)
+            }
+            Verb::Register { new_secret } => self.register(self.session()?, new_secret).await,
+            Verb::Unregister => answer(self.session()?.unregister().await),
+            Verb::Query => answer(self.session()?.query().await),
             Verb::CallbackUrl => url(&(self.callback_url)(&self.identity.path_secret())),
             Verb::Report => self.bug_report().await,
             Verb::Status { healthy: true, .. } => self.healthy(),
             Verb::Status { json, .. } => self.status(json).await,
-        }
+        })
     }
 
-    async fn register(&self, new_secret: bool) -> Answer {
+    /// Only the bridge that leads has a session.
+    fn session(&self) -> Result<Session, Answer> {
+        let session = self.session.borrow().clone();
+        session.ok_or_else(|| Answer {
+            exit: EXIT_UNAVAILABLE,
+            text: "this member of the cluster stands by: ask the one that leads, which `ilink2mqtt status` names"
+                .to_owned(),
+        })
+    }
+
+    async fn register(&self, session: Session, new_secret: bool) -> Answer {
         if new_secret {
             let _changing = self.changing_url.lock().await;
-            let secret = match self.identity.new_secret() {
-                Ok(secret) => secret,
-                Err(error) => return Answer { exit: EXIT_USAGE, text: error.to_string() },
+            let identity = Arc::clone(&self.identity);
+            // Where it is kept may be waited for.
+            let secret = match tokio::task::spawn_blocking(move || identity.new_secret()).await {
+                Ok(Ok(secret)) => secret,
+                Ok(Err(error)) => return Answer { exit: EXIT_USAGE, text: error.to_string() },
+                Err(error) => return internal(&error),
             };
             // Served before it is registered: iLink calls back during the registration.
             self.path_secrets.send_replace(self.identity.accepted_secrets());
-            (self.change_url)((self.callback_url)(&secret)).await;
+            (self.change_url)(session.clone(), (self.callback_url)(&secret)).await;
         }
-        let reply = self.session.register().await;
+        let reply = session.register().await;
         self.path_secrets.send_replace(self.identity.accepted_secrets());
         answer(reply)
     }
 
+    fn report(&self) -> Arc<Report> {
+        Arc::clone(&self.reports.borrow())
+    }
+
     async fn status(&self, json: bool) -> Answer {
-        let overview = Overview::of(&self.report).await;
+        let overview = Overview::of(&self.report()).await;
         Answer { exit: 0, text: if json { overview.json() } else { overview.text() } }
     }
 
     async fn bug_report(&self) -> Answer {
         let mut bundle = Bundle::default();
-        bundle.add_overview(Overview::of(&self.report).await);
-        bundle.add("metrics.txt", self.report.metrics().await);
+        bundle.add_overview(Overview::of(&self.report()).await);
+        bundle.add("metrics.txt", self.report().metrics().await);
         let bundle = (self.bug_report)(bundle);
         Answer { exit: 0, text: serde_json::to_string(&bundle).unwrap_or_default() }
     }
 
     /// For container engines: nobody else's reachability counts, because a restart would not mend it.
     fn healthy(&self) -> Answer {
-        let stuck = progress::stuck(&self.loops);
+        let stuck = progress::stuck(&self.report().loops);
         if stuck.is_empty() {
             return Answer { exit: 0, text: "all loops make progress".to_owned() };
         }

@@ -1,4 +1,5 @@
-//! Small files that are either the old or the new one, whatever happens while they are written.
+//! Small files that are either the old or the new one, whatever happens while they are written: in a directory
+//! ([`Directory`]), or wherever a [`FileStore`] keeps them.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -6,6 +7,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
@@ -118,6 +120,107 @@ impl Directory {
         file.set_permissions(Permissions::from_mode(MODE))?;
         file.write_all(content)?;
         self.failure.sync(&file, path)
+    }
+}
+
+/// Keeps small files. After a crash at any moment a file is the old one or the new one, and once a call has returned it is the
+/// new one. Everything here blocks.
+pub trait FileStore: fmt::Debug + Send + Sync + 'static {
+    /// The content of a file; none if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
+
+    /// Makes a file if it is not there. Gives its content, which may be somebody else's.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written, or cannot be read.
+    fn create(&self, name: &str, content: &[u8]) -> io::Result<Vec<u8>>;
+
+    /// Replaces a file's content, or makes the file.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    fn replace(&self, name: &str, content: &[u8]) -> io::Result<()>;
+
+    /// Removes a file, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be removed.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Where a file is, for people.
+    fn path(&self, name: &str) -> PathBuf;
+}
+
+/// A [`FileStore`] with one owner: this machine's directory, under its lock.
+impl FileStore for Directory {
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.path.join(name)) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn create(&self, name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
+        if let Some(there) = FileStore::read(self, name)? {
+            return Ok(there);
+        }
+        self.replace(name, content)?;
+        Ok(content.to_vec())
+    }
+
+    fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        Self::replace(self, name, content)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path.join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+/// Any [`FileStore`]. All clones are one.
+#[derive(Debug, Clone)]
+pub struct Files(Arc<dyn FileStore>);
+
+impl Files {
+    /// Of files that are kept elsewhere than in a directory.
+    #[must_use]
+    pub fn new(store: impl FileStore) -> Self {
+        Self(Arc::new(store))
+    }
+}
+
+impl std::ops::Deref for Files {
+    type Target = dyn FileStore;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl From<&Directory> for Files {
+    fn from(directory: &Directory) -> Self {
+        Self::new(directory.clone())
+    }
+}
+
+impl From<&Path> for Files {
+    fn from(path: &Path) -> Self {
+        Self::new(Directory::from(path))
     }
 }
 

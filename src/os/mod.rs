@@ -4,5 +4,6 @@
 
 pub mod clock;
 pub mod files;
+pub mod lease;
 pub mod tasks;
 pub mod tls;

@@ -15,9 +15,20 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// One token for each step of the stop.
+/// One token for each step of the stop of what always runs. It ends after what leads has drained.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
+    /// Everything that only observes, or answers who asks, ends.
+    pub observers: CancellationToken,
+    /// The callback closes, last: until here pushes are made durable.
+    pub callback: CancellationToken,
+    /// The callback is cut, first, because a part has failed: nobody is told any more that a push is safe.
+    pub callback_at_once: CancellationToken,
+}
+
+/// One token for each step of the stop of what leads.
+#[derive(Debug, Clone, Default)]
+pub struct Steps {
     /// No more commands are taken from the broker.
     pub commands: CancellationToken,
     /// The relay and deliver loops drain.
@@ -28,10 +39,6 @@ pub struct Shutdown {
     pub session: CancellationToken,
     /// The link says `offline` and disconnects.
     pub link: CancellationToken,
-    /// The callback closes, last: until here pushes are made durable.
-    pub callback: CancellationToken,
-    /// The callback is cut, first, because a part has failed: nobody is told any more that a push is safe.
-    pub callback_at_once: CancellationToken,
 }
 
 /// The signals the bridge reacts to.

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine;
@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{check_path_secret, check_token};
-use crate::os::files::Directory;
+use crate::os::files::Files;
 
 use crate::cloud::Registry;
 
@@ -26,7 +26,7 @@ const SECRET_BYTES: usize = 24;
 
 /// Who we are to iLink, beside the account.
 pub struct Identity {
-    directory: Directory,
+    files: Files,
     overrides: Overrides,
     record: Mutex<Record>,
 }
@@ -106,21 +106,26 @@ impl Identity {
     /// # Errors
     ///
     /// If there is one that cannot be read, or a new one cannot be made durable.
-    pub fn open(directory: &Directory, overrides: Overrides) -> Result<Self, IdentityError> {
-        let (directory, path) = (directory.clone(), directory.path().join(FILE));
-        let record = match std::fs::read(&path) {
-            Ok(content) => {
-                Record::parse(&content).map_err(|cause| IdentityError::Damaged { path: path.clone(), cause })?
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let record = Record::new().map_err(|source| not_written(&path, source))?;
-                record.write(&directory)?;
-                tracing::info!(path = %path.display(), "made a new handshake token and callback secret");
-                record
-            }
-            Err(source) => return Err(IdentityError::Inaccessible { path, action: "read", source }),
+    pub fn open(files: impl Into<Files>, overrides: Overrides) -> Result<Self, IdentityError> {
+        let files = files.into();
+        let record = match read(&files)? {
+            Some(record) => record,
+            None => make(&files)?,
         };
-        Ok(Self { directory, overrides, record: Mutex::new(record) })
+        Ok(Self { files, overrides, record: Mutex::new(record) })
+    }
+
+    /// Reads it again: another member of the cluster may have changed it.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, or is not there; then what was read before stays in force.
+    pub fn read_again(&self) -> Result<(), IdentityError> {
+        let mut record = self.record();
+        if let Some(new) = read(&self.files)? {
+            *record = new;
+        }
+        Ok(())
     }
 
     /// The token that handshakes are signed with.
@@ -155,7 +160,7 @@ impl Identity {
         if self.overrides.path_secret.is_some() {
             return Err(IdentityError::Configured);
         }
-        let secret = random_secret().map_err(|source| not_written(&self.directory.path().join(FILE), source))?;
+        let secret = random_secret().map_err(|source| not_written(&self.files, source))?;
         self.change(|record| {
             let unconfirmed = std::mem::replace(&mut record.path_secret, secret.clone());
             // Asked for twice in a row: iLink still knows the first.
@@ -213,7 +218,7 @@ impl Identity {
         let mut record = self.record();
         let mut changed = record.clone();
         change(&mut changed);
-        changed.write(&self.directory)?;
+        changed.write(&self.files)?;
         *record = changed;
         Ok(())
     }
@@ -252,16 +257,42 @@ impl Record {
         Ok(record)
     }
 
-    fn write(&self, directory: &Directory) -> Result<(), IdentityError> {
-        let path = &directory.path().join(FILE);
-        let mut json = serde_json::to_vec_pretty(self).map_err(|error| not_written(path, error.into()))?;
+    fn write(&self, files: &Files) -> Result<(), IdentityError> {
+        let json = self.json().map_err(|source| not_written(files, source))?;
+        files.replace(FILE, &json).map_err(|source| not_written(files, source))
+    }
+
+    fn json(&self) -> io::Result<Vec<u8>> {
+        let mut json = serde_json::to_vec_pretty(self)?;
         json.push(b'\n');
-        directory.replace(FILE, &json).map_err(|source| not_written(path, source))
+        Ok(json)
     }
 }
 
-fn not_written(path: &Path, source: io::Error) -> IdentityError {
-    IdentityError::Inaccessible { path: path.to_owned(), action: "written", source }
+fn read(files: &Files) -> Result<Option<Record>, IdentityError> {
+    let path = files.path(FILE);
+    let content = files.read(FILE);
+    let content =
+        content.map_err(|source| IdentityError::Inaccessible { path: path.clone(), action: "read", source })?;
+    let record = content.map(|content| Record::parse(&content)).transpose();
+    record.map_err(|cause| IdentityError::Damaged { path, cause })
+}
+
+/// Makes a new one, unless another member of the cluster is quicker.
+fn make(files: &Files) -> Result<Record, IdentityError> {
+    let failed = |source| not_written(files, source);
+    let record = Record::new().map_err(failed)?;
+    let ours = record.json().map_err(failed)?;
+    let there = files.create(FILE, &ours).map_err(failed)?;
+    let path = files.path(FILE);
+    if there == ours {
+        tracing::info!(path = %path.display(), "made a new handshake token and callback secret");
+    }
+    Record::parse(&there).map_err(|cause| IdentityError::Damaged { path, cause })
+}
+
+fn not_written(files: &Files, source: io::Error) -> IdentityError {
+    IdentityError::Inaccessible { path: files.path(FILE), action: "written", source }
 }
 
 fn random_secret() -> io::Result<String> {
@@ -287,7 +318,7 @@ fn random_token() -> io::Result<String> {
 /// Neither value, nor the URL that holds one.
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("path", &self.directory.path().join(FILE)).finish_non_exhaustive()
+        f.debug_struct("Identity").field("path", &self.files.path(FILE)).finish_non_exhaustive()
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) async fn check_ilink(config: &Config, client: &Client, us: &Us, findi
 
 async fn ask(config: &Config, client: &Client, us: &Us, findings: &mut Findings) {
     let account = parts::account(config);
-    let quota = ConfigQuota::new(&config.state_dir.as_path().into(), &config.ilink.api, &account);
+    let quota = ConfigQuota::new(config.state_dir.as_path(), &config.ilink.api, &account);
     if let Some(held) = quota.held() {
         findings.warn(CREDENTIALS, format!("not asked now: {held}"));
         return;

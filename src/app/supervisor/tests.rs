@@ -74,8 +74,8 @@ fn configuration(dir: &std::path::Path) -> Config {
 async fn a_fault_in_the_link_ends_the_daemon() {
     let dir = tempfile::tempdir().unwrap();
     let config = configuration(dir.path());
-    let core = Core::open(&config).unwrap();
-    let routes = RouteParts::open(&config, &core.spool).await.unwrap();
+    let (_core, mut election) = Core::open(&config).unwrap();
+    let routes = RouteParts::open(&config, &election.uncontested().unwrap().store).await.unwrap();
     // No moment is so far away: the link has a fault when it waits before its second attempt.
     let timing = Timing { backoff_min: Duration::MAX, backoff_max: Duration::MAX, ..Timing::default() };
     let settings = LinkConfig { timing, ..parts::link(&config, routes.filters()) };
@@ -107,7 +107,7 @@ impl Post for Faulty {
 async fn a_fault_in_the_session_ends_the_daemon() {
     let dir = tempfile::tempdir().unwrap();
     let config = configuration(dir.path());
-    let core = Core::open(&config).unwrap();
+    let (core, _) = Core::open(&config).unwrap();
     let registry = Arc::new(core.registry(&config));
     let handshakes = HandshakeLog::default();
     let (session, task) =

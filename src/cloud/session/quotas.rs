@@ -11,7 +11,7 @@ use super::state::{Budgets, QuotaMarks};
 use super::store::{Quota, Quotas, Store};
 use super::task::{Task, on_disk};
 use crate::cloud::Timing;
-use crate::os::files::Directory;
+use crate::os::files::Files;
 use crate::protocol::{Account, ResultCode};
 
 impl Task {
@@ -83,8 +83,8 @@ pub struct ConfigQuota {
 impl ConfigQuota {
     /// That of this account, as it is kept in the state directory.
     #[must_use]
-    pub fn new(state_dir: &Directory, api: &Url, account: &Account) -> Self {
-        Self { store: Store::new(state_dir, api, account), timing: Timing::default() }
+    pub fn new(state_dir: impl Into<Files>, api: &Url, account: &Account) -> Self {
+        Self { store: Store::new(&state_dir.into(), api, account), timing: Timing::default() }
     }
 
     /// Why not to call now: iLink has said so, or the operator's allowance is used up. Else one call is taken from that.

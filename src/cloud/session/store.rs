@@ -1,10 +1,9 @@
-//! What the session itself keeps in the state directory: `token.json`, `subscriptions.json`, `quotas.json` and
-//! `budgets.json`.
+//! What the session itself keeps in the state directory, or in the cluster: `token.json`, `subscriptions.json`, `quotas.json`
+//! and `budgets.json`.
 //!
 //! They are bound to the account: with another API, `AppKey` or uid they are as good as absent. Losing one costs a few calls,
 //! so that a file which cannot be read is no error, and one which cannot be written is a warning. Everything here blocks.
 
-use std::fs;
 use std::io;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use url::Url;
 
 use super::budget::Spent;
 use crate::os::clock;
-use crate::os::files::Directory;
+use crate::os::files::Files;
 use crate::protocol::{Account, Qos, Subject, Uid};
 
 const TOKEN: &str = "token.json";
@@ -26,7 +25,7 @@ const BUDGETS: &str = "budgets.json";
 /// Whose files these are.
 #[derive(Clone)]
 pub(super) struct Store {
-    dir: Directory,
+    files: Files,
     owner: Owner,
 }
 
@@ -143,9 +142,9 @@ struct TokenWire {
 }
 
 impl Store {
-    pub(super) fn new(dir: &Directory, api: &Url, account: &Account) -> Self {
+    pub(super) fn new(files: &Files, api: &Url, account: &Account) -> Self {
         let owner = Owner { api: api.as_str().to_owned(), appkey: account.appkey.clone(), uid: account.uid.clone() };
-        Self { dir: dir.clone(), owner }
+        Self { files: files.clone(), owner }
     }
 
     pub(super) fn token(&self) -> Option<StoredToken> {
@@ -180,7 +179,7 @@ impl Store {
     }
 
     pub(super) fn put_quotas(&self, quotas: &Quotas) -> io::Result<()> {
-        if *quotas == Quotas::default() { self.remove(QUOTAS) } else { self.write(QUOTAS, quotas.clone()) }
+        if *quotas == Quotas::default() { self.files.remove(QUOTAS) } else { self.write(QUOTAS, quotas.clone()) }
     }
 
     pub(super) fn spent(&self) -> SpentMarks {
@@ -193,29 +192,23 @@ impl Store {
 
     /// Forgets the token: whoever unregistered has none.
     pub(super) fn forget_token(&self) -> io::Result<()> {
-        self.remove(TOKEN)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.dir.path().join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        self.files.remove(TOKEN)
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let stored: Stored<T> = serde_json::from_slice(&fs::read(self.dir.path().join(name)).ok()?).ok()?;
+        let stored: Stored<T> = serde_json::from_slice(&self.files.read(name).ok()??).ok()?;
         (stored.owner == self.owner).then_some(stored.value)
     }
 
     fn write<T: Serialize>(&self, name: &str, value: T) -> io::Result<()> {
         let bytes = serde_json::to_vec(&Stored { owner: self.owner.clone(), value })?;
-        self.dir.replace(name, &bytes)
+        self.files.replace(name, &bytes)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
 

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::doors::Endpoint;
 use crate::cloud::{Executed, Timing};
-use crate::os::files::Directory;
+use crate::os::files::Files;
 use crate::protocol::{Account, Qos, Reply, ResultCode, Subject, Uid};
 
 use std::convert::Infallible;
@@ -36,7 +36,7 @@ pub struct SessionConfig {
     /// The API's base URL: a stored token is good for this API alone.
     pub api: Url,
     /// Where `token.json` and `subscriptions.json` live.
-    pub state_dir: Directory,
+    pub state_dir: Files,
     /// `callback.register`.
     pub register: RegisterPolicy,
     /// The whole callback URL; its last segment is a secret.
@@ -115,6 +115,20 @@ pub struct Status {
 }
 
 impl Status {
+    /// Of a bridge that has no session, because another one has it.
+    #[must_use]
+    pub fn without_session() -> Self {
+        Self {
+            state: CloudState::Offline,
+            cause: "another member of the cluster leads and has the session with iLink".to_owned(),
+            since: SystemTime::now(),
+            registered: false,
+            closed: Vec::new(),
+            token_dies: None,
+            token_life: Duration::ZERO,
+        }
+    }
+
     /// How old the token is; none if there is none.
     #[must_use]
     pub fn token_age(&self) -> Option<Duration> {

@@ -26,6 +26,7 @@ async fn connected() -> (Wire<V5>, TcpStream) {
         birth: Vec::new(),
         own_uid: "414".parse().unwrap(),
         base: "ilink".parse().unwrap(),
+        lease: crate::os::lease::Lease::always(),
         timing: Timing::default(),
     };
     let mut wire = Wire::<V5>::open(&Arc::new(Dialer::new(config).unwrap()));

@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::page::sections;
-use crate::operate::status::{Overview, Report};
+use crate::operate::status::{Overview, Report, Reports};
 use crate::os::tasks;
 
 /// Between two looks, at least and at most.
@@ -41,7 +41,7 @@ enum Ended {
 
 /// A stream, until `stop`. It holds `permit` while it lives; `cut` ends its connection.
 pub(super) fn events(
-    report: Arc<Report>,
+    mut reports: Reports,
     permit: OwnedSemaphorePermit,
     stop: CancellationToken,
     cut: CancellationToken,
@@ -49,10 +49,13 @@ pub(super) fn events(
     let (to_peer, from_task) = mpsc::channel(1);
     let telling = tokio::spawn(async move {
         let _permit = permit;
+        let report = Arc::clone(&reports.borrow_and_update());
         // Cancel-safe: what is dropped only looks.
         let ended = tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(LIFE) => return,
+            // The page opens another one, which looks at the new report.
+            Ok(()) = reports.changed() => return,
             ended = tell(&report, &to_peer) => ended,
         };
         if ended == Ended::Slow {

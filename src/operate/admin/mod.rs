@@ -34,8 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http;
 use crate::http::listener::{self, NoAnswer, Serve, Visit};
-use crate::observe::progress::{self, Progress};
-use crate::operate::status::{self, Overview, Report};
+use crate::observe::progress;
+use crate::operate::status::{self, Overview, Report, Reports};
 
 /// So many streams of events at once; fewer where the listener has little room.
 const STREAMS_AT_MOST: usize = 8;
@@ -51,9 +51,7 @@ pub struct Admin {
     /// Addresses of proxies that let only those through who may see everything, under whatever name.
     pub trusted_ingress: Vec<IpAddr>,
     /// The parts' states.
-    pub report: Arc<Report>,
-    /// The loops that must make progress, by name.
-    pub loops: Vec<(&'static str, Progress)>,
+    pub reports: Reports,
 }
 
 /// What the handlers share.
@@ -61,6 +59,12 @@ struct Shared {
     admin: Admin,
     streams: Arc<Semaphore>,
     stop: CancellationToken,
+}
+
+impl Shared {
+    fn report(&self) -> Arc<Report> {
+        Arc::clone(&self.admin.reports.borrow())
+    }
 }
 
 /// By which a handler can have its connection cut.
@@ -102,7 +106,7 @@ impl Serve for Pages {
 }
 
 async fn status_page(State(shared): State<Arc<Shared>>) -> Response {
-    let overview = Overview::of(&shared.admin.report).await;
+    let overview = Overview::of(&shared.report()).await;
     let mut response = respond(StatusCode::OK, "text/html; charset=utf-8", page::page(&overview));
     if let Ok(policy) = HeaderValue::from_str(&page::POLICY) {
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
@@ -116,11 +120,11 @@ async fn events(State(shared): State<Arc<Shared>>, Extension(Cut(cut)): Extensio
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("15"));
         return response;
     };
-    live::events(Arc::clone(&shared.admin.report), permit, shared.stop.clone(), cut)
+    live::events(shared.admin.reports.clone(), permit, shared.stop.clone(), cut)
 }
 
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
-    let stuck = progress::stuck(&shared.admin.loops);
+    let stuck = progress::stuck(&shared.report().loops);
     if stuck.is_empty() {
         text(StatusCode::OK, "ok\n".to_owned())
     } else {
@@ -129,14 +133,14 @@ async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    let ready = shared.admin.report.ready();
+    let ready = shared.report().ready();
     let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = serde_json::to_string_pretty(&ready).unwrap_or_default() + "\n";
     respond(status, "application/json", body)
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    respond(StatusCode::OK, status::metrics::CONTENT_TYPE, shared.admin.report.metrics().await)
+    respond(StatusCode::OK, status::metrics::CONTENT_TYPE, shared.report().metrics().await)
 }
 
 /// Who may ask, and what every answer says to browsers.

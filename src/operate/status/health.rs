@@ -176,9 +176,9 @@ impl Health {
             },
             spool: report.ready().spool,
             queues: Queues {
-                inbound: depth(&*report.spool, Queue::Inbound).await,
-                outbound: depth(&*report.spool, Queue::Outbound).await,
-                set_aside: depth(&*report.spool, Queue::SetAside).await,
+                inbound: depth(report, Queue::Inbound).await,
+                outbound: depth(report, Queue::Outbound).await,
+                set_aside: depth(report, Queue::SetAside).await,
             },
             counters,
             routes: report.routes.counts(),
@@ -192,12 +192,12 @@ impl Health {
     }
 }
 
-async fn depth(spool: &dyn Store, queue: Queue) -> QueueHealth {
-    let stats = spool.stats(queue);
+async fn depth(report: &Report, queue: Queue) -> QueueHealth {
+    let stats = report.spool.stats(queue);
     // Asked of the disk, which may hang; that must not hide all the rest.
-    let oldest = match stats.depth {
-        0 => None,
-        _ => timeout(DISK_PATIENCE, oldest(spool, queue)).await.ok().flatten(),
+    let oldest = match &report.queues {
+        Some(queues) if stats.depth > 0 => timeout(DISK_PATIENCE, oldest(&**queues, queue)).await.ok().flatten(),
+        _ => None,
     };
     QueueHealth { depth: stats.depth, oldest_s: oldest.map(|age| age.as_secs()), bytes: stats.bytes }
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use health::Health;
 pub use overview::{Overview, Problem};
-pub use report::{Info, Part, Readiness, Ready, Report};
+pub use report::{Info, Part, Readiness, Ready, Report, Reports};
 
 use crate::local::Publication;
 use crate::mqtt::Publisher;

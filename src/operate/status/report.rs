@@ -12,9 +12,10 @@ use crate::inbound::callback::LastSeen;
 use crate::local::Base;
 use crate::mqtt::{LinkCounters, LinkState, Subscriptions};
 use crate::observe::counters::Counters;
+use crate::observe::progress::Progress;
 use crate::os::clock;
 use crate::protocol::Variant;
-use crate::store::{NotStored, Store};
+use crate::store::{Append, NotStored, Store};
 
 /// What the bridge is. No secrets: hosts, not URLs.
 #[derive(Debug, Clone, Serialize)]
@@ -50,14 +51,19 @@ impl Info {
     }
 }
 
+/// The report that holds now: in a cluster, another one each time this member begins or ceases to lead.
+pub type Reports = watch::Receiver<Arc<Report>>;
+
 /// Everything that is looked at.
 pub struct Report {
     /// What changes with the configuration alone.
     pub info: watch::Receiver<Info>,
     /// The base topic.
     pub base: Base,
-    /// The queues.
-    pub spool: Arc<dyn Store>,
+    /// Whether pushes are stored.
+    pub spool: Arc<dyn Append>,
+    /// The queues; none on a member that stands by.
+    pub queues: Option<Arc<dyn Store>>,
     /// The session with iLink.
     pub cloud: watch::Receiver<Status>,
     /// The link to the broker.
@@ -76,6 +82,8 @@ pub struct Report {
     pub routes: Arc<RouteStates>,
     /// Since when each part is ready or not.
     pub readiness: Readiness,
+    /// The loops that must make progress, by name.
+    pub loops: Vec<(&'static str, Progress)>,
 }
 
 impl Report {

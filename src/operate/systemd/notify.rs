@@ -18,8 +18,8 @@ use tracing::warn;
 
 use crate::config::Environment;
 use crate::observe::log::Seldom;
-use crate::observe::progress::{self, Progress};
-use crate::operate::status::Report;
+use crate::observe::progress;
+use crate::operate::status::{Report, Reports};
 
 /// How long [`Notifier::ready`] is tried, and how often.
 const INSIST: Duration = Duration::from_secs(10);
@@ -130,23 +130,28 @@ fn watchdog(environment: &Environment) -> Option<Duration> {
     Some(Duration::from_micros((limit / 2).max(1)))
 }
 
-/// Tells the service manager of every change of state, and as often as its watchdog wants that `loops` make progress,
+/// Tells the service manager of every change of state, and as often as its watchdog wants that the loops make progress,
 /// until `stop`.
-pub async fn watch(
-    notifier: Notifier,
-    report: Arc<Report>,
-    loops: Vec<(&'static str, Progress)>,
-    stop: CancellationToken,
-) {
+pub async fn watch(notifier: Notifier, mut reports: Reports, stop: CancellationToken) {
     if !notifier.is_on() {
         return;
     }
-    let pings = feed(&notifier, &loops);
+    let pinged = reports.clone();
+    let following = async {
+        loop {
+            let report = Arc::clone(&reports.borrow_and_update());
+            // Both only observe.
+            tokio::select! {
+                () = follow(&notifier, &report) => {}
+                Ok(()) = reports.changed() => {}
+            }
+        }
+    };
     // Neither arm ends by itself.
     tokio::select! {
         () = stop.cancelled() => {}
-        () = pings => {}
-        () = follow(&notifier, &report) => {}
+        () = feed(&notifier, || progress::stuck(&pinged.borrow().loops)) => {}
+        () = following => {}
     }
 }
 
@@ -175,7 +180,7 @@ async fn follow(notifier: &Notifier, report: &Report) {
 
 /// Pings while no loop is stuck. That this task has its turn shows that the runtime lives; nothing else does it, and nobody
 /// else's reachability counts.
-async fn feed(notifier: &Notifier, loops: &[(&'static str, Progress)]) {
+async fn feed(notifier: &Notifier, stuck: impl Fn() -> Vec<&'static str>) {
     let Some(every) = notifier.0.as_ref().and_then(|inner| inner.watchdog) else {
         return std::future::pending().await;
     };
@@ -183,7 +188,7 @@ async fn feed(notifier: &Notifier, loops: &[(&'static str, Progress)]) {
     let mut was_stuck = false;
     loop {
         tick.tick().await;
-        let stuck = progress::stuck(loops);
+        let stuck = stuck();
         if stuck.is_empty() {
             notifier.alive();
         } else if !was_stuck {
@@ -205,6 +210,7 @@ fn paced(every: Duration) -> Interval {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::progress::Progress;
 
     fn environment(variables: &[(&str, String)]) -> Environment {
         variables.iter().map(|(name, value)| (*name, value.clone())).collect()
@@ -230,7 +236,7 @@ mod tests {
         let (socket, notifier, _dir) = manager(20_000);
         let (relay, deliver) = (Progress::default(), Progress::default());
         let loops = [("relay", relay.clone()), ("deliver", deliver.clone())];
-        let feeding = tokio::spawn(async move { feed(&notifier, &loops).await });
+        let feeding = tokio::spawn(async move { feed(&notifier, || progress::stuck(&loops)).await });
         for _ in 0..3 {
             assert_eq!(heard(&socket).await, "WATCHDOG=1\n");
         }

@@ -110,7 +110,7 @@ impl World {
                 presence_action: 2,
             },
             api: "https://api.example:8183".parse().unwrap(),
-            state_dir: dir.clone(),
+            state_dir: dir.into(),
             register: RegisterPolicy::IfNeeded,
             callback_url: url(self.url),
             handshake_token: "handshakes3cret".into(),

@@ -50,6 +50,7 @@ pub(crate) fn config(port: u16) -> LinkConfig {
         birth: vec![state("online")],
         own_uid: "414".parse().unwrap(),
         base,
+        lease: ilink2mqtt::os::lease::Lease::always(),
         timing: Timing {
             keep_alive: Duration::from_secs(20),
             backoff_min: Duration::from_millis(5),

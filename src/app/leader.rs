@@ -1,0 +1,155 @@
+//! What one bridge of an account does, and no other at the same time: the link to the broker, the session with iLink, the loops
+//! between them, and what looks at those. All of it starts and stops as one.
+//!
+//! A bridge that is alone leads from its start to its stop. A member of a cluster leads while etcd says so ([`super::election`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::core::Core;
+use super::election::Seat;
+use super::error::AppError;
+use super::parts::{self, RouteParts};
+use super::supervisor::{Step, Supervisor};
+use super::tasks::{self, Around};
+use crate::cloud::{self, Session};
+use crate::config::Config;
+use crate::inbound::relay::RelaySettings;
+use crate::mqtt::{self, LinkConfig};
+use crate::operate::status::{Info, Report};
+use crate::os::tasks::Steps;
+
+/// How long what leads is waited for once it must not lead any more. It can do nothing by then, and ends at once.
+const DROPPED_WITHIN: Duration = Duration::from_secs(3);
+
+/// All that leads.
+pub(super) struct Leader {
+    pub(super) report: Arc<Report>,
+    pub(super) session: Session,
+    seat: Seat,
+    settings: watch::Sender<Arc<RelaySettings>>,
+    routes: RouteParts,
+    steps: Steps,
+    supervisor: Supervisor,
+}
+
+/// Why it must not go on as it is.
+pub(super) enum Over {
+    /// Another member leads, or may begin to.
+    Lost(String),
+    /// A part has failed.
+    Failed(String),
+}
+
+impl Leader {
+    /// Starts all of it. iLink calls back while it registers: the callback is served already.
+    ///
+    /// # Errors
+    ///
+    /// What the configuration names cannot be used, or the store cannot be read.
+    pub(super) async fn start(
+        config: &Config,
+        core: &Core,
+        seat: Seat,
+        info: watch::Receiver<Info>,
+    ) -> Result<Self, AppError> {
+        let (steps, mut supervisor) = (Steps::default(), Supervisor::default());
+        let (store, lease) = (&seat.store, seat.lease.clone());
+        let client = core.client(config)?.under(lease.clone());
+        let routes = RouteParts::open(config, store).await?;
+        let link_config = tasks::link_config(config, &**store, routes.filters()).await?;
+        let link = mqtt::start(LinkConfig { lease, ..link_config }, steps.link.clone())
+            .map_err(|error| AppError::Config(error.to_string()))?;
+        let (session, session_task) = cloud::start(
+            client,
+            core.session_config(config),
+            Arc::new(core.registry(config)),
+            core.handshakes.clone(),
+            steps.session.clone(),
+        );
+        supervisor.adopt("the session with iLink", Step::Session, session_task);
+        let settings = watch::Sender::new(Arc::new(parts::relay_settings(config)));
+        let around = Around { config, core, store, session: &session, routes: &routes, steps: &steps };
+        let (state, counters) = (link.state.clone(), Arc::clone(&link.counters));
+        let loops = tasks::start_loops(&around, link, settings.subscribe(), &mut supervisor);
+        let report = Arc::new(Report {
+            spool: store.clone(),
+            queues: Some(store.clone()),
+            cloud: session.status(),
+            link: state,
+            link_counters: counters,
+            routes: Arc::clone(&routes.states),
+            loops: loops.progress.clone(),
+            ..core.report(config, info)
+        });
+        tasks::start_observers(&around, &report, loops, settings.subscribe(), &mut supervisor);
+        Ok(Self { report, session, seat, settings, routes, steps, supervisor })
+    }
+
+    /// Resolves when it must not go on as it is. Cancel-safe.
+    pub(super) async fn over(&mut self) -> Over {
+        // In this order: a part that fails because another member leads is no fault. Both are cancel-safe.
+        tokio::select! {
+            biased;
+            cause = self.seat.lost() => Over::Lost(cause),
+            failure = self.supervisor.failed() => Over::Failed(failure),
+        }
+    }
+
+    /// Puts in force what of a reloaded configuration can change while running; `started` is the one it was started with. The
+    /// callback's URL is the caller's.
+    pub(super) fn reload(&self, started: &Config, new: &Config) {
+        self.settings.send_replace(Arc::new(parts::relay_settings(new)));
+        // They were checked against the base topic that they were read with.
+        if new.mqtt.base_topic == started.mqtt.base_topic {
+            self.routes.reload(new);
+        } else if !(new.routes.is_empty() && started.routes.is_empty()) {
+            tracing::warn!(
+                key = "route",
+                "changed routes take effect with the changed mqtt.base_topic, at the next restart"
+            );
+        }
+    }
+
+    /// The first half of a stop: no more commands; the loops drain, calls under way get 3 s; then results drain, and what only
+    /// observes ends.
+    pub(super) async fn drain(&mut self) {
+        self.seat.store.patience().end();
+        self.steps.commands.cancel();
+        self.steps.loops.cancel();
+        self.supervisor.join(Step::Loops, None).await;
+        self.steps.results.cancel();
+        self.supervisor.join(Step::Results, None).await;
+    }
+
+    /// The second half: the session ends, then the link, which says `offline` unless another member takes over at once.
+    pub(super) async fn leave(mut self) -> Seat {
+        self.supervisor.join(Step::Observers, Some(Duration::from_secs(1))).await;
+        self.steps.session.cancel();
+        self.supervisor.join(Step::Session, None).await;
+        self.steps.link.cancel();
+        self.supervisor.join(Step::Link, None).await;
+        self.seat
+    }
+
+    /// Stops what must not lead any more: nothing is published, called or stored from here on.
+    pub(super) async fn abandon(mut self) -> Seat {
+        self.seat.lease.end();
+        self.seat.store.patience().end();
+        let Steps { commands, loops, results, session, link } = &self.steps;
+        for step in [link, session, commands, loops, results] {
+            step.cancel();
+        }
+        let all = async {
+            for step in [Step::Link, Step::Session, Step::Loops, Step::Results, Step::Observers] {
+                self.supervisor.join(step, None).await;
+            }
+        };
+        // What is left is aborted with its supervisor.
+        let _ = timeout(DROPPED_WITHIN, all).await;
+        self.seat
+    }
+}
