@@ -358,4 +358,15 @@ mod tests {
         assert_eq!(sim.listen, "127.0.0.1:8184".parse().unwrap());
         assert!(sim.strict && sim.retry_on_error && sim.allow_remote);
     }
+
+    #[test]
+    fn the_reference_has_every_verb_in_both_languages() {
+        for reference in
+            [include_str!("../../deploy/docs/reference.md"), include_str!("../../deploy/docs/zh/reference.md")]
+        {
+            for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
+                assert!(reference.contains(&format!("`{}", verb.get_name())), "`{}` is missing", verb.get_name());
+            }
+        }
+    }
 }

@@ -12,25 +12,6 @@ use super::filter::{MAX_SLASHES, MAX_STRING};
 use super::*;
 use crate::protocol::{Call, Content, GroupId, Kind, Message, Push, Subject, Uid, content};
 
-const NAMES: [&str; 16] = [
-    "send_msg/text",
-    "send_msg/file",
-    "send_msg/group",
-    "ham_topic/publish",
-    "ham_topic/subscribe",
-    "ham_topic/unsubscribe",
-    "ham_group/create",
-    "ham_group/delete",
-    "ham_group/list",
-    "ham_group/add_members",
-    "ham_group/remove_members",
-    "ham_group/members",
-    "ham_user/states",
-    "ham_user/subscribe",
-    "ham_user/unsubscribe",
-    "ham_add_user",
-];
-
 fn base() -> Base {
     "home/ilink".parse().unwrap()
 }
@@ -157,7 +138,7 @@ proptest! {
     }
 
     #[test]
-    fn any_json_is_a_call_or_a_rejection(name in proptest::sample::select(&NAMES[..]), json in call_json()) {
+    fn any_json_is_a_call_or_a_rejection(name in proptest::sample::select(&Call::NAMES[..]), json in call_json()) {
         match decode_call(name, json.as_bytes(), &rules()) {
             Ok(command) => prop_assert_eq!(command.call.name(), name),
             Err(rejection) => prop_assert!(matches!(rejection.reason, Reason::BadPayload | Reason::TooLarge)),

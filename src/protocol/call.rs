@@ -177,6 +177,26 @@ impl Receiver {
 }
 
 impl Call {
+    /// Every [`Self::name`].
+    pub const NAMES: [&'static str; 16] = [
+        "send_msg/text",
+        "send_msg/file",
+        "send_msg/group",
+        "ham_topic/publish",
+        "ham_topic/subscribe",
+        "ham_topic/unsubscribe",
+        "ham_group/create",
+        "ham_group/delete",
+        "ham_group/members",
+        "ham_group/list",
+        "ham_group/add_members",
+        "ham_group/remove_members",
+        "ham_user/states",
+        "ham_user/subscribe",
+        "ham_user/unsubscribe",
+        "ham_add_user",
+    ];
+
     /// The public name: the vendor's path and, where the path has several calls, which of them.
     #[must_use]
     pub const fn name(&self) -> &'static str {

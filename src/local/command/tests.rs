@@ -1,5 +1,7 @@
 //! Unseen input is what devices send: every rule for commands, by example.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::protocol::{Qos, Receiver};
 
@@ -126,6 +128,7 @@ fn every_call() {
     let (to, group, subject) =
         (|| "414".parse().unwrap(), || "g".parse().unwrap(), || "a//b".parse::<crate::protocol::Subject>().unwrap());
     let content = || b"hi".to_vec();
+    let mut named = BTreeSet::new();
     for (payload, call) in [
         (r#"{"accept_uid":"414","content":"hi"}"#, Call::SendText { to: to(), content: content() }),
         (r#"{"accept_uid":414,"content":"hi"}"#, Call::SendFile { to: to(), content: content() }),
@@ -148,6 +151,7 @@ fn every_call() {
         (r#"{"username":"u","nickname":"n"}"#, Call::AddUser { username: "u".into(), nickname: "n".into() }),
     ] {
         let name = call.name();
+        named.insert(name);
         let all = Rules { allow_calls: Globs::all(), ..rules() };
         let topic = format!("ilink/by/c/call/{name}");
         let command = |payload: &str| decode(&base(), &topic, payload.as_bytes(), &all);
@@ -166,6 +170,7 @@ fn every_call() {
             assert_eq!(command("").unwrap_err().reason, Reason::BadPayload, "{name}");
         }
     }
+    assert_eq!(named, Call::NAMES.into());
     assert_eq!(json("ham_group/list", "").map(|command| command.call), Ok(Call::ListGroups));
 }
 
