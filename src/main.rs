@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ilink2mqtt::app::{self, AppError, Source};
+use ilink2mqtt::cli::set_aside::{Chosen, SetAsideCommand};
 use ilink2mqtt::cli::{
     Cli, Command, EXIT_INTERNAL, EXIT_USAGE, Route, RouteCommand, RouteTest, Setup, dry_run, manual,
 };
 use ilink2mqtt::config::{Config, Environment, Log, LogFormat};
 use ilink2mqtt::observe::log;
-use ilink2mqtt::operate::control::{self, Answer, Verb};
+use ilink2mqtt::operate::control::{self, Answer, SetAside, Verb};
+use ilink2mqtt::operate::set_aside::Which;
 use ilink2mqtt::operate::systemd::Sockets;
 use ilink2mqtt::sim::{self, demo};
 use tokio_util::sync::CancellationToken;
@@ -77,11 +79,21 @@ async fn execute(cli: Cli, sockets: Sockets) -> u8 {
         Command::Unregister => Verb::Unregister,
         Command::Query => Verb::Query,
         Command::CallbackUrl => Verb::CallbackUrl,
+        Command::SetAside(arguments) => Verb::SetAside(set_aside(arguments.command)),
         Command::Status(status) => Verb::Status { healthy: status.healthy, json: status.json },
     };
     match load() {
         Ok(config) => ask(&config, verb).await,
         Err(error) => fail(EXIT_USAGE, &error.to_string()),
+    }
+}
+
+fn set_aside(command: SetAsideCommand) -> SetAside {
+    let which = |chosen: Chosen| if chosen.all { Which::All } else { Which::Ids(chosen.ids) };
+    match command {
+        SetAsideCommand::List { json } => SetAside::List { json },
+        SetAsideCommand::Retry(chosen) => SetAside::Retry(which(chosen)),
+        SetAsideCommand::Drop(chosen) => SetAside::Drop(which(chosen)),
     }
 }
 

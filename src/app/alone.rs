@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::core::{Core, ids};
+use super::election::Seat;
 use super::error::AppError;
 use super::supervisor::{Step, Supervisor};
 use super::{listeners, parts};
@@ -28,6 +29,7 @@ use crate::cli::EXIT_UNAVAILABLE;
 use crate::cloud::{self, ConfigQuota, Endpoint, RegisterPolicy, Registry, SessionConfig};
 use crate::config::{Config, ConfigError, Register};
 use crate::operate::control::{self, Answer, Verb, answer, internal, outcome, parse_call, url};
+use crate::operate::set_aside::Desk;
 use crate::operate::status::bundle::{Bundle, Pseudonyms};
 use crate::os::tasks::Shutdown;
 use crate::os::{clock, files};
@@ -47,7 +49,7 @@ pub async fn execute(config: &Config, verb: Verb) -> Result<Answer, AppError> {
         let text = format!("no bridge of this user's runs on {}", config.state_dir.display());
         return Ok(Answer { exit: EXIT_UNAVAILABLE, text });
     }
-    let (core, _) = Core::open(config)?;
+    let (core, mut election) = Core::open(config)?;
     let result = match verb {
         Verb::Call { name, json } => call(config, &core, &name, &json).await,
         Verb::CallbackUrl => Ok(url(&config.callback_url(&core.identity.path_secret()))),
@@ -59,6 +61,11 @@ pub async fn execute(config: &Config, verb: Verb) -> Result<Answer, AppError> {
         Verb::Report => {
             let text = "the bridge has just stopped: try again".to_owned();
             Ok(Answer { exit: EXIT_UNAVAILABLE, text })
+        }
+        Verb::SetAside(what) => {
+            let desk = |seat: Seat| Desk::new(seat.store, std::sync::Arc::clone(&core.counters), None);
+            let desk = election.uncontested().map(desk);
+            Ok(control::set_aside(desk.as_ref(), what).await)
         }
         Verb::Query => query(config, &core).await,
         Verb::Register { new_secret } => register(config, &core, new_secret).await,

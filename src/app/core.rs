@@ -196,6 +196,7 @@ impl Core {
             base: config.mqtt.base_topic.clone(),
             spool: self.spool.clone(),
             queues: None,
+            desk: None,
             cloud: watch::Sender::new(cloud::Status::without_session()).subscribe(),
             link: watch::Sender::new(LinkState::default()).subscribe(),
             link_counters: Arc::default(),

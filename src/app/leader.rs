@@ -78,6 +78,7 @@ impl Leader {
         let report = Arc::new(Report {
             spool: store.clone(),
             queues: Some(store.clone()),
+            desk: Some(Arc::clone(&loops.desk)),
             cloud: session.status(),
             link: state,
             link_counters: counters,

@@ -26,6 +26,7 @@ use crate::observe::log::{Few, SaidOnce, Seldom};
 use crate::observe::progress::Progress;
 use crate::operate::admin::{self, Admin};
 use crate::operate::control::{self, Verbs};
+use crate::operate::set_aside::Desk;
 use crate::operate::status::{self, Report, Reports};
 use crate::operate::systemd::{self, Notifier};
 use crate::os::tasks::Steps;
@@ -51,6 +52,8 @@ pub(super) struct Around<'a> {
 /// What the loops leave behind for the others.
 pub(super) struct Loops {
     pub(super) publisher: Publisher,
+    /// What is set aside.
+    pub(super) desk: Arc<Desk>,
     /// Counts how often Home Assistant has started.
     pub(super) births: watch::Receiver<u64>,
     /// Whether they are stuck, by name.
@@ -72,6 +75,7 @@ pub(super) fn start_loops(
     let (accepted, accepted_rx) = mpsc::unbounded_channel();
     let (results, results_rx) = mpsc::unbounded_channel();
     let (births, births_rx) = watch::channel(0);
+    let desk = Arc::new(Desk::new(store.clone(), Arc::clone(&core.counters), Some(results.clone())));
     let shares = Arc::new(Shares::of(MAX_COMMANDS, store.limit(Queue::Outbound)));
     let relay = Relay {
         config: parts::relay_config(config),
@@ -132,7 +136,7 @@ pub(super) fn start_loops(
     supervisor.part("the deliver loop", Step::Loops, deliver.run(accepted_rx, steps.loops.clone()));
     supervisor.part("the results loop", Step::Results, results.run(results_rx, steps.results.clone()));
     let progress = vec![("relay", relay_progress), ("commands", accept_progress), ("deliver", deliver_progress)];
-    Loops { publisher, births: births_rx, progress }
+    Loops { publisher, desk, births: births_rx, progress }
 }
 
 /// Starts what looks at the loops: it tells the broker how the bridge is, and notes in the spool what the next run must know.

@@ -4,6 +4,7 @@
 
 pub mod dry_run;
 pub mod manual;
+pub mod set_aside;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -63,6 +64,8 @@ pub enum Command {
     Query,
     /// Print the callback URL with its secret
     CallbackUrl,
+    /// List the messages that the broker refused for good, put them back into their queue, or drop them
+    SetAside(set_aside::SetAside),
     /// Test the routes on a message, or list them; sends nothing
     Route(Route),
     /// Run a simulated iLink, to try things out without an account

@@ -15,7 +15,7 @@ use tracing::warn;
 use super::lanes::{Lanes, Memo, Outcome, Patience, Ticket, Verdict};
 use super::refused::BusyBoard;
 use super::{Part, Settled, hand_over, settle};
-use crate::delivery::refused::SetAside;
+use crate::delivery::refused::{Kept, SetAside};
 use crate::mqtt::{ForNow, Publisher, Refusal};
 use crate::observe::log::clipped;
 use crate::os::clock;
@@ -51,6 +51,8 @@ pub trait Owner: Send + Sync + 'static {
     fn done(&self, row: Self::Row, set_aside: bool) -> Self::Done;
     /// Its turn to be completed has come.
     fn completed(&self, seq: u64, done: Self::Done);
+    /// The row by which a message comes back later, of which these parts were refused for good.
+    fn again(&self, stored: &[u8], refused: &[&Part]) -> Option<Vec<u8>>;
 
     /// Where they wait.
     fn spool(&self) -> &Arc<dyn Store>;
@@ -264,20 +266,25 @@ impl<O: Owner> Courier<O> {
         self.bytes += bytes;
         let owner = Arc::clone(&self.owner);
         let keeping = async move {
-            let mut kept = true;
-            for (Part { publication, route }, refusal) in &refused {
-                if let Some(route) = route {
-                    route.counters.failed.add();
-                }
-                kept &= owner.set_aside().keep(publication, refusal).await;
+            for route in refused.iter().filter_map(|(part, _)| part.route.as_ref()) {
+                route.counters.failed.add();
             }
-            if kept {
+            if keep(&*owner, seq, &refused).await {
                 owner.spool().complete(O::QUEUE, seq);
             }
             bytes
         };
         self.keeping.push(keeping.boxed());
     }
+}
+
+/// Sets a message aside. Its row is read once more: what is under way carries no copy of it.
+async fn keep<O: Owner>(owner: &O, seq: u64, refused: &[(Part, Refusal)]) -> bool {
+    // An error: the bridge stops, and the row stays.
+    let Ok(stored) = owner.spool().read(O::QUEUE, seq).await else { return false };
+    let parts: Vec<&Part> = refused.iter().map(|(part, _)| part).collect();
+    let row = stored.and_then(|stored| owner.again(&stored.data, &parts)).unwrap_or_default();
+    owner.set_aside().keep(&Kept::new(O::QUEUE, refused, row.into())).await
 }
 
 /// These parts failed each time while others did not.

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::lanes::HeldUp;
-use crate::local::Publication;
+use super::{Part, codec};
 use crate::mqtt::{ForNow, NotNow, Refusal};
 use crate::observe::counters::Counters;
 use crate::observe::log::Seldom;
@@ -99,6 +98,58 @@ impl BusyBoard {
     }
 }
 
+/// A message of which the broker refused something for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// When: milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// What was refused.
+    pub refused: Vec<RefusedPublish>,
+    /// The queue that it goes back to.
+    pub queue: Queue,
+    /// The row by which it goes back. Empty if the disk has damaged the message meanwhile.
+    #[serde(with = "codec::whole")]
+    pub row: Bytes,
+}
+
+/// One publish that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedPublish {
+    /// Where to.
+    pub topic: String,
+    /// The size of its payload.
+    pub bytes: u64,
+    /// Why, and what to do about it.
+    pub why: String,
+}
+
+impl Kept {
+    /// What is set aside now.
+    #[must_use]
+    pub fn new(queue: Queue, refused: &[(Part, Refusal)], row: Bytes) -> Self {
+        let publish = |(Part { publication, .. }, Refusal { reason, remedy }): &(Part, Refusal)| RefusedPublish {
+            topic: publication.topic.clone(),
+            bytes: publication.payload.len() as u64,
+            why: format!("{reason}; {remedy}"),
+        };
+        Self { at_ms: clock::wall_now_ms(), refused: refused.iter().map(publish).collect(), queue, row }
+    }
+
+    /// What a row of the set-aside store says.
+    ///
+    /// # Errors
+    /// If another version of the bridge wrote it.
+    pub fn decode(row: &[u8]) -> Result<Self, postcard::Error> {
+        codec::decode(row)
+    }
+
+    /// How long ago it was set aside.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        Duration::from_millis(clock::wall_now_ms().saturating_sub(self.at_ms))
+    }
+}
+
 /// The set-aside store.
 #[derive(Clone)]
 pub struct SetAside {
@@ -121,16 +172,11 @@ impl SetAside {
         Self { once: true, ..self.clone() }
     }
 
-    /// Keeps a refused publish, for as long as it takes while the disk refuses it. True once it is durable; false if the bridge
-    /// stops first: then the caller's own row is the only copy.
-    pub async fn keep(&self, refused: &Publication, refusal: &Refusal) -> bool {
-        let row = serde_json::json!({
-            "at_ms": clock::wall_now_ms(),
-            "topic": refused.topic,
-            "reason": refusal.reason,
-            "payload_base64": STANDARD.encode(&refused.payload),
-        });
-        let row = Bytes::from(row.to_string());
+    /// Keeps a message, for as long as it takes while the disk refuses it. True once it is durable; false if the bridge stops
+    /// first: then the caller's own row is the only copy.
+    pub async fn keep(&self, kept: &Kept) -> bool {
+        let Ok(row) = codec::encode(kept) else { return false };
+        let row = Bytes::from(row);
         let append = || self.spool.append(Queue::SetAside, row.clone(), None);
         let stored = if self.once {
             append().await.inspect_err(|error| self.tell(error))
@@ -138,11 +184,11 @@ impl SetAside {
             self.spool.patience().retry(append, |error| self.tell(error)).await
         };
         // Full: larger than the whole store, counted and warned of, and there is nowhere to keep it.
-        let kept = matches!(stored, Ok(_) | Err(AppendError::Full));
-        if kept {
+        let is_kept = matches!(stored, Ok(_) | Err(AppendError::Full));
+        for _ in kept.refused.iter().filter(|_| is_kept) {
             self.counters.publishes_set_aside.add();
         }
-        kept
+        is_kept
     }
 
     fn tell(&self, refused: &AppendError) {
@@ -150,15 +196,4 @@ impl SetAside {
             warn!(%refused, "a refused publish cannot be set aside now; what came with it waits in the spool meanwhile");
         }
     }
-}
-
-/// How long ago a row of the store was set aside.
-#[must_use]
-pub fn set_aside_age(row: &[u8]) -> Option<Duration> {
-    #[derive(serde::Deserialize)]
-    struct SetAsideAt {
-        at_ms: u64,
-    }
-    let SetAsideAt { at_ms } = serde_json::from_slice(row).ok()?;
-    Some(Duration::from_millis(clock::wall_now_ms().saturating_sub(at_ms)))
 }

@@ -127,6 +127,12 @@ impl Routing {
         self.routes.from_routes().get(number).zip(self.from.get(number))
     }
 
+    /// The routes from iLink of these names.
+    #[must_use]
+    pub fn called(&self, names: &[String]) -> Vec<Arc<RouteState>> {
+        self.from.iter().filter(|state| names.contains(&state.name)).cloned().collect()
+    }
+
     /// The route to iLink of this number.
     #[must_use]
     pub fn to_ilink(&self, number: usize) -> Option<(&ToRoute, &Arc<RouteState>)> {

@@ -116,6 +116,12 @@ impl PresenceBook {
         true
     }
 
+    /// Whether this is what was published of `uid` last, for a message that is sent once more.
+    #[must_use]
+    pub fn says(&self, uid: &Uid, online: bool) -> bool {
+        self.known.get(uid).is_some_and(|(known, _)| known.online == online) && !self.dropped.contains(uid)
+    }
+
     /// Takes over a changed configuration and returns the uids it dropped, whose retained topics are to be cleared; `last` is the
     /// last row that was stored before.
     pub fn reconfigure(&mut self, configured: HashSet<Uid>, last: u64) -> Vec<Uid> {

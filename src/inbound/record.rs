@@ -10,7 +10,7 @@ use ulid::Ulid;
 use crate::delivery::lanes::Memo;
 use crate::delivery::routing::RouteState;
 use crate::delivery::{Part, codec};
-use crate::local::Received;
+use crate::local::{Publication, Received, publication};
 use crate::observe::activity::Verdict;
 use crate::os::clock::{self, Stamp};
 use crate::protocol::{Push, Uid};
@@ -33,6 +33,62 @@ pub enum Record {
         /// Each uid, and whether it is online.
         states: Vec<(Uid, bool)>,
     },
+    /// A push that was set aside and is sent once more: what the broker refused of it.
+    PushAgain {
+        /// As before.
+        id: [u8; 16],
+        /// As before: by this it is late or not.
+        at: Stamp,
+        /// As before.
+        #[serde(with = "codec::whole")]
+        body: Bytes,
+        /// What to send.
+        refused: Refused,
+    },
+    /// The same of states: what is still true of them is published.
+    StatesAgain {
+        /// Each uid, and whether it was online.
+        states: Vec<(Uid, bool)>,
+    },
+}
+
+/// Which publishes of a push were refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The raw message, or the retained presence.
+    pub raw: bool,
+    /// The envelope.
+    pub event: bool,
+    /// Those of the routes of these names.
+    pub routes: Vec<String>,
+}
+
+impl Refused {
+    fn of(parts: &[&Part]) -> Self {
+        let mut refused = Self::default();
+        for Part { publication, route } in parts {
+            match route {
+                Some(route) => refused.routes.push(route.name.clone()),
+                None if is_event(publication) => refused.event = true,
+                None => refused.raw = true,
+            }
+        }
+        refused
+    }
+
+    /// Keeps what was refused. If there is no such publish any more (it is too late for the raw one, `mqtt.output` has changed),
+    /// what there is instead stands for it.
+    pub(super) fn retain_in(&self, parts: &mut Vec<Part>) {
+        let wanted = |part: &Part| if is_event(&part.publication) { self.event } else { self.raw };
+        if parts.iter().any(wanted) || !(self.raw || self.event) {
+            parts.retain(wanted);
+        }
+    }
+}
+
+/// Of a push's own publishes, the envelope is the one that is JSON by its type.
+fn is_event(publication: &Publication) -> bool {
+    publication.content_type == Some(publication::JSON)
 }
 
 impl Record {
@@ -40,6 +96,17 @@ impl Record {
     #[must_use]
     pub fn push(body: Bytes) -> Self {
         Self::Push { id: Ulid::generate().to_bytes(), at: Stamp::now(), body }
+    }
+
+    /// The row by which a row comes back, of which these parts were refused for good.
+    #[must_use]
+    pub fn again(self, refused: &[&Part]) -> Self {
+        match self {
+            Self::Push { id, at, body } | Self::PushAgain { id, at, body, .. } => {
+                Self::PushAgain { id, at, body, refused: Refused::of(refused) }
+            }
+            Self::States { states } | Self::StatesAgain { states } => Self::StatesAgain { states },
+        }
     }
 
     /// The bytes of the row.
@@ -65,6 +132,8 @@ pub struct Accepted {
     pub(super) received: Received,
     pub(super) at: Stamp,
     pub(super) fate: Fate,
+    /// What of it is sent, if it is sent once more.
+    pub(super) again: Option<Refused>,
 }
 
 /// What was published of a push, for those who watch.
@@ -95,25 +164,31 @@ pub enum Row {
     Push(Box<Accepted>),
     /// Who is online, as iLink told.
     States(Vec<(Uid, bool)>),
+    /// As it told earlier.
+    StatesAgain(Vec<(Uid, bool)>),
 }
 
 impl Row {
     pub(super) fn decode(row: &[u8]) -> Result<Self, String> {
         match Record::decode(row).map_err(|error| error.to_string())? {
             Record::States { states } => Ok(Self::States(states)),
-            Record::Push { id, at, body } => {
-                let push = Push::decode(&body).unwrap_or_else(|_| Push::unreadable(&body));
-                let received = Received { id: Ulid::from_bytes(id), received_at: clock::rfc3339(at.wall_ms()) };
-                Ok(Self::Push(Box::new(Accepted { push, received, at, fate: Fate::Delivered })))
-            }
+            Record::StatesAgain { states } => Ok(Self::StatesAgain(states)),
+            Record::Push { id, at, body } => Ok(Self::push(id, at, &body, None)),
+            Record::PushAgain { id, at, body, refused } => Ok(Self::push(id, at, &body, Some(refused))),
         }
+    }
+
+    fn push(id: [u8; 16], at: Stamp, body: &[u8], again: Option<Refused>) -> Self {
+        let push = Push::decode(body).unwrap_or_else(|_| Push::unreadable(body));
+        let received = Received { id: Ulid::from_bytes(id), received_at: clock::rfc3339(at.wall_ms()) };
+        Self::Push(Box::new(Accepted { push, received, at, fate: Fate::Delivered, again }))
     }
 
     /// Whose lane it goes by. What has no sender shares one.
     pub(super) fn sender(&self) -> Option<&Uid> {
         match self {
             Self::Push(accepted) => accepted.push.message.from_uid(),
-            Self::States(_) => None,
+            Self::States(_) | Self::StatesAgain(_) => None,
         }
     }
 }
@@ -186,6 +261,47 @@ mod tests {
         assert_eq!(Record::decode(&push.encode().unwrap()).unwrap(), push);
         let states = Record::States { states: vec![("413".parse().unwrap(), true)] };
         assert_eq!(Record::decode(&states.encode().unwrap()).unwrap(), states);
+    }
+
+    fn part(topic: &str, json: bool) -> Part {
+        let publication = Publication::raw(topic.to_owned(), "x");
+        let publication = if json { Publication::json(topic.to_owned(), b"{}".to_vec()) } else { publication };
+        Part { publication, route: None }
+    }
+
+    #[test]
+    fn what_was_refused_is_sent_again_and_nothing_else() {
+        let both = || vec![part("ilink/recv/user/1/text", false), part("ilink/event/text", true)];
+        let late = || vec![part("ilink/event/text", true)];
+        let left = |refused: &[usize], mut parts: Vec<Part>| {
+            let all = both();
+            let refused: Vec<_> = refused.iter().map(|n| &all[*n]).collect();
+            Refused::of(&refused).retain_in(&mut parts);
+            parts.into_iter().map(|part| part.publication.topic).collect::<Vec<_>>()
+        };
+        assert_eq!(left(&[0], both()), ["ilink/recv/user/1/text"]);
+        assert_eq!(left(&[1], both()), ["ilink/event/text"]);
+        assert_eq!(left(&[0, 1], both()).len(), 2);
+        assert_eq!(left(&[0], late()), ["ilink/event/text"], "too late for the raw one: it is told as an event");
+        assert_eq!(left(&[], both()), [""; 0], "only a route's was refused");
+    }
+
+    #[test]
+    fn a_row_comes_back_as_what_it_was() {
+        let push = Record::push(Bytes::from_static(b"{}"));
+        let Record::Push { id, at, body } = push.clone() else { panic!() };
+        let (raw, event) = (part("ilink/recv/user/1/text", false), part("ilink/event/text", true));
+        let again = push.again(&[&raw, &event]);
+        let refused = Refused { raw: true, event: true, routes: Vec::new() };
+        assert_eq!(again, Record::PushAgain { id, at, body: body.clone(), refused });
+        assert_eq!(Record::decode(&again.encode().unwrap()).unwrap(), again);
+        // Refused once more, it is what was refused this time.
+        let refused = Refused { event: true, ..Refused::default() };
+        assert_eq!(again.again(&[&event]), Record::PushAgain { id, at, body, refused });
+        let states = vec![("413".parse().unwrap(), true)];
+        let again = Record::States { states: states.clone() }.again(&[&raw]);
+        assert_eq!(again, Record::StatesAgain { states });
+        assert_eq!(again.clone().again(&[&raw]), again);
     }
 
     #[test]

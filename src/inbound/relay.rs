@@ -23,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::presence::{PresenceBook, Retained};
-use super::record::{Accepted, Fate, Row, Seen};
+use super::record::{Accepted, Fate, Record, Row, Seen};
 use super::repeats::Repeats;
+use crate::delivery::Part;
 use crate::delivery::courier::{Courier, Owner};
 use crate::delivery::lanes::Patience;
 use crate::delivery::refused::{BusyBoard, SetAside};
@@ -194,7 +195,7 @@ impl Owner for Relay {
 
     fn done(&self, row: Row, set_aside: bool) -> Done {
         let push = match row {
-            Row::States(_) => None,
+            Row::States(_) | Row::StatesAgain(_) => None,
             Row::Push(mut accepted) => {
                 if set_aside {
                     accepted.fate = Fate::SetAside;
@@ -222,6 +223,10 @@ impl Owner for Relay {
             repeats.delivered(seq);
         }
         debug!(seq, set_aside, "a push is done with");
+    }
+
+    fn again(&self, stored: &[u8], refused: &[&Part]) -> Option<Vec<u8>> {
+        Record::decode(stored).ok()?.again(refused).encode().ok()
     }
 
     fn spool(&self) -> &Arc<dyn Store> {

@@ -24,7 +24,8 @@ impl Relay {
     pub(super) fn render(&self, row: &mut Row, seq: u64, seen: &mut Seen, book: &mut PresenceBook) -> Vec<Part> {
         let mut parts = match row {
             Row::Push(accepted) => self.render_push(accepted, seq, seen, book),
-            Row::States(states) => plain(self.render_states(states, seq, book)),
+            Row::States(states) => plain(self.render_states(states, |uid, online| book.note(uid, online, None, seq))),
+            Row::StatesAgain(states) => plain(self.render_states(states, |uid, online| book.says(uid, online))),
         };
         parts.retain(|part| !seen.is_settled(part));
         parts
@@ -35,6 +36,8 @@ impl Relay {
         let mut stale = false;
         let mut flags = Flags::default();
         match message {
+            // What came after it may be known only from `ham_user/states`, which says no time: so it is not noted once more.
+            Message::Presence { from, online, .. } if accepted.again.is_some() => stale = !book.says(from, *online),
             Message::Presence { from, online, time } => stale = !book.note(from, *online, Some(*time), seq),
             Message::Other { .. } => {}
             _ => {
@@ -63,11 +66,15 @@ impl Relay {
             accepted.fate = Fate::Stale;
         }
         let mut parts = plain(self.publications(accepted, flags, stale));
+        if let Some(refused) = &accepted.again {
+            refused.retain_in(&mut parts);
+        }
         if !flags.not_allowed {
             let (routing, config) = (Arc::clone(&self.routing.borrow()), &self.config);
             let when = (&accepted.received, &accepted.at);
-            let fired = seen.more.as_ref().map(|more| more.fired.as_slice());
-            let only = again.then_some(fired.unwrap_or_default());
+            let before = seen.more.as_ref().map(|more| more.fired.as_slice());
+            let earlier = accepted.again.as_ref().map(|refused| routing.called(&refused.routes));
+            let only = if again { Some(before.unwrap_or_default()) } else { earlier.as_deref() };
             let routed = routed(&routing, message, when, &config.uid, config.raw_max_age, only);
             if !again && !routed.is_empty() {
                 seen.more.get_or_insert_default().fired = routed.iter().filter_map(|part| part.route.clone()).collect();
@@ -89,9 +96,9 @@ impl Relay {
         settings.allow_from.is_empty() || from.is_some_and(|from| settings.allow_from.contains(from))
     }
 
-    fn render_states(&self, states: &[(Uid, bool)], seq: u64, book: &mut PresenceBook) -> Vec<Publication> {
+    fn render_states(&self, states: &[(Uid, bool)], mut holds: impl FnMut(&Uid, bool) -> bool) -> Vec<Publication> {
         let publish = |(uid, online): &(Uid, bool)| {
-            book.note(uid, *online, None, seq).then(|| Retained::publication(&self.config.base, uid, *online))
+            holds(uid, *online).then(|| Retained::publication(&self.config.base, uid, *online))
         };
         states.iter().filter_map(publish).collect()
     }

@@ -138,6 +138,8 @@ counters! {
     presence_stale,
     /// Publishes that the broker refused for good, set aside.
     publishes_set_aside,
+    /// Messages that were set aside and put back.
+    set_aside_retried,
     /// Commands made durable.
     commands_stored,
     /// Commands recognised as the broker's redelivery of a stored one.

@@ -27,6 +27,7 @@ use crate::cloud::{Executed, Outcome, Session};
 use crate::local::command::decode_call;
 use crate::local::{Globs, Rules, Status};
 use crate::observe::progress;
+use crate::operate::set_aside::{self, Desk, NotDone, Which};
 use crate::operate::status::bundle::Bundle;
 use crate::operate::status::{Overview, Report, Reports};
 use crate::os::tasks::Children;
@@ -153,6 +154,8 @@ pub enum Verb {
     CallbackUrl,
     /// What a bug report holds.
     Report,
+    /// List, put back or drop what is set aside.
+    SetAside(SetAside),
     /// The state of every part.
     Status {
         /// Only whether the loops make progress.
@@ -160,6 +163,21 @@ pub enum Verb {
         /// As JSON.
         json: bool,
     },
+}
+
+/// What is to be done with what is set aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SetAside {
+    /// List it.
+    List {
+        /// As JSON.
+        json: bool,
+    },
+    /// Put it back into its queue.
+    Retry(Which),
+    /// Drop it.
+    Drop(Which),
 }
 
 /// What came of it.
@@ -223,6 +241,7 @@ impl Verbs {
             Verb::Query => answer(self.session()?.query().await),
             Verb::CallbackUrl => url(&(self.callback_url)(&self.identity.path_secret())),
             Verb::Report => self.bug_report().await,
+            Verb::SetAside(what) => set_aside(self.report().desk.as_deref(), what).await,
             Verb::Status { healthy: true, .. } => self.healthy(),
             Verb::Status { json, .. } => self.status(json).await,
         })
@@ -231,11 +250,7 @@ impl Verbs {
     /// Only the bridge that leads has a session.
     fn session(&self) -> Result<Session, Answer> {
         let session = self.session.borrow().clone();
-        session.ok_or_else(|| Answer {
-            exit: EXIT_UNAVAILABLE,
-            text: "this member of the cluster stands by: ask the one that leads, which `ilink2mqtt status` names"
-                .to_owned(),
-        })
+        session.ok_or_else(stands_by)
     }
 
     async fn register(&self, session: Session, new_secret: bool) -> Answer {
@@ -281,6 +296,32 @@ impl Verbs {
             return Answer { exit: 0, text: "all loops make progress".to_owned() };
         }
         Answer { exit: EXIT_INTERNAL, text: format!("no progress for 30 s: {}", stuck.join(", ")) }
+    }
+}
+
+fn stands_by() -> Answer {
+    let text =
+        "this member of the cluster stands by: ask the one that leads, which `ilink2mqtt status` names".to_owned();
+    Answer { exit: EXIT_UNAVAILABLE, text }
+}
+
+/// Lists, puts back or drops what is set aside; only the bridge that leads has a `desk`.
+pub async fn set_aside(desk: Option<&Desk>, what: SetAside) -> Answer {
+    let Some(desk) = desk else { return stands_by() };
+    let done = match what {
+        SetAside::List { json } => desk.list().await.map_err(NotDone::from).map(|entries| {
+            if json { serde_json::to_string_pretty(&entries).unwrap_or_default() } else { set_aside::text(&entries) }
+        }),
+        SetAside::Retry(which) => desk.retry(&which).await.map(|count| format!("{count} put back")),
+        SetAside::Drop(which) => desk.drop(&which).await.map(|count| format!("{count} dropped")),
+    };
+    match done {
+        Ok(text) => Answer { exit: 0, text },
+        Err(error @ (NotDone::NoSuchId(_) | NotDone::NoneNamed)) => {
+            Answer { exit: EXIT_USAGE, text: error.to_string() }
+        }
+        Err(error @ NotDone::Full(_)) => Answer { exit: EXIT_UNAVAILABLE, text: error.to_string() },
+        Err(error) => internal(&error),
     }
 }
 

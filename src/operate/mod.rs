@@ -1,7 +1,8 @@
 //! What the operator sees of a running bridge, and what they ask of it: its state in one piece ([`status`]), over HTTP
-//! ([`admin`]), on the control socket ([`control`]), and towards a service manager ([`systemd`]).
+//! ([`admin`]), on the control socket ([`control`]), what is set aside ([`set_aside`]), and towards a service manager ([`systemd`]).
 
 pub mod admin;
 pub mod control;
+pub mod set_aside;
 pub mod status;
 pub mod systemd;

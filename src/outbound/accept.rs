@@ -28,11 +28,11 @@ use ulid::Ulid;
 
 use super::attempt::passed;
 use super::deliver::Accepted;
-use super::record::{Command, Mark, Record, ReplyTo, StoredResult};
+use super::record::{Command, Mark, ReplyTo, StoredResult};
 use super::redelivery::{Digest, Redelivery, digest};
 use super::route_book::{Remembered, RouteBook};
 use super::shares::Shares;
-use crate::delivery::refused::SetAside;
+use crate::delivery::refused::{Kept, SetAside};
 use crate::delivery::routing::Routing;
 use crate::delivery::{Part, Settled, hand_over, settle};
 use crate::local::command::reference;
@@ -357,18 +357,17 @@ impl Accept {
             let handling = Handling::default();
             match settle(hand_over(&self.publisher, parts, &handling).await, &handling).await {
                 Settled::All { refused, .. } => {
-                    for (part, refusal) in refused {
+                    if !refused.is_empty() {
+                        let row = StoredResult::row(&reply_to, result);
                         // Also if the disk is full: one message must not hold up the PUBACKs of all others.
-                        self.set_aside.keep(&part.publication, &refusal).await;
+                        self.set_aside.keep(&Kept::new(Queue::Outbound, &refused, row)).await;
                     }
                     return ack;
                 }
                 Settled::Stopped => return None,
                 Settled::ForNow { .. } | Settled::Again { .. } => {}
             }
-            let stored = StoredResult { at: Stamp::now(), reply_to: reply_to.clone(), json: result.to_json() };
-            let Ok(row) = Record::Result(stored).encode() else { return ack };
-            match self.spool.append(Queue::Outbound, row.into(), None).await {
+            match self.spool.append(Queue::Outbound, StoredResult::row(&reply_to, result), None).await {
                 Ok(seq) => {
                     let _ = self.results.send(seq);
                     return ack;

@@ -96,6 +96,16 @@ impl Record {
     }
 }
 
+impl StoredResult {
+    /// The row of a result that was not in the spool.
+    #[must_use]
+    pub fn row(reply_to: &ReplyTo, result: &CommandResult) -> Bytes {
+        let stored = Self { at: Stamp::now(), reply_to: reply_to.clone(), json: result.to_json() };
+        // Only serialisation itself could fail, which no value of these types makes it do.
+        Record::Result(stored).encode().unwrap_or_default().into()
+    }
+}
+
 impl Command {
     /// The boot-time instant after which it must not be sent.
     #[must_use]

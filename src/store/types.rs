@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 /// What a row costs beyond its data: counted against the cap, so that a flood of empty rows is bounded too.
@@ -13,7 +14,7 @@ pub const ROW_OVERHEAD: u64 = 32;
 pub const MAX_COMMANDS: u64 = 250_000;
 
 /// One of the three durable queues. Each numbers its rows and never gives a number twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Queue {
     /// iLink → MQTT.
     Inbound,

@@ -29,6 +29,7 @@
 //! | `blackbox/results.rs` | results that the broker does not take at once |
 //! | `blackbox/rights.rs` | the ACL that is shipped for Mosquitto |
 //! | `blackbox/security.rs` | TLS on every side, passwords, who may see the admin listener |
+//! | `blackbox/set_aside.rs` | what the broker refused comes after all, when the cause is gone |
 //! | `blackbox/smoke.rs` | a push becomes a message, a message becomes a call |
 //! | `blackbox/state.rs` | retained topics, readiness, presence, two bridges with one base |
 //! | `blackbox/states.rs` | what keeps messages from passing is told alike in all four places |

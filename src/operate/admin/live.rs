@@ -11,12 +11,13 @@ use std::time::Duration;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use secrecy::SecretString;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::page::sections;
+use super::page::{SECTIONS, sections};
 use crate::operate::status::{Overview, Report, Reports};
 use crate::os::tasks;
 
@@ -42,6 +43,7 @@ enum Ended {
 /// A stream, until `stop`. It holds `permit` while it lives; `cut` ends its connection.
 pub(super) fn events(
     mut reports: Reports,
+    word: Option<SecretString>,
     permit: OwnedSemaphorePermit,
     stop: CancellationToken,
     cut: CancellationToken,
@@ -56,7 +58,7 @@ pub(super) fn events(
             () = sleep(LIFE) => return,
             // The page opens another one, which looks at the new report.
             Ok(()) = reports.changed() => return,
-            ended = tell(&report, &to_peer) => ended,
+            ended = tell(&report, word.as_ref(), &to_peer) => ended,
         };
         if ended == Ended::Slow {
             cut.cancel();
@@ -74,10 +76,10 @@ pub(super) fn events(
 }
 
 /// Sends each section, and again whenever it has changed.
-async fn tell(report: &Report, to_peer: &mpsc::Sender<Event>) -> Ended {
+async fn tell(report: &Report, word: Option<&SecretString>, to_peer: &mpsc::Sender<Event>) -> Ended {
     let (mut passed, mut cloud) = (report.counters.activity.changed(), report.cloud.clone());
     let (mut link, mut writable) = (report.link.clone(), report.spool.writable());
-    let mut told = [const { String::new() }; 6];
+    let mut told = [const { String::new() }; SECTIONS];
     let mut tick = interval(AT_LATEST);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -94,7 +96,7 @@ async fn tell(report: &Report, to_peer: &mpsc::Sender<Event>) -> Ended {
         cloud.mark_unchanged();
         link.mark_unchanged();
         writable.mark_unchanged();
-        let now = sections(&Overview::of(report).await);
+        let now = sections(&Overview::of(report).await, word);
         for (told, (id, html)) in told.iter_mut().zip(now) {
             if *told == html {
                 continue;

@@ -5,6 +5,7 @@
 //! is (Home Assistant's, which shows the page in a frame of its own). It shows states, never secrets, and contents of
 //! messages only if the operator asked for them. Streams of events are few: the listener always has room for a `/healthz`.
 
+mod forms;
 mod live;
 mod page;
 
@@ -15,13 +16,13 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderName, REFERRER_POLICY,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderName, LOCATION, REFERRER_POLICY,
     RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, post};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::body::Incoming;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::http;
 use crate::http::listener::{self, NoAnswer, Serve, Visit};
 use crate::observe::progress;
+use crate::operate::control::{self, Answer};
 use crate::operate::status::{self, Overview, Report, Reports};
 
 /// So many streams of events at once; fewer where the listener has little room.
@@ -57,11 +59,18 @@ pub struct Admin {
 /// What the handlers share.
 struct Shared {
     admin: Admin,
+    /// What a form must hold.
+    word: Option<SecretString>,
     streams: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
 impl Shared {
+    /// What the page's forms hold; none if it is to have none.
+    fn form_word(&self) -> Option<&SecretString> {
+        self.word.as_ref().filter(|_| self.admin.token.is_some())
+    }
+
     fn report(&self) -> Arc<Report> {
         Arc::clone(&self.admin.reports.borrow())
     }
@@ -78,15 +87,17 @@ struct Peer(IpAddr);
 /// Serves on `listener`, at most `room` connections at once, until `stop`.
 pub async fn serve(listener: TcpListener, admin: Admin, room: usize, stop: CancellationToken) {
     let streams = Arc::new(Semaphore::new((room / 4).clamp(1, STREAMS_AT_MOST)));
-    let shared = Arc::new(Shared { admin, streams, stop: stop.clone() });
+    let word = forms::word();
+    let shared = Arc::new(Shared { admin, word, streams, stop: stop.clone() });
     let router = Router::new()
         .route("/", get(status_page))
         .route("/events", get(events))
+        .route("/set-aside", post(set_aside))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .fallback(async || text(StatusCode::NOT_FOUND, "there is no such page\n".to_owned()))
-        .method_not_allowed_fallback(async || text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()))
+        .method_not_allowed_fallback(async || text(StatusCode::METHOD_NOT_ALLOWED, "not this method\n".to_owned()))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
         .with_state(shared);
     listener::serve(listener, "admin.listen", room, None, Pages(TowerToHyperService::new(router)), stop).await;
@@ -107,7 +118,8 @@ impl Serve for Pages {
 
 async fn status_page(State(shared): State<Arc<Shared>>) -> Response {
     let overview = Overview::of(&shared.report()).await;
-    let mut response = respond(StatusCode::OK, "text/html; charset=utf-8", page::page(&overview));
+    let page = page::page(&overview, shared.form_word());
+    let mut response = respond(StatusCode::OK, "text/html; charset=utf-8", page);
     if let Ok(policy) = HeaderValue::from_str(&page::POLICY) {
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     }
@@ -120,7 +132,36 @@ async fn events(State(shared): State<Arc<Shared>>, Extension(Cut(cut)): Extensio
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("15"));
         return response;
     };
-    live::events(shared.admin.reports.clone(), permit, shared.stop.clone(), cut)
+    let (reports, word) = (shared.admin.reports.clone(), shared.form_word().cloned());
+    live::events(reports, word, permit, shared.stop.clone(), cut)
+}
+
+/// The page's forms.
+async fn set_aside(
+    State(shared): State<Arc<Shared>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    request: Request,
+) -> Response {
+    let Some(word) = shared.form_word() else {
+        return text(StatusCode::FORBIDDEN, "only with admin.token: use `ilink2mqtt set-aside`\n".to_owned());
+    };
+    let by_ingress = shared.admin.trusted_ingress.contains(&peer);
+    let (head, body) = request.into_parts();
+    if !by_ingress && !shared.admin.knows(&head.headers) {
+        return unauthorized();
+    }
+    let what = match forms::read(&head.headers, body, by_ingress, word).await {
+        Ok(what) => what,
+        Err((status, why)) => return text(status, format!("{why}\n")),
+    };
+    let Answer { exit, text: said } = control::set_aside(shared.report().desk.as_deref(), what).await;
+    if exit != 0 {
+        return text(StatusCode::CONFLICT, said + "\n");
+    }
+    let mut response = text(StatusCode::SEE_OTHER, said + "\n");
+    // Relative: a proxy may have put the page anywhere.
+    response.headers_mut().insert(LOCATION, HeaderValue::from_static("./#set_aside"));
+    response
 }
 
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
@@ -160,7 +201,8 @@ async fn guard(
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let (frame, ancestors) = if by_ingress { ("SAMEORIGIN", "'self'") } else { ("DENY", "'none'") };
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static(frame));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // Not none: then a browser would not say where the page's own form comes from.
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     let resource_policy = HeaderName::from_static("cross-origin-resource-policy");
     headers.insert(resource_policy, HeaderValue::from_static("same-origin"));
     let policy = headers.get(CONTENT_SECURITY_POLICY).and_then(|policy| policy.to_str().ok());
@@ -188,11 +230,7 @@ impl Admin {
         if open || self.knows(headers) {
             return None;
         }
-        let body = "admin.token is needed, as Bearer or as password\n".to_owned();
-        let mut response = text(StatusCode::UNAUTHORIZED, body);
-        let basic = HeaderValue::from_static("Basic realm=\"ilink2mqtt\", charset=\"UTF-8\"");
-        response.headers_mut().insert(WWW_AUTHENTICATE, basic);
-        Some(response)
+        Some(unauthorized())
     }
 
     fn answers_to(&self, host: &str) -> bool {
@@ -222,6 +260,14 @@ impl Admin {
         };
         http::is_secret(&given, token)
     }
+}
+
+fn unauthorized() -> Response {
+    let body = "admin.token is needed, as Bearer or as password\n".to_owned();
+    let mut response = text(StatusCode::UNAUTHORIZED, body);
+    let basic = HeaderValue::from_static("Basic realm=\"ilink2mqtt\", charset=\"UTF-8\"");
+    response.headers_mut().insert(WWW_AUTHENTICATE, basic);
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response {

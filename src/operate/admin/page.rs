@@ -9,9 +9,11 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use maud::{Markup, html};
+use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
 use crate::observe::activity::{Passed, Verdict, Way};
+use crate::operate::set_aside::{Entry, Publish};
 use crate::operate::status::{Overview, Part, Problem};
 
 const PAGE: &str = include_str!("page.html");
@@ -26,7 +28,7 @@ pub(super) static POLICY: LazyLock<String> = LazyLock::new(|| {
     };
     format!(
         "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; img-src data:; \
-         base-uri 'none'; form-action 'none'",
+         base-uri 'none'; form-action 'self'",
         digest("style"),
         digest("script")
     )
@@ -34,10 +36,12 @@ pub(super) static POLICY: LazyLock<String> = LazyLock::new(|| {
 
 /// A part of the page that changes by itself: its element's id and its HTML.
 pub(super) type Section = (&'static str, String);
+/// So many there are.
+pub(super) const SECTIONS: usize = 8;
 
-/// The whole page.
-pub(super) fn page(overview: &Overview) -> String {
-    let mut places = Vec::from(sections(overview).map(|(id, html)| (id, html)));
+/// The whole page. `word`: what its forms hold; it has none without.
+pub(super) fn page(overview: &Overview, word: Option<&SecretString>) -> String {
+    let mut places = Vec::from(sections(overview, word).map(|(id, html)| (id, html)));
     let now = html! { "as of " (time(&overview.health.time)) };
     places.extend([
         ("title", html! { "ilink2mqtt " (overview.info.uid) }.into_string()),
@@ -60,13 +64,14 @@ fn fill(places: &[Section]) -> String {
 }
 
 /// What changes.
-pub(super) fn sections(overview: &Overview) -> [Section; 7] {
+pub(super) fn sections(overview: &Overview, word: Option<&SecretString>) -> [Section; SECTIONS] {
     [
         ("problems", problems(&overview.problems)),
         ("parts", parts(overview)),
         ("rates", rates(overview)),
         ("queues", queues(overview)),
         ("advice", advice(&overview.problems)),
+        ("set_aside", set_aside(overview, word)),
         ("messages", messages(&overview.messages)),
         ("counters", counters(overview)),
     ]
@@ -185,6 +190,54 @@ fn queues(overview: &Overview) -> Markup {
                     }
                 }
             }
+        }
+    }
+}
+
+/// The oldest that are set aside, and with `word` a form for each and for all.
+fn set_aside(overview: &Overview, word: Option<&SecretString>) -> Markup {
+    let depth = overview.health.queues.set_aside.depth;
+    html! {
+        @if depth > 0 {
+            section {
+                h2 { "Set aside" }
+                p.faint {
+                    "The broker refused these for good. When the cause is gone, they can be sent again."
+                    @if overview.set_aside.len() as u64 != depth { " The oldest of " (depth) ":" }
+                }
+                @if let Some(word) = word { (form(word, None)) }
+                ul { @for entry in &overview.set_aside { (entry_item(entry, word)) } }
+            }
+        }
+    }
+}
+
+fn entry_item(Entry { id, kind, at, from, refused, content }: &Entry, word: Option<&SecretString>) -> Markup {
+    html! {
+        li {
+            strong { (kind) @if let Some(from) = from { " from " bdi { (from) } } }
+            " " small.faint { (time(at)) " " code { (id) } }
+            @if let Some(content) = content { bdi.content { (content) } }
+            @for Publish { topic, bytes, why } in refused {
+                p { bdi { (topic) } ", " (size(*bytes)) ": " (why) }
+            }
+            @if let Some(word) = word { (form(word, Some(id))) }
+        }
+    }
+}
+
+/// It works without scripts.
+fn form(word: &SecretString, id: Option<&str>) -> Markup {
+    html! {
+        form method="post" action="set-aside" {
+            input type="hidden" name="word" value=(word.expose_secret());
+            @match id {
+                Some(id) => input type="hidden" name="id" value=(id);,
+                None => input type="hidden" name="all" value="";,
+            }
+            button name="do" value="retry" { @if id.is_some() { "Send again" } @else { "Send all again" } }
+            " "
+            button name="do" value="drop" { @if id.is_some() { "Drop" } @else { "Drop all" } }
         }
     }
 }

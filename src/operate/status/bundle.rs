@@ -42,6 +42,8 @@ impl Bundle {
 
     /// Adds what a running bridge tells of itself, without what was said.
     pub fn add_overview(&mut self, mut overview: Overview) {
+        // Who sent it, and what.
+        overview.set_aside.clear();
         for message in &mut overview.messages {
             message.content = None;
             self.met.extend([message.from.clone(), message.to.clone()].into_iter().flatten());

@@ -9,14 +9,14 @@ use tokio::time::timeout;
 
 use super::report::{Part, Report, describe, time};
 use crate::cloud::ClosedEndpoint;
-use crate::delivery::refused::Busy;
+use crate::delivery::refused::{Busy, Kept};
 use crate::mqtt::Refused;
 use crate::os::clock;
 use crate::store::{Queue, Store};
 use crate::{inbound, outbound};
 
 /// How long the spool is waited for, for the age of what it holds.
-const DISK_PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const DISK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The state of every part, as `bridge/health` and `status` show it.
 #[derive(Debug, Serialize)]
@@ -206,14 +206,14 @@ async fn oldest(spool: &dyn Store, queue: Queue) -> Option<Duration> {
     let row = &spool.oldest(queue).await.ok()??.data;
     match queue {
         Queue::Inbound => match inbound::record::Record::decode(row).ok()? {
-            inbound::record::Record::Push { at, .. } => Some(at.age()),
-            inbound::record::Record::States { .. } => None,
+            inbound::record::Record::Push { at, .. } | inbound::record::Record::PushAgain { at, .. } => Some(at.age()),
+            inbound::record::Record::States { .. } | inbound::record::Record::StatesAgain { .. } => None,
         },
         Queue::Outbound => match outbound::record::Record::decode(row).ok()? {
             outbound::record::Record::Command(command) => Some(command.at.age()),
             outbound::record::Record::Result(result) => Some(result.at.age()),
         },
-        Queue::SetAside => crate::delivery::refused::set_aside_age(row),
+        Queue::SetAside => Some(Kept::decode(row).ok()?.age()),
     }
 }
 

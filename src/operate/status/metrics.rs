@@ -173,6 +173,11 @@ impl Report {
             ("pushes_set_aside_total", "Pushes set aside because the broker refused them", &counters.pushes_set_aside),
             ("presence_stale_total", "Presence older than what was published", &counters.presence_stale),
             ("set_aside_total", "Publishes set aside because the broker refused them", &counters.publishes_set_aside),
+            (
+                "set_aside_retried_total",
+                "Messages that were set aside and put back by the operator",
+                &counters.set_aside_retried,
+            ),
             ("commands_stored_total", "Commands made durable", &counters.commands_stored),
             (
                 "commands_redelivered_total",

@@ -3,12 +3,14 @@
 use std::fmt::Write;
 
 use serde::Serialize;
+use tokio::time::timeout;
 
-use super::health::{BusyHealth, ClosedHealth, Health, QueueHealth, RefusedHealth, in_words};
+use super::health::{BusyHealth, ClosedHealth, DISK_PATIENCE, Health, QueueHealth, RefusedHealth, in_words};
 use super::report::{Info, Part, Ready, Report, describe_parts};
 use crate::cloud::CloudState;
 use crate::mqtt::Subscriptions;
 use crate::observe::activity::{Minute, Passed, Way, harmless};
+use crate::operate::set_aside::Entry;
 use crate::store::Queue;
 
 /// From here on a queue is said to be nearly full, in per cent of its limit.
@@ -32,6 +34,8 @@ pub struct Overview {
     pub minutes: Vec<Minute>,
     /// The last messages, newest first.
     pub messages: Vec<Passed>,
+    /// The oldest messages that are set aside.
+    pub set_aside: Vec<Entry>,
 }
 
 /// Something is wrong.
@@ -63,6 +67,7 @@ impl Overview {
             queue_limit: report.spool.limit(Queue::Inbound),
             minutes: report.counters.activity.minutes(),
             messages: report.counters.activity.messages(),
+            set_aside: set_aside(report, &health).await,
             info,
             ready,
             health,
@@ -117,6 +122,13 @@ impl Overview {
                 found.push(Problem::new(false, name, cause, None));
             }
         }
+        if let depth @ 1.. = self.health.queues.set_aside.depth {
+            let cause = format!(
+                "{depth} kept that the broker refused for good; `ilink2mqtt set-aside list` says why; when the cause is gone, \
+                 `ilink2mqtt set-aside retry --all` sends them again"
+            );
+            found.push(Problem::new(false, "set aside", cause, None));
+        }
         for warning in &self.info.warnings {
             found.push(Problem::new(false, "configuration", *warning, None));
         }
@@ -130,6 +142,16 @@ impl Overview {
     pub fn json(&self) -> String {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
+}
+
+/// So many of those set aside are shown; the verb lists all.
+const SET_ASIDE: usize = 20;
+
+async fn set_aside(report: &Report, health: &Health) -> Vec<Entry> {
+    let desk = report.desk.as_ref().filter(|_| health.queues.set_aside.depth > 0);
+    let Some(desk) = desk else { return Vec::new() };
+    // Asked of the disk, which may hang; that must not hide all the rest.
+    timeout(DISK_PATIENCE, desk.oldest(SET_ASIDE)).await.unwrap_or_default()
 }
 
 /// So many messages are printed; the page shows more.

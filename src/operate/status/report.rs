@@ -13,6 +13,7 @@ use crate::local::Base;
 use crate::mqtt::{LinkCounters, LinkState, Subscriptions};
 use crate::observe::counters::Counters;
 use crate::observe::progress::Progress;
+use crate::operate::set_aside::Desk;
 use crate::os::clock;
 use crate::protocol::Variant;
 use crate::store::{Append, NotStored, Store};
@@ -64,6 +65,8 @@ pub struct Report {
     pub spool: Arc<dyn Append>,
     /// The queues; none on a member that stands by.
     pub queues: Option<Arc<dyn Store>>,
+    /// What is set aside; none on a member that stands by.
+    pub desk: Option<Arc<Desk>>,
     /// The session with iLink.
     pub cloud: watch::Receiver<Status>,
     /// The link to the broker.

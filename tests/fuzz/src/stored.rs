@@ -5,7 +5,7 @@
 use std::fs;
 use std::time::Duration;
 
-use ilink2mqtt::delivery::refused;
+use ilink2mqtt::delivery::refused::Kept;
 use ilink2mqtt::inbound::presence::Known;
 use ilink2mqtt::inbound::record::Record as Inbound;
 use ilink2mqtt::local::CommandResult;
@@ -13,6 +13,7 @@ use ilink2mqtt::os::clock::{Stamp, rfc3339};
 use ilink2mqtt::outbound::record::Record as Outbound;
 use ilink2mqtt::protocol::{Push, Uid};
 use ilink2mqtt::state_dir::{Identity, Overrides, StateDir};
+use ilink2mqtt::store::Queue;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
@@ -25,7 +26,7 @@ pub fn run(data: &[u8]) {
         Some(b'i') => check_inbound(bytes),
         Some(b'o') => check_outbound(bytes),
         Some(b'r') => check_result(bytes),
-        Some(b'a') => drop(refused::set_aside_age(bytes)),
+        Some(b'a') => check_set_aside(bytes),
         Some(b'p') => drop(postcard::from_bytes::<Known>(bytes)),
         Some(b'j') => check_identity(bytes),
         _ => {}
@@ -42,11 +43,11 @@ fn check_inbound(bytes: &[u8]) {
     let Ok(record) = Inbound::decode(bytes) else { return };
     assert_eq!(Inbound::decode(&record.encode().unwrap()).unwrap(), record);
     match record {
-        Inbound::Push { at, body, .. } => {
+        Inbound::Push { at, body, .. } | Inbound::PushAgain { at, body, .. } => {
             check_stamp(&at);
             let _ = Push::decode(&body);
         }
-        Inbound::States { states } => {
+        Inbound::States { states } | Inbound::StatesAgain { states } => {
             for (uid, _) in &states {
                 super::input::assert_publishable(&base(), &base().presence(uid));
             }
@@ -73,6 +74,16 @@ fn check_outbound(bytes: &[u8]) {
                 let _ = stored.reply_to.publications(&base(), &result);
             }
         }
+    }
+}
+
+fn check_set_aside(bytes: &[u8]) {
+    let Ok(kept) = Kept::decode(bytes) else { return };
+    let _ = (kept.age(), rfc3339(kept.at_ms));
+    match kept.queue {
+        Queue::Inbound => check_inbound(&kept.row),
+        Queue::Outbound => check_outbound(&kept.row),
+        Queue::SetAside => {}
     }
 }
 

@@ -17,6 +17,7 @@ mod rejections;
 mod results;
 mod rights;
 mod security;
+mod set_aside;
 mod smoke;
 mod state;
 pub(crate) mod states;

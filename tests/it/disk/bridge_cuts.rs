@@ -115,7 +115,8 @@ struct Found {
 async fn contents(spool: &Spool) -> Found {
     let read = async |queue| spool.read_after(queue, 0, usize::MAX, usize::MAX).await.expect("reading works");
     let push = |row: Row| match inbound::record::Record::decode(&row.data).expect("a row that was written") {
-        inbound::record::Record::States { .. } => None,
+        inbound::record::Record::States { .. } | inbound::record::Record::StatesAgain { .. } => None,
+        inbound::record::Record::PushAgain { .. } => panic!("nothing was put back"),
         inbound::record::Record::Push { body, .. } => match Push::decode(&body).expect("a push").message {
             Message::Text { content, .. } => Some(String::from_utf8(content.bytes).expect("a text")),
             other => panic!("never pushed: {other:?}"),
