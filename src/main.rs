@@ -52,6 +52,12 @@ async fn execute(cli: Cli, sockets: Sockets) -> u8 {
                 Err(error) => fail(EXIT_INTERNAL, &error.to_string()),
             };
         }
+        Command::Schema(arguments) => {
+            return match arguments.document.text() {
+                Ok(text) => print_bytes(text.as_bytes()),
+                Err(error) => fail(EXIT_INTERNAL, &error.to_string()),
+            };
+        }
         Command::Sim(arguments) => return run_sim(arguments).await,
         Command::Demo(arguments) => return demo::run(arguments).await,
         Command::Setup(arguments) => return setup(arguments, path, &environment).await,

@@ -4,6 +4,7 @@
 
 pub mod dry_run;
 pub mod manual;
+pub mod schema;
 pub mod set_aside;
 
 use std::ffi::OsString;
@@ -68,6 +69,8 @@ pub enum Command {
     SetAside(set_aside::SetAside),
     /// Test the routes on a message, or list them; sends nothing
     Route(Route),
+    /// Print the schema of the configuration or of what the bridge publishes, for editors and programs
+    Schema(schema::Schema),
     /// Run a simulated iLink, to try things out without an account
     Sim(Sim),
     /// Run a demo: a simulated iLink, a broker and the bridge in one process

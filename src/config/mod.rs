@@ -60,6 +60,9 @@ pub struct Config {
     /// `[[route.…]]`, checked and compiled.
     pub routes: Arc<Routes>,
     entries: Vec<Entry>,
+    /// The keys that there are.
+    #[cfg(test)]
+    known: std::collections::BTreeSet<String>,
 }
 
 impl Config {
@@ -98,6 +101,8 @@ impl Config {
         let homeassistant = HomeAssistant::read(&mut reader, base);
         let log = Log::read(&mut reader);
         let routes = route::read(&mut reader, base);
+        #[cfg(test)]
+        let known = reader.known().clone();
         let entries = reader.finish()?;
         let config = || {
             Ok::<_, reader::Failed>(Self {
@@ -113,6 +118,8 @@ impl Config {
                 log: log?,
                 routes: routes?,
                 entries,
+                #[cfg(test)]
+                known,
             })
         };
         // Never: whoever fails says why, and then there were problems.

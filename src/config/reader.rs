@@ -198,6 +198,12 @@ impl<'e> Reader<'e> {
         if problems.is_empty() { Ok(self.entries) } else { Err(ConfigError { problems }) }
     }
 
+    /// Every key that was asked for.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> &BTreeSet<String> {
+        &self.known
+    }
+
     /// What is written for a key. An empty variable stands for nothing, whatever the file says.
     fn take(&mut self, key: &str, empty: Empty) -> Option<(Value, Written)> {
         self.known.insert(key.to_owned());

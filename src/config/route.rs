@@ -197,6 +197,17 @@ impl Table<'_> {
     }
 }
 
+/// The keys of each kind of rule.
+#[cfg(test)]
+pub(super) fn keys() -> [(&'static str, Vec<&'static str>); 2] {
+    let dict = Dict::new();
+    let table = || Table { rule: String::new(), dict: &dict, place: "", asked: Vec::new(), problems: Vec::new() };
+    let (mut from, mut to) = (table(), table());
+    from_rule(&mut from);
+    to_rule(&mut to);
+    [(FROM, from.asked), (TO, to.asked)]
+}
+
 /// The routes as they would be written.
 pub(super) fn describe(routes: &Routes) -> String {
     let mut text = String::new();

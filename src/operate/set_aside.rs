@@ -284,7 +284,7 @@ impl Told {
                     | inbound::record::Record::PushAgain { id, body, .. },
                 ) => {
                     let message = Push::decode(&body).unwrap_or_else(|_| Push::unreadable(&body)).message;
-                    let content = message.content().map(|content| content.bytes.to_vec());
+                    let content = message.content().map(|content| content.bytes.clone());
                     let from = message.from_uid().cloned();
                     Self {
                         id: Some(Ulid::from_bytes(id)),

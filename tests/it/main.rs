@@ -131,6 +131,7 @@
 //! | `support/proxy.rs` | a TCP proxy that cuts |
 //! | `support/random.rs` | numbers from a fixed seed |
 //! | `support/reacting_broker.rs` | a broker that takes, refuses or dies at each publish |
+//! | `support/schema.rs` | a validator of JSON Schema |
 //! | `support/scripted_broker.rs` | a broker that does what a test says, packet by packet |
 //! | `support/scripted_cloud.rs` | an HTTP server that misbehaves as told |
 //! | `support/sim.rs` | the simulated service as a process |
@@ -139,6 +140,7 @@
 //! | `fuzz.rs` | every input that the fuzzer found (`tests/fuzz/`) |
 //! | `homeassistant.rs` | Home Assistant's discovery, as its integration reads it |
 //! | `messages.rs` | `deploy/messages.md` has every WARN and ERROR, and no other |
+//! | `schemas.rs` | the schemas that are shipped, held against real messages and the example configuration |
 //! | `setup.rs` | `setup`: from nothing to a configuration that works |
 //! | `spool.rs` | the files of the SQLite store: at rest, closed, damaged (what any store promises: `src/store/conformance`) |
 
@@ -165,6 +167,7 @@ mod hostile_devices;
 mod link;
 mod messages;
 mod routes;
+mod schemas;
 mod setup;
 mod sim;
 mod spool;

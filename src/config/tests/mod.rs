@@ -5,6 +5,7 @@ mod errors;
 mod example;
 mod loading;
 mod routes;
+mod schema;
 mod secrets;
 mod values;
 

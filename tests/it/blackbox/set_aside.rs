@@ -22,11 +22,9 @@ struct Lacking {
 const TREES: [&str; 7] = ["bridge", "event", "send", "call", "recv", "result", "presence"];
 
 fn lines(without: &[&str]) -> String {
-    let mut lines = "topic read #\ntopic write test/#\n".to_owned();
-    for tree in TREES.iter().filter(|tree| !without.contains(tree)) {
-        lines += &format!("topic write ilink/{tree}/#\n");
-    }
-    lines
+    let allowed = TREES.iter().filter(|tree| !without.contains(tree));
+    let lines = allowed.map(|tree| format!("topic write ilink/{tree}/#\n"));
+    ["topic read #\ntopic write test/#\n".to_owned()].into_iter().chain(lines).collect()
 }
 
 impl Lacking {

@@ -113,7 +113,7 @@ impl Out {
     }
 }
 
-/// Messages received, in order; the flag marks those a test has already asked for.
+/// Messages received, in order; the flag marks those already asked for.
 type Inbox = Vec<(Message, bool)>;
 
 /// A connected client. Its session outlives broker restarts, so that it misses nothing while the broker is away, and hears
@@ -126,10 +126,8 @@ pub(crate) struct Client {
     task: JoinHandle<()>,
 }
 
-/// What ended a request of ours.
 enum Acked {
     Publish(PubAck),
-    /// A QoS 0 message was written to the socket, or a QoS 2 message has ended.
     Written,
     Subscribe(Vec<SubscribeReasonCode>),
 }
@@ -377,6 +375,7 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         self.task.abort();
+        super::schema::check(&self.inbox);
     }
 }
 

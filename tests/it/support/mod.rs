@@ -14,6 +14,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod random;
 pub(crate) mod reacting_broker;
+pub(crate) mod schema;
 pub(crate) mod scripted_broker;
 pub(crate) mod scripted_cloud;
 pub(crate) mod sim;

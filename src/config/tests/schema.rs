@@ -1,0 +1,85 @@
+//! `deploy/schema/config.json` has the keys that the reader knows, no others, and their defaults. Whoever adds a key adds a line
+//! there.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::*;
+use crate::config::reader::{Effective, Place as From};
+use crate::config::route;
+
+/// Their defaults follow from other keys.
+const DEPENDENT: [&str; 3] = ["mqtt.client_id", "mqtt.response_topics", "mqtt.session_expiry"];
+
+fn schema() -> Value {
+    serde_json::from_str(include_str!("../../../deploy/schema/config.json")).unwrap()
+}
+
+/// The schema's keys and their schemas; a table that the reader reads as a whole is one.
+fn keys<'s>(schema: &'s Value, known: &BTreeSet<String>, before: &str, found: &mut Vec<(String, &'s Value)>) {
+    for (name, schema) in schema["properties"].as_object().unwrap() {
+        let key = format!("{before}{name}");
+        if schema["properties"].is_object() && !known.contains(&key) {
+            keys(schema, known, &format!("{key}."), found);
+        } else {
+            found.push((key, schema));
+        }
+    }
+}
+
+#[test]
+fn it_has_the_keys_of_the_reader() {
+    let (schema, config) = (schema(), load("").unwrap());
+    let mut found = Vec::new();
+    keys(&schema, &config.known, "", &mut found);
+    let found: BTreeSet<String> = found.into_iter().map(|(key, _)| key).collect();
+    let missing: Vec<_> = config.known.difference(&found).collect();
+    assert!(missing.is_empty(), "deploy/schema/config.json lacks {missing:?}: add a line to its section");
+    let unknown: Vec<_> = found.difference(&config.known).collect();
+    assert!(unknown.is_empty(), "the reader knows none of {unknown:?}");
+}
+
+#[test]
+fn it_has_the_keys_of_the_routes() {
+    let schema = schema();
+    for (kind, known) in route::keys() {
+        let properties = schema["$defs"][kind]["properties"].as_object().unwrap_or_else(|| panic!("$defs.{kind}"));
+        let (found, known): (BTreeSet<&str>, BTreeSet<&str>) =
+            (properties.keys().map(String::as_str).collect(), known.into_iter().collect());
+        assert_eq!(found, known, "deploy/schema/config.json, $defs.{kind}");
+        assert_eq!(schema["properties"]["route"]["properties"][kind]["items"]["$ref"], format!("#/$defs/{kind}"));
+    }
+}
+
+#[test]
+fn it_has_the_defaults() {
+    let (schema, config) = (schema(), load("").unwrap());
+    let mut found = Vec::new();
+    keys(&schema, &config.known, "", &mut found);
+    for entry in config.entries.iter().filter(|entry| entry.place == From::Default) {
+        let (_, schema) = found.iter().find(|(key, _)| *key == entry.key).unwrap();
+        match &entry.value {
+            Effective::Shown(_) if DEPENDENT.contains(&entry.key.as_str()) => {
+                assert!(schema.get("default").is_none(), "{}", entry.key);
+            }
+            Effective::Shown(value) => {
+                let value: Value = toml::from_str(&format!("it = {value}")).unwrap();
+                // A URL is shown with the path that it has without one.
+                let (said, is) = (schema["default"].to_string(), value["it"].to_string().replace("/\"", "\""));
+                assert_eq!(said, is, "{}", entry.key);
+            }
+            _ => assert!(schema.get("default").is_none(), "{} has none", entry.key),
+        }
+    }
+}
+
+#[test]
+fn every_key_says_what_it_is() {
+    let (schema, config) = (schema(), load("").unwrap());
+    let mut found = Vec::new();
+    keys(&schema, &config.known, "", &mut found);
+    for (key, schema) in found {
+        assert!(schema["description"].as_str().is_some_and(|text| text.ends_with('.')), "{key}");
+    }
+}
