@@ -250,7 +250,7 @@ pub(super) fn ids(config: &Config) -> Vec<String> {
     let uids = [&config.inbound.allow_from, &config.ilink.presence].into_iter().flatten().map(ToString::to_string);
     let subjects = config.ilink.topics.iter().map(|(subject, _)| subject.to_string());
     let contacts = &config.homeassistant.contacts;
-    let people = contacts.iter().flat_map(|contact| [contact.uid.to_string(), contact.name.clone()]);
+    let people = contacts.iter().flat_map(|contact| [contact.id.as_str().to_owned(), contact.name.clone()]);
     let ours = [config.ilink.uid.to_string(), config.ilink.appkey.clone()];
     ours.into_iter().chain(uids).chain(subjects).chain(people).collect()
 }

@@ -1,8 +1,8 @@
 //! Keeps what Home Assistant finds us by at the broker, and takes back what is configured no longer.
 //!
 //! The configurations of the entities are retained, sent again on each connection like everything about the bridge itself, and
-//! once more when Home Assistant says that it has started. Which topics the broker may have one at is noted in the spool
-//! before they are published, so that the next run knows what to take back, also when it is switched off.
+//! once more when Home Assistant says that it has started. Which topics the broker may have one at, or a contact's picture, is
+//! noted in the spool before they are published, so that the next run knows what to take back, also when it is switched off.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::local::{Discovery, Publication};
 use crate::mqtt::Publisher;
 use crate::store::Store;
 
-/// The note of the topics that may have a configuration of ours.
+/// The note of the topics that may have a configuration of ours, or a picture.
 const NOTE: &str = "homeassistant/topics";
 
 /// What makes us publish again.
@@ -41,7 +41,10 @@ pub(super) async fn run(
     loop {
         let presence = Arc::clone(&heard.settings.borrow_and_update());
         let entities = discovery.iter().flat_map(|discovery| discovery.entities(&presence.presence));
-        let wanted: BTreeMap<String, Publication> = entities.map(|entity| (entity.topic.clone(), entity)).collect();
+        // The relay publishes the pictures; here it is known which may be there.
+        let pictures = discovery.iter().flat_map(Discovery::pictures).map(|topic| (topic, None));
+        let entities = entities.map(|entity| (entity.topic.clone(), Some(entity)));
+        let wanted: BTreeMap<String, Option<Publication>> = entities.chain(pictures).collect();
         let stale: Vec<&String> = known.iter().filter(|topic| !wanted.contains_key(*topic)).collect();
         let new = wanted.keys().filter(|topic| !known.contains(*topic)).count();
         let mut taken_back = 0;
@@ -59,7 +62,7 @@ pub(super) async fn run(
             known.extend(wanted.keys().cloned());
             note(&*spool, &known);
         }
-        for entity in wanted.values() {
+        for entity in wanted.values().flatten() {
             publisher.set_state(entity.clone());
         }
         // What is published stands until one of these says otherwise. All arms only observe, or take one finished clearing out.

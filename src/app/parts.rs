@@ -14,7 +14,7 @@ use crate::config::{Ambiguous, Config, MqttProtocol};
 use crate::delivery::lanes::Patience;
 use crate::delivery::routing::{RouteStates, Routing};
 use crate::inbound::relay::{RelayConfig, RelaySettings};
-use crate::local::{Globs, Publication, Rules};
+use crate::local::{Contact, Globs, Publication, Rules};
 use crate::mqtt::{self, LinkConfig, LinkState, Protocol, RouteFilters, Subscriptions, Timing, TlsOptions};
 use crate::operate::status::Info;
 use crate::os::lease::Lease;
@@ -109,6 +109,13 @@ pub(super) fn relay_config(config: &Config) -> RelayConfig {
         uid: config.ilink.uid.clone(),
         output: config.mqtt.output,
         raw_max_age: config.inbound.raw_max_age,
+        pictures_of: config
+            .discovery()
+            .iter()
+            .flat_map(|told| &told.contacts)
+            .filter_map(Contact::uid)
+            .cloned()
+            .collect(),
         patience: Patience::default(),
     }
 }

@@ -150,7 +150,7 @@ pub(super) fn start_observers(
     let Around { config, store, session, routes, steps, .. } = *around;
     // They end after the loops.
     let (stop, Loops { publisher, births, .. }) = (|| steps.results.clone(), loops);
-    let telling = status::run(Arc::clone(report), publisher.clone(), stop());
+    let telling = status::run(Arc::clone(report), store.clone(), publisher.clone(), stop());
     supervisor.service("the report", Step::Observers, telling);
     let presence = queue_presence(session.presence_states(), store.clone(), steps.loops.clone());
     supervisor.errand("the reading of presence", Step::Observers, presence);

@@ -77,6 +77,7 @@ impl Config {
             line("# Home Assistant: when it has started, and the entities that it is told of.");
             line(&format!("topic read {}", discovery.birth_topic()));
             line(&format!("topic write {}", discovery.filter()));
+            line(&format!("topic write {}", base_topic.pictures()));
         }
         if self.routes.is_empty() {
             line("# Routes to and from devices' own topics need lines of their own; this configuration has none.");

@@ -4,7 +4,7 @@ use figment::value::{Dict, Value};
 use ipnet::IpNet;
 
 use super::values::{Given, Setting, quoted};
-use crate::local::{Base, Contact, Output};
+use crate::local::{Base, Contact, Correspondent, Output};
 use crate::protocol::{Qos, Subject, Uid};
 
 impl Setting for Uid {
@@ -113,15 +113,26 @@ impl Setting for (Subject, Qos) {
 
 impl Setting for Contact {
     fn read(given: &Given<'_>) -> Result<Self, String> {
-        let wanted = || "it must be { uid = \"…\", name = \"…\" }".to_owned();
-        let table = table(given, &["uid", "name"]).ok_or_else(wanted)?;
-        let uid = table.get("uid").and_then(|uid| Uid::read(&Given::Typed(uid)).ok());
+        let wanted =
+            || "it must be { uid = \"…\", name = \"…\" }, or the same with group or subject instead of uid".to_owned();
+        let table =
+            table(given, &["uid", "group", "subject", "name"]).filter(|table| table.len() == 2).ok_or_else(wanted)?;
+        let text = |key: &str| Given::Typed(table.get(key)?).text_or_digits();
+        let user = || Uid::read(&Given::Typed(table.get("uid")?)).ok().map(Correspondent::User);
+        let group = || text("group")?.parse().ok().map(Correspondent::Group);
+        let subject = || text("subject")?.parse().ok().filter(Subject::is_publishable).map(Correspondent::Subject);
+        let id = user().or_else(group).or_else(subject);
         let name = table.get("name").and_then(Value::as_str).map(str::to_owned).filter(|name| !name.trim().is_empty());
-        uid.zip(name).map(|(uid, name)| Self { uid, name }).ok_or_else(wanted)
+        id.zip(name).map(|(id, name)| Self { id, name }).ok_or_else(wanted)
     }
 
     fn show(&self) -> String {
-        format!("{{ uid = {}, name = {} }}", self.uid.show(), quoted(&self.name))
+        let key = match &self.id {
+            Correspondent::User(_) => "uid",
+            Correspondent::Group(_) => "group",
+            Correspondent::Subject(_) => "subject",
+        };
+        format!("{{ {key} = {}, name = {} }}", quoted(self.id.as_str()), quoted(&self.name))
     }
 }
 

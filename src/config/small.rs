@@ -174,8 +174,8 @@ impl HomeAssistant {
         let contacts = reader.or("homeassistant.contacts", "[]", any::<Vec<Contact>>);
         let (enabled, discovery_prefix, contacts) = (enabled?, prefix?, contacts?);
         let mut seen = HashSet::new();
-        if let Some(twice) = contacts.iter().find(|contact| !seen.insert(&contact.uid)) {
-            let message = format!("homeassistant.contacts: uid \"{}\" is there twice", twice.uid);
+        if let Some(twice) = contacts.iter().find(|contact| !seen.insert(&contact.id)) {
+            let message = format!("homeassistant.contacts: \"{}\" is there twice", twice.id.as_str());
             return Err(reader.conflict(message));
         }
         let base = base?;

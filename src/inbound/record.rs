@@ -59,6 +59,8 @@ pub struct Refused {
     pub raw: bool,
     /// The envelope.
     pub event: bool,
+    /// The sender's last picture.
+    pub picture: bool,
     /// Those of the routes of these names.
     pub routes: Vec<String>,
 }
@@ -69,8 +71,11 @@ impl Refused {
         for Part { publication, route } in parts {
             match route {
                 Some(route) => refused.routes.push(route.name.clone()),
-                None if is_event(publication) => refused.event = true,
-                None => refused.raw = true,
+                None => match Form::of(publication) {
+                    Form::Raw => refused.raw = true,
+                    Form::Event => refused.event = true,
+                    Form::Picture => refused.picture = true,
+                },
             }
         }
         refused
@@ -79,16 +84,34 @@ impl Refused {
     /// Keeps what was refused. If there is no such publish any more (it is too late for the raw one, `mqtt.output` has changed),
     /// what there is instead stands for it.
     pub(super) fn retain_in(&self, parts: &mut Vec<Part>) {
-        let wanted = |part: &Part| if is_event(&part.publication) { self.event } else { self.raw };
-        if parts.iter().any(wanted) || !(self.raw || self.event) {
-            parts.retain(wanted);
-        }
+        let wanted = |part: &Part| match Form::of(&part.publication) {
+            Form::Raw => self.raw,
+            Form::Event => self.event,
+            Form::Picture => self.picture,
+        };
+        let is_picture = |part: &Part| Form::of(&part.publication) == Form::Picture;
+        let gone = (self.raw || self.event) && !parts.iter().any(|part| wanted(part) && !is_picture(part));
+        parts.retain(|part| wanted(part) || (gone && !is_picture(part)));
     }
 }
 
-/// Of a push's own publishes, the envelope is the one that is JSON by its type.
-fn is_event(publication: &Publication) -> bool {
-    publication.content_type == Some(publication::JSON)
+/// In what form a push is published by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Raw,
+    Event,
+    Picture,
+}
+
+impl Form {
+    /// Told by its type.
+    fn of(publication: &Publication) -> Self {
+        match publication.content_type {
+            Some(publication::JSON) => Self::Event,
+            Some(media) if media.starts_with("image/") => Self::Picture,
+            _ => Self::Raw,
+        }
+    }
 }
 
 impl Record {
@@ -266,13 +289,15 @@ mod tests {
     fn part(topic: &str, json: bool) -> Part {
         let publication = Publication::raw(topic.to_owned(), "x");
         let publication = if json { Publication::json(topic.to_owned(), b"{}".to_vec()) } else { publication };
-        Part { publication, route: None }
+        let content_type = if topic.contains("picture") { Some("image/png") } else { publication.content_type };
+        Part { publication: Publication { content_type, ..publication }, route: None }
     }
 
     #[test]
     fn what_was_refused_is_sent_again_and_nothing_else() {
-        let both = || vec![part("ilink/recv/user/1/text", false), part("ilink/event/text", true)];
-        let late = || vec![part("ilink/event/text", true)];
+        let picture = || part("ilink/picture/1", false);
+        let both = || vec![part("ilink/recv/user/1/text", false), part("ilink/event/text", true), picture()];
+        let late = || vec![part("ilink/event/text", true), picture()];
         let left = |refused: &[usize], mut parts: Vec<Part>| {
             let all = both();
             let refused: Vec<_> = refused.iter().map(|n| &all[*n]).collect();
@@ -283,6 +308,8 @@ mod tests {
         assert_eq!(left(&[1], both()), ["ilink/event/text"]);
         assert_eq!(left(&[0, 1], both()).len(), 2);
         assert_eq!(left(&[0], late()), ["ilink/event/text"], "too late for the raw one: it is told as an event");
+        assert_eq!(left(&[2], both()), ["ilink/picture/1"]);
+        assert_eq!(left(&[0, 2], late()).len(), 2);
         assert_eq!(left(&[], both()), [""; 0], "only a route's was refused");
     }
 
@@ -292,7 +319,7 @@ mod tests {
         let Record::Push { id, at, body } = push.clone() else { panic!() };
         let (raw, event) = (part("ilink/recv/user/1/text", false), part("ilink/event/text", true));
         let again = push.again(&[&raw, &event]);
-        let refused = Refused { raw: true, event: true, routes: Vec::new() };
+        let refused = Refused { raw: true, event: true, ..Refused::default() };
         assert_eq!(again, Record::PushAgain { id, at, body: body.clone(), refused });
         assert_eq!(Record::decode(&again.encode().unwrap()).unwrap(), again);
         // Refused once more, it is what was refused this time.

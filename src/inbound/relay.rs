@@ -57,6 +57,8 @@ pub struct RelayConfig {
     pub output: Output,
     /// A raw message older than this is late; none means no limit.
     pub raw_max_age: Option<Duration>,
+    /// Whose last picture is kept at the broker.
+    pub pictures_of: HashSet<Uid>,
     /// With a broker that refuses something for now.
     pub patience: Patience,
 }

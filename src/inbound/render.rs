@@ -13,7 +13,7 @@ use super::record::{Accepted, Fate, Row, Seen, SentAs};
 use super::relay::Relay;
 use crate::delivery::Part;
 use crate::delivery::routing::{RouteState, Routing};
-use crate::local::{Flags, Publication, Received, publications, recv_levels};
+use crate::local::{Flags, Publication, Received, picture_of, publications, recv_levels};
 use crate::observe::activity::{Passed, Way, shown};
 use crate::os::clock::{self, Stamp};
 use crate::protocol::{Message, Uid};
@@ -66,6 +66,10 @@ impl Relay {
             accepted.fate = Fate::Stale;
         }
         let mut parts = plain(self.publications(accepted, flags, stale));
+        let has_picture = message.from_uid().is_some_and(|from| self.config.pictures_of.contains(from));
+        if has_picture && !flags.not_allowed {
+            parts.extend(plain(picture_of(&self.config.base, &accepted.push, &accepted.received)));
+        }
         if let Some(refused) = &accepted.again {
             refused.retain_in(&mut parts);
         }
@@ -128,7 +132,7 @@ impl Relay {
     }
 }
 
-fn plain(publications: Vec<Publication>) -> Vec<Part> {
+fn plain(publications: impl IntoIterator<Item = Publication>) -> Vec<Part> {
     publications.into_iter().map(|publication| Part { publication, route: None }).collect()
 }
 

@@ -13,6 +13,7 @@ use ulid::Ulid;
 
 use super::escape::escape_property;
 use super::filter::MAX_STRING;
+use super::picture;
 use super::publication::Publication;
 use super::topics::Base;
 use crate::protocol::content;
@@ -98,6 +99,16 @@ pub fn publications(
     let properties = user_properties(message, received);
     let both = raw.into_iter().chain(event);
     both.map(|publication| Publication { user_properties: properties.clone(), ..publication }).collect()
+}
+
+/// The retained publication of a picture: of a file that is one. It is a state, as presence is: how old it is does not matter.
+#[must_use]
+pub fn picture_of(base: &Base, push: &Push, received: &Received) -> Option<Publication> {
+    let Message::File { from, content, .. } = &push.message else { return None };
+    let content_type = picture::media_type(&content.bytes)?;
+    let raw = Publication::raw(base.picture(from), content.bytes.clone()).retained();
+    let user_properties = user_properties(&push.message, received);
+    Some(Publication { content_type: Some(content_type), user_properties, ..raw })
 }
 
 fn command(topic: String, content: &Content, deadline: Option<Duration>) -> Publication {

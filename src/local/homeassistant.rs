@@ -2,7 +2,8 @@
 //!
 //! One topic for each, `<prefix>/<component>/<node>/<object>/config`: every version of Home Assistant reads it, and each entity
 //! can be taken back alone, by an empty payload. All of them belong to one device and are unavailable while the bridge is. What
-//! they show are topics that there are anyway; nothing is published for Home Assistant alone but these configurations.
+//! they show are topics that there are anyway; for Home Assistant alone are only these configurations and the
+//! last pictures of the contacts.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::envelope::Output;
 use super::publication::Publication;
 use super::topics::Base;
-use crate::protocol::{Kind, Uid};
+use crate::protocol::{GroupId, Kind, Subject, Uid};
 
 /// What messages may fire the event entity: those that can be orders. Presence has sensors.
 const EVENTS: [Kind; 4] = [Kind::Text, Kind::File, Kind::Group, Kind::Topic];
@@ -23,10 +24,44 @@ const CLOUD: [&str; 5] = ["online", "degraded", "auth_error", "unregistered", "o
 /// Somebody to whom Home Assistant can send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contact {
-    /// Who.
-    pub uid: Uid,
+    /// Who, or where.
+    pub id: Correspondent,
     /// What people call them.
     pub name: String,
+}
+
+/// To whom a message can be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Correspondent {
+    /// A user.
+    User(Uid),
+    /// All members of a group.
+    Group(GroupId),
+    /// All subscribers of a subject.
+    Subject(Subject),
+}
+
+impl Correspondent {
+    /// The id itself.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::User(uid) => uid.as_str(),
+            Self::Group(group) => group.as_str(),
+            Self::Subject(subject) => subject.as_str(),
+        }
+    }
+}
+
+impl Contact {
+    /// Who it is, if it is a user.
+    #[must_use]
+    pub fn uid(&self) -> Option<&Uid> {
+        match &self.id {
+            Correspondent::User(uid) => Some(uid),
+            _ => None,
+        }
+    }
 }
 
 /// What Home Assistant is told.
@@ -67,10 +102,17 @@ impl Discovery {
         let presence: BTreeMap<&str, &Uid> = presence.into_iter().map(|uid| (uid.as_str(), uid)).collect();
         entities.extend(presence.into_values().map(|uid| self.presence(uid)));
         entities.extend(self.contacts.iter().map(|contact| self.notify(contact)));
+        let users = self.contacts.iter().filter_map(|contact| Some((contact.uid()?, &contact.name)));
+        entities.extend(users.map(|(uid, name)| self.picture(uid, name)));
         if self.output != Output::Raw {
             entities.push(self.message());
         }
         entities
+    }
+
+    /// The topics of the contacts' last pictures: retained, and to be cleared when they are contacts no more.
+    pub fn pictures(&self) -> impl Iterator<Item = String> {
+        self.contacts.iter().filter_map(Contact::uid).map(|uid| self.base.picture(uid))
     }
 
     fn connectivity(&self) -> Publication {
@@ -126,18 +168,30 @@ impl Discovery {
             "payload_off": "offline",
             "device_class": "connectivity",
         });
-        let name = self.contacts.iter().find(|contact| contact.uid == *uid).map_or(uid.as_str(), |known| &known.name);
-        self.entity("binary_sensor", &format!("presence_{}", word(uid)), &format!("{name} online"), keys)
+        let known = self.contacts.iter().find(|contact| contact.uid() == Some(uid));
+        let name = known.map_or(uid.as_str(), |known| &known.name);
+        self.entity("binary_sensor", &format!("presence_{}", word(uid.as_str())), &format!("{name} online"), keys)
     }
 
     fn notify(&self, contact: &Contact) -> Publication {
+        // What comes first tells groups and subjects from uids of the same characters.
+        let (command_topic, object) = match &contact.id {
+            Correspondent::User(uid) => (self.base.send_text(uid), "notify"),
+            Correspondent::Group(group) => (self.base.send_group(group), "group_notify"),
+            Correspondent::Subject(subject) => (self.base.send_topic(subject), "topic_notify"),
+        };
         let keys = json!({
-            "command_topic": self.base.send_text(&contact.uid),
+            "command_topic": command_topic,
             "qos": 1,
             // A retained command is never executed.
             "retain": false,
         });
-        self.entity("notify", &format!("notify_{}", word(&contact.uid)), &contact.name, keys)
+        self.entity("notify", &format!("{object}_{}", word(contact.id.as_str())), &contact.name, keys)
+    }
+
+    fn picture(&self, uid: &Uid, name: &str) -> Publication {
+        let keys = json!({ "image_topic": self.base.picture(uid), "qos": 1 });
+        self.entity("image", &format!("picture_{}", word(uid.as_str())), &format!("Last picture of {name}"), keys)
     }
 
     /// An automation takes an event for an order, as a device takes a raw message: one that came too late, or from somebody who
@@ -188,14 +242,14 @@ impl Discovery {
 
     /// Tells our device and its entities from those of other accounts, for as long as the uid is ours.
     fn node(&self) -> String {
-        format!("{}_{}", env!("CARGO_PKG_NAME"), word(&self.uid))
+        format!("{}_{}", env!("CARGO_PKG_NAME"), word(self.uid.as_str()))
     }
 }
 
-/// A uid of the characters that Home Assistant takes in a discovery topic, no two of which become the same.
-fn word(uid: &Uid) -> String {
+/// An id of the characters that Home Assistant takes in a discovery topic, no two of which become the same.
+fn word(id: &str) -> String {
     let mut word = String::new();
-    for byte in uid.as_str().bytes() {
+    for byte in id.bytes() {
         if byte.is_ascii_alphanumeric() || byte == b'-' {
             word.push(char::from(byte));
         } else {

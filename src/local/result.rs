@@ -235,7 +235,7 @@ struct Wire<'a, D> {
 }
 
 /// The first levels under the base with a meaning of their own.
-const OWN_TREES: [&str; 7] = ["send", "call", "result", "recv", "event", "presence", "bridge"];
+const OWN_TREES: [&str; 8] = ["send", "call", "result", "recv", "event", "presence", "picture", "bridge"];
 /// The same under `by/<client>/`.
 const CLIENT_TREES: [&str; 4] = ["send", "call", "result", "ack"];
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use super::escape::{escape_id, escape_subject, escape_unsendable, is_unsendable};
 use super::filter::{MAX_SLASHES, MAX_STRING};
-use crate::protocol::{Kind, Message, Uid};
+use crate::protocol::{GroupId, Kind, Message, Subject, Uid};
 
 /// Generous for a name, and leaves most of a topic's 65,535 bytes and 200 levels to the ids.
 const MAX_BASE: usize = 256;
@@ -114,6 +114,18 @@ impl Base {
         self.under(&format!("presence/{}", escape_id(uid.as_str())))
     }
 
+    /// The last picture of a user (retained).
+    #[must_use]
+    pub fn picture(&self, uid: &Uid) -> String {
+        self.under(&format!("picture/{}", escape_id(uid.as_str())))
+    }
+
+    /// The pictures of all users, as a filter.
+    #[must_use]
+    pub fn pictures(&self) -> String {
+        self.under("picture/+")
+    }
+
     /// The envelopes of a kind.
     #[must_use]
     pub fn event(&self, kind: Kind) -> String {
@@ -130,6 +142,18 @@ impl Base {
     #[must_use]
     pub fn send_text(&self, uid: &Uid) -> String {
         self.under(&format!("send/user/{}/text", escape_id(uid.as_str())))
+    }
+
+    /// Where a message for a group is sent.
+    #[must_use]
+    pub fn send_group(&self, group: &GroupId) -> String {
+        self.under(&format!("send/group/{}", escape_id(group.as_str())))
+    }
+
+    /// Where a message for a subject is sent.
+    #[must_use]
+    pub fn send_topic(&self, subject: &Subject) -> String {
+        self.under(&format!("send/topic/{}", escape_subject(subject.as_str())))
     }
 
     /// A topic about the bridge itself: `state`, `cloud`, `info`, `health`.
@@ -282,6 +306,10 @@ mod tests {
             assert_eq!(recv(push).as_deref(), topic, "{push}");
         }
         assert_eq!(base().presence(&uid), "ilink/presence/a%2Fb");
+        assert_eq!(base().picture(&uid), "ilink/picture/a%2Fb");
+        assert!(matches(&base().pictures(), &base().picture(&uid)));
+        assert_eq!(base().send_group(&"g+1".parse().unwrap()), "ilink/send/group/g%2B1");
+        assert_eq!(base().send_topic(&"home//lamp".parse().unwrap()), "ilink/send/topic/home/%2Flamp");
         assert_eq!(base().event(Kind::Other), "ilink/event/other");
         assert_eq!(base().bridge("state"), "ilink/bridge/state");
         assert_eq!(base().self_test("x1"), "ilink/call/self_test/x1");

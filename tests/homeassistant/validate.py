@@ -110,7 +110,7 @@ def main(recent):
             sys.exit(f"{topic}: the schema lets {wrong} pass, so it says nothing")
         templates(config)
         print("ok", topic)
-    assert len(entities) >= 14 and schemas.keys() == {"binary_sensor", "sensor", "notify", "event"}, schemas.keys()
+    assert len(entities) >= 14 and schemas.keys() == {"binary_sensor", "sensor", "notify", "event", "image"}, schemas.keys()
 
 
 if __name__ == "__main__":

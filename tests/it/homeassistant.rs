@@ -6,19 +6,22 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::blackbox::world::World;
-use crate::support::bridge::{Bridge, UID, base64};
+use crate::support::bridge::{Bridge, UID, base64, push_of};
 use crate::support::client::{Client, Message, Out};
-use crate::support::eventually;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::sim::Sim;
+use crate::support::{eventually, within};
 
-/// Two of iLink, six of queues, one present, one contact, one for messages.
-const ENTITIES: usize = 11;
+/// Two of iLink, six of queues, one present, three contacts, one's picture, one for messages.
+const ENTITIES: usize = 14;
+
+const CONTACTS: &str =
+    r#"[{ uid = "413", name = "Ann" }, { group = "g/1", name = "Family" }, { subject = "home/lamp", name = "Lamp" }]"#;
 
 fn enabled(bridge: Bridge) -> Bridge {
     bridge
         .with_toml("homeassistant.enabled", "true")
-        .with_toml("homeassistant.contacts", r#"[{ uid = "413", name = "Ann" }]"#)
+        .with_toml("homeassistant.contacts", CONTACTS)
         .with_toml("ilink.subscribe.presence", r#"["413"]"#)
 }
 
@@ -131,6 +134,68 @@ async fn it_is_told_again_when_it_has_started() {
 }
 
 #[tokio::test]
+async fn groups_and_subjects_are_written_to() {
+    let world = world(|bridge| bridge).await;
+    let entities = entities(&world.client, 1).await;
+    for (object, path, field, to) in [
+        ("group_notify_g_2F1", "send_msg", "group_id", "g/1"),
+        ("topic_notify_home_2Flamp", "ham_topic", "subject", "home/lamp"),
+    ] {
+        let notify = one(&entities, "notify", object);
+        world.client.publish(notify["command_topic"].as_str().unwrap(), "dinner").await;
+        let calls = world.sim.calls_until(path, "the notification", |calls| !calls.is_empty()).await;
+        assert_eq!((&calls[0].body[field], &calls[0].body["content"]), (&json!(to), &json!(base64(b"dinner"))));
+    }
+}
+
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and the rest";
+const JPEG: &[u8] = b"\xff\xd8\xff and the rest";
+
+#[tokio::test]
+async fn the_last_picture_of_a_contact_stays() {
+    let mut world = world(|bridge| bridge.with_toml("inbound.allow_from", r#"["413", "412"]"#)).await;
+    let entities = entities(&world.client, 1).await;
+    let topic = one(&entities, "image", "picture_413")["image_topic"].as_str().unwrap().to_owned();
+    assert_eq!(topic, "ilink/picture/413");
+    for (from, file) in [("413", PNG), ("412", PNG), ("413", &b"a text file"[..]), ("413", JPEG)] {
+        world.bridge.push(&push_of(from, 2, file)).await;
+    }
+    // A text is no file, whatever it begins with.
+    world.bridge.push(&push_of("413", 1, b"GIF89a")).await;
+    world.client.expect("ilink/recv/user/413/text").await;
+    let pictures = world.client.all(|message| message.topic.starts_with("ilink/picture/"));
+    let told: Vec<_> =
+        pictures.iter().map(|p| (p.topic.as_str(), &p.payload[..], p.properties.content_type.as_deref())).collect();
+    assert_eq!(told, [(&*topic, PNG, Some("image/png")), (&*topic, JPEG, Some("image/jpeg"))]);
+    assert!(pictures.iter().all(|picture| picture.retain && picture.user("kind") == Some("file")), "{pictures:?}");
+    assert_eq!(retained(&world, "ilink/picture/#").await, std::slice::from_ref(&topic));
+
+    // It goes when he is a contact no more; of who may not say anything there is none.
+    world.bridge.stop().await;
+    world.bridge.set_toml("homeassistant.contacts", r#"[{ uid = "500", name = "Bob" }]"#);
+    world.bridge.start().await;
+    world.client.expect_where("the picture to be cleared", |m| m.topic == topic && m.payload.is_empty()).await;
+    world.bridge.push(&push_of("500", 2, PNG)).await;
+    world.client.expect_json("ilink/event/file", |event| event["not_allowed"] == true).await;
+    eventually("nothing to be left", async || retained(&world, "ilink/picture/#").await.is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn the_queue_sensors_show_what_waits_now() {
+    let mut world = world(|bridge| bridge).await;
+    let waiting = |health: &Value| health["queues"]["inbound"]["depth"].as_u64().unwrap();
+    world.broker.stop();
+    world.bridge.push(&crate::support::bridge::text_push("413", "x")).await;
+    // Its first words are of what waited while the broker was away.
+    world.broker.restart();
+    world.client.expect_text("ilink/recv/user/413/text", "x").await;
+    let last = || world.client.all(|message| message.topic == "ilink/bridge/health").last().map(Message::json);
+    // Long before the minute is over, within which it was not told before; a slow machine may take some of it.
+    let limit = std::time::Duration::from_secs(40);
+    within(limit, "the empty queue to be told", async || last().filter(|health| waiting(health) == 0)).await;
+}
+
+#[tokio::test]
 async fn a_route_that_hears_it_too_hears_it_once() {
     let route = "\n[[route.to_ilink]]\nname = \"ha\"\nsubscribe = \"homeassistant/+\"\nto = \"user/413/text\"\npayload = \"ha ${payload}\"\n";
     let world = world(|bridge| bridge.with_tables(route)).await;
@@ -164,12 +229,13 @@ async fn what_is_configured_no_longer_is_taken_back() {
     world.bridge.start().await;
     world.client.expect_text(&presence("412"), "").await;
     world.client.expect_text(&format!("homeassistant/notify/ilink2mqtt_{UID}/notify_413/config"), "").await;
-    let left = eventually("two entities less", async || {
+    let left = eventually("five entities less", async || {
         let left = retained(&world, "homeassistant/#").await;
-        (left.len() == ENTITIES - 2).then_some(left)
+        (left.len() == ENTITIES - 5).then_some(left)
     })
     .await;
-    assert!(left.iter().all(|topic| !topic.contains("presence") && !topic.contains("notify")), "{left:?}");
+    let others = ["presence", "notify", "picture"];
+    assert!(left.iter().all(|topic| others.iter().all(|other| !topic.contains(other))), "{left:?}");
 
     // And all of it when it is switched off; then there is nothing to hear either.
     assert_eq!(world.bridge.stop().await.code(), Some(0));
@@ -187,7 +253,11 @@ async fn the_printed_rights_are_enough() {
     let sim = Sim::start(&[]).await;
     let lines = enabled(Bridge::at("mqtt://127.0.0.1:1", &sim)).verb(&["check", "--acl"]).await;
     assert_eq!(lines.code, Some(0), "{}", lines.text);
-    for line in ["topic read homeassistant/status", "topic write homeassistant/+/ilink2mqtt_414/+/config"] {
+    for line in [
+        "topic read homeassistant/status",
+        "topic write homeassistant/+/ilink2mqtt_414/+/config",
+        "topic write ilink/picture/+",
+    ] {
         assert!(lines.stdout.lines().any(|printed| printed == line), "{line} in {}", lines.stdout);
     }
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -201,6 +271,9 @@ async fn the_printed_rights_are_enough() {
     entities(&client, 1).await;
     client.publish("homeassistant/status", "online").await;
     entities(&client, 2).await;
+    client.subscribe("ilink/picture/#").await;
+    bridge.push(&push_of("413", 2, PNG)).await;
+    client.expect("ilink/picture/413").await;
 }
 
 #[tokio::test]

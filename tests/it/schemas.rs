@@ -72,6 +72,7 @@ fn a_wrong_configuration_is_told() {
         "callback.token = 'no spaces'",
         "mqtt.broker = 'http://x'",
         "homeassistant.contacts = [{ uid = '413' }]",
+        "homeassistant.contacts = [{ uid = '413', group = 'g', name = 'a' }]",
         "[[route.from_ilink]]\nname = 'a'\nfrom = 'user/1/text'",
         "[[route.to_ilink]]\nname = 'a'\nsubscribe = 'a'\nto = 'user/1/text'\nkeep = 'none'",
         "[[route.to_ilnk]]\nname = 'a'",

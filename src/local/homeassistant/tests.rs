@@ -30,7 +30,7 @@ const COMMON: [&str; 20] = [
     "unique_id",
 ];
 /// And each of those that are used has these, the first of them required.
-const OWN: [(&str, &[&str]); 4] = [
+const OWN: [(&str, &[&str]); 5] = [
     (
         "binary_sensor",
         &[
@@ -44,6 +44,7 @@ const OWN: [(&str, &[&str]); 4] = [
             "value_template",
         ],
     ),
+    ("image", &["image_topic", "content_type", "image_encoding", "url_template", "url_topic"]),
     ("event", &["state_topic", "device_class", "event_types", "value_template"]),
     ("notify", &["command_topic", "command_template", "retain"]),
     (
@@ -82,13 +83,22 @@ fn uid(text: &str) -> Uid {
     text.parse().unwrap()
 }
 
+fn named(id: Correspondent, name: &str) -> Contact {
+    Contact { id, name: name.to_owned() }
+}
+
 fn discovery() -> Discovery {
-    let contact = |id: &str, name: &str| Contact { uid: uid(id), name: name.to_owned() };
+    let contact = |id: &str, name: &str| named(Correspondent::User(uid(id)), name);
     Discovery {
         prefix: "homeassistant".parse().unwrap(),
         base: "home/ilink".parse().unwrap(),
         uid: uid("414"),
-        contacts: vec![contact("413", "Ann"), contact("a/b_ü", "张三")],
+        contacts: vec![
+            contact("413", "Ann"),
+            contact("a/b_ü", "张三"),
+            named(Correspondent::Group("4cdad356-85b4-008627".parse().unwrap()), "Family"),
+            named(Correspondent::Subject("home/lamp".parse().unwrap()), "Lamp"),
+        ],
         output: Output::Both,
     }
 }
@@ -139,7 +149,7 @@ fn they_have_documented_keys_alone() {
         assert_eq!(config["availability_topic"], "home/ilink/bridge/state");
         assert!(unique.insert(config["unique_id"].as_str().unwrap().to_owned()), "{topic}: unique_id");
     }
-    assert_eq!(unique.len(), 2 + 6 + 3 + 2 + 1);
+    assert_eq!(unique.len(), 2 + 6 + 3 + 4 + 2 + 1);
 }
 
 #[test]
@@ -158,6 +168,13 @@ fn topics_are_the_bridges_own() {
     let notify = &all["ha/x/notify/ilink2mqtt_414/notify_a_2Fb_5F_C3_BC/config"];
     assert_eq!(notify["command_topic"], "home/ilink/send/user/a%2Fb_ü/text");
     assert_eq!(notify["name"], "张三");
+    let group = &all["ha/x/notify/ilink2mqtt_414/group_notify_4cdad356-85b4-008627/config"];
+    assert_eq!(group["command_topic"], "home/ilink/send/group/4cdad356-85b4-008627");
+    let subject = &all["ha/x/notify/ilink2mqtt_414/topic_notify_home_2Flamp/config"];
+    assert_eq!(subject["command_topic"], "home/ilink/send/topic/home/lamp");
+    let picture = &all["ha/x/image/ilink2mqtt_414/picture_a_2Fb_5F_C3_BC/config"];
+    assert_eq!(picture["image_topic"], "home/ilink/picture/a%2Fb_ü");
+    assert!(!all.contains_key("ha/x/image/ilink2mqtt_414/picture_home_2Flamp/config"));
     let presence = &all["ha/x/binary_sensor/ilink2mqtt_414/presence_a_2Fb_5F_C3_BC/config"];
     assert_eq!(presence["state_topic"], "home/ilink/presence/a%2Fb_ü");
 }
@@ -165,6 +182,6 @@ fn topics_are_the_bridges_own() {
 proptest! {
     #[test]
     fn no_two_uids_are_one_entity(one in "[a-c_%/é5F]{1,6}", other in "[a-c_%/é5F]{1,6}") {
-        prop_assert_eq!(word(&uid(&one)) == word(&uid(&other)), one == other);
+        prop_assert_eq!(word(&one) == word(&other), one == other);
     }
 }

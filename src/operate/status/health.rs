@@ -185,6 +185,12 @@ impl Health {
         }
     }
 
+    /// How many wait in each queue.
+    pub(super) fn depths(&self) -> [u64; 3] {
+        let Queues { inbound, outbound, set_aside } = &self.queues;
+        [inbound.depth, outbound.depth, set_aside.depth]
+    }
+
     /// The JSON.
     #[must_use]
     pub fn json(&self) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! The relay, and a broker that does not take everything at once: what waits, what goes on, and in which order it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,7 +69,14 @@ impl World {
         let all = Arc::new(watch::Sender::new(AllBusy::new()));
         let busy = all.subscribe();
         let relay = Relay {
-            config: RelayConfig { base, uid: "414".parse().unwrap(), output, raw_max_age, patience },
+            config: RelayConfig {
+                base,
+                uid: "414".parse().unwrap(),
+                output,
+                raw_max_age,
+                patience,
+                pictures_of: HashSet::new(),
+            },
             settings: watch::channel(Arc::new(RelaySettings::default())).1,
             routing: watch::channel(Arc::default()).1,
             spool: spool.clone(),

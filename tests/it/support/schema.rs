@@ -192,6 +192,8 @@ fn is_kept(keyword: &str, wanted: &Value, value: &Value) -> bool {
             value.as_str().is_none_or(|text| regex.is_match(text))
         }
         "minLength" => value.as_str().is_none_or(|text| text.chars().count() as u64 >= wanted.as_u64().unwrap()),
+        "minProperties" => value.as_object().is_none_or(|keys| keys.len() as u64 >= wanted.as_u64().unwrap()),
+        "maxProperties" => value.as_object().is_none_or(|keys| keys.len() as u64 <= wanted.as_u64().unwrap()),
         "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= wanted.as_u64().unwrap()),
         "minimum" => number(value).is_none_or(|number| number >= wanted.as_f64().unwrap()),
         "maximum" => number(value).is_none_or(|number| number <= wanted.as_f64().unwrap()),
