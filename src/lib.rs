@@ -42,8 +42,9 @@
 //! Arrows go down only: `main → sim → app → operate → {inbound, outbound} → delivery → {store, mqtt, cloud, http} →
 //! observe → config → route → local → protocol`. Neither files nor rooms import each other in a circle. [`protocol`],
 //! [`local`] and [`route`] know no sockets, files, clocks or randomness. The adapters [`store`], [`mqtt`], [`cloud`] and
-//! [`http`] never import each other. Tests (`architecture.rs`) keep all of this so. [`app`] alone names [`store::sqlite`];
-//! everything else knows the traits of [`store`]. [`app`] hands plain values from [`config`] down; there are no globals.
+//! [`http`] never import each other. Tests (`architecture.rs`) keep all of this so. [`app`] alone names [`store::sqlite`] and
+//! [`store::etcd`]; everything else knows the traits of [`store`]. [`app`] hands plain values from [`config`] down; there are no
+//! globals.
 
 pub mod app;
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The durable queues: what is accepted is stored here before its sender is answered, and stays until it is completed.
 //!
 //! Rows are bytes. A store knows nothing of pushes, commands or results, nor of when a row is due. The rest of the
-//! bridge knows the traits alone; `app` chooses the implementation ([`sqlite`]). The `conformance` tests hold for any
-//! store.
+//! bridge knows the traits alone; `app` chooses the implementation: [`sqlite`] for a single bridge, [`etcd`] for
+//! several. The `conformance` tests hold for any store.
 //!
 //! There are two traits, because several bridges may share one account. Each of them takes pushes in, so each may
 //! [`Append`]. Only the leader does the rest, by the whole [`Store`]. A single bridge does both.
@@ -44,6 +44,11 @@
 
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod etcd;
+mod fullness;
+mod pending;
+mod request;
+mod shared;
 pub mod sqlite;
 mod types;
 

@@ -38,6 +38,63 @@ impl Queue {
     }
 }
 
+/// One `T` for each queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct PerQueue<T> {
+    pub(super) inbound: T,
+    pub(super) outbound: T,
+    pub(super) set_aside: T,
+}
+
+impl<T> PerQueue<T> {
+    pub(super) fn get(&self, queue: Queue) -> &T {
+        match queue {
+            Queue::Inbound => &self.inbound,
+            Queue::Outbound => &self.outbound,
+            Queue::SetAside => &self.set_aside,
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, queue: Queue) -> &mut T {
+        match queue {
+            Queue::Inbound => &mut self.inbound,
+            Queue::Outbound => &mut self.outbound,
+            Queue::SetAside => &mut self.set_aside,
+        }
+    }
+}
+
+/// What a queue holds and which number it gives next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Count {
+    pub(super) next: u64,
+    pub(super) depth: u64,
+    pub(super) bytes: u64,
+}
+
+impl Default for Count {
+    fn default() -> Self {
+        Self { next: 1, depth: 0, bytes: 0 }
+    }
+}
+
+impl Count {
+    pub(super) fn added(&mut self, size: u64) {
+        self.depth += 1;
+        self.bytes += size;
+    }
+
+    pub(super) fn removed(&mut self, rows: u64, bytes: u64) {
+        self.depth = self.depth.saturating_sub(rows);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+/// How much a row with this data counts against the cap.
+pub(super) fn row_size(data: &[u8]) -> u64 {
+    u64::try_from(data.len()).unwrap_or(u64::MAX).saturating_add(ROW_OVERHEAD)
+}
+
 /// The most each queue may hold, in bytes: its rows' data and [`ROW_OVERHEAD`] for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

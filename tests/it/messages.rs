@@ -13,7 +13,7 @@ use crate::support::messages::{Row, VARIES, logged, root, rows, unknown};
 const MADE_BY: [(&str, &str); 5] = [
     ("config/mod.rs", "warnings"),
     ("store/sqlite/recovery.rs", "open"),
-    ("store/sqlite/writer/store.rs", "full_words"),
+    ("store/fullness.rs", "full_words"),
     ("cloud/session/explanations.rs", "config_quota"),
     ("observe/log.rs", "describe"),
 ];

@@ -2,14 +2,13 @@
 
 use rusqlite::{Transaction, TransactionBehavior};
 
-use super::db::{Count, Db, Sync};
+use super::db::{Db, Sync};
 use super::fault::Fault;
 use super::keys;
-use super::pending::Pending;
-use super::request::{New, Op};
 use super::rows;
-use super::types::PerQueue;
-use crate::store::types::{Limits, Queue};
+use crate::store::pending::Pending;
+use crate::store::request::{New, Op};
+use crate::store::types::{Count, Limits, PerQueue, Queue, row_size};
 
 /// What a commit did.
 #[derive(Debug, Default)]
@@ -62,14 +61,13 @@ impl Db {
             committed.seqs.push(match op {
                 Op::Append(New { queue, data, key }, _) => {
                     if *queue == Queue::SetAside {
-                        committed.dropped +=
-                            make_room(&tx, counts.get_mut(*queue), rows::size(data), limits.set_aside)?;
+                        committed.dropped += make_room(&tx, counts.get_mut(*queue), row_size(data), limits.set_aside)?;
                     }
                     let count = counts.get_mut(*queue);
                     let seq = count.next;
                     rows::insert(&tx, *queue, seq, data)?;
                     count.next += 1;
-                    count.added(rows::size(data));
+                    count.added(row_size(data));
                     if let Some(key) = key.filter(|key| key.connection >= self.session_began) {
                         keys::put_redelivery(&tx, key.pkid, key.digest)?;
                     }
@@ -126,7 +124,7 @@ fn replace(tx: &Transaction<'_>, count: &mut Count, queue: Queue, seq: u64, data
     if let Some(size) = rows::size_of(tx, queue, seq)? {
         rows::update(tx, queue, seq, data)?;
         count.removed(1, size);
-        count.added(rows::size(data));
+        count.added(row_size(data));
     }
     Ok(())
 }

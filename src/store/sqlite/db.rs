@@ -9,8 +9,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Result};
 
 use super::fault::Fault;
 use super::rows::{self, signed, unsigned};
-use super::types::PerQueue;
-use crate::store::types::Queue;
+use crate::store::types::{Count, PerQueue, Queue};
 
 /// Another program (an operator's `sqlite3`) may hold a lock for a moment, but nobody waits long for it.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
@@ -62,31 +61,7 @@ const TABLES: [(&str, &str); 8] = [
     ("damaged", "CREATE TABLE damaged (id INTEGER PRIMARY KEY, queue TEXT, seq INTEGER, crc ANY, data ANY) STRICT"),
 ];
 
-/// What a queue holds and which number it gives next. Written in the same commit as what changes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Count {
-    pub(super) next: u64,
-    pub(super) depth: u64,
-    pub(super) bytes: u64,
-}
-
-impl Default for Count {
-    fn default() -> Self {
-        Self { next: 1, depth: 0, bytes: 0 }
-    }
-}
-
 impl Count {
-    pub(super) fn added(&mut self, size: u64) {
-        self.depth += 1;
-        self.bytes += size;
-    }
-
-    pub(super) fn removed(&mut self, rows: u64, bytes: u64) {
-        self.depth = self.depth.saturating_sub(rows);
-        self.bytes = self.bytes.saturating_sub(bytes);
-    }
-
     fn crc(&self, queue: Queue) -> i64 {
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(queue.as_str().as_bytes());

@@ -45,11 +45,9 @@ mod files;
 mod fresh;
 mod keys;
 mod log;
-mod pending;
 mod recovery;
 mod request;
 mod rows;
-mod shared;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -65,12 +63,14 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use pending::{Change, Lazy};
-use request::{Closing, New, Op, Read, Reply, Request};
-use shared::Shared;
+use fresh::Fresh;
+use request::{Closing, Read, Request};
 pub use types::{OpenError, Recovered};
 use writer::Writer;
 
+use super::pending::{Change, Lazy};
+use super::request::{New, Op, Reply};
+use super::shared::{self, Shared};
 use super::{
     Answer, Append, AppendError, Counters, Key, Limits, NotStored, Patience, Queue, QueueStats, Row, SpoolError, Store,
     Then, WhyNot,
@@ -90,6 +90,7 @@ pub struct Spool {
     waiting: Arc<Semaphore>,
     limits: Limits,
     shared: Arc<Shared>,
+    fresh: Arc<Fresh>,
     patience: Patience,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -116,7 +117,8 @@ impl Spool {
         shared::add(&shared.damaged_rows, recovered.damaged_rows);
         let (requests, inbox) = mpsc::channel();
         let path = files.main.clone();
-        let writer = Writer::new(db, files, limits, inbox, Arc::clone(&shared));
+        let fresh = Arc::<Fresh>::default();
+        let writer = Writer::new(db, files, limits, inbox, Arc::clone(&shared), Arc::clone(&fresh));
         let unexpected = Unexpected(Arc::clone(&shared));
         let thread = thread::Builder::new()
             .name("spool".to_owned())
@@ -126,7 +128,7 @@ impl Spool {
             })
             .map_err(|source| OpenError::File { path, source })?;
         let (waiting, thread) = (Arc::new(Semaphore::new(WAITING_MOST)), Mutex::new(Some(thread)));
-        let spool = Self { requests, waiting, limits, shared, patience: Patience::default(), thread };
+        let spool = Self { requests, waiting, limits, shared, fresh, patience: Patience::default(), thread };
         Ok((Arc::new(spool), recovered))
     }
 
@@ -259,11 +261,8 @@ impl Store for Spool {
                 if *self.shared.appended.get(queue).borrow() <= after {
                     return Ok(Vec::new());
                 }
-                let fresh = if queue == Queue::Inbound {
-                    self.shared.fresh.take(after, max_rows, max_bytes)
-                } else {
-                    Vec::new()
-                };
+                let fresh =
+                    if queue == Queue::Inbound { self.fresh.take(after, max_rows, max_bytes) } else { Vec::new() };
                 if !fresh.is_empty() {
                     return Ok(fresh);
                 }
@@ -292,20 +291,20 @@ impl Store for Spool {
     }
 
     fn complete(&self, queue: Queue, seq: u64) {
-        self.shared.fresh.changed(queue, seq);
+        self.fresh.changed(queue, seq);
         self.lazily(Lazy::Row(queue, seq, Change::Complete));
     }
 
     fn replace(&self, queue: Queue, seq: u64, data: Vec<u8>) -> Answer<'_, ()> {
         async move {
-            self.shared.fresh.changed(queue, seq);
+            self.fresh.changed(queue, seq);
             self.store(|reply| Op::Replace { queue, seq, data, reply }).await
         }
         .boxed()
     }
 
     fn replace_lazily(&self, queue: Queue, seq: u64, data: Vec<u8>) {
-        self.shared.fresh.changed(queue, seq);
+        self.fresh.changed(queue, seq);
         self.lazily(Lazy::Row(queue, seq, Change::Replace(Bytes::from(data))));
     }
 

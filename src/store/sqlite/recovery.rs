@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::db::{self, Count, Db};
+use super::db::{self, Db};
 use super::fault::Fault;
 use super::files::{Files, Found};
 use super::keys;
 use super::rows::{self, Checked};
-use super::types::{OpenError, PerQueue, Recovered};
-use crate::store::types::Queue;
+use super::types::{OpenError, Recovered};
+use crate::store::types::{Count, PerQueue, Queue, row_size};
 
 /// Bytes copied between two commits.
 const COPY_BATCH: u64 = 4 * 1024 * 1024;
@@ -208,9 +208,9 @@ fn copy_rows((old, files): (&Connection, &Files), new: &Db, queue: Queue, end: u
             return Ok(());
         };
         rows::insert(&new.conn, queue, row.seq, &row.data)?;
-        count.added(rows::size(&row.data));
+        count.added(row_size(&row.data));
         count.next = count.next.max(row.seq.saturating_add(1));
-        uncommitted += rows::size(&row.data);
+        uncommitted += row_size(&row.data);
         if uncommitted > COPY_BATCH {
             uncommitted = 0;
             new.conn.execute_batch("COMMIT")?;

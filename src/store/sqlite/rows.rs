@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Result};
 
-use super::pending::{Change, Pending};
+use crate::store::pending::{Change, Pending};
 use crate::store::types::{Queue, ROW_OVERHEAD, Row};
 
 /// One queue's statements, as constants so that each is prepared once.
@@ -89,10 +89,6 @@ pub(super) struct Found {
 
 /// How many damaged rows are kept for the operator's eyes.
 const DAMAGED_KEPT: i64 = 16;
-
-pub(super) fn size(data: &[u8]) -> u64 {
-    ROW_OVERHEAD + u64::try_from(data.len()).unwrap_or(u64::MAX)
-}
 
 /// SQLite's integers are signed; numbers beyond that are never reached.
 pub(super) fn signed(n: u64) -> i64 {

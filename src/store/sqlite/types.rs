@@ -1,35 +1,7 @@
-//! What only this store has: one of something for each queue, what opening found, why it did not open.
+//! What only this store has: what opening found, why it did not open.
 
 use std::io;
 use std::path::PathBuf;
-
-use crate::store::types::Queue;
-
-/// One `T` for each queue.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct PerQueue<T> {
-    pub(super) inbound: T,
-    pub(super) outbound: T,
-    pub(super) set_aside: T,
-}
-
-impl<T> PerQueue<T> {
-    pub(super) fn get(&self, queue: Queue) -> &T {
-        match queue {
-            Queue::Inbound => &self.inbound,
-            Queue::Outbound => &self.outbound,
-            Queue::SetAside => &self.set_aside,
-        }
-    }
-
-    pub(super) fn get_mut(&mut self, queue: Queue) -> &mut T {
-        match queue {
-            Queue::Inbound => &mut self.inbound,
-            Queue::Outbound => &mut self.outbound,
-            Queue::SetAside => &mut self.set_aside,
-        }
-    }
-}
 
 /// What opening found, for the caller to log and to show.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

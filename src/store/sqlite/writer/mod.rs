@@ -16,10 +16,12 @@ use std::time::{Duration, Instant};
 use super::db::Db;
 use super::disk::Disk;
 use super::files::Files;
-use super::pending::Pending;
-use super::request::{Closing, Op, Read, Request};
-use super::shared::Shared;
-use super::types::PerQueue;
+use super::fresh::Fresh;
+use super::request::{Closing, Read, Request};
+use crate::store::fullness::{Fullness, LimitsOf};
+use crate::store::pending::Pending;
+use crate::store::request::Op;
+use crate::store::shared::Shared;
 use crate::store::types::Limits;
 
 /// The most one commit carries. What is beyond waits for the next.
@@ -46,6 +48,7 @@ pub(super) struct Writer {
     disk: Disk,
     inbox: Receiver<Request>,
     shared: Arc<Shared>,
+    fresh: Arc<Fresh>,
     pending: Pending,
     /// What is in the way of storing.
     refused: Option<Refused>,
@@ -57,10 +60,7 @@ pub(super) struct Writer {
     told: Vec<String>,
     /// Whether there is ballast, or was. It is taken when at rest: a start is to be quick.
     ballast: bool,
-    /// The size of what was last refused because its queue was full.
-    full: PerQueue<Option<u64>>,
-    /// Of which queues it was said that they are full.
-    full_told: PerQueue<bool>,
+    fullness: Fullness,
     /// When the log last grew; `None` once it is empty.
     grown: Option<Instant>,
     /// Whether the operator knows that another program keeps the log from being emptied.
@@ -95,7 +95,14 @@ impl Turn {
 }
 
 impl Writer {
-    pub(super) fn new(db: Db, files: Files, limits: Limits, inbox: Receiver<Request>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        db: Db,
+        files: Files,
+        limits: Limits,
+        inbox: Receiver<Request>,
+        shared: Arc<Shared>,
+        fresh: Arc<Fresh>,
+    ) -> Self {
         let disk = Disk::new(&files.dir);
         let grown = (files.log_size() > 0).then(Instant::now);
         shared.show(&db.counts);
@@ -108,14 +115,14 @@ impl Writer {
             disk,
             inbox,
             shared,
+            fresh,
             pending,
             refused: None,
             unreadable: None,
             unread_since: None,
             told: Vec::new(),
             ballast,
-            full: PerQueue::default(),
-            full_told: PerQueue::default(),
+            fullness: Fullness::new(LimitsOf::Spool),
             grown,
             reader_warned: false,
             #[cfg(test)]
@@ -234,7 +241,7 @@ mod tests {
 
     use super::*;
     use crate::os::files::Failure;
-    use crate::store::sqlite::pending::{Change, Lazy};
+    use crate::store::pending::{Change, Lazy};
     use crate::store::sqlite::recovery;
     use crate::store::types::Queue;
 
@@ -244,7 +251,8 @@ mod tests {
         let (db, files, _) = recovery::open(dir.path()).unwrap();
         let limits = Limits { inbound: 1000, outbound: 1000, set_aside: 1000 };
         let (_requests, inbox) = mpsc::channel();
-        let mut writer = Writer::new(db, files, limits, inbox, Arc::new(Shared::new(Failure::default())));
+        let mut writer =
+            Writer::new(db, files, limits, inbox, Arc::new(Shared::new(Failure::default())), Arc::default());
         assert_eq!(writer.due(), None, "a new one is in order");
         let pass = |writer: &mut Writer, time| {
             writer.grown = writer.grown.and_then(|grown| grown.checked_sub(time));

@@ -8,11 +8,11 @@ use tracing::{error, info, warn};
 use super::super::db::Db;
 use super::super::fault::Fault;
 use super::super::keys;
-use super::super::pending::Pending;
 use super::super::request::Read;
 use super::super::rows::{self, Found};
-use super::super::shared::add;
 use super::{Stop, Writer};
+use crate::store::pending::Pending;
+use crate::store::shared::add;
 use crate::store::types::{Queue, SpoolError};
 
 /// A disk that does not give back what it holds has this long to come round; what it still does not give then is damage.

@@ -4,14 +4,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::super::db::{Count, Sync};
+use super::super::db::Sync;
 use super::super::fault::Fault;
-use super::super::request::{New, Op};
-use super::super::rows::size;
-use super::super::shared::add;
-use super::super::types::PerQueue;
 use super::{Refused, Stop, Writer};
-use crate::store::types::{AppendError, MAX_COMMANDS, NotStored, Queue, Row, SpoolError, WhyNot};
+use crate::store::fullness::beyond;
+use crate::store::request::{New, Op};
+use crate::store::shared::add;
+use crate::store::types::{AppendError, NotStored, PerQueue, Queue, Row, SpoolError, WhyNot, row_size};
 
 /// While the disk refuses, how often it is tried again without being asked.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
@@ -19,33 +18,11 @@ const RETRY_EVERY: Duration = Duration::from_secs(5);
 /// A log beyond this is not ours alone: another program keeps a reading transaction open.
 const LOG_TOO_LARGE: u64 = 64 * 1024 * 1024;
 
-/// A full queue counts as full until this part of it is free.
-const ROOM_AGAIN: u64 = 16;
-
-/// What it means that a queue is full, and what to do.
-fn full_words(queue: Queue) -> &'static str {
-    match queue {
-        Queue::Inbound => {
-            "the inbound queue is full: pushes are not answered until the broker takes what waits (see `broker`); or raise \
-             spool.max_bytes"
-        }
-        _ => {
-            "the outbound queue is full: commands are refused until iLink takes what waits and the broker its results; or \
-             raise spool.max_bytes (250,000 rows are the most it may hold)"
-        }
-    }
-}
-
 /// What helps to store a little on a full disk.
 #[derive(Clone, Copy)]
 enum Makeshift {
     ReuseLog,
     DropBallast,
-}
-
-/// Whether a queue that holds this has no room for `more` bytes in another row.
-fn beyond(queue: Queue, held: &Count, more: u64, limit: u64) -> bool {
-    held.bytes.saturating_add(more) > limit || (queue == Queue::Outbound && held.depth >= MAX_COMMANDS)
 }
 
 /// Whether what is appended there comes from outside. What is set aside was in the spool before, and leaves it in exchange: like
@@ -71,9 +48,9 @@ impl Writer {
                 admitted.push(op);
                 continue;
             };
-            let (queue, size) = (new.queue, size(&new.data));
+            let (queue, size) = (new.queue, row_size(&new.data));
             if self.exceeds(queue, size, *adding.get(queue)) {
-                *self.full.get_mut(queue) = Some(size);
+                self.fullness.refused(queue, size);
                 refused.push((reply, AppendError::Full));
             } else if let (Err(cause), true) = (&room, is_new(queue)) {
                 refused.push((reply, SpoolError::Unwritable(cause.clone()).into()));
@@ -134,12 +111,12 @@ impl Writer {
                     }
                     self.show_writable();
                     // Whoever handed a row over knows its number before anybody can read and complete it.
-                    self.shared.fresh.stored(ops.into_iter().zip(committed.seqs).filter_map(|(op, seq)| {
-                        match op.stored(seq) {
+                    self.fresh.stored(ops.into_iter().zip(committed.seqs).filter_map(
+                        |(op, seq)| match op.stored(seq) {
                             Some((New { queue: Queue::Inbound, data, .. }, seq)) => Some(Row { seq, data }),
                             _ => None,
-                        }
-                    }));
+                        },
+                    ));
                     self.shared.wake(&new);
                     break;
                 }
@@ -241,35 +218,13 @@ impl Writer {
     }
 
     pub(super) fn show_writable(&mut self) {
-        let mut now = Ok(());
-        let mut changes = Vec::new();
-        for queue in [Queue::Inbound, Queue::Outbound] {
-            let (mut held, limit) = (*self.db.counts.get(queue), self.limits.of(queue));
-            let empty = held.depth == 0;
-            held.depth += MAX_COMMANDS / ROOM_AGAIN;
-            let full = self.full.get_mut(queue);
-            // With some room to spare: a flood at the limit must not be told as a change of state with each row.
-            *full = full.filter(|size| beyond(queue, &held, (*size).max(limit / ROOM_AGAIN), limit) && !empty);
-            let told = std::mem::replace(self.full_told.get_mut(queue), full.is_some());
-            if full.is_some() != told {
-                changes.push((queue, told));
-            }
-            if full.is_some() {
-                now = Err(NotStored { cause: full_words(queue).to_owned(), why: WhyNot::Full });
-            }
-        }
+        let (mut now, changes) = self.fullness.look(&self.db.counts, &self.limits);
         if let Some(cause) = self.unreadable.as_ref().or(self.refused.as_ref().map(|refused| &refused.cause)) {
             now = Err(NotStored { cause: cause.clone(), why: WhyNot::Refused });
         }
         self.shared.set_writable(now);
         // Whoever reads the line and then asks is told the same.
-        for (queue, was_full) in changes {
-            if was_full {
-                info!("the {} queue has room again", queue.as_str());
-            } else {
-                warn!("{}", full_words(queue));
-            }
-        }
+        changes.log();
     }
 
     fn watch_log(&mut self) {
@@ -277,24 +232,5 @@ impl Writer {
             self.reader_warned = true;
             warn!("another program keeps reading the spool's database: its log grows without bound");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_are_bounded_in_number_too() {
-        let held = |depth| Count { depth, bytes: 150 * depth, ..Count::default() };
-        for (queue, depth, beyond_it) in [
-            (Queue::Outbound, MAX_COMMANDS - 1, false),
-            (Queue::Outbound, MAX_COMMANDS, true),
-            (Queue::Inbound, MAX_COMMANDS, false),
-            (Queue::Inbound, 10_000_000, true),
-        ] {
-            assert_eq!(beyond(queue, &held(depth), 150, 512 << 20), beyond_it, "{queue:?} {depth}");
-        }
-        assert!(full_words(Queue::Outbound).contains("250,000") && MAX_COMMANDS == 250_000);
     }
 }

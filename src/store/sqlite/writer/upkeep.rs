@@ -10,8 +10,8 @@ use tracing::{error, warn};
 
 use super::super::fault::Fault;
 use super::super::recovery;
-use super::super::shared::add;
 use super::{IDLE_AFTER, LAZY_MOST, LAZY_WAIT, Stop, Writer};
+use crate::store::shared::add;
 
 /// A database that is damaged again and again sits on a dying disk.
 const REBUILDS_MOST: u64 = 8;

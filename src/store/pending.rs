@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::store::types::Queue;
+use super::types::Queue;
 
 /// What is to become of a row.
 #[derive(Debug, Clone)]

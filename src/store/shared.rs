@@ -1,20 +1,16 @@
-//! What the handles may look at without asking the writer.
+//! What the handles of a store may look at without asking whoever stores.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
-use super::db::Count;
-use super::fresh::Fresh;
-use super::types::PerQueue;
+use super::types::{Count, Counters, NotStored, PerQueue, Queue, QueueStats, SpoolError, WhyNot};
 use crate::os::files::Failure;
-use crate::store::types::{Counters, NotStored, Queue, QueueStats, SpoolError, WhyNot};
 
-/// Written by the writer only, but for `fresh`.
+/// Written by whoever stores.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) fresh: Fresh,
     depth: PerQueue<AtomicU64>,
     bytes: PerQueue<AtomicU64>,
     pub(super) appended: PerQueue<watch::Sender<u64>>,
@@ -37,7 +33,6 @@ pub(super) struct NewRows(PerQueue<bool>);
 impl Shared {
     pub(super) fn new(failure: Failure) -> Self {
         Self {
-            fresh: Fresh::default(),
             depth: PerQueue::default(),
             bytes: PerQueue::default(),
             appended: PerQueue::default(),

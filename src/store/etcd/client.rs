@@ -1,0 +1,377 @@
+//! Requests to etcd's JSON gateway: the endpoints in turn, each with its time, and what is wrong with whoever answers.
+//!
+//! The gateway, because its HTTP client is here already: the crate `etcd-client` needs protoc for each build and brings tonic,
+//! prost and h2, some forty crates.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{self, Builder};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+use url::Url;
+
+use super::causes::{explained, find, innermost};
+use super::config::EtcdConfig;
+use super::error::{EtcdError, refusal};
+use super::wire::{Carried, Found, Health, Login, Range, Status, Token, Transaction, Version};
+
+/// How long one endpoint may take to answer.
+pub(super) const EACH: Duration = Duration::from_secs(3);
+/// How long a connection may take to stand.
+const CONNECT: Duration = Duration::from_secs(2);
+/// A connection whose peer has gone without a word is noticed after a few of these.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
+const KEEP_ALIVES: u32 = 3;
+/// An idle connection is kept so long.
+const IDLE: Duration = Duration::from_secs(90);
+/// The longest answer: more than one that holds as many rows as are asked for at once.
+const ANSWER_MOST: usize = 64 * 1024 * 1024;
+
+/// The way to etcd.
+#[derive(Debug)]
+pub(super) struct Client {
+    pool: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    endpoints: Vec<Endpoint>,
+    /// The endpoint that did not fail last.
+    current: AtomicUsize,
+    login: Option<(String, SecretString)>,
+    token: Mutex<Option<HeaderValue>>,
+    cluster: OnceLock<u64>,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    /// Without a slash at its end.
+    url: String,
+    /// It is known to be an etcd that is new enough.
+    is_known: AtomicBool,
+}
+
+/// A request that was not carried out, as far as is known.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) error: EtcdError,
+    /// It may have been carried out all the same, or may still be.
+    pub(super) unknown: bool,
+}
+
+impl Client {
+    pub(super) fn new(config: &EtcdConfig) -> Result<Self, EtcdError> {
+        let endpoints: Vec<_> = config.endpoints.iter().map(Endpoint::new).collect::<Result<_, _>>()?;
+        if endpoints.is_empty() {
+            return Err(EtcdError::Config("cluster.endpoints is empty".to_owned()));
+        }
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT));
+        http.set_keepalive(Some(KEEP_ALIVE));
+        http.set_keepalive_interval(Some(KEEP_ALIVE));
+        http.set_keepalive_retries(Some(KEEP_ALIVES));
+        let pool = Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(HttpsConnector::from((http, config.tls.client_config()?)));
+        let (login, token) = (config.login.clone(), Mutex::default());
+        Ok(Self { pool, endpoints, current: AtomicUsize::new(0), login, token, cluster: OnceLock::new() })
+    }
+
+    /// The endpoints, for people.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.endpoints.iter().map(|endpoint| endpoint.url.as_str()).enumerate()
+    }
+
+    /// Where requests go at present.
+    pub(super) fn current(&self) -> usize {
+        self.current.load(Ordering::Relaxed) % self.endpoints.len()
+    }
+
+    /// This endpoint is no good at present: requests go to the next.
+    pub(super) fn leave(&self, endpoint: usize) {
+        let next = (endpoint + 1) % self.endpoints.len();
+        let _ = self.current.compare_exchange(endpoint, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Asks; at each endpoint once, beginning with the present one, until one answers. What is asked for must be harmless
+    /// when it is carried out twice.
+    pub(super) async fn ask<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &impl Serialize,
+        each: Duration,
+    ) -> Result<A, Failed> {
+        let body = encoded(question).map_err(|error| Failed { error, unknown: false })?;
+        let mut unknown = false;
+        let mut endpoint = self.current();
+        let mut failed = None;
+        for _ in 0..self.endpoints.len() {
+            match self
+                .ask_at(endpoint, path, body.clone(), each)
+                .await
+                .and_then(|answer| self.decoded(endpoint, &answer))
+            {
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    unknown |= error.is_unknown();
+                    if !error.is_of_this_endpoint() {
+                        return Err(Failed { error, unknown });
+                    }
+                    self.leave(endpoint);
+                    endpoint = (endpoint + 1) % self.endpoints.len();
+                    failed = Some(more_telling(failed, error));
+                }
+            }
+        }
+        let error = failed.unwrap_or(EtcdError::Config("cluster.endpoints is empty".to_owned()));
+        Err(Failed { error, unknown })
+    }
+
+    pub(super) async fn transact(&self, transaction: &Transaction) -> Result<Carried, Failed> {
+        self.ask("/v3/kv/txn", transaction, EACH).await
+    }
+
+    pub(super) async fn range(&self, range: &Range) -> Result<Found, EtcdError> {
+        self.ask("/v3/kv/range", range, EACH).await.map_err(|failed| failed.error)
+    }
+
+    /// Asks one endpoint, and no other.
+    pub(super) async fn range_at(&self, endpoint: usize, range: &Range, each: Duration) -> Result<Found, EtcdError> {
+        let answer = self.ask_at(endpoint, "/v3/kv/range", encoded(range)?, each).await?;
+        self.decoded(endpoint, &answer)
+    }
+
+    /// What an endpoint is, and whether it is well.
+    pub(super) async fn look_at(&self, endpoint: usize) -> Result<String, EtcdError> {
+        let at = self.endpoint(endpoint)?;
+        let version = self.known(endpoint).await?;
+        let (status, answer) = self.whole(Method::GET, at, "/health", Bytes::new(), None, EACH).await?;
+        let health: Health = serde_json::from_slice(&answer).unwrap_or_default();
+        if status != StatusCode::OK || health.health != "true" {
+            return Err(EtcdError::NoMajority(format!("{} says that it is not healthy", at.url)));
+        }
+        Ok(version)
+    }
+
+    async fn ask_at(&self, endpoint: usize, path: &str, body: Bytes, each: Duration) -> Result<Bytes, EtcdError> {
+        let at = self.endpoint(endpoint)?;
+        if !at.is_known.load(Ordering::Relaxed) {
+            self.known(endpoint).await?;
+        }
+        let mut again = self.login.is_some();
+        loop {
+            let token = self.token(at).await?;
+            let (status, answer) = self.whole(Method::POST, at, path, body.clone(), token, each).await?;
+            if status == StatusCode::OK {
+                return Ok(answer);
+            }
+            let error = refusal(&at.url, status, &answer);
+            if !(error.is_token() && std::mem::take(&mut again)) {
+                return Err(error);
+            }
+            *self.lock() = None;
+        }
+    }
+
+    /// Begins an answer that goes on.
+    pub(super) async fn stream(
+        &self,
+        endpoint: usize,
+        path: &str,
+        question: &impl Serialize,
+    ) -> Result<Incoming, EtcdError> {
+        let at = self.endpoint(endpoint)?;
+        if !at.is_known.load(Ordering::Relaxed) {
+            self.known(endpoint).await?;
+        }
+        let token = self.token(at).await?;
+        let asked = self.send(Method::POST, at, path, encoded(question)?, token);
+        let response = timeout(EACH, asked).await.map_err(|_| at.silent())??;
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(response.into_body());
+        }
+        let answer = timeout(EACH, at.read(response)).await.map_err(|_| at.silent())??;
+        let error = refusal(&at.url, status, &answer);
+        if error.is_token() {
+            *self.lock() = None;
+        }
+        Err(error)
+    }
+
+    fn endpoint(&self, index: usize) -> Result<&Endpoint, EtcdError> {
+        self.endpoints.get(index).ok_or_else(|| EtcdError::Config("no such endpoint".to_owned()))
+    }
+
+    /// The version of who answers there, if it is one of this etcd's members.
+    async fn known(&self, endpoint: usize) -> Result<String, EtcdError> {
+        let at = self.endpoint(endpoint)?;
+        let (status, answer) = self.whole(Method::GET, at, "/version", Bytes::new(), None, EACH).await?;
+        let version = serde_json::from_slice::<Version>(&answer).unwrap_or_default().etcdserver;
+        let mut numbers = version.split('.').map(|part| part.parse::<u32>().ok());
+        let (Some(Some(major)), Some(Some(minor))) = (numbers.next(), numbers.next()) else {
+            return Err(match refusal(&at.url, status, &answer) {
+                error @ EtcdError::NotEtcd { .. } if status != StatusCode::OK => error,
+                _ => EtcdError::NotEtcd { at: at.url.clone(), cause: "it does not tell etcd's version".to_owned() },
+            });
+        };
+        if (major, minor) < (3, 4) {
+            return Err(EtcdError::TooOld { at: at.url.clone(), version });
+        }
+        let token = self.token(at).await?;
+        let (status, answer) =
+            self.whole(Method::POST, at, "/v3/maintenance/status", Bytes::from_static(b"{}"), token, EACH).await?;
+        if let (StatusCode::OK, Ok(Status { header })) = (status, serde_json::from_slice(&answer)) {
+            if header.cluster_id.0 != *self.cluster.get_or_init(|| header.cluster_id.0) {
+                return Err(EtcdError::Foreign { at: at.url.clone() });
+            }
+            at.is_known.store(true, Ordering::Relaxed);
+        }
+        Ok(version)
+    }
+
+    async fn token(&self, at: &Endpoint) -> Result<Option<HeaderValue>, EtcdError> {
+        let Some((name, password)) = &self.login else { return Ok(None) };
+        if let Some(token) = self.lock().clone() {
+            return Ok(Some(token));
+        }
+        let login = encoded(&Login { name, password: password.expose_secret() })?;
+        let (status, answer) = self.whole(Method::POST, at, "/v3/auth/authenticate", login, None, EACH).await?;
+        if status != StatusCode::OK {
+            return Err(match refusal(&at.url, status, &answer) {
+                EtcdError::Refused(words) => EtcdError::Auth(words),
+                other => other,
+            });
+        }
+        let token = serde_json::from_slice::<Token>(&answer).unwrap_or_default().token;
+        let mut token = HeaderValue::try_from(token).map_err(|_| EtcdError::Auth("its token is none".to_owned()))?;
+        token.set_sensitive(true);
+        *self.lock() = Some(token.clone());
+        Ok(Some(token))
+    }
+
+    async fn whole(
+        &self,
+        method: Method,
+        at: &Endpoint,
+        path: &str,
+        body: Bytes,
+        token: Option<HeaderValue>,
+        each: Duration,
+    ) -> Result<(StatusCode, Bytes), EtcdError> {
+        let whole = async {
+            let response = self.send(method, at, path, body, token).await?;
+            Ok((response.status(), at.read(response).await?))
+        };
+        timeout(each, whole).await.map_err(|_| at.silent())?
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        at: &Endpoint,
+        path: &str,
+        body: Bytes,
+        token: Option<HeaderValue>,
+    ) -> Result<Response<Incoming>, EtcdError> {
+        let request = Request::builder().method(method).uri(format!("{}{path}", at.url));
+        let mut request = request
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| EtcdError::Config(format!("cluster.endpoints: {error}")))?;
+        if let Some(token) = token {
+            request.headers_mut().insert(AUTHORIZATION, token);
+        }
+        self.pool.request(request).await.map_err(|error| at.failed(&error))
+    }
+
+    fn decoded<A: DeserializeOwned>(&self, endpoint: usize, answer: &[u8]) -> Result<A, EtcdError> {
+        let at = self.endpoint(endpoint)?;
+        serde_json::from_slice(answer).map_err(|error| at.unanswered(format!("its answer cannot be read ({error})")))
+    }
+
+    #[cfg(test)]
+    pub(super) fn spoil_token(&self) {
+        *self.lock() = Some(HeaderValue::from_static("spoiled.1"));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<HeaderValue>> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Endpoint {
+    fn new(url: &Url) -> Result<Self, EtcdError> {
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            return Err(EtcdError::Config("cluster.endpoints: each begins with http:// or https://".to_owned()));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(EtcdError::Config(
+                "cluster.endpoints: no user or password in a URL: cluster.username and cluster.password".to_owned(),
+            ));
+        }
+        Ok(Self { url: url.as_str().trim_end_matches('/').to_owned(), is_known: AtomicBool::new(false) })
+    }
+
+    async fn read(&self, response: Response<Incoming>) -> Result<Bytes, EtcdError> {
+        let mut body = response.into_body();
+        let mut read = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.unanswered(innermost(&error)))?;
+            read.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+            if read.len() > ANSWER_MOST {
+                return Err(self.unanswered("its answer has no end".to_owned()));
+            }
+        }
+        Ok(read.freeze())
+    }
+
+    fn silent(&self) -> EtcdError {
+        self.unanswered("the time ran out".to_owned())
+    }
+
+    fn unanswered(&self, cause: String) -> EtcdError {
+        EtcdError::Unanswered { at: self.url.clone(), cause }
+    }
+
+    fn failed(&self, error: &legacy::Error) -> EtcdError {
+        let at = self.url.clone();
+        if let Some(tls) = find::<rustls::Error>(error) {
+            return EtcdError::Tls { at, cause: explained(tls) };
+        }
+        let mut cause = innermost(error);
+        if self.url.starts_with("http:") && find::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message)
+        {
+            cause += " (if it speaks TLS, write https:// in cluster.endpoints)";
+        }
+        if error.is_connect() { EtcdError::Unreachable { at, cause } } else { EtcdError::Unanswered { at, cause } }
+    }
+}
+
+/// Of two failures, the one that says more: who is there and says no says more than who is not.
+fn more_telling(before: Option<EtcdError>, now: EtcdError) -> EtcdError {
+    let rank = |error: &EtcdError| match error {
+        EtcdError::Unreachable { .. } => 0,
+        EtcdError::Unanswered { .. } => 1,
+        EtcdError::NoMajority(_) => 3,
+        _ => 2,
+    };
+    before.filter(|before| rank(before) >= rank(&now)).unwrap_or(now)
+}
+
+fn encoded(question: &impl Serialize) -> Result<Bytes, EtcdError> {
+    let encoded = serde_json::to_vec(question);
+    encoded.map(Bytes::from).map_err(|error| EtcdError::Refused(format!("the question cannot be written: {error}")))
+}

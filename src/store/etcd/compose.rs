@@ -1,0 +1,220 @@
+//! Makes one transaction of what waits: the lazy changes first, in their order, then as much of the rest as fits.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use bytes::Bytes;
+use ulid::Ulid;
+
+use super::commit::Work;
+use super::config::{Keys, end_of};
+use super::handle::Common;
+use super::rows::RowName;
+use super::state::State;
+use super::wire::{Blob, Delete, Step};
+use crate::store::fullness::{Fullness, beyond};
+use crate::store::request::{New, Op};
+use crate::store::shared::add;
+use crate::store::types::{AppendError, PerQueue, Queue, row_size};
+
+/// etcd takes 128 operations in a transaction (`--max-txn-ops`), and the writer's mark and the statistics are among them.
+const STEPS_MOST: usize = 120;
+/// And 1.5 MiB in a request.
+const BYTES_MOST: usize = 1024 * 1024;
+/// The largest row fits beside so much: else small changes that keep coming would keep it out.
+const BESIDE_ANY: usize = 64 * 1024;
+
+/// Somebody who waits.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) since: Instant,
+    pub(super) op: Op,
+}
+
+/// What has become of an operation in its transaction.
+#[derive(Debug)]
+pub(super) enum Place {
+    Row(Queue, u8),
+    Replaced(Queue, u64, usize),
+    SessionForgotten,
+}
+
+/// What came of putting an operation into a draft.
+enum Put {
+    Done(Place),
+    /// There is nothing to be done for it.
+    Nothing,
+    /// Its queue is full.
+    Full,
+}
+
+/// What is on its way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) transaction: Ulid,
+    pub(super) ops: Vec<(Waiter, Place)>,
+    /// It carries lazy changes.
+    pub(super) lazy: bool,
+    /// Somebody was refused for want of room.
+    pub(super) refused: bool,
+}
+
+/// Who composes.
+pub(super) struct Composer<'a> {
+    pub(super) keys: &'a Keys,
+    pub(super) common: &'a Common,
+    pub(super) fullness: &'a mut Fullness,
+    /// The first connection of the MQTT session whose redelivery keys are kept.
+    pub(super) session_began: &'a mut u64,
+    /// A leader tells the others how much the queues hold.
+    pub(super) leads: bool,
+}
+
+/// A transaction in the making.
+#[derive(Default)]
+struct Draft {
+    steps: Vec<Step>,
+    /// Where a key is among them: etcd takes each but once.
+    at: HashMap<String, usize>,
+    bytes: usize,
+    rows: u8,
+    puts_keys: bool,
+    last: PerQueue<Option<u8>>,
+}
+
+impl Draft {
+    fn set(&mut self, key: String, change: Option<Bytes>) {
+        self.bytes += key.len() + change.as_ref().map_or(0, Bytes::len);
+        let step = match change {
+            Some(value) => Step::put(key.clone(), value),
+            None => Step::delete(key.clone()),
+        };
+        if let Some(there) = self.at.get(&key).and_then(|at| self.steps.get_mut(*at)) {
+            *there = step;
+        } else {
+            self.at.insert(key, self.steps.len());
+            self.steps.push(step);
+        }
+    }
+
+    /// Whether there is room for an operation of so many bytes; one goes however large it is.
+    fn has_room(&self, bytes: usize) -> bool {
+        let fits = self.bytes + bytes <= BYTES_MOST || self.bytes <= BESIDE_ANY;
+        self.steps.is_empty() || (self.steps.len() + 2 <= STEPS_MOST && fits)
+    }
+}
+
+impl Composer<'_> {
+    /// The next transaction. Who is refused for want of room is answered; so is who wants nothing done.
+    pub(super) fn compose(&mut self, waiting: &mut VecDeque<Waiter>) -> (Work, Flight) {
+        let transaction = Ulid::generate();
+        let common = self.common;
+        let mut state = common.state();
+        let mut draft = Draft::default();
+        for (key, change) in state.lazies.take(STEPS_MOST, BYTES_MOST, false) {
+            draft.set(key, change);
+        }
+        let mut flight = Flight { transaction, ops: Vec::new(), lazy: !draft.steps.is_empty(), refused: false };
+        let mut refused = Vec::new();
+        // What is lazy and does not fit goes before anything durable that was asked for later.
+        while state.lazies.is_empty()
+            && let Some(next) = waiting.front()
+            && draft.has_room(next.op.weight())
+            && !matches!(flight.ops.last(), Some((_, Place::SessionForgotten)))
+        {
+            // A range and a key within it do not go together.
+            if matches!(next.op, Op::ForgetSession(..)) && draft.puts_keys {
+                break;
+            }
+            let Some(waiter) = waiting.pop_front() else { break };
+            match self.put(&mut state, &mut draft, transaction, &waiter.op) {
+                Put::Done(place) => flight.ops.push((waiter, place)),
+                Put::Nothing => drop(waiter.op.stored(0)),
+                Put::Full => refused.push(waiter.op),
+            }
+        }
+        if self.leads {
+            let counts = Queue::ALL.map(|queue| (state.counts().get(queue).depth, state.counts().get(queue).bytes));
+            let told = serde_json::to_vec(&(state.seen_revision(), counts)).unwrap_or_default();
+            draft.set(self.keys.stats(), Some(told.into()));
+        }
+        drop(state);
+        flight.refused = !refused.is_empty();
+        let work = Work { transaction, steps: draft.steps, last: draft.last };
+        self.refuse(refused);
+        (work, flight)
+    }
+
+    fn refuse(&mut self, refused: Vec<Op>) {
+        if refused.is_empty() {
+            return;
+        }
+        let claimed = self.common.state().claimed();
+        let (now, changes) = self.fullness.look(&claimed, &self.common.limits);
+        if now.is_err() {
+            self.common.shared.set_writable(now);
+        }
+        changes.log();
+        for op in refused {
+            if let Op::Append(_, reply) = op {
+                reply.send(Err(AppendError::Full));
+            }
+        }
+    }
+
+    /// Puts an operation into the draft.
+    fn put(&mut self, state: &mut State, draft: &mut Draft, transaction: Ulid, op: &Op) -> Put {
+        match op {
+            Op::Append(new, _) => self.append(state, draft, transaction, new),
+            Op::Replace { queue, seq, data, .. } => match state.key(*queue, *seq) {
+                Some(key) => {
+                    draft.set(key, Some(Bytes::copy_from_slice(data)));
+                    Put::Done(Place::Replaced(*queue, *seq, data.len()))
+                }
+                None => Put::Nothing,
+            },
+            Op::ForgetSession(began, _) => {
+                *self.session_began = (*self.session_began).max(*began);
+                let keys = self.keys.redeliveries();
+                let end = Blob::from(end_of(&keys));
+                draft.steps.push(Step::Delete(Delete { key: keys.into(), end }));
+                Put::Done(Place::SessionForgotten)
+            }
+        }
+    }
+
+    fn append(&mut self, state: &mut State, draft: &mut Draft, transaction: Ulid, new: &New) -> Put {
+        let (queue, size) = (new.queue, row_size(&new.data));
+        if !self.admit(state, queue, size) {
+            return Put::Full;
+        }
+        // The removals that make room go first.
+        let most = STEPS_MOST.saturating_sub(draft.steps.len() + 3);
+        for (key, change) in state.lazies.take(most, BYTES_MOST, true) {
+            draft.set(key, change);
+        }
+        let name = RowName { transaction, place: draft.rows, size: u32::try_from(new.data.len()).unwrap_or(u32::MAX) };
+        draft.rows += 1;
+        *draft.last.get_mut(queue) = Some(name.place);
+        state.coming(transaction, queue, size);
+        draft.set(self.keys.queue(queue) + &name.encode(), Some(new.data.clone()));
+        if let Some(key) = new.key.filter(|key| key.connection >= *self.session_began) {
+            let name = self.keys.redelivery(key.pkid);
+            state.lazies.forget(&name);
+            draft.puts_keys = true;
+            draft.set(name, Some(Bytes::copy_from_slice(&key.digest)));
+        }
+        Put::Done(Place::Row(queue, name.place))
+    }
+
+    fn admit(&mut self, state: &mut State, queue: Queue, size: u64) -> bool {
+        let limit = self.common.limits.of(queue);
+        let dropped = if queue == Queue::SetAside && size <= limit { state.make_room(size, limit) } else { 0 };
+        add(&self.common.shared.set_aside_dropped, dropped);
+        let full = beyond(queue, state.claimed().get(queue), size, limit);
+        if full {
+            self.fullness.refused(queue, size);
+        }
+        !full
+    }
+}

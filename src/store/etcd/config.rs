@@ -1,0 +1,191 @@
+//! How etcd is reached, and what is kept there under which names.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{ClientConfig, RootCertStore};
+use secrecy::SecretString;
+use url::Url;
+
+use super::error::EtcdError;
+use crate::os::tls;
+use crate::store::types::{Limits, Queue};
+
+/// How etcd is reached, and who asks.
+#[derive(Debug, Clone)]
+pub struct EtcdConfig {
+    /// `http://` or `https://`, each a member of the one etcd; tried in turn.
+    pub endpoints: Vec<Url>,
+    /// Everything is kept below `<prefix>/`.
+    pub prefix: String,
+    /// This bridge's name, one of a kind below the prefix.
+    pub member: String,
+    /// User and password, where etcd wants them.
+    pub login: Option<(String, SecretString)>,
+    /// What etcd's certificates are held against, and what is shown to it.
+    pub tls: EtcdTls,
+    /// How long a silent leader is waited for.
+    pub takeover: Duration,
+    /// What the queues may hold.
+    pub limits: Limits,
+}
+
+/// Files for TLS, in PEM.
+#[derive(Debug, Clone, Default)]
+pub struct EtcdTls {
+    /// The authorities that are trusted; without it, the system's.
+    pub ca: Option<PathBuf>,
+    /// The client certificate.
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+}
+
+impl EtcdTls {
+    pub(super) fn client_config(&self) -> Result<Arc<ClientConfig>, EtcdError> {
+        let wrong = |key: &str, path: &PathBuf, what: String| {
+            EtcdError::Config(format!("cluster.tls.{key} {}: {what}", path.display()))
+        };
+        let mut roots = RootCertStore::empty();
+        if let Some(ca) = &self.ca {
+            roots.add_parsable_certificates(tls::chain_in(ca).map_err(|what| wrong("ca", ca, what))?);
+        } else {
+            roots = tls::system_roots();
+        }
+        let unusable = |error: rustls::Error| EtcdError::Config(format!("cluster.tls: {error}"));
+        let builder = ClientConfig::builder_with_provider(tls::provider())
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?
+            .with_root_certificates(roots);
+        let config = match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => {
+                let chain = tls::chain_in(cert).map_err(|what| wrong("cert", cert, what))?;
+                let private = tls::private_key_in(key).map_err(|what| wrong("key", key, what))?;
+                builder.with_client_auth_cert(chain, private).map_err(|error| match error {
+                    rustls::Error::InconsistentKeys(_) => wrong("key", key, tls::OTHER_KEY.to_owned()),
+                    other => unusable(other),
+                })?
+            }
+            (None, None) => builder.with_no_client_auth(),
+            _ => return Err(EtcdError::Config("cluster.tls.cert and cluster.tls.key belong together".to_owned())),
+        };
+        Ok(Arc::new(config))
+    }
+}
+
+/// The names of what is kept.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub(super) fn below(prefix: &str) -> Self {
+        Self { prefix: prefix.trim_end_matches('/').to_owned() }
+    }
+
+    fn name(&self, folder: &str, name: &str) -> String {
+        format!("{}/{folder}/{name}", self.prefix)
+    }
+
+    /// Who leads. Put with the leader's lease, so that it goes with it.
+    pub(super) fn leader(&self) -> String {
+        format!("{}/leader", self.prefix)
+    }
+
+    /// Every member, each with its lease.
+    pub(super) fn members(&self) -> String {
+        self.name("member", "")
+    }
+
+    pub(super) fn member(&self, name: &str) -> String {
+        self.name("member", name)
+    }
+
+    /// A small value that all members share.
+    pub(super) fn file(&self, name: &str) -> String {
+        self.name("file", name)
+    }
+
+    /// What the last transaction of each writer was.
+    pub(super) fn writers(&self) -> String {
+        self.name("writer", "")
+    }
+
+    pub(super) fn writer(&self, name: &str) -> String {
+        self.name("writer", name)
+    }
+
+    /// How much the queues hold, by the leader.
+    pub(super) fn stats(&self) -> String {
+        format!("{}/stats", self.prefix)
+    }
+
+    /// The rows of all queues.
+    pub(super) fn queues(&self) -> String {
+        self.name("queue", "")
+    }
+
+    pub(super) fn queue(&self, queue: Queue) -> String {
+        self.name(
+            "queue",
+            match queue {
+                Queue::Inbound => "in/",
+                Queue::Outbound => "out/",
+                Queue::SetAside => "aside/",
+            },
+        )
+    }
+
+    pub(super) fn redeliveries(&self) -> String {
+        self.name("key", "")
+    }
+
+    pub(super) fn redelivery(&self, pkid: u16) -> String {
+        self.name("key", &format!("{pkid:05}"))
+    }
+
+    pub(super) fn notes(&self) -> String {
+        self.name("note", "")
+    }
+
+    pub(super) fn note(&self, key: &str) -> String {
+        self.name("note", key)
+    }
+}
+
+/// The end of the range of the keys that begin with `prefix`.
+pub(super) fn end_of(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_ends_before_the_next() {
+        assert_eq!(end_of("/a/in/"), b"/a/in0");
+        assert_eq!(end_of("\u{7f}"), [0x80]);
+        let keys = Keys::below("/ilink2mqtt/413/");
+        assert_eq!(keys.queue(Queue::Inbound), "/ilink2mqtt/413/queue/in/");
+        assert!(keys.queue(Queue::SetAside).starts_with(&keys.queues()));
+        assert_eq!(keys.redelivery(7), "/ilink2mqtt/413/key/00007");
+    }
+
+    #[test]
+    fn a_half_of_a_client_certificate_is_told() {
+        let tls = EtcdTls { cert: Some("/nowhere".into()), ..EtcdTls::default() };
+        assert!(tls.client_config().unwrap_err().to_string().contains("belong together"));
+        let tls = EtcdTls { ca: Some("/nowhere/ca.pem".into()), ..EtcdTls::default() };
+        assert!(tls.client_config().unwrap_err().to_string().contains("cluster.tls.ca /nowhere/ca.pem"));
+    }
+}

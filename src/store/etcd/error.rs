@@ -1,0 +1,212 @@
+//! What goes wrong with etcd: in plain words with the remedy, and typed by what follows from it.
+
+use hyper::StatusCode;
+use serde::Deserialize;
+
+/// Why etcd did not do what was asked. No variant holds a secret or a URL with one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EtcdError {
+    /// Nothing is known yet.
+    #[error("etcd has not answered yet")]
+    Starting,
+    /// What is configured cannot be used.
+    #[error("{0}")]
+    Config(String),
+    /// No connection stood: nothing was sent.
+    #[error("etcd at {at} cannot be reached: {cause}; look whether it runs there and whether a firewall is between")]
+    Unreachable {
+        /// The endpoint.
+        at: String,
+        /// Why.
+        cause: String,
+    },
+    /// The two do not trust each other: nothing was sent.
+    #[error("no TLS with etcd at {at}: {cause}")]
+    Tls {
+        /// The endpoint.
+        at: String,
+        /// Why.
+        cause: String,
+    },
+    /// A request was sent, and no answer came.
+    #[error("etcd at {at} did not answer: {cause}; is it overloaded, stopped or cut off?")]
+    Unanswered {
+        /// The endpoint.
+        at: String,
+        /// Why.
+        cause: String,
+    },
+    /// It is there, and cannot decide anything.
+    #[error("etcd has no majority ({0}): more than half of its members must run and reach each other")]
+    NoMajority(String),
+    /// Its quota is used up.
+    #[error(
+        "etcd is out of space (NOSPACE): compact and defragment it (`etcdctl compact`, `etcdctl defrag`), then `etcdctl alarm \
+         disarm`; or raise its --quota-backend-bytes"
+    )]
+    NoSpace,
+    /// It is asked for more than it can do.
+    #[error(
+        "etcd takes no more for now (too many requests): its disk or its network is too slow for what is asked of it"
+    )]
+    TooMany,
+    /// One row is larger than a request may be.
+    #[error("this is larger than etcd takes in one request: raise its --max-request-bytes (1.5 MiB by default)")]
+    TooLarge,
+    /// A member of another etcd than the other endpoints.
+    #[error(
+        "etcd at {at} belongs to another cluster than the other endpoints: cluster.endpoints must name members of one etcd"
+    )]
+    Foreign {
+        /// The endpoint.
+        at: String,
+    },
+    /// Not logged in, or not allowed.
+    #[error(
+        "etcd does not let us in ({0}): look at cluster.username and cluster.password, and at the role's permissions on cluster.prefix"
+    )]
+    Auth(String),
+    /// Something else answered.
+    #[error("what answers at {at} is not etcd: {cause}")]
+    NotEtcd {
+        /// The endpoint.
+        at: String,
+        /// How it is known.
+        cause: String,
+    },
+    /// An etcd without what is needed.
+    #[error("etcd at {at} is {version}: 3.4 or later is needed")]
+    TooOld {
+        /// The endpoint.
+        at: String,
+        /// Its version.
+        version: String,
+    },
+    /// Its members disagree about what is stored: nothing that it says counts any more.
+    #[error(
+        "etcd's members are out of sync ({0}): replace the damaged member, as etcd's documentation has it, then start this bridge again"
+    )]
+    Corrupt(String),
+    /// Revisions that were asked for are gone; what is there now is to be read instead.
+    #[error("etcd has compacted what was asked for")]
+    Compacted,
+    /// Another process has registered under this member's name.
+    #[error(
+        "another bridge is registered as `{0}`: give each its own cluster.member, or wait until the former one's lease has run out"
+    )]
+    NameTaken(String),
+    /// Somebody else leads, or nobody.
+    #[error("another member leads")]
+    Deposed,
+    /// Any other answer.
+    #[error("etcd refuses it: {0}")]
+    Refused(String),
+}
+
+impl EtcdError {
+    /// Whether what was asked for may have been done all the same, or may still be.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unanswered { .. } | Self::NoMajority(_))
+    }
+
+    /// Whether another endpoint may do better.
+    pub(super) fn is_of_this_endpoint(&self) -> bool {
+        use EtcdError as E;
+        matches!(
+            self,
+            E::Unreachable { .. }
+                | E::Tls { .. }
+                | E::Unanswered { .. }
+                | E::NoMajority(_)
+                | E::NotEtcd { .. }
+                | E::TooOld { .. }
+                | E::Foreign { .. }
+        )
+    }
+
+    /// Whether the token is no good any more, and a new one may be.
+    pub(super) fn is_token(&self) -> bool {
+        matches!(self, Self::Auth(cause) if cause.contains("token") || cause.contains("revision"))
+    }
+}
+
+/// The body of an answer that says no.
+#[derive(Debug, Default, Deserialize)]
+struct No {
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    error: String,
+    #[serde(default)]
+    code: u32,
+}
+
+/// An answer other than 200, or an error in the course of a stream.
+pub(super) fn refusal(at: &str, status: StatusCode, body: &[u8]) -> EtcdError {
+    let Ok(no) = serde_json::from_slice::<No>(body) else {
+        let cause = if body.starts_with(b"Client sent an HTTP request to an HTTPS server") {
+            "it speaks TLS: write https:// in cluster.endpoints".to_owned()
+        } else {
+            format!("it answers {} without etcd's JSON", status.as_u16())
+        };
+        return EtcdError::NotEtcd { at: at.to_owned(), cause };
+    };
+    said(if no.message.is_empty() { no.error } else { no.message }, no.code)
+}
+
+/// What etcd's own words mean; the codes are those of gRPC.
+pub(super) fn said(words: String, code: u32) -> EtcdError {
+    const RESOURCE_EXHAUSTED: u32 = 8;
+    const UNAVAILABLE: u32 = 14;
+    const CANCELLED: u32 = 1;
+    const DEADLINE: u32 = 4;
+    const DENIED: u32 = 7;
+    const UNAUTHENTICATED: u32 = 16;
+    let has = |what: &str| words.contains(what);
+    if has("database space exceeded") {
+        EtcdError::NoSpace
+    } else if has("too large") || has("larger than max") {
+        EtcdError::TooLarge
+    } else if has("corrupt") {
+        EtcdError::Corrupt(words)
+    } else if has("compacted") {
+        EtcdError::Compacted
+    } else if has("too many requests") || code == RESOURCE_EXHAUSTED {
+        EtcdError::TooMany
+    } else if matches!(code, DENIED | UNAUTHENTICATED) || has("auth") || has("user name is empty") {
+        EtcdError::Auth(words)
+    } else if matches!(code, UNAVAILABLE | CANCELLED | DEADLINE) || has("no leader") || has("timed out") {
+        EtcdError::NoMajority(words)
+    } else {
+        EtcdError::Refused(words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_etcd_says_is_typed_by_what_follows_from_it() {
+        let no = |message: &str, code: u32| {
+            let body = format!(r#"{{"error":"{message}","message":"{message}","code":{code}}}"#);
+            refusal("http://a:2379", StatusCode::SERVICE_UNAVAILABLE, body.as_bytes())
+        };
+        assert_eq!(no("etcdserver: mvcc: database space exceeded", 8), EtcdError::NoSpace);
+        assert_eq!(no("etcdserver: too many requests", 8), EtcdError::TooMany);
+        assert_eq!(no("etcdserver: request is too large", 3), EtcdError::TooLarge);
+        assert_eq!(no("grpc: received message larger than max (2 vs. 1)", 8), EtcdError::TooLarge);
+        assert_eq!(no("etcdserver: mvcc: required revision has been compacted", 11), EtcdError::Compacted);
+        for (words, code) in
+            [("etcdserver: request timed out", 14), ("etcdserver: no leader", 14), ("context deadline exceeded", 4)]
+        {
+            assert!(no(words, code).is_unknown(), "{words}");
+        }
+        assert!(no("etcdserver: invalid auth token", 16).is_token());
+        let denied = no("etcdserver: permission denied", 7);
+        assert!(!denied.is_token() && denied.to_string().contains("cluster.username"));
+        let tls =
+            refusal("http://a:2379", StatusCode::BAD_REQUEST, b"Client sent an HTTP request to an HTTPS server.\n");
+        assert!(tls.to_string().contains("https://"));
+    }
+}

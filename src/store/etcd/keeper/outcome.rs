@@ -1,0 +1,165 @@
+//! What has become of a transaction: who is answered, and what is tried again.
+
+use std::time::Instant;
+
+use tracing::{error, info, warn};
+
+use super::super::commit::{Committer, NotDone};
+use super::super::compose::{Flight, Place};
+use super::super::error::EtcdError;
+use super::super::rows::number;
+use super::{Aboard, Keeper, RETRY_EVERY, Refused, Stop, View};
+use crate::store::request::{New, Op};
+use crate::store::shared::add;
+use crate::store::types::{Queue, SpoolError};
+
+impl Keeper {
+    pub(super) fn landed(&mut self, committer: Committer, outcome: Result<u64, NotDone>) -> Result<(), Stop> {
+        self.committer = Some(committer);
+        let Some((_, aboard)) = self.going.take() else { return Ok(()) };
+        match (outcome, aboard) {
+            (Ok(revision), Aboard::Rows(flight)) => self.stored(revision, flight),
+            (Ok(_), Aboard::Removals) => self.common.state().lazies.landed(),
+            (Ok(_), Aboard::Probe) => self.accept_again(),
+            (Err(NotDone::Refused(cause)), Aboard::Rows(flight)) => self.turned_back(&cause, flight),
+            (Err(NotDone::Refused(cause)), Aboard::Removals) => {
+                self.common.state().lazies.turned_back();
+                self.refuse(cause);
+            }
+            (Err(NotDone::Refused(cause)), Aboard::Probe) => {
+                self.refuse(cause);
+                if let Some(refused) = &mut self.refused {
+                    refused.removals_tried = false;
+                }
+            }
+            (Err(NotDone::Deposed), _) => return Err(self.deposed()),
+            (Err(NotDone::Fatal(cause)), _) => {
+                error!(cause, "the spool has failed");
+                self.common.shared.fail(cause);
+                return Err(Stop);
+            }
+        }
+        self.show();
+        Ok(())
+    }
+
+    fn stored(&mut self, revision: u64, flight: Flight) {
+        let shared = &self.common.shared;
+        let durable = !flight.ops.is_empty();
+        if durable {
+            add(&shared.commits_synced, 1);
+        } else if flight.lazy {
+            add(&shared.commits_lazy, 1);
+        }
+        let mut adds = false;
+        let mut rows = Vec::new();
+        let mut state = self.common.state();
+        state.lazies.landed();
+        let mut answers = Vec::new();
+        for (waiter, place) in flight.ops {
+            match place {
+                Place::Row(queue, place) => {
+                    if let Op::Append(New { key: Some(key), .. }, _) = &waiter.op
+                        && key.connection >= self.session_began
+                    {
+                        state.redeliveries.insert(key.pkid, key.digest);
+                        state.lazies.forget(&self.keys.redelivery(key.pkid));
+                    }
+                    adds |= queue != Queue::SetAside;
+                    rows.push((number(revision, place), waiter.op));
+                }
+                Place::Replaced(queue, seq, size) => {
+                    if state.is_there(queue, seq) {
+                        state.replaced(queue, seq, size);
+                    }
+                    answers.push(waiter.op);
+                }
+                Place::SessionForgotten => {
+                    state.redeliveries.clear();
+                    answers.push(waiter.op);
+                }
+            }
+        }
+        if let View::Estimate(estimate) = &mut self.view {
+            let sizes = rows.iter().filter_map(|(_, op)| op.adds());
+            estimate.appended(revision, sizes);
+            state.not_coming(flight.transaction);
+            state.set_counts(estimate.counts());
+        }
+        drop(state);
+        if adds && (self.refused.is_some() || !self.told.is_empty()) {
+            self.accept_again();
+        }
+        for op in answers {
+            op.stored(0);
+        }
+        match self.view {
+            View::Estimate(_) => {
+                for (number, op) in rows {
+                    op.stored(number);
+                }
+            }
+            View::Rows(_) => {
+                self.unseen.extend(rows);
+                self.answer_seen();
+            }
+        }
+    }
+
+    /// Who waits for a row that has been seen is answered: all that came before it have been seen, too.
+    pub(super) fn answer_seen(&mut self) {
+        while self.unseen.front().is_some_and(|(number, _)| *number <= self.seen) {
+            if let Some((number, op)) = self.unseen.pop_front() {
+                op.stored(number);
+            }
+        }
+    }
+
+    fn turned_back(&mut self, cause: &EtcdError, flight: Flight) {
+        {
+            let mut state = self.common.state();
+            state.lazies.turned_back();
+            state.not_coming(flight.transaction);
+        }
+        let (adding, rest): (Vec<_>, Vec<_>) =
+            flight.ops.into_iter().partition(|(_, place)| matches!(place, Place::Row(..)));
+        self.stale = matches!(self.view, View::Rows(_));
+        // Results may still fit where new rows do not: once more without those.
+        let again = *cause == EtcdError::NoSpace && !adding.is_empty();
+        self.refuse(cause.clone());
+        let (refused, again) =
+            if again { (adding, rest) } else { (adding.into_iter().chain(rest).collect(), Vec::new()) };
+        for (waiter, _) in again.into_iter().rev() {
+            self.waiting.push_front(waiter);
+        }
+        for (waiter, _) in refused {
+            waiter.op.refused(SpoolError::Unwritable(cause.to_string()));
+        }
+    }
+
+    fn refuse(&mut self, cause: EtcdError) {
+        self.warn(&cause);
+        let removals_tried = self.refused.as_ref().is_some_and(|refused| refused.removals_tried);
+        self.refused = Some(Refused { cause, again: Instant::now() + RETRY_EVERY, removals_tried });
+        self.show();
+    }
+
+    /// Tells the operator, once for each cause until rows are stored again.
+    pub(super) fn warn(&mut self, cause: &EtcdError) {
+        let cause = cause.to_string();
+        if !self.told.contains(&cause) {
+            warn!(cause, "the spool cannot be written; trying again");
+            self.told.push(cause);
+        }
+    }
+
+    fn accept_again(&mut self) {
+        self.refused = None;
+        self.told.clear();
+        if !self.common.state().lazies.is_empty() {
+            self.lazy_since.get_or_insert_with(Instant::now);
+        }
+        self.show();
+        info!("the spool can be written again");
+    }
+}

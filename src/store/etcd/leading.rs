@@ -1,0 +1,282 @@
+//! The whole store, for the leader: what is there is known here, its data is read from etcd.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+use tracing::error;
+
+use super::client::Client;
+use super::commit::Committer;
+use super::config::Keys;
+use super::election::Leadership;
+use super::error::EtcdError;
+use super::feed::Feed;
+use super::handle::{Common, Handle};
+use super::keeper::{Keeper, View};
+use super::load::load;
+use super::state::{State, Wanted};
+use super::wire::{Step, Transaction};
+use crate::os::files::Failure;
+use crate::store::request::Op;
+use crate::store::shared::{Shared, add};
+use crate::store::types::{Limits, Patience, Queue, Row, SpoolError};
+use crate::store::{Answer, Store};
+
+/// So many rows are read in one request, and about so many bytes of data.
+const READ_ROWS: usize = 100;
+const READ_BYTES: usize = 4 * 1024 * 1024;
+
+/// What only a leader may do.
+pub(super) struct Leading {
+    client: Arc<Client>,
+    keys: Keys,
+    patience: Patience,
+    #[cfg(test)]
+    pub(super) faults: Arc<super::commit::Faults>,
+}
+
+/// The leader's store.
+pub(super) type Leader = Handle<Leading>;
+
+/// Reads what is there, and begins to keep it.
+pub(super) async fn open(
+    client: Arc<Client>,
+    keys: Keys,
+    leadership: Leadership,
+    limits: Limits,
+    check_every: Duration,
+) -> Result<Arc<Leader>, EtcdError> {
+    let found = client.range(&leadership.question()).await?;
+    if !leadership.is_of(found.kvs.first()) {
+        leadership.depose("another member leads");
+        return Err(EtcdError::Deposed);
+    }
+    let mut state = State::new(keys.clone());
+    let revision = load(&client, &keys, &mut state).await?;
+    let shared = Arc::new(Shared::new(Failure::default()));
+    shared.show(state.counts());
+    let common = Arc::new(Common::new(shared, state, limits));
+    let committer = Committer::new(Arc::clone(&client), keys.writer("leader"), Some(leadership.clone()));
+    #[cfg(test)]
+    let faults = Arc::clone(&committer.faults);
+    let feed = Feed::new(Arc::clone(&client), &keys, leadership, revision + 1, check_every);
+    let (requests, inbox) = mpsc::unbounded_channel();
+    let view = View::Rows(Box::new(feed));
+    let keeper = Keeper::new(Arc::clone(&client), keys.clone(), Arc::clone(&common), inbox, view, committer);
+    tokio::spawn(keeper.run());
+    let rights = Leading {
+        client,
+        keys,
+        patience: Patience::default(),
+        #[cfg(test)]
+        faults,
+    };
+    Ok(Arc::new(Handle::new(requests, common, rights)))
+}
+
+impl Leader {
+    /// Reads with patience: what cannot be read now may be in a moment.
+    fn look<'a, T: Send + 'a, F>(&'a self, look: impl Fn() -> F + Send + Sync + 'a) -> Answer<'a, T>
+    where
+        F: Future<Output = Result<T, SpoolError>> + Send + 'a,
+    {
+        async move {
+            let excused = &self.common.shared.excused;
+            let outcome =
+                self.rights.patience.retry(&look, |_: &SpoolError| excused.store(true, Ordering::Relaxed)).await;
+            excused.store(false, Ordering::Relaxed);
+            outcome
+        }
+        .boxed()
+    }
+
+    /// These rows, with their data; without those that have been completed meanwhile.
+    async fn fetch(&self, queue: Queue, wanted: Vec<Wanted>) -> Result<Vec<Row>, SpoolError> {
+        let mut rows = Vec::with_capacity(wanted.len());
+        let mut wanted = wanted.into_iter().peekable();
+        while wanted.peek().is_some() {
+            let (mut part, mut bytes) = (Vec::new(), 0);
+            while part.len() < READ_ROWS
+                && let Some(row) = wanted.next_if(|row| bytes == 0 || bytes + row.size <= READ_BYTES)
+            {
+                bytes += row.size.max(1);
+                part.push(row);
+            }
+            rows.extend(self.fetch_part(queue, part).await?);
+        }
+        Ok(rows)
+    }
+
+    async fn fetch_part(&self, queue: Queue, wanted: Vec<Wanted>) -> Result<Vec<Row>, SpoolError> {
+        #[cfg(test)]
+        if self.rights.faults.read.swap(false, Ordering::Relaxed) {
+            return Err(unread(&EtcdError::TooMany));
+        }
+        let missing: Vec<Step> =
+            wanted.iter().filter(|row| row.data.is_none()).map(|row| Step::get(row.key.clone())).collect();
+        let mut found = Vec::new().into_iter();
+        if !missing.is_empty() {
+            let read = Transaction { success: missing, ..Transaction::default() };
+            let carried = self.rights.client.transact(&read).await.map_err(|failed| unread(&failed.error))?;
+            found = carried.found().collect::<Vec<_>>().into_iter();
+        }
+        let mut rows = Vec::with_capacity(wanted.len());
+        let mut state = self.common.state();
+        for row in wanted {
+            let data = match row.data {
+                Some(data) => Some(data),
+                None => found.next().and_then(|kvs| kvs.into_iter().next()).map(|kv| kv.value.0),
+            };
+            match data {
+                _ if !state.is_there(queue, row.seq) => {}
+                Some(data) => rows.push(Row { seq: row.seq, data }),
+                None => {
+                    error!(queue = queue.as_str(), rows = 1, "damaged rows were found in the spool and left out");
+                    add(&self.common.shared.damaged_rows, 1);
+                    state.lost(queue, row.seq);
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    async fn fetch_after(
+        &self,
+        queue: Queue,
+        after: u64,
+        max_rows: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Row>, SpoolError> {
+        loop {
+            self.is_open()?;
+            let wanted = self.common.state().after(queue, after, max_rows, max_bytes);
+            if wanted.is_empty() {
+                return Ok(Vec::new());
+            }
+            let rows = self.fetch(queue, wanted).await?;
+            if let Some(last) = rows.last() {
+                self.common.state().have_read(queue, last.seq);
+                return Ok(rows);
+            }
+            // All of them were completed meanwhile.
+        }
+    }
+
+    fn lazily(&self, change: impl FnOnce(&mut State, &Keys)) {
+        change(&mut self.common.state(), &self.rights.keys);
+        self.common.lazily.notify_one();
+    }
+}
+
+fn unread(error: &EtcdError) -> SpoolError {
+    SpoolError::Unwritable(error.to_string())
+}
+
+impl Store for Leader {
+    fn read_after(&self, queue: Queue, after: u64, max_rows: usize, max_bytes: usize) -> Answer<'_, Vec<Row>> {
+        self.look(move || self.fetch_after(queue, after, max_rows, max_bytes))
+    }
+
+    fn read(&self, queue: Queue, seq: u64) -> Answer<'_, Option<Row>> {
+        self.look(move || async move {
+            self.is_open()?;
+            let wanted = self.common.state().one(queue, seq);
+            Ok(self.fetch(queue, wanted.into_iter().collect()).await?.into_iter().next())
+        })
+    }
+
+    fn oldest(&self, queue: Queue) -> Answer<'_, Option<Row>> {
+        async move {
+            self.is_open()?;
+            let wanted = self.common.state().after(queue, 0, 1, usize::MAX);
+            Ok(self.fetch(queue, wanted).await?.into_iter().next())
+        }
+        .boxed()
+    }
+
+    fn appended(&self, queue: Queue) -> watch::Receiver<u64> {
+        self.common.shared.appended.get(queue).subscribe()
+    }
+
+    fn complete(&self, queue: Queue, seq: u64) {
+        self.lazily(|state, _| {
+            state.complete(queue, seq);
+        });
+    }
+
+    fn replace(&self, queue: Queue, seq: u64, data: Vec<u8>) -> Answer<'_, ()> {
+        async move { self.ask(|reply| Op::Replace { queue, seq, data, reply }).await }.boxed()
+    }
+
+    fn replace_lazily(&self, queue: Queue, seq: u64, data: Vec<u8>) {
+        self.lazily(|state, _| {
+            state.replace(queue, seq, Bytes::from(data));
+        });
+    }
+
+    fn redeliveries(&self) -> Answer<'_, Vec<(u16, [u8; 32])>> {
+        self.known(|state| state.redeliveries.iter().map(|(pkid, digest)| (*pkid, *digest)).collect())
+    }
+
+    fn forget_session(&self, began: u64) -> Answer<'_, ()> {
+        async move { self.ask(|reply| Op::ForgetSession(began, reply)).await }.boxed()
+    }
+
+    fn forget_redeliveries(&self, pkids: Vec<u16>) {
+        self.lazily(|state, keys| {
+            for pkid in pkids {
+                if state.redeliveries.remove(&pkid).is_some() {
+                    state.lazies.set(keys.redelivery(pkid), None);
+                }
+            }
+        });
+    }
+
+    fn put_note(&self, key: &str, value: Vec<u8>) {
+        self.lazily(|state, keys| {
+            state.notes.insert(key.to_owned(), value.clone());
+            state.lazies.set(keys.note(key), Some(value.into()));
+        });
+    }
+
+    fn remove_note(&self, key: &str) {
+        self.lazily(|state, keys| {
+            if state.notes.remove(key).is_some() {
+                state.lazies.set(keys.note(key), None);
+            }
+        });
+    }
+
+    fn notes(&self, prefix: &str) -> Answer<'_, Vec<(String, Vec<u8>)>> {
+        let prefix = prefix.to_owned();
+        self.known(move |state| {
+            let from = state.notes.range(prefix.clone()..);
+            from.take_while(|(key, _)| key.starts_with(&prefix))
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect()
+        })
+    }
+
+    fn patience(&self) -> &Patience {
+        &self.rights.patience
+    }
+}
+
+impl Leader {
+    /// What is known here without asking.
+    fn known<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, SpoolError>> {
+        async move {
+            self.is_open()?;
+            Ok(look(&self.common.state()))
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,128 @@
+//! What a new leader reads before it begins: the names of the rows, page by page, not their data; notes, keys of redelivered
+//! commands, and which numbers were given last.
+
+use super::client::Client;
+use super::commit::Mark;
+use super::config::{Keys, end_of};
+use super::error::EtcdError;
+use super::rows::{RowName, number};
+use super::state::State;
+use super::wire::{KeyValue, Number, Range, Step, Transaction};
+use crate::store::types::Queue;
+
+/// So many names are read at once.
+const PAGE: u64 = 2_000;
+/// So many rows with data of another size than their name says are read at once.
+const VALUES: usize = 8;
+
+/// Reads everything into `state`, and gives the revision in which it was so.
+pub(super) async fn load(client: &Client, keys: &Keys, state: &mut State) -> Result<u64, EtcdError> {
+    let revision = rows(client, keys, state).await?;
+    let folder = |prefix: String, limit: u64| all(client, prefix, limit);
+    for (name, kv) in folder(keys.notes(), 500).await? {
+        state.notes.insert(name, kv.value.0.to_vec());
+    }
+    for (name, kv) in folder(keys.redeliveries(), PAGE).await? {
+        if let (Ok(pkid), Ok(digest)) = (name.parse(), kv.value.0.as_ref().try_into()) {
+            state.redeliveries.insert(pkid, digest);
+        }
+    }
+    for (_, kv) in folder(keys.writers(), 500).await? {
+        let highest = Mark::highest(&kv);
+        // What was appended after `revision` is still to be seen.
+        for queue in Queue::ALL {
+            let last = *highest.get(queue);
+            if last > 0 && last < number(revision + 1, 0) {
+                state.given(queue, last);
+            }
+        }
+    }
+    Ok(revision)
+}
+
+/// Reads which rows there are. Those that are known already change nothing.
+pub(super) async fn rows(client: &Client, keys: &Keys, state: &mut State) -> Result<u64, EtcdError> {
+    let mut found = Vec::new();
+    let prefix = keys.queues();
+    let mut range = Range {
+        key: prefix.clone().into(),
+        end: end_of(&prefix).into(),
+        limit: Number(PAGE),
+        keys_only: true,
+        ..Range::default()
+    };
+    loop {
+        let page = client.range(&range).await?;
+        if range.revision.0 == 0 {
+            range.revision = page.header.revision;
+        }
+        let last = page.kvs.last().map(|kv| kv.key.0.clone());
+        found.extend(page.kvs.iter().filter_map(|kv| named(keys, kv)));
+        let Some(last) = last.filter(|_| page.more) else { break };
+        let mut next = last.to_vec();
+        next.push(0);
+        range.key = next.into();
+    }
+    let mut replaced = Vec::new();
+    found.sort_unstable_by_key(|row: &Listed| row.number);
+    for row in found {
+        if state.is_there(row.queue, row.number) {
+            continue;
+        }
+        if row.replaced {
+            replaced.push(row);
+        } else {
+            state.listed(row.queue, row.number, row.name, row.name.size);
+        }
+    }
+    for some in replaced.chunks(VALUES) {
+        let steps = some.iter().map(|row| Step::get(keys.queue(row.queue) + &row.name.encode())).collect();
+        let read = Transaction { success: steps, ..Transaction::default() };
+        let carried = client.transact(&read).await.map_err(|failed| failed.error)?;
+        for (row, kvs) in some.iter().zip(carried.found()) {
+            if let Some(kv) = kvs.first() {
+                let size = u32::try_from(kv.value.0.len()).unwrap_or(u32::MAX);
+                state.listed(row.queue, row.number, row.name, size);
+            }
+        }
+    }
+    Ok(range.revision.0)
+}
+
+/// A row that was found.
+struct Listed {
+    queue: Queue,
+    number: u64,
+    name: RowName,
+    replaced: bool,
+}
+
+fn named(keys: &Keys, kv: &KeyValue) -> Option<Listed> {
+    let (queue, name) = row_of(keys, kv)?;
+    let number = number(kv.create_revision.0, name.place);
+    Some(Listed { queue, number, name, replaced: kv.version.0 > 1 })
+}
+
+/// Which row a key is.
+pub(super) fn row_of(keys: &Keys, kv: &KeyValue) -> Option<(Queue, RowName)> {
+    let key = std::str::from_utf8(&kv.key.0).ok()?;
+    Queue::ALL.into_iter().find_map(|queue| Some((queue, RowName::parse(key.strip_prefix(&keys.queue(queue))?)?)))
+}
+
+/// Everything in a folder, by name.
+async fn all(client: &Client, prefix: String, limit: u64) -> Result<Vec<(String, KeyValue)>, EtcdError> {
+    let mut all = Vec::new();
+    let mut key = prefix.clone().into_bytes();
+    loop {
+        let range = Range { key: key.into(), end: end_of(&prefix).into(), limit: Number(limit), ..Range::default() };
+        let page = client.range(&range).await?;
+        let last = page.kvs.last().map(|kv| kv.key.0.to_vec());
+        all.extend(page.kvs.into_iter().filter_map(|kv| {
+            let name = std::str::from_utf8(&kv.key.0).ok()?.strip_prefix(&prefix)?.to_owned();
+            Some((name, kv))
+        }));
+        let Some(last) = last.filter(|_| page.more) else { return Ok(all) };
+        key = last;
+        key.push(0);
+    }
+}

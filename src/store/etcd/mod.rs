@@ -1,0 +1,259 @@
+//! The store of several bridges that share one account, on etcd. With it: who is a member, who leads, small shared values.
+//!
+//! # Constraints
+//!
+//! - Answered means on the disks of a majority of etcd's members: that is what etcd promises of every transaction.
+//! - A transaction costs milliseconds, whatever is in it. What waits goes into one, up to etcd's default limits.
+//! - An answer may be lost, and a request be carried out long after it was given up. Nothing may be done twice for that.
+//! - A leader that does not know yet that it is none must be able to change nothing.
+//! - etcd keeps all of this in memory and on three disks: what is done is removed. Compaction is the operator's
+//!   (`--auto-compaction-retention`).
+//!
+//! # Below `<prefix>/`
+//!
+//! | key | what is there | under a lease |
+//! |---|---|---|
+//! | `member/<name>` | a member that is there | the member's |
+//! | `leader` | who leads; the revision of its making is the leadership's number | the leader's |
+//! | `writer/<name>` | what the last transaction of a writer was (`commit`) | no |
+//! | `queue/in/…`, `queue/out/…`, `queue/aside/…` | a row; its name is explained in `rows` | no |
+//! | `key/<packet id>` | the [`Key`](super::Key) of a command | no |
+//! | `note/<key>` | a note | no |
+//! | `stats` | how much the queues hold, by the leader | no |
+//! | `file/<name>` | a small value that all share | no |
+//!
+//! # Operation
+//!
+//! - **Numbers.** A row's number is the revision that made it, and its place in the transaction: the order in which rows were
+//!   stored, whoever stored them.
+//! - **Members** append on no condition. **The leader** writes on the condition that its leadership stands.
+//! - **Rows come by a watch**, all of them, those of the leader too: it answers an append when it has seen the row, so that none
+//!   comes after with a smaller number.
+//! - **In memory** the leader has the names of the rows, not their data, but for the newest inbound ones. A takeover reads names.
+//! - **Lazy** changes go with the next durable one, or by themselves after a second.
+//! - **Full** is counted by the leader; the other members know what it last said, and what they appended since.
+//! - **Refused for now**: no endpoint, no majority, no space, too many requests. What was certainly not stored is refused; what may
+//!   have been stored waits until that is known. Removals are tried even when etcd is out of space.
+//! - **Failed**: another member leads, or etcd says that its members disagree.
+
+mod causes;
+mod client;
+mod commit;
+mod compose;
+mod config;
+mod election;
+mod error;
+mod estimate;
+mod feed;
+mod handle;
+mod keeper;
+mod lazies;
+mod leading;
+mod load;
+mod member;
+mod rows;
+mod session;
+mod state;
+#[cfg(test)]
+mod tests;
+mod values;
+mod watch;
+mod wire;
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::watch as channel;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use client::Client;
+pub use config::{EtcdConfig, EtcdTls};
+use config::{Keys, end_of};
+pub use election::Leadership;
+use election::{Candidate, Leader};
+pub use error::EtcdError;
+use leading::Leader as Leading;
+use member::Member;
+use session::{Registered, Session};
+use values::Values;
+use wire::Range;
+
+use super::{Append, Limits, Store};
+
+/// A member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// Its name.
+    pub name: String,
+    /// When it began, in milliseconds since the Unix epoch by its own clock.
+    pub since_ms: u64,
+    /// Whether it leads.
+    pub leads: bool,
+}
+
+/// This bridge as a member of the cluster.
+pub struct Etcd {
+    client: Arc<Client>,
+    keys: Keys,
+    session: Arc<Session>,
+    member: String,
+    takeover: Duration,
+    limits: Limits,
+    appending: OnceLock<Arc<Member>>,
+    ended: CancellationToken,
+    _end: DropGuard,
+}
+
+impl fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Etcd").field("member", &self.member).finish_non_exhaustive()
+    }
+}
+
+impl Etcd {
+    /// Begins to be a member: takes a lease, registers the name under it, and stays registered through any trouble. Asks
+    /// nobody yet. Of use only within a runtime.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration cannot be used, files included.
+    pub fn open(config: &EtcdConfig) -> Result<Arc<Self>, EtcdError> {
+        let client = Arc::new(Client::new(config)?);
+        let keys = Keys::below(&config.prefix);
+        let (member, takeover) = (config.member.clone(), config.takeover);
+        let session = Arc::new(Session::new(Arc::clone(&client), &keys, member.clone(), takeover));
+        let ended = CancellationToken::new();
+        tokio::spawn({
+            let (session, ended) = (Arc::clone(&session), ended.clone());
+            async move { ended.run_until_cancelled(session.run()).await }
+        });
+        let end = ended.clone().drop_guard();
+        let (limits, appending) = (config.limits, OnceLock::new());
+        Ok(Arc::new(Self { client, keys, session, member, takeover, limits, appending, ended, _end: end }))
+    }
+
+    /// What each endpoint is (its version), or what is wrong with it.
+    pub async fn endpoints(&self) -> Vec<(String, Result<String, EtcdError>)> {
+        let looks = self
+            .client
+            .endpoints()
+            .map(|(index, url)| async move { (url.to_owned(), self.client.look_at(index).await) });
+        futures_util::future::join_all(looks).await
+    }
+
+    /// Whether this member is registered; if not, why.
+    #[must_use]
+    pub fn session(&self) -> channel::Receiver<Result<(), EtcdError>> {
+        self.session.state()
+    }
+
+    /// All members that are there, by name.
+    ///
+    /// # Errors
+    ///
+    /// If etcd does not tell.
+    pub async fn members(&self) -> Result<Vec<MemberInfo>, EtcdError> {
+        let leader = self.client.range(&Range { key: self.keys.leader().into(), ..Range::default() }).await?;
+        let leader = leader.kvs.first().and_then(|kv| serde_json::from_slice::<Leader>(&kv.value.0).ok());
+        let prefix = self.keys.members();
+        let range = Range { key: prefix.clone().into(), end: end_of(&prefix).into(), ..Range::default() };
+        let found = self.client.range(&range).await?;
+        let member = |kv: &wire::KeyValue| {
+            let name = std::str::from_utf8(&kv.key.0).ok()?.strip_prefix(&prefix)?.to_owned();
+            let since_ms = serde_json::from_slice::<Registered>(&kv.value.0).ok()?.since_ms;
+            let leads = leader.as_ref().is_some_and(|leader| leader.name == name);
+            Some(MemberInfo { name, since_ms, leads })
+        };
+        Ok(found.kvs.iter().filter_map(member).collect())
+    }
+
+    /// Resolves when this member leads. Tries for ever; dropped, it is no candidate any more.
+    pub async fn campaign(&self) -> Leadership {
+        let Self { client, session, keys, member, takeover, .. } = self;
+        Candidate { client, session, keys, name: member, takeover: *takeover }.campaign().await
+    }
+
+    /// Takes rows in, whoever leads. Those who lead see them by and by.
+    #[must_use]
+    pub fn member(&self) -> Arc<dyn Append> {
+        let open = || member::open(&self.client, &self.keys, &self.member, self.limits);
+        Arc::clone(self.appending.get_or_init(open)) as Arc<dyn Append>
+    }
+
+    /// The whole store, for who leads. What others append is seen there, too.
+    ///
+    /// # Errors
+    ///
+    /// If another member leads, or etcd does not answer.
+    pub async fn lead(&self, leadership: &Leadership) -> Result<Arc<dyn Store>, EtcdError> {
+        Ok(self.open_store(leadership).await?)
+    }
+
+    async fn open_store(&self, leadership: &Leadership) -> Result<Arc<Leading>, EtcdError> {
+        let (client, keys, every) = (Arc::clone(&self.client), self.keys.clone(), self.takeover / 3);
+        leading::open(client, keys, leadership.clone(), self.limits, every).await
+    }
+
+    /// A small value that all members share.
+    ///
+    /// # Errors
+    ///
+    /// If etcd does not tell.
+    pub async fn get(&self, name: &str) -> Result<Option<Vec<u8>>, EtcdError> {
+        self.values().get(name).await
+    }
+
+    /// The value of this name; if there is none, it is this one from now on.
+    ///
+    /// # Errors
+    ///
+    /// If etcd does not take or tell it.
+    pub async fn get_or_create(&self, name: &str, value: &[u8]) -> Result<Vec<u8>, EtcdError> {
+        self.values().get_or_create(name, value).await
+    }
+
+    /// Puts a value that all members share, or removes it: as long as this member leads.
+    ///
+    /// # Errors
+    ///
+    /// [`EtcdError::Deposed`] if it does not; or if etcd does not take it.
+    pub async fn put(&self, leadership: &Leadership, name: &str, value: Option<&[u8]>) -> Result<(), EtcdError> {
+        self.values().put(leadership, name, value).await
+    }
+
+    /// The value of this name as it is, once it is known, and then as it changes.
+    #[must_use]
+    pub fn follow(&self, name: &str) -> channel::Receiver<Option<Vec<u8>>> {
+        let (to, value) = channel::channel(None);
+        let (following, ended) = (self.values().follow(name.to_owned(), to), self.ended.clone());
+        tokio::spawn(async move { ended.run_until_cancelled(following).await });
+        value
+    }
+
+    /// Ends the membership: the lease is given back.
+    pub async fn close(&self) {
+        if let Some(appending) = self.appending.get() {
+            appending.close().await;
+        }
+        self.ended.cancel();
+        self.session.end().await;
+    }
+
+    /// Nothing is kept alive any more, and nothing given back: as after a kill.
+    #[cfg(test)]
+    fn fall_silent(&self) {
+        self.ended.cancel();
+    }
+
+    /// The lease ends behind its holder's back.
+    #[cfg(test)]
+    async fn lose_lease(&self) {
+        let lease = self.session.lease().await;
+        self.session.revoke(lease.id).await;
+    }
+
+    fn values(&self) -> Values {
+        Values { client: Arc::clone(&self.client), keys: self.keys.clone() }
+    }
+}

@@ -1,0 +1,222 @@
+//! This bridge as a member: a lease that is kept alive, and its name registered under it. What has gone is taken up again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
+
+use super::client::{Client, EACH};
+use super::config::Keys;
+use super::error::EtcdError;
+use super::wire::{Compare, Lease as Granted, Message, Number, Put, Step, Transaction};
+use crate::os::clock::{boot_now, wall_now_ms};
+
+/// Between two tries of what has failed.
+const PAUSE: Duration = Duration::from_millis(300);
+/// Between two looks whether a name that is taken has become free.
+const NAME_PAUSE: Duration = Duration::from_secs(1);
+/// How long giving a lease back waits for etcd.
+const END_WAIT: Duration = Duration::from_secs(2);
+/// A leader stops this long before its lease can end: what it began is then over, and a machine's clock may be a little slow.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// A lease, and until when it certainly stands.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) id: u64,
+    /// Milliseconds of the boot-time clock.
+    until: AtomicU64,
+    pub(super) gone: CancellationToken,
+}
+
+impl Lease {
+    /// Until when its holder may act, by the boot-time clock.
+    pub(super) fn until(&self) -> Duration {
+        Duration::from_millis(self.until.load(Ordering::Acquire))
+    }
+
+    /// It was kept alive by a request that was sent at this moment.
+    fn kept(&self, sent: Duration, ttl: Duration) {
+        let until = (sent + ttl).saturating_sub(MARGIN);
+        self.until.fetch_max(u64::try_from(until.as_millis()).unwrap_or(0), Ordering::AcqRel);
+    }
+
+    fn end(&self) {
+        self.until.store(0, Ordering::Release);
+        self.gone.cancel();
+    }
+}
+
+/// What stands under a member's name.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Registered {
+    /// Of the process.
+    run: String,
+    pub(super) since_ms: u64,
+}
+
+/// The registration of this member.
+#[derive(Debug)]
+pub(super) struct Session {
+    client: Arc<Client>,
+    key: String,
+    member: String,
+    ttl: Duration,
+    registered: Registered,
+    lease: watch::Sender<Option<Arc<Lease>>>,
+    state: watch::Sender<Result<(), EtcdError>>,
+}
+
+impl Session {
+    pub(super) fn new(client: Arc<Client>, keys: &Keys, member: String, ttl: Duration) -> Self {
+        let key = keys.member(&member);
+        let registered = Registered { run: Ulid::generate().to_string(), since_ms: wall_now_ms() };
+        let (lease, state) = (watch::Sender::new(None), watch::Sender::new(Err(EtcdError::Starting)));
+        Self { client, key, member, ttl, registered, lease, state }
+    }
+
+    /// Whether the member is registered; if not, why.
+    pub(super) fn state(&self) -> watch::Receiver<Result<(), EtcdError>> {
+        self.state.subscribe()
+    }
+
+    /// The lease, as soon as there is one.
+    pub(super) async fn lease(&self) -> Arc<Lease> {
+        let mut lease = self.lease.subscribe();
+        // The sender lives as long as `self`.
+        match lease.wait_for(Option::is_some).await.ok().and_then(|lease| lease.clone()) {
+            Some(lease) => lease,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Registers and stays registered.
+    pub(super) async fn run(&self) {
+        loop {
+            match self.register().await {
+                Ok(lease) => {
+                    let lease = Arc::new(lease);
+                    self.lease.send_replace(Some(Arc::clone(&lease)));
+                    self.tell(Ok(()));
+                    self.keep(&lease).await;
+                    lease.end();
+                    self.lease.send_replace(None);
+                }
+                Err(error) => {
+                    let pause = if matches!(error, EtcdError::NameTaken(_)) { NAME_PAUSE } else { PAUSE };
+                    self.tell(Err(error));
+                    sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    /// Gives the lease back: all that stands under it goes.
+    pub(super) async fn end(&self) {
+        if let Some(lease) = self.lease.send_replace(None) {
+            lease.end();
+            let _ = timeout(END_WAIT, self.revoke(lease.id)).await;
+        }
+    }
+
+    async fn register(&self) -> Result<Lease, EtcdError> {
+        let sent = boot_now();
+        let asked = Granted { id: Number(0), ttl: Number(self.ttl.as_secs().max(1)) };
+        let granted: Granted = self.ask("/v3/lease/grant", &asked, EACH).await?;
+        let lease = Lease { id: granted.id.0, until: AtomicU64::new(0), gone: CancellationToken::new() };
+        lease.kept(sent, Duration::from_secs(granted.ttl.0));
+        match self.put_name(lease.id).await {
+            Ok(()) => Ok(lease),
+            Err(error) => {
+                self.revoke(lease.id).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn put_name(&self, lease: u64) -> Result<(), EtcdError> {
+        let value = serde_json::to_vec(&self.registered).map_err(|error| EtcdError::Refused(error.to_string()))?;
+        let mut revision = 0;
+        loop {
+            let put = Put { key: self.key.clone().into(), value: value.clone().into(), lease: Number(lease) };
+            let transaction = Transaction {
+                compare: vec![Compare::changed(self.key.clone(), revision)],
+                success: vec![Step::Put(put)],
+                failure: vec![Step::get(self.key.clone())],
+            };
+            let carried = self.client.transact(&transaction).await.map_err(|failed| failed.error)?;
+            if carried.succeeded {
+                return Ok(());
+            }
+            let Some(there) = carried.found().flatten().next() else {
+                revision = 0;
+                continue;
+            };
+            if there.lease.0 == lease {
+                return Ok(());
+            }
+            let run = serde_json::from_slice::<Registered>(&there.value.0).map(|registered| registered.run);
+            if run.is_ok_and(|run| run == self.registered.run) {
+                // Our own, under a lease that was lost.
+                revision = there.mod_revision.0;
+            } else {
+                return Err(EtcdError::NameTaken(self.member.clone()));
+            }
+        }
+    }
+
+    /// Keeps the lease alive. Returns when it has gone.
+    async fn keep(&self, lease: &Lease) {
+        let mut pause = self.ttl / 3;
+        loop {
+            sleep(pause).await;
+            let sent = boot_now();
+            let question = Granted { id: Number(lease.id), ttl: Number(0) };
+            let each = (self.ttl / 6).max(PAUSE);
+            match self.ask::<Message<Granted>>("/v3/lease/keepalive", &question, each).await {
+                Ok(Message { result: Some(kept), .. }) if kept.ttl.0 > 0 => {
+                    lease.kept(sent, Duration::from_secs(kept.ttl.0));
+                    self.tell(Ok(()));
+                    pause = self.ttl / 3;
+                }
+                Ok(Message { error: None, .. }) => return,
+                Ok(Message { error: Some(fault), .. }) => {
+                    self.tell(Err(super::error::said(fault.message, fault.grpc_code)));
+                    pause = PAUSE;
+                }
+                Err(error) => {
+                    self.tell(Err(error));
+                    pause = PAUSE;
+                }
+            }
+        }
+    }
+
+    pub(super) async fn revoke(&self, lease: u64) {
+        let question = Granted { id: Number(lease), ttl: Number(0) };
+        // If etcd does not hear it, the lease ends by itself.
+        let _ = self.ask::<serde::de::IgnoredAny>("/v3/lease/revoke", &question, EACH).await;
+    }
+
+    async fn ask<A: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &Granted,
+        each: Duration,
+    ) -> Result<A, EtcdError> {
+        self.client.ask(path, question, each).await.map_err(|failed| failed.error)
+    }
+
+    fn tell(&self, now: Result<(), EtcdError>) {
+        self.state.send_if_modified(|state| {
+            let changed = *state != now;
+            *state = now;
+            changed
+        });
+    }
+}

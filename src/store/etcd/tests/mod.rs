@@ -1,0 +1,37 @@
+//! Against a real etcd.
+
+mod client;
+mod conformance;
+mod election;
+mod proxy;
+mod server;
+mod store;
+
+use std::time::Duration;
+
+use url::Url;
+
+use super::{EtcdConfig, EtcdTls};
+use crate::store::Limits;
+
+const ROOMY: Limits = Limits { inbound: 1 << 30, outbound: 1 << 30, set_aside: 1 << 24 };
+/// How long anything may take on a loaded machine.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// A place of its own in an etcd.
+fn config(endpoint: &str, member: &str) -> EtcdConfig {
+    EtcdConfig {
+        endpoints: vec![Url::parse(endpoint).unwrap()],
+        prefix: format!("/test/{}", ulid::Ulid::generate()),
+        member: member.to_owned(),
+        login: None,
+        tls: EtcdTls::default(),
+        // Longer than a loaded machine keeps anybody waiting.
+        takeover: Duration::from_secs(20),
+        limits: ROOMY,
+    }
+}
+
+async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, what).await.expect("in time")
+}

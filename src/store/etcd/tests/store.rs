@@ -1,0 +1,264 @@
+//! Several handles at once, and etcd in trouble.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use url::Url;
+
+use super::proxy::Proxy;
+use super::server::{Server, shared};
+use super::{config, in_time};
+use crate::store::etcd::client::{Client, EACH};
+use crate::store::etcd::{Etcd, EtcdConfig, Leadership};
+use crate::store::{Append, AppendError, Queue, ROW_OVERHEAD, Row, SpoolError, Store, WhyNot};
+
+fn through(proxy: &Proxy, config: &EtcdConfig) -> EtcdConfig {
+    EtcdConfig { endpoints: vec![Url::parse(&proxy.url()).unwrap()], ..config.clone() }
+}
+
+fn named(config: &EtcdConfig, member: &str) -> EtcdConfig {
+    EtcdConfig { member: member.to_owned(), ..config.clone() }
+}
+
+async fn lead(etcd: &Etcd) -> (Leadership, Arc<dyn Store>) {
+    let leadership = in_time(etcd.campaign()).await;
+    let store = in_time(etcd.lead(&leadership)).await.unwrap();
+    (leadership, store)
+}
+
+async fn append(to: &dyn Append, data: impl Into<Vec<u8>>) -> u64 {
+    in_time(to.append(Queue::Inbound, data.into().into(), None)).await.unwrap()
+}
+
+async fn rows(store: &dyn Store, queue: Queue) -> Vec<Row> {
+    in_time(store.read_after(queue, 0, usize::MAX, usize::MAX)).await.unwrap()
+}
+
+async fn seen(store: &dyn Store, number: u64) {
+    in_time(store.appended(Queue::Inbound).wait_for(|seen| *seen >= number)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_members_append_at_once_comes_to_the_leader_in_order_and_whole() {
+    let config = config(shared(), "a");
+    let etcds: Vec<_> = ["a", "b", "c"].map(|name| Etcd::open(&named(&config, name)).unwrap()).into();
+    let (_leadership, store) = lead(&etcds[0]).await;
+    let producers = etcds.iter().zip(0_u8..).map(|(etcd, producer)| {
+        let member = etcd.member();
+        tokio::spawn(async move {
+            let mut answered = Vec::new();
+            for n in 0..100_u8 {
+                answered.push((append(&*member, [producer, n]).await, vec![producer, n]));
+            }
+            assert!(answered.is_sorted(), "a member's rows are in its order");
+            answered
+        })
+    });
+    // The leader follows while they come.
+    let mut read: Vec<Row> = Vec::new();
+    let mut appended = store.appended(Queue::Inbound);
+    let producers = tokio::spawn(join_all(producers));
+    while read.len() < 300 {
+        let after = read.last().map_or(0, |row| row.seq);
+        let new = in_time(store.read_after(Queue::Inbound, after, 50, 1 << 20)).await.unwrap();
+        if new.is_empty() {
+            in_time(appended.wait_for(|seen| *seen > after)).await.unwrap();
+        }
+        read.extend(new);
+    }
+    let mut answered: Vec<_> = producers.await.unwrap().into_iter().flat_map(Result::unwrap).collect();
+    answered.sort_unstable();
+    assert_eq!(read.into_iter().map(|row| (row.seq, row.data.to_vec())).collect::<Vec<_>>(), answered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deposed_leader_is_refused_everything_and_its_member_goes_on() {
+    let config = config(shared(), "a");
+    let (a, b) = (Etcd::open(&config).unwrap(), Etcd::open(&named(&config, "b")).unwrap());
+    let (leadership, store) = lead(&a).await;
+    let first = in_time(store.append(Queue::Outbound, "a command".into(), None)).await.unwrap();
+    let second = in_time(store.append(Queue::Outbound, "another".into(), None)).await.unwrap();
+    a.lose_lease().await;
+    let (_other, successor) = lead(&b).await;
+    store.complete(Queue::Outbound, first);
+    store.put_note("note", vec![1]);
+    let refused = in_time(store.replace(Queue::Outbound, second, b"a result".to_vec())).await.unwrap_err();
+    assert!(matches!(&refused, SpoolError::Failed(cause) if cause.contains("another member leads")), "{refused}");
+    assert!(in_time(store.failed()).await.contains("another member leads") && store.has_failed());
+    assert_eq!(in_time(store.append(Queue::Inbound, "x".into(), None)).await, Err(refused.clone().into()));
+    assert_eq!(in_time(store.read(Queue::Outbound, first)).await, Err(refused));
+    assert_eq!(leadership.valid_until(), Duration::ZERO);
+    // What it was refused is not there; what its member takes in is.
+    let number = append(&*a.member(), "a push").await;
+    seen(&*successor, number).await;
+    assert_eq!(rows(&*successor, Queue::Inbound).await[0].data, "a push");
+    let commands = rows(&*successor, Queue::Outbound).await;
+    assert!(commands.iter().map(|row| &row.data[..]).eq([&b"a command"[..], b"another"]));
+    assert_eq!(in_time(successor.notes("")).await, Ok(vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_carried_out_and_not_answered_is_carried_out_once() {
+    let config = config(shared(), "a");
+    let proxy = Proxy::to(shared()).await;
+    let a = Etcd::open(&through(&proxy, &config)).unwrap();
+    let (_leadership, store) = lead(&a).await;
+    let member = a.member();
+    let mut answered = vec![append(&*member, "0").await];
+    let row = in_time(store.append(Queue::Outbound, "a command".into(), None)).await.unwrap();
+    for lost in 1..=3 {
+        proxy.lose_answers(lost);
+        answered.push(append(&*member, lost.to_string()).await);
+        assert_eq!(proxy.losing(), 0);
+        proxy.lose_answers(lost);
+        in_time(store.replace(Queue::Outbound, row, lost.to_string().into_bytes())).await.unwrap();
+    }
+    seen(&*store, answered[3]).await;
+    let there = rows(&*store, Queue::Inbound).await;
+    assert_eq!(there.iter().map(|row| row.seq).collect::<Vec<_>>(), answered);
+    assert!(there.iter().map(|row| row.data[0]).eq(*b"0123"));
+    assert_eq!(rows(&*store, Queue::Outbound).await[0].data, "3");
+    // And a successor finds the same.
+    in_time(store.close()).await;
+    drop(a);
+    let b = Etcd::open(&named(&config, "b")).unwrap();
+    let (_leadership, store) = lead(&b).await;
+    assert_eq!(rows(&*store, Queue::Inbound).await, there);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_sent_is_refused_for_now_and_it_is_told_when_that_is_over() {
+    let config = config(shared(), "a");
+    let proxy = Proxy::to(shared()).await;
+    proxy.cut(true);
+    let a = Etcd::open(&through(&proxy, &config)).unwrap();
+    let member = a.member();
+    let refused = in_time(member.append(Queue::Inbound, "1".into(), None)).await;
+    assert!(
+        matches!(&refused, Err(AppendError::Spool(SpoolError::Unwritable(cause))) if cause.contains("etcd at http://127.0.0.1")),
+        "{refused:?}"
+    );
+    assert!(member.stores().is_err_and(|not| not.why == WhyNot::Refused));
+    proxy.cut(false);
+    in_time(member.writable().wait_for(Result::is_ok)).await.unwrap();
+    append(&*member, "2").await;
+    let (_leadership, store) = lead(&a).await;
+    assert!(rows(&*store, Queue::Inbound).await.iter().map(|row| row.data[0]).eq(*b"2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_etcd_stands_still_what_was_sent_waits_and_the_rest_is_refused() {
+    let server = Server::start(&[]);
+    let config = config(&server.url(), "a");
+    let a = Etcd::open(&config).unwrap();
+    let member = a.member();
+    append(&*member, "0").await;
+    server.pause();
+    let sent = tokio::spawn({
+        let member = Arc::clone(&member);
+        async move { member.append(Queue::Inbound, "1".into(), None).await }
+    });
+    in_time(member.writable().wait_for(Result::is_err)).await.unwrap();
+    let refused = in_time(member.append(Queue::Inbound, "2".into(), None)).await;
+    assert!(matches!(&refused, Err(AppendError::Spool(SpoolError::Unwritable(_)))), "{refused:?}");
+    assert!(!sent.is_finished());
+    server.resume();
+    in_time(sent).await.unwrap().unwrap();
+    let (_leadership, store) = lead(&a).await;
+    assert!(rows(&*store, Queue::Inbound).await.iter().map(|row| row.data[0]).eq(*b"01"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_while_the_leader_hears_nothing_is_found_when_etcd_was_compacted_meanwhile() {
+    let config = config(shared(), "a");
+    let proxy = Proxy::to(shared()).await;
+    // Its lease outlives the cut.
+    let patient = EtcdConfig { takeover: Duration::from_mins(1), ..config.clone() };
+    let a = Etcd::open(&through(&proxy, &patient)).unwrap();
+    let (_leadership, store) = lead(&a).await;
+    let first = append(&*a.member(), "0").await;
+    seen(&*store, first).await;
+    proxy.cut(true);
+    let b = Etcd::open(&named(&config, "b")).unwrap();
+    append(&*b.member(), "1").await;
+    let last = append(&*b.member(), "2").await;
+    let direct = Client::new(&config).unwrap();
+    let compact = json!({"revision": (last >> 8).to_string(), "physical": true});
+    in_time(direct.ask::<Value>("/v3/kv/compaction", &compact, EACH)).await.unwrap();
+    proxy.cut(false);
+    seen(&*store, last).await;
+    assert!(rows(&*store, Queue::Inbound).await.iter().map(|row| row.data[0]).eq(*b"012"));
+    let after = append(&*b.member(), "3").await;
+    seen(&*store, after).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_push_fits_and_what_is_larger_is_refused_with_the_remedy() {
+    let etcd = Etcd::open(&config(shared(), "a")).unwrap();
+    let (_leadership, store) = lead(&etcd).await;
+    let large: Vec<u8> = (0..1_390_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    for _ in 0..8 {
+        append(&*etcd.member(), large.clone()).await;
+    }
+    // Beside something lazy, too.
+    store.put_note("note", vec![1; 50_000]);
+    let last = append(&*store, large.clone()).await;
+    seen(&*store, last).await;
+    let there = rows(&*store, Queue::Inbound).await;
+    assert!(there.len() == 9 && there.iter().all(|row| row.data == large));
+    let refused = in_time(etcd.member().append(Queue::Inbound, vec![0; 1_500_000].into(), None)).await;
+    assert!(
+        matches!(&refused, Err(AppendError::Spool(SpoolError::Unwritable(cause))) if cause.contains("--max-request-bytes")),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_keep_to_the_limit_and_learn_when_there_is_room() {
+    let mut config = config(shared(), "a");
+    config.limits.inbound = 4 * (100 + ROW_OVERHEAD);
+    let (a, b) = (Etcd::open(&config).unwrap(), Etcd::open(&named(&config, "b")).unwrap());
+    let (_leadership, store) = lead(&a).await;
+    let mut numbers = Vec::new();
+    for _ in 0..4 {
+        numbers.push(append(&*b.member(), vec![0; 100]).await);
+    }
+    let full = in_time(b.member().append(Queue::Inbound, vec![0; 100].into(), None)).await;
+    assert_eq!(full, Err(AppendError::Full));
+    assert!(b.member().stores().is_err_and(|not| not.cause.contains("cluster.max_bytes")));
+    seen(&*store, numbers[3]).await;
+    for number in numbers {
+        store.complete(Queue::Inbound, number);
+    }
+    in_time(b.member().writable().wait_for(Result::is_ok)).await.unwrap();
+    append(&*b.member(), vec![0; 100]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_reads_page_by_page_and_finds_all() {
+    let config = config(shared(), "a");
+    let etcd = Etcd::open(&config).unwrap();
+    let member = etcd.member();
+    let appends = (0..2_500_u16).map(|n| {
+        let member = Arc::clone(&member);
+        async move { append(&*member, n.to_le_bytes()).await }
+    });
+    let numbers = join_all(appends).await;
+    let (leadership, store) = lead(&etcd).await;
+    assert_eq!(store.stats(Queue::Inbound).depth, 2_500);
+    for number in numbers.iter().step_by(5) {
+        store.replace_lazily(Queue::Inbound, *number, vec![7; 50]);
+    }
+    for number in numbers.iter().skip(1).step_by(5) {
+        store.complete(Queue::Inbound, *number);
+    }
+    in_time(store.close()).await;
+    in_time(leadership.resign()).await;
+    let (_leadership, store) = lead(&etcd).await;
+    let stats = store.stats(Queue::Inbound);
+    assert_eq!((stats.depth, stats.bytes), (2_000, 500 * 50 + 1_500 * 2 + 2_000 * ROW_OVERHEAD));
+    let there = rows(&*store, Queue::Inbound).await;
+    assert!(there.len() == 2_000 && there.is_sorted_by_key(|row| row.seq));
+}
