@@ -1,19 +1,21 @@
-//! Whether another account already uses our base topic: two would answer each other's commands and mix their messages.
+//! Checks whether another iLink account already uses our base topic. Two bridges under one base topic would answer each other's
+//! commands and mix their messages.
 //!
-//! Told by the retained messages under `bridge/`, looked at before anything is subscribed or published on a connection.
+//! The retained messages `bridge/info` and `bridge/state` tell. They are read on every connection, before the link subscribes
+//! to commands or publishes anything.
 
 use crate::local::Base;
 use crate::observe::log::clipped;
 use crate::protocol::Uid;
 
-/// The look at `bridge/info` and `bridge/state`.
+/// One such check: what `bridge/info` and `bridge/state` said so far.
 #[derive(Debug)]
 pub(super) struct AccountCheck {
     info_topic: String,
     state_topic: String,
     uid: Option<String>,
     online: bool,
-    /// The SUBACK of each topic: whether we may look.
+    /// For each SUBACK, whether the subscription was granted.
     granted: Vec<bool>,
 }
 
@@ -27,13 +29,13 @@ impl AccountCheck {
         [self.info_topic.clone(), self.state_topic.clone()]
     }
 
-    /// A SUBACK; whether it was the last of them.
+    /// Notes a SUBACK. Returns whether it was the last one.
     pub(super) fn answered(&mut self, granted: bool) -> bool {
         self.granted.push(granted);
         self.granted.len() >= self.topics().len()
     }
 
-    /// Whether none was granted.
+    /// Whether no subscription was granted.
     pub(super) fn is_denied(&self) -> bool {
         !self.granted.contains(&true)
     }
@@ -55,8 +57,8 @@ impl AccountCheck {
         }
     }
 
-    /// The other account, if there is one, as it is shown to people: anybody may have written it. A broken info names nobody:
-    /// then there is no conflict that we know of.
+    /// The uid of the other account, if one is online. It is escaped for display, because any client may have written it. An
+    /// info that cannot be read names nobody and is no conflict.
     pub(super) fn other(&self, own: &Uid) -> Option<String> {
         let uid = self.uid.as_deref().filter(|uid| self.online && *uid != own.as_str())?;
         Some(clipped(uid).escape_debug().to_string())

@@ -1,15 +1,16 @@
-//! The QoS 1 messages of one connection that are not acknowledged yet, in the order they arrived.
+//! The QoS 1 messages that arrived on one connection and are not acknowledged yet.
 //!
-//! MQTT wants PUBACKs in that order, while the daemon may be done with a later message first. That the broker has a PUBACK, it
-//! shows by answering something that was sent after it ([`Receipts`]).
+//! MQTT requires PUBACKs in the order of arrival, but the daemon may finish a later message first: [`Arrivals`] keeps that
+//! order. Nothing acknowledges a PUBACK. The broker is known to have it once it answers something that we sent after it
+//! ([`Receipts`]).
 
 use std::collections::VecDeque;
 
-/// Of one connection; a new one starts with none, and its broker sends again what was left.
+/// The messages of one connection. The next connection starts empty: the broker sends again what was not acknowledged.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals {
     waiting: VecDeque<(u16, Progress)>,
-    /// PUBACKs handed to the wire. They go in the order of arrival: these were the first that arrived.
+    /// How many PUBACKs were handed to the wire: those of the first messages that arrived.
     acknowledged: u64,
 }
 
@@ -20,20 +21,21 @@ enum Progress {
 }
 
 impl Arrivals {
-    /// Gives the message's number on this connection.
+    /// Notes a message. Returns its number on this connection.
     pub(super) fn arrived(&mut self, pkid: u16) -> u64 {
         self.waiting.push_back((pkid, Progress::Pending));
         self.acknowledged + self.waiting.len() as u64
     }
 
-    /// The message may be acknowledged once all before it may.
+    /// The daemon is done with a message: it may be acknowledged once all messages before it may.
     pub(super) fn done(&mut self, pkid: u16) {
         if let Some(entry) = self.waiting.iter_mut().find(|entry| **entry == (pkid, Progress::Pending)) {
             entry.1 = Progress::Done;
         }
     }
 
-    /// Takes out the first message with this packet id that is not done, and all that came after it. Returns how many.
+    /// Removes the first message with this packet id that is not done, and all messages after it. Returns how many were
+    /// removed.
     pub(super) fn forget_from(&mut self, pkid: u16) -> u64 {
         let before = self.waiting.len();
         if let Some(at) = self.waiting.iter().position(|entry| *entry == (pkid, Progress::Pending)) {
@@ -42,7 +44,7 @@ impl Arrivals {
         u64::try_from(before - self.waiting.len()).unwrap_or(u64::MAX)
     }
 
-    /// Whether a message with this packet id waits to be done.
+    /// Whether the daemon is not done yet with a message of this packet id.
     pub(super) fn has(&self, pkid: u16) -> bool {
         self.waiting.contains(&(pkid, Progress::Pending))
     }
@@ -62,40 +64,51 @@ impl Arrivals {
     }
 }
 
-/// What was sent, and will be answered.
+/// Something that we sent and the broker answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Question {
     /// The publish with this packet id.
     Publish(u16),
-    Ping,
+    /// The ping with this number.
+    Ping(u64),
 }
 
-/// Of one connection: which PUBACKs the broker is known to have, because it answered something that was sent after them.
+/// Which PUBACKs of one connection the broker is known to have, because it answered something that was sent after them.
 #[derive(Debug, Default)]
 pub(super) struct Receipts {
-    /// PUBACKs written.
+    /// How many PUBACKs were sent.
     written: u64,
     /// How many of them the broker has.
     known: u64,
-    /// The one question that is looked at, and the PUBACKs that were written before it. Others that are asked meanwhile would
-    /// only tell a little more.
+    /// The question whose answer is awaited, and how many PUBACKs were sent before it. One at a time is enough: further
+    /// questions would only tell a little earlier.
     asked: Option<(Question, u64)>,
 }
 
 impl Receipts {
-    /// A PUBACK was written.
+    /// A PUBACK was sent.
     pub(super) fn written(&mut self) {
         self.written += 1;
     }
 
-    /// Something was sent.
+    /// Whether the broker is known to have every PUBACK.
+    pub(super) fn all_known(&self) -> bool {
+        self.known == self.written
+    }
+
+    /// Whether an answer is awaited.
+    pub(super) fn is_asking(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// A question was sent.
     pub(super) fn asked(&mut self, question: Question) {
         if self.asked.is_none() && self.written > self.known {
             self.asked = Some((question, self.written));
         }
     }
 
-    /// It was answered. Gives how many PUBACKs the broker has, if that is news.
+    /// A question was answered. Returns how many PUBACKs the broker has, if that is news.
     pub(super) fn answered(&mut self, question: Question) -> Option<u64> {
         let (_, known) = self.asked.take_if(|(asked, _)| *asked == question)?;
         self.known = known;
@@ -159,19 +172,24 @@ mod tests {
     #[test]
     fn the_broker_has_what_was_written_before_a_question_that_it_answered() {
         let mut receipts = Receipts::default();
-        receipts.asked(Question::Ping);
+        assert!(receipts.all_known());
+        receipts.asked(Question::Ping(1));
         receipts.written();
-        assert_eq!(receipts.answered(Question::Ping), None, "it was asked before");
+        assert!(!receipts.all_known() && !receipts.is_asking());
+        assert_eq!(receipts.answered(Question::Ping(1)), None, "it was asked before");
         receipts.asked(Question::Publish(4));
         receipts.written();
-        receipts.asked(Question::Ping);
+        receipts.asked(Question::Ping(2));
         assert_eq!(receipts.answered(Question::Publish(3)), None);
+        assert!(receipts.is_asking());
         assert_eq!(receipts.answered(Question::Publish(4)), Some(1));
         assert_eq!(receipts.answered(Question::Publish(4)), None);
-        receipts.asked(Question::Ping);
-        assert_eq!(receipts.answered(Question::Ping), Some(2));
-        receipts.asked(Question::Ping);
-        assert_eq!(receipts.answered(Question::Ping), None, "there is no more to know");
+        receipts.asked(Question::Ping(3));
+        assert_eq!(receipts.answered(Question::Ping(2)), None, "another was asked before the second PUBACK");
+        assert_eq!(receipts.answered(Question::Ping(3)), Some(2));
+        assert!(receipts.all_known());
+        receipts.asked(Question::Ping(4));
+        assert_eq!(receipts.answered(Question::Ping(4)), None, "there is no more to know");
     }
 
     #[test]

@@ -1,5 +1,4 @@
-//! How long to wait before the next attempt: doubling, with jitter, so that a broker that comes back is not met by all of
-//! its clients at once.
+//! Exponential back-off with jitter: a broker that comes back is not met by all its clients at once.
 
 use std::time::Duration;
 
@@ -24,17 +23,18 @@ impl Backoff {
         Self { min, max, failures: 0 }
     }
 
-    /// A connection proved itself. Not at CONNACK: two clients with one client id get theirs at once, each time.
+    /// Starts again with the shortest wait. A CONNACK alone is no reason: two clients with the same client id get one each
+    /// time, and disconnect each other right after it.
     pub(super) fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// The wait after one more failure: between half of the present step and all of it.
+    /// The wait after one more failure: a random time between half of the present step and the whole of it.
     #[expect(clippy::should_implement_trait, reason = "it is no iterator: it never ends")]
     pub fn next(&mut self) -> Duration {
         let step = self.min.saturating_mul(2_u32.saturating_pow(self.failures)).min(self.max);
         self.failures = self.failures.saturating_add(1);
-        // Without randomness all of it: slower, never faster.
+        // Without randomness, the whole step: never too early.
         let jitter = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
         step / 2 + (step / 2).mul_f64(jitter)
     }

@@ -1,4 +1,4 @@
-//! What the link must know to start: plain values, built by `app` from the configuration.
+//! The link's settings: plain values that `app` builds from the configuration.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ pub struct TlsOptions {
     pub key: Option<PathBuf>,
 }
 
-/// The routes' filters.
+/// The topic filters of the routes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RouteFilters {
     /// To subscribe to.
@@ -56,9 +56,9 @@ pub struct LinkConfig {
     pub credentials: Option<(String, SecretString)>,
     /// Only read for `mqtts://`.
     pub tls: TlsOptions,
-    /// The largest packet the broker may send, in bytes; MQTT 5 brokers are told so and drop larger ones themselves. From a
-    /// broker that sends one all the same, and on 3.1.1, where there is no telling, all sizes are taken: refusing a packet
-    /// would bring it again for ever.
+    /// The largest packet the broker may send, in bytes. An MQTT 5 broker is told so and drops larger ones itself. If it sends
+    /// one nevertheless, and on 3.1.1, where it cannot be told, all sizes are accepted: a packet that ends the connection would
+    /// come again on the next one, for ever.
     pub max_packet: u32,
     /// How long an MQTT 5 broker keeps commands for the absent bridge, in seconds.
     pub session_expiry: u32,
@@ -76,34 +76,36 @@ pub struct LinkConfig {
     pub own_uid: Uid,
     /// `bridge/state` = `offline`, retained: the last will, and published at a clean stop.
     pub will: Publication,
-    /// What [stands](super::Publisher::set_state) from the start, published in this order: `bridge/state` = `online`, retained, …
+    /// The [retained state](super::Publisher::set_state) from the start, published in this order: `bridge/state` = `online`, …
     pub birth: Vec<Publication>,
     /// Nothing is written to the broker once it is over. If it is handed over, a stop leaves `online` standing.
     pub lease: Lease,
-    /// The link's patience.
+    /// The link's time limits.
     pub timing: Timing,
 }
 
-/// The link's patience. The defaults are for real brokers; tests are in a hurry.
+/// The link's time limits. The defaults suit real brokers; tests set shorter ones.
 #[derive(Debug, Clone)]
 pub struct Timing {
-    /// MQTT's keep alive, whole seconds, at least 5. Twice this without any progress and the connection is given up.
+    /// MQTT's keep alive, in whole seconds, at least 5. A broker that gives no sign of life for twice as long has lost the
+    /// connection.
     pub keep_alive: Duration,
     /// Waited after the first failure; doubles with each one that follows.
     pub backoff_min: Duration,
     /// The longest wait between attempts.
     pub backoff_max: Duration,
-    /// A connection that stood this long ends the back-off, and its loss is not held against what was in flight.
+    /// A connection that lasted this long resets the back-off, and no message is suspected of having ended it.
     pub stable_after: Duration,
-    /// Within this the self-test must have been heard.
+    /// The self-test's message must come back within this time.
     pub self_test_limit: Duration,
-    /// How often a failed self-test, a refused subscription, or refused state is tried again.
+    /// How often a failed self-test, a refused subscription or a refused publish of our own state is tried again.
     pub recheck_every: Duration,
     /// How often to look again while another account uses the base topic.
     pub conflict_retry: Duration,
     /// How long a stop waits for the PUBACK of `offline`.
     pub stop_limit: Duration,
-    /// First wait before a publish is repeated that the broker refused for now; doubles, up to `recheck_every`.
+    /// The first wait before our own state is published again after the broker refused it for now. Doubles, up to
+    /// `recheck_every`.
     pub refused_retry: Duration,
 }
 
@@ -123,13 +125,13 @@ impl Default for Timing {
     }
 }
 
-/// Why the link cannot even be tried; what the broker does to it is in [`LinkState`](super::LinkState) instead.
+/// Why the link cannot be started. Failures to connect are told by [`LinkState`](super::LinkState) instead.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The URL's scheme is neither `mqtt` nor `mqtts`, or it has no host.
     #[error("mqtt.broker: `{0}` is not mqtt://host[:port] or mqtts://host[:port]")]
     Broker(String),
-    /// Without a client id there is no session to come back to.
+    /// The client id is empty. The broker knows our session by it.
     #[error("mqtt.client_id is empty")]
     ClientId,
     /// A file of `mqtt.tls` cannot be used.
@@ -142,7 +144,7 @@ pub enum StartError {
         /// What is wrong with it.
         cause: String,
     },
-    /// One of certificate and key without the other.
+    /// The certificate is set without the key, or the key without the certificate.
     #[error("mqtt.tls.cert and mqtt.tls.key go together")]
     HalfIdentity,
     /// The machine has no root certificates and none were configured.
@@ -164,7 +166,7 @@ impl fmt::Debug for LinkConfig {
     }
 }
 
-/// Host (an IPv6 address without brackets: TLS takes it only so, and the resolver takes it too) and port.
+/// Host and port. An IPv6 address has no brackets: TLS does not accept them, and the resolver does not need them.
 pub(super) fn address(broker: &Url) -> (String, u16) {
     let host = match broker.host() {
         Some(Host::Ipv6(ip)) => ip.to_string(),
@@ -173,6 +175,33 @@ pub(super) fn address(broker: &Url) -> (String, u16) {
     };
     let default = if broker.scheme() == "mqtts" { 8883 } else { 1883 };
     (host, broker.port().unwrap_or(default))
+}
+
+#[cfg(test)]
+impl LinkConfig {
+    /// What a connection needs, and no more.
+    pub(super) fn minimal(port: u16) -> Self {
+        Self {
+            broker: format!("mqtt://127.0.0.1:{port}").parse().unwrap(),
+            other_brokers: Vec::new(),
+            protocol: Protocol::V5,
+            client_id: "a".to_owned(),
+            credentials: None,
+            tls: TlsOptions::default(),
+            max_packet: 4 * 1024 * 1024,
+            session_expiry: 0,
+            persistent_session: false,
+            expect_session: false,
+            filters: Vec::new(),
+            routes: watch::channel(RouteFilters::default()).1,
+            will: Publication::raw("will".to_owned(), ""),
+            birth: Vec::new(),
+            own_uid: "414".parse().unwrap(),
+            base: "ilink".parse().unwrap(),
+            lease: Lease::always(),
+            timing: Timing::default(),
+        }
+    }
 }
 
 #[cfg(test)]

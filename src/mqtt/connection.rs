@@ -1,14 +1,16 @@
-//! One connection, from its opening to its end: the loop and its timers.
+//! One connection, from its opening to its end: its state and its loop.
 //!
-//! Its phases, in order: *connecting* (TCP, TLS, CONNACK), *looking* (does another account use our base topic?),
-//! *subscribing*, *up*; then *leaving* (`offline` is on its way) and *disconnecting*. The steps between them are in
-//! [`handshake`](super::handshake); what goes out in [`sending`](super::sending), what comes in in
-//! [`receiving`](super::receiving).
+//! Its phases, in order: *connecting* (TCP, TLS, CONNECT), *looking* (does another account use our base topic?), *subscribing*,
+//! *up*; at a stop *leaving* (`offline` is being published), then *disconnecting*.
+//!
+//! The steps from one phase to the next are in [`handshake`](super::handshake), publishing is in [`sending`](super::sending),
+//! received messages are in [`receiving`](super::receiving), time limits in [`timers`](super::timers).
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::account::AccountCheck;
@@ -22,29 +24,33 @@ use super::task::Task;
 use super::wire::{WINDOW, Wire};
 use crate::local::Base;
 
-/// A broker that closes the connection because of what it just refused does so within this: Mosquitto 2.0.11 with
-/// `max_queued_messages 0` does. What was sent next is not to blame then.
+/// Some brokers close the connection right after they refused a publish (Mosquitto 2.0.11 with `max_queued_messages 0`). If the
+/// connection ends within this time of a refusal, the refusal was the cause, and not what was sent after it.
 pub(super) const SETTLE: Duration = Duration::from_millis(300);
+
+/// After so many received messages the other tasks may run. All tasks share one thread, and the command loop must be able to
+/// empty its queue before this one fills it.
+const HANDED_OVER_AT_ONCE: usize = 128;
 
 /// How a connection ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// It failed, or the broker did what it must not.
+    /// It failed, or the broker broke the protocol.
     Lost(Failure),
-    /// We gave it up, through no fault of the broker's or of what was in flight.
+    /// We closed it to open another. Neither the broker nor a message in flight was the cause.
     GaveUp(Failure),
-    /// The other account's uid.
+    /// Another account uses our base topic; its uid.
     Conflict(String),
-    /// The shutdown, in good order or not.
+    /// The bridge stops.
     Stopped,
 }
 
 /// An ended connection.
 pub(super) struct Ended {
     pub(super) end: End,
-    /// How long it had been accepted.
+    /// How long it lasted after CONNACK; none if it was never accepted.
     pub(super) stood: Option<Duration>,
-    /// Whether the broker had just refused something: then that ended it, and not what was in flight.
+    /// Whether the broker had just refused a publish: then that ended it, and not what was in flight.
     pub(super) after_refusal: bool,
 }
 
@@ -63,30 +69,35 @@ pub(super) struct Connection<'t, V: Version> {
     pub(super) task: &'t mut Task,
     pub(super) wire: Wire<V>,
     pub(super) phase: Phase,
-    /// When the present phase has taken too long.
+    /// When the phases of a stop (leaving, disconnecting) are cut short.
     pub(super) phase_until: Option<Instant>,
     pub(super) accepted_at: Option<Instant>,
     pub(super) session_present: bool,
     pub(super) window: usize,
     pub(super) receive_maximum: usize,
     pub(super) maximum_packet: usize,
-    /// Without any progress for so long, the connection is given up.
+    /// A publish that was not acknowledged within this time is overdue.
     pub(super) patience: Duration,
-    last_event: Instant,
-    /// Ends when the first of all these moments has come, or earlier: most are put off with every event, and it is not.
+    /// Fires when the first of all limits has passed, or earlier: most limits move with every event, and it is not reset each
+    /// time.
     timer: Pin<Box<Sleep>>,
-    /// When the next PUBACK is overdue; none while nothing is in flight.
-    pub(super) ack_due: Option<Instant>,
-    /// Nothing is sent before: the broker may be about to close.
+    /// When the broker's next answer is overdue: a SUBACK, an UNSUBACK, or the PUBACK of the publish that has been in flight
+    /// longest. None while no answer is awaited.
+    pub(super) answer_due: Option<Instant>,
+    /// Something is overdue, and a ping finds out whether it will still come.
+    pub(super) inquiry: Option<Inquiry>,
+    /// Until then nothing is published: the broker may be about to close the connection because of a refusal.
     pub(super) paused_until: Option<Instant>,
-    /// When the broker last refused something.
+    /// When the broker last refused a publish.
     pub(super) refused_at: Option<Instant>,
     pub(super) arrivals: Arrivals,
     pub(super) receipts: Receipts,
     /// Messages of an earlier session that came before the account check was done.
     pub(super) held: Held,
-    /// A message found no room: from it on, all are left to the next connection.
+    /// There was no room for a QoS 1 message: it and all later ones are left to the next connection.
     pub(super) overlooking: bool,
+    /// Messages handed over since other tasks could last run.
+    pub(super) handed_over: usize,
     pub(super) probe: Probe,
     /// The filters of each SUBSCRIBE that is not answered yet.
     pub(super) asked: VecDeque<Vec<String>>,
@@ -110,15 +121,16 @@ impl<'t, V: Version> Connection<'t, V> {
             receive_maximum: 1,
             maximum_packet: 0,
             patience,
-            last_event: Instant::now(),
             timer: Box::pin(sleep_until(Instant::now())),
-            ack_due: None,
+            answer_due: None,
+            inquiry: None,
             paused_until: None,
             refused_at: None,
             arrivals: Arrivals::default(),
             receipts: Receipts::default(),
             held: Held::default(),
             overlooking: false,
+            handed_over: 0,
             probe,
             asked: VecDeque::new(),
             unsubscribing: VecDeque::new(),
@@ -128,18 +140,15 @@ impl<'t, V: Version> Connection<'t, V> {
     pub(super) async fn run(mut self) -> Ended {
         let end = loop {
             let step = match self.next_event().await {
-                Ok(event) => {
-                    self.last_event = Instant::now();
-                    self.handle_all(event)
-                }
+                Ok(event) => self.handle_all(event).await,
                 Err(end) => Err(end),
             };
             if let Err(end) = step {
                 break end;
             }
         };
-        // What had come before the end counts: the PUBACKs. But not what follows a breach of the protocol: a false one would lose a
-        // message. A step that fails here has nothing left to end.
+        // PUBACKs that arrived before the end still count, unless the broker broke the protocol: a false one would lose a
+        // message. If a step fails here, the connection has ended anyway.
         if !matches!(end, End::Lost(Failure::Protocol(_) | Failure::Undecodable(_))) {
             let acks = self.wire.harvest().into_iter().filter(|event| matches!(event, Event::Acked(..)));
             let _ = acks.map(|ack| self.handle(ack)).find(Step::is_err);
@@ -148,7 +157,7 @@ impl<'t, V: Version> Connection<'t, V> {
     }
 
     fn ended(self, end: End) -> Ended {
-        // While we were disconnecting, that the broker then closed is no news.
+        // When we disconnect, the broker closes the connection: that is no failure.
         let end = match (end, self.phase) {
             (End::Lost(_), Phase::Disconnecting(intended)) => intended,
             (End::Lost(_), _) if self.task.shutdown.is_cancelled() || !self.task.dialer.config.lease.holds() => {
@@ -160,10 +169,10 @@ impl<'t, V: Version> Connection<'t, V> {
         Ended { end, stood: self.accepted_at.map(|at| at.elapsed()), after_refusal }
     }
 
-    /// Waits for the connection's next event and meanwhile serves the daemon.
+    /// Waits for the connection's next event. Meanwhile takes what the daemon hands over.
     async fn next_event(&mut self) -> Result<Event, End> {
         loop {
-            // Looked at once a turn: the shutdown may also come while an event is handled, and then nothing below tells of it.
+            // Read once per turn. The shutdown may also come while an event is handled, and then nothing below would notice it.
             let stopping = self.task.shutdown.is_cancelled();
             if stopping {
                 self.leave()?;
@@ -174,14 +183,15 @@ impl<'t, V: Version> Connection<'t, V> {
             if wake < self.timer.deadline() {
                 self.timer.as_mut().reset(wake);
             }
-            // Cancel-safe: `poll` keeps all in the wire, the timer is borrowed; channels' recv and changed, a token, a notification.
-            // The wire comes last, so that it writes at once what all the others bring: none of them can go on for ever without it.
+            // Cancel-safe: `poll` keeps its state in the wire, and the timer is borrowed; the others are recv and changed of
+            // channels, a token and a notification. The wire comes last, so that it writes everything that the others bring at
+            // once. None of them can be ready for ever and starve it.
             tokio::select! {
                 biased;
                 Some(handed) = self.task.ends.jobs.recv(), if takes_jobs => self.take_jobs(handed),
                 Some(token) = self.task.ends.acks.recv() => self.acknowledge(&token),
                 () = self.task.ends.standing.changed() => {}
-                // Marked as seen by this; what is to be done about it is known by the mark.
+                // `changed` marks the value as seen, but `follow_routes` goes by that mark: set it again.
                 Ok(()) = self.task.routes.changed(), if matches!(self.phase, Phase::Up) => self.task.routes.mark_changed(),
                 () = self.task.shutdown.cancelled(), if !stopping => {}
                 () = &mut self.timer => {
@@ -210,10 +220,15 @@ impl<'t, V: Version> Connection<'t, V> {
     }
 
     /// Handles an event, and those that came with it.
-    fn handle_all(&mut self, event: Event) -> Step {
-        self.handle(event)?;
-        while let Some(event) = self.wire.take_event().map_err(End::Lost)? {
+    async fn handle_all(&mut self, event: Event) -> Step {
+        let mut next = Some(event);
+        while let Some(event) = next {
             self.handle(event)?;
+            if self.handed_over >= HANDED_OVER_AT_ONCE {
+                self.handed_over = 0;
+                yield_now().await;
+            }
+            next = self.wire.take_event().map_err(End::Lost)?;
         }
         Ok(())
     }
@@ -225,13 +240,13 @@ impl<'t, V: Version> Connection<'t, V> {
                 self.answered(Question::Publish(pkid));
                 self.on_acked(pkid, ack)
             }
-            Event::PingSent => {
-                self.receipts.asked(Question::Ping);
+            Event::PingSent(number) => {
+                self.receipts.asked(Question::Ping(number));
                 Ok(())
             }
-            Event::PingAnswered => {
-                self.answered(Question::Ping);
-                Ok(())
+            Event::PingAnswered(number) => {
+                self.answered(Question::Ping(number));
+                self.on_ping_answered(number)
             }
             Event::Message(message) => {
                 self.on_message(*message);
@@ -252,16 +267,15 @@ impl<'t, V: Version> Connection<'t, V> {
     pub(super) fn accept(&mut self, accepted: &Accepted) {
         self.accepted_at = Some(Instant::now());
         self.session_present = accepted.session_present;
-        // One less than the broker allows: the last place is for the farewell.
+        // One less than the broker allows: `offline` takes the last place.
         self.window = usize::from(WINDOW.min(accepted.receive_maximum.saturating_sub(1)).max(1));
         self.receive_maximum = usize::from(accepted.receive_maximum);
         self.maximum_packet = accepted.maximum_packet;
         self.patience = accepted.keep_alive.max(Duration::from_secs(SHORTEST_KEEP_ALIVE)) * 2;
     }
 
-    /// Hands to the wire what there is to send.
+    /// Hands to the wire everything that may be sent now.
     fn pump(&mut self) -> Step {
-        // Nothing may follow a DISCONNECT.
         if matches!(self.phase, Phase::Disconnecting(_)) {
             return Ok(());
         }
@@ -271,47 +285,31 @@ impl<'t, V: Version> Connection<'t, V> {
             Phase::Up => {
                 self.follow_routes()?;
                 self.send_standing();
-                self.send_waiting()
+                self.send_waiting();
             }
             Phase::Leaving => self.send_waiting(),
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(())
     }
+}
 
-    fn next_wake(&self) -> Instant {
-        let stalled = self.last_event + self.patience;
-        let standing = if matches!(self.phase, Phase::Up) { self.task.ends.standing.next_due() } else { None };
-        let own = [self.phase_until, self.ack_due, self.paused_until, standing];
-        own.into_iter().chain(self.probe.timers()).flatten().fold(stalled, Instant::min)
-    }
-
-    fn check_timers(&mut self) -> Step {
-        let now = Instant::now();
-        let passed = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if self.paused_until.is_some_and(|at| at <= now) {
-            self.paused_until = None;
-        }
-        if passed(self.phase_until) {
-            self.phase_until = None;
-            self.on_phase_overdue()?;
-        }
-        if passed(self.ack_due) || passed(Some(self.last_event + self.patience)) {
-            return Err(End::Lost(self.task.dialer.explain().stalled()));
-        }
-        self.check_probe(now)
-    }
+/// A ping that finds out whether something overdue will still come.
+pub(super) struct Inquiry {
+    pub(super) number: u64,
+    pub(super) since: Instant,
 }
 
 /// The state of the self-test on one connection.
 pub(super) struct Probe {
-    /// What all probes' topics begin with; earlier runs' may still arrive.
+    /// The beginning of every probe's topic: probes of earlier runs may still arrive.
     prefix: String,
     pub(super) topic: String,
-    /// When it must have been heard.
+    /// When it must have come back.
     pub(super) heard_by: Option<Instant>,
     /// When to try again.
     pub(super) recheck_at: Option<Instant>,
-    /// Whether other messages arrived since it was last looked at: a backlog that it waits behind.
+    /// Whether other messages arrived since it was sent: it may wait behind a backlog of them.
     pub(super) others_came: bool,
 }
 
@@ -333,8 +331,7 @@ impl Probe {
         self.heard_by = None;
         self.recheck_at = None;
     }
-
-    pub(super) fn timers(&self) -> [Option<Instant>; 2] {
-        [self.heard_by, self.recheck_at]
-    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,18 +1,18 @@
-//! What becomes of a publication, and what the broker says of it.
+//! The outcome of a publication, and what a PUBACK says.
 
 /// What became of a publication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delivery {
     /// The broker has it.
     Acked {
-        /// It says that nobody subscribes to the topic.
+        /// The broker said that nobody subscribes to the topic.
         no_subscribers: bool,
     },
-    /// It will never be taken: set it aside.
+    /// The broker will never take it: set it aside.
     Refused(Refusal),
-    /// The broker does not take it now. When to try again, and what must wait for it, is the caller's to say.
+    /// The broker does not take it now. The caller decides when to try again and what has to wait for it.
     ForNow(ForNow),
-    /// It was wanted back before it was on the wire (again); an earlier connection may have delivered it.
+    /// Its caller withdrew it before it was sent on this connection. An earlier connection may have delivered it.
     Withdrawn,
     /// Its deadline passed before it was acknowledged.
     Expired,
@@ -20,7 +20,7 @@ pub enum Delivery {
     Closed,
 }
 
-/// Why a publication was refused for good, for people.
+/// Why a publication was refused for good, in words for an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// What is wrong.
@@ -32,25 +32,25 @@ pub struct Refusal {
 /// Why a publication was not taken for now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForNow {
-    /// In plain words.
+    /// In words for an operator.
     pub cause: String,
-    /// The same for programs.
+    /// For programs.
     pub how: NotNow,
 }
 
-/// How the broker does not take something for now.
+/// In which way the broker refused something for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotNow {
-    /// It says that a quota is exceeded.
+    /// It said that a quota is exceeded.
     Busy,
-    /// It refuses it, for another reason that passes.
+    /// It gave another reason that may pass.
     Refused,
-    /// It ended the connection at it, when it was sent alone.
+    /// It ended the connection while this publication alone was in flight.
     Fatal,
 }
 
 impl NotNow {
-    /// Every one.
+    /// All of them.
     pub const ALL: [Self; 3] = [Self::Busy, Self::Refused, Self::Fatal];
 
     /// Its name in `bridge/health` and the metrics.
@@ -75,6 +75,6 @@ pub(super) enum Ack {
     PayloadInvalid,
     /// The broker as a whole takes no more for now.
     QuotaExceeded,
-    /// This one failed, and may succeed another time.
+    /// The broker could not take this publication; it may take it another time.
     Failed(&'static str),
 }

@@ -1,7 +1,7 @@
-//! That the broker refuses our probe, remembered across connections.
+//! Remembers across connections that the broker refuses the self-test's probe.
 //!
-//! It would be tried first on every connection. Mosquitto 2.0.11 with `max_queued_messages 0` closes the connection after the
-//! PUBACK that refuses a publish, so a missing ACL line for it would stop everything else too.
+//! Otherwise the probe would be the first publish on every connection. Mosquitto 2.0.11 with `max_queued_messages 0` closes the
+//! connection after it has refused a publish, so one missing ACL line would stop everything else too.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const LONGEST: Duration = Duration::from_hours(1);
 pub(super) struct Denied {
     every: Duration,
     refused: Option<Refused>,
-    /// How many connections it cost in a row.
+    /// How many connections in a row ended because of it.
     costs: u32,
 }
 
@@ -26,12 +26,13 @@ struct Refused {
 }
 
 impl Denied {
-    /// `every`: when to try again, so that a mended ACL is found out. Where each try costs the connection, ever later.
+    /// `every`: how long to wait before the next try, which finds out whether the ACL has been corrected. The wait doubles
+    /// while each try ends the connection.
     pub(super) fn new(every: Duration) -> Self {
         Self { every, refused: None, costs: 0 }
     }
 
-    /// Until when not to try, and why.
+    /// Until when the probe must not be tried, and why.
     pub(super) fn until(&self, now: Instant) -> Option<(Instant, &str)> {
         self.refused
             .as_ref()
@@ -46,7 +47,7 @@ impl Denied {
         until
     }
 
-    /// A refusal has just ended the connection; `within`: this one, if it is no older.
+    /// A refusal has just ended the connection. It was this one if it is not older than `within`.
     pub(super) fn cost(&mut self, now: Instant, within: Duration) {
         if self.refused.as_ref().is_some_and(|refused| now.duration_since(refused.at) < within) {
             self.costs = self.costs.saturating_add(1);

@@ -1,10 +1,11 @@
-//! What opens connections: the configuration, the TLS files, and whose turn it is of the broker's addresses.
+//! Opens connections: holds the configuration, the TLS files, and which of the broker's addresses is next.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -15,8 +16,11 @@ use super::config::{LinkConfig, StartError, address};
 use super::explanations::{Explain, Failure};
 use super::tls;
 
-/// The shortest keep alive, in seconds: a busy machine may be late by less.
+/// The shortest keep alive, in seconds. A busy machine may answer late, but by less than this.
 pub(super) const SHORTEST_KEEP_ALIVE: u64 = 5;
+/// The kernel's send buffer. By itself it would grow to some megabytes. On a slow line these take minutes, in which the link
+/// could not tell a busy broker from one that has gone.
+const SEND_BUFFER: usize = 128 * 1024;
 
 /// An open connection, with TLS or without.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -33,16 +37,17 @@ pub(super) struct Dialer {
     tls: Option<Arc<rustls::ClientConfig>>,
     first: Target,
     others: Vec<Target>,
-    /// Whose turn it is: 0 is the first's.
+    /// Which address is next: 0 is `first`, 1 the first of `others`.
     turn: AtomicUsize,
-    /// The broker was told `max_packet` and sent more: refusing such a packet would bring it again for ever.
+    /// The broker sent a packet larger than `max_packet` although it had been told. From then on all sizes are accepted,
+    /// because a packet that ends the connection would come again on the next one, for ever.
     pub(super) takes_any_size: AtomicBool,
-    /// The session at the broker holds what cannot be decoded: the next connection begins another.
+    /// The session at the broker holds a message that cannot be decoded: the next connection starts a new session.
     pub(super) leaves_session: AtomicBool,
 }
 
 impl Dialer {
-    /// Reads what the configuration names.
+    /// Checks the URL and reads the TLS files.
     pub(super) fn new(config: LinkConfig) -> Result<Self, StartError> {
         let tls = match (config.broker.scheme(), config.broker.host_str()) {
             ("mqtt", Some(_)) => None,
@@ -64,23 +69,23 @@ impl Dialer {
         turn.and_then(|other| self.others.get(other)).unwrap_or(&self.first)
     }
 
-    /// The address whose turn it is.
+    /// The address to connect to.
     pub(super) fn broker(&self) -> &Url {
         &self.target().url
     }
 
-    /// Words for what happens there.
+    /// Explains what happens at that address.
     pub(super) fn explain(&self) -> &Explain {
         &self.target().explain
     }
 
-    /// It is the next address's turn.
+    /// Goes on to the next address.
     pub(super) fn next_broker(&self) {
         let turn = self.turn.load(Ordering::Relaxed);
         self.turn.store(if turn < self.others.len() { turn + 1 } else { 0 }, Ordering::Relaxed);
     }
 
-    /// The keep alive as the wire carries it.
+    /// The keep alive as CONNECT carries it.
     pub(super) fn keep_alive(&self) -> Duration {
         Duration::from_secs(self.config.timing.keep_alive.as_secs().clamp(SHORTEST_KEEP_ALIVE, u64::from(u16::MAX)))
     }
@@ -91,6 +96,7 @@ impl Dialer {
         let failed = |error: io::Error| self.explain().io(&error);
         let tcp = TcpStream::connect((host.as_str(), port)).await.map_err(failed)?;
         tcp.set_nodelay(true).map_err(failed)?;
+        sockopt::set_socket_send_buffer_size(&tcp, SEND_BUFFER).map_err(|errno| failed(errno.into()))?;
         let Some(tls) = &self.tls else { return Ok(Box::new(tcp)) };
         let name = ServerName::try_from(host).map_err(|error| self.explain().other(&error))?;
         let connector = TlsConnector::from(Arc::clone(tls));

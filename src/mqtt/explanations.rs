@@ -1,4 +1,4 @@
-//! Why a connection failed, in plain words with the remedy: what an operator reads in the log and on the status page.
+//! Explains why a connection failed, with the remedy, in the words that an operator reads in the log and on the status page.
 
 use std::error::Error;
 use std::io;
@@ -12,29 +12,29 @@ use crate::os::tls::{self, spelled};
 /// How an attempt or a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// The broker closed the connection without a word.
+    /// The broker closed the connection and gave no reason.
     Closed,
-    /// The broker sent what MQTT does not allow, or what the connection cannot use.
+    /// The broker sent something that MQTT does not allow, or that the connection cannot use.
     Protocol(String),
-    /// A packet came that cannot be decoded. Perhaps a message of a stranger's that the broker passed on unchecked.
+    /// A packet cannot be decoded. It may be another client's message that the broker forwarded without checking it.
     Undecodable(String),
-    /// The broker sent a packet of so many bytes, which is more than it was told to send.
+    /// The broker sent a packet of this many bytes, which is more than it was told to send.
     TooLarge(usize),
-    /// Said in full.
+    /// The cause, already in full words.
     Because(String),
 }
 
-/// What went before a failure.
+/// What happened before a failure.
 pub(super) struct History {
     /// Whether the broker had accepted the connection.
     pub(super) stood: bool,
-    /// How many connections in a row were lost soon after that.
+    /// How many connections in a row were lost soon after CONNACK.
     pub(super) quick_losses: u32,
     /// Whether the broker had just refused a publish.
     pub(super) after_refusal: bool,
 }
 
-/// What a CONNACK refuses, in the terms both versions of MQTT share.
+/// Why a CONNACK refuses the connection, for both versions of MQTT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ConnectRefusal {
     Version,
@@ -46,7 +46,7 @@ pub(super) enum ConnectRefusal {
     Other(String),
 }
 
-/// Words for failures, knowing what was tried.
+/// Explains failures of connections to one address of the broker.
 pub(super) struct Explain {
     broker: String,
     protocol: Protocol,
@@ -69,7 +69,7 @@ impl Explain {
         }
     }
 
-    /// The whole story of a failure.
+    /// The full explanation of a failure.
     pub(super) fn failure(&self, failure: &Failure, history: &History) -> String {
         let broker = &self.broker;
         let History { stood, quick_losses, after_refusal } = *history;
@@ -133,7 +133,8 @@ impl Explain {
         })
     }
 
-    /// `reason` is the name of MQTT 5's reason code. What else a broker says may be anything, even our password.
+    /// The broker sent a DISCONNECT; `reason` is the name of its reason code. Its reason string is never shown: it could
+    /// contain anything, even our password.
     pub(super) fn disconnected(&self, reason: &str) -> Failure {
         let broker = &self.broker;
         let why = match reason {
@@ -169,6 +170,18 @@ impl Explain {
         Failure::Because(format!("{} answers nothing any more (keep-alive time-out)", self.broker))
     }
 
+    /// It answered a ping, but not something that was sent long before that.
+    pub(super) fn unanswered(&self) -> Failure {
+        Failure::Because(format!("{} answers pings, but does not acknowledge what it gets", self.broker))
+    }
+
+    /// An error on a connection that was open.
+    pub(super) fn lost(&self, error: &io::Error) -> Failure {
+        // In TLS: TCP ended without a TLS close_notify.
+        if error.kind() == io::ErrorKind::UnexpectedEof { Failure::Closed } else { self.io(error) }
+    }
+
+    /// An error while the connection is opened.
     pub(super) fn io(&self, error: &io::Error) -> Failure {
         if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             return self.tls(tls);
@@ -185,7 +198,7 @@ impl Explain {
                 format!("{broker} closed the connection during the TLS handshake: is it a TLS port?")
             }
             io::ErrorKind::UnexpectedEof => return Failure::Closed,
-            // The standard library gives name resolution no kind of its own.
+            // Name resolution has no `ErrorKind` of its own.
             _ if error.to_string().contains("lookup address") || error.to_string().contains("could not resolve") => {
                 format!("the name of {broker} cannot be resolved: check mqtt.broker and the DNS ({error})")
             }
@@ -235,7 +248,7 @@ impl Explain {
         })
     }
 
-    /// An error that needs no words of its own, with its sources, each said once.
+    /// An error that needs no explanation of ours: its text and those of its sources, each once.
     pub(super) fn other(&self, error: &dyn Error) -> Failure {
         let mut text = error.to_string();
         let mut source = error.source();

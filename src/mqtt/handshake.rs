@@ -1,4 +1,4 @@
-//! The steps of a connection from CONNACK to *up*, and the farewell.
+//! The steps of a connection from CONNACK to *up*, and from a stop to its end.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use super::packets::{Accepted, Subscription, Version};
 use super::state::{LinkCounters, Subscriptions};
 use super::{config::Protocol, refused};
 
-/// For each answer on the way to *up*: SUBACK, UNSUBACK.
+/// The limit for each answer on the way to *up*: SUBACK, UNSUBACK.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// For the broker to read our DISCONNECT and close.
+/// The limit for the broker to read our DISCONNECT and close the connection.
 const DISCONNECT_LIMIT: Duration = Duration::from_secs(1);
 
 impl<V: Version> Connection<'_, V> {
@@ -40,11 +40,13 @@ impl<V: Version> Connection<'_, V> {
         self.note_session(accepted);
         self.task.ends.standing.connected(accepted.session_present);
         let check = AccountCheck::new(&self.task.dialer.config.base);
-        // One by one: aedes tells what is retained of a second topic in one SUBSCRIBE only after the UNSUBACKs.
+        // One SUBSCRIBE for each topic: aedes sends the retained message of a second topic in the same SUBSCRIBE only after the
+        // UNSUBACKs.
         for topic in check.topics() {
             self.wire.subscribe(&[(topic, Subscription::Look)]);
         }
-        self.enter(Phase::Looking { check, unsubacks_left: 0 }, Some(ANSWER_LIMIT));
+        self.enter(Phase::Looking { check, unsubacks_left: 0 }, None);
+        self.answer_within(ANSWER_LIMIT);
         Ok(())
     }
 
@@ -78,7 +80,8 @@ impl<V: Version> Connection<'_, V> {
                 if !check.answered(granted.contains(&true)) {
                     return Ok(());
                 }
-                // Looking may be denied: then no conflict is known. Otherwise the UNSUBACKs come after the retained messages.
+                // If both subscriptions are denied, no conflict can be seen. Otherwise the UNSUBACKs come after the retained
+                // messages.
                 if check.is_denied() {
                     return self.subscribe();
                 }
@@ -87,10 +90,12 @@ impl<V: Version> Connection<'_, V> {
                 for topic in topics {
                     self.wire.unsubscribe(&topic);
                 }
+                self.answer_within(ANSWER_LIMIT);
                 Ok(())
             }
             Phase::Subscribing => {
                 self.enter(Phase::Up, None);
+                self.answer_due = None;
                 self.task.connected();
                 self.task.owns_base = true;
                 self.on_granted(granted);
@@ -121,7 +126,8 @@ impl<V: Version> Connection<'_, V> {
     }
 
     fn subscribe(&mut self) -> Step {
-        self.enter(Phase::Subscribing, Some(ANSWER_LIMIT));
+        self.enter(Phase::Subscribing, None);
+        self.answer_within(ANSWER_LIMIT);
         self.deliver_held();
         self.send_subscribe()
     }
@@ -142,7 +148,7 @@ impl<V: Version> Connection<'_, V> {
         Ok(())
     }
 
-    /// Brings the subscriptions to what the routes want now. Asking for one that we have changes nothing.
+    /// Brings the subscriptions in line with the routes. Subscribing again to a filter that we have changes nothing.
     pub(super) fn follow_routes(&mut self) -> Step {
         if self.task.routes.has_changed().unwrap_or(false) {
             self.send_subscribe()?;
@@ -174,7 +180,8 @@ impl<V: Version> Connection<'_, V> {
         self.recheck_later(Subscriptions::Refused(refused));
     }
 
-    /// The shutdown: says `offline` if we were up and nobody takes over at once, and goes. Does nothing when already under way.
+    /// Begins the stop: publishes `offline` if the connection is up and no other member of a cluster takes over at once, and
+    /// disconnects. Does nothing if it has begun already.
     pub(super) fn leave(&mut self) -> Step {
         match &self.phase {
             Phase::Connecting => Err(End::Stopped),
@@ -199,7 +206,8 @@ impl<V: Version> Connection<'_, V> {
         }
     }
 
-    /// A clean DISCONNECT: the broker does not publish the will. Then waits for the broker to close, so that it has read it.
+    /// Sends a DISCONNECT, after which the broker does not publish the last will. Then waits for the broker to close the
+    /// connection: so it has read it.
     pub(super) fn disconnect(&mut self, end: End) {
         if matches!(self.phase, Phase::Disconnecting(_)) {
             return;
@@ -213,16 +221,16 @@ impl<V: Version> Connection<'_, V> {
             Phase::Leaving => {
                 debug!("the broker did not acknowledge `offline` in time");
                 if self.task.outbox.farewell_waits() {
-                    // It has no place at the broker: without a DISCONNECT, the will says the same.
+                    // `offline` could not even be sent, because the window is full. Without a DISCONNECT the broker publishes
+                    // the last will, which says the same.
                     return Err(End::Stopped);
                 }
                 self.disconnect(End::Stopped);
                 Ok(())
             }
-            // The intended end replaces this one.
+            // `ended` replaces this by the intended end.
             Phase::Disconnecting(_) => Err(End::Lost(Failure::Closed)),
-            Phase::Looking { .. } | Phase::Subscribing => Err(End::Lost(self.task.dialer.explain().stalled())),
-            Phase::Connecting | Phase::Up => Ok(()),
+            Phase::Connecting | Phase::Looking { .. } | Phase::Subscribing | Phase::Up => Ok(()),
         }
     }
 

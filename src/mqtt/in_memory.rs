@@ -1,4 +1,4 @@
-//! A link without a network, for tests of what stands behind it: the test is the broker.
+//! A link without a network, for tests of the code that uses the link. The test plays the broker.
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -9,24 +9,24 @@ use super::standing::Standing;
 use super::{AckToken, Commands, Delivery, Incoming, LinkCounters, Publisher, Settled, Timing};
 use crate::local::Publication;
 
-/// The only connection there is.
+/// The number of the only connection.
 pub(crate) const CONNECTION: u64 = 1;
 
-/// The broker's ends of it.
+/// The broker's end.
 pub(crate) struct Broker {
     commands: CommandSender,
     ends: PublisherEnds,
 }
 
-/// What the broker hears.
+/// What the broker receives.
 pub(crate) enum Heard {
-    /// A publish, and where to say what became of it.
+    /// A publish, and where to send its outcome.
     Published(Publication, oneshot::Sender<Delivery>),
     /// The acknowledgement of a message.
     Acked(u16),
 }
 
-/// Joins a bridge to a broker.
+/// A bridge's ends of the link, connected to a broker.
 pub(crate) fn link() -> (Publisher, Commands, Broker) {
     let (publisher, ends) = Publisher::new(Standing::new(&Timing::default()), LinkCounters::default().into());
     let (sender, commands) = incoming::channel();
@@ -53,16 +53,16 @@ impl Broker {
             content_type: None,
             ack: Some(AckToken { generation: CONNECTION, pkid }),
         };
-        // A bridge that stops does not take it; it comes again.
+        // A bridge that stops does not take it; the broker would send it again.
         let _ = self.commands.hand_over(message);
     }
 
-    /// It is known to have the acknowledgements of all that arrived up to there.
+    /// Says that the broker has the PUBACKs of all messages up to this arrival.
     pub(crate) fn settled(&self, up_to: u64) {
         self.commands.settled(Settled { connection: CONNECTION, up_to });
     }
 
-    /// The next that the bridge sends. Cancel-safe.
+    /// The next packet that the bridge sends. Cancel-safe.
     pub(crate) async fn hears(&mut self) -> Option<Heard> {
         tokio::select! {
             Some(handed) = self.ends.jobs.recv() => Some(Heard::Published(handed.publication, handed.done)),

@@ -1,4 +1,4 @@
-//! Messages on their way from the link to the command loop, bounded by count and by bytes.
+//! The queue of received messages between the link and the command loop, bounded by count and by bytes.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,19 +8,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-/// Un-acknowledged QoS 1 messages that an MQTT 5 broker may send: three times Mosquitto's own default of 20, which already
-/// reaches 30,000 messages a second; with the default packet limit of 1 MiB it bounds them to 64 MiB.
+/// How many QoS 1 messages an MQTT 5 broker may send before they are acknowledged. Mosquitto's default of 20 already reaches
+/// 30,000 messages a second; this is three times as many. With the default packet limit of 1 MiB they take at most 64 MiB.
 pub(super) const RECEIVE_MAXIMUM: u16 = 64;
-/// Messages between the link and the command loop, some 300 bytes each beside what their senders put in. A broker should have
-/// fewer un-acknowledged (3.1.1 knows no receive maximum, and Mosquitto 2.0.11 was seen with 31,000 where it was told 64), but
-/// it cannot have more: these are the packet ids.
+/// The most messages in the queue, some 300 bytes each beside their content. A broker cannot have more of them unacknowledged,
+/// because there are no more packet ids. It should have far fewer, but 3.1.1 has no receive maximum, and Mosquitto 2.0.11 was
+/// seen with 31,000 where it was told 64.
 const COUNT: usize = 65_535;
-/// From so many on, QoS 0 is dropped: the broker sends that without limit.
+/// With this many messages in the queue, further ones of QoS 0 are dropped: the broker sends them without limit.
 const COUNT_QOS_0: usize = 2048;
-/// Their topics and payloads together: what the receive maximum allows at the default packet limit.
+/// The most bytes of content in the queue: what the receive maximum allows at the default packet limit.
 const BYTES: usize = 64 * 1024 * 1024;
 
-/// A message received from the broker, not acknowledged yet.
+/// A message from the broker that is not acknowledged yet.
 pub struct Incoming {
     /// The topic.
     pub topic: String,
@@ -34,13 +34,13 @@ pub struct Incoming {
     pub dup: bool,
     /// The packet id; 0 at QoS 0.
     pub pkid: u16,
-    /// The connection it came by: the link's generation.
+    /// The connection on which it arrived: the link's generation.
     pub connection: u64,
     /// Its number among the QoS 1 messages of that connection, from 1 on; 0 at QoS 0.
     pub arrival: u64,
-    /// Whether that connection continued an earlier session: only then can DUP speak of an earlier connection's packet.
+    /// Whether that connection continued an earlier session. Only then can DUP mean that an earlier connection delivered it.
     pub session_present: bool,
-    /// MQTT 5: what is left of its life, in seconds.
+    /// MQTT 5: the remaining message expiry, in seconds.
     pub message_expiry: Option<u32>,
     /// MQTT 5: where the sender wants an answer.
     pub response_topic: Option<String>,
@@ -54,29 +54,29 @@ pub struct Incoming {
     pub ack: Option<AckToken>,
 }
 
-/// The right to acknowledge one received message, on the connection it came by. Messages are acknowledged to the broker in
-/// the order they arrived, so one whose token is never used holds back all that came after it until the connection ends.
+/// The right to acknowledge one received message, on the connection on which it arrived. PUBACKs go out in the order of
+/// arrival, so a token that is never used holds back the PUBACKs of all later messages until the connection ends.
 #[derive(Debug, PartialEq, Eq)]
 pub struct AckToken {
     pub(super) generation: u64,
     pub(super) pkid: u16,
 }
 
-/// What the broker is known to be done with: it has our PUBACKs of that connection's messages up to this one.
+/// The broker is known to have our PUBACKs of a connection's messages, up to this one: it will not send these messages again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settled {
     /// The connection.
     pub connection: u64,
-    /// [`Incoming::arrival`] of the last one.
+    /// [`Incoming::arrival`] of the last of them.
     pub up_to: u64,
 }
 
-/// What comes from the link, in its order.
+/// What the command loop gets from the link, in order.
 #[derive(Debug)]
 pub enum Arrived {
     /// A message.
     Message(Box<Incoming>),
-    /// Of earlier ones.
+    /// News of earlier messages.
     Settled(Settled),
 }
 
@@ -107,7 +107,7 @@ pub(super) fn channel() -> (CommandSender, Commands) {
 }
 
 impl Commands {
-    /// What comes next; none once the link has stopped. Cancel-safe.
+    /// The next thing in the queue; none once the link has stopped. Cancel-safe.
     pub async fn next(&mut self) -> Option<Arrived> {
         let arrived = self.queue.recv().await?;
         Some(self.taken(arrived))
@@ -148,7 +148,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Takes a message in; without room, gives its QoS and packet id back.
+    /// Adds a message. If there is no room, returns its QoS and packet id.
     pub(super) fn push(&mut self, message: Incoming) -> Result<(), (u8, u16)> {
         if !fits(&message, self.messages.len(), self.bytes) {
             return Err((message.qos, message.pkid));
@@ -165,8 +165,8 @@ impl Held {
     }
 }
 
-/// Whether there is room beside `queued` messages of so many bytes. QoS 0 must not push out what is promised, and gets half of
-/// the bytes.
+/// Whether there is room for a message beside `queued` others of so many bytes. QoS 0 gets half of the bytes, so that it does
+/// not take the room of QoS 1, which must not be lost.
 fn fits(message: &Incoming, queued: usize, bytes: usize) -> bool {
     let (count, share) = if message.qos == 0 { (COUNT_QOS_0, 2) } else { (COUNT, 1) };
     queued < count && (queued == 0 || bytes.saturating_add(message.len()) <= BYTES / share)
@@ -192,14 +192,14 @@ impl CommandSender {
 }
 
 impl CommandSender {
-    /// Says what the broker is done with. Without room it is left out: it only frees what would be kept a little longer.
+    /// Passes on which messages the broker is done with. Dropped if there is no room: it only frees memory earlier.
     pub(super) fn settled(&self, settled: Settled) {
         let _ = self.queue.try_send(Arrived::Settled(settled));
     }
 }
 
 impl Incoming {
-    /// Everything in it that its sender chose the length of.
+    /// The bytes of everything whose length the sender chose.
     fn len(&self) -> usize {
         let optional = [self.response_topic.as_ref().map(String::len), self.content_type.as_ref().map(String::len)];
         let user_properties: usize = self.user_properties.iter().map(|(key, value)| key.len() + value.len() + 48).sum();

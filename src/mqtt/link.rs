@@ -1,4 +1,4 @@
-//! The link task: one connection after another, for as long as the daemon runs.
+//! The link's task: opens one connection after another, for as long as the daemon runs.
 //!
 //! ```text
 //!            publish()                                                              Completion
@@ -12,20 +12,22 @@
 //!   broker ──8 PUBLISH(pkid)──► arrivals ──► commands ──9 (made durable)──► ack(token) ──10 in order──► PUBACK(pkid)
 //! ```
 //!
-//! 1. A publication becomes a job ([`outbox`](super::outbox)). Only the link retransmits: a job is given up by nobody else.
-//! 2. While there is room in the window and for bytes. Packet ids go round; one that is in use still when its turn comes means
-//!    that the broker left it out: 7.
-//! 3. When there is nothing else to do, and never awaited: what is not written waits in the wire's buffer.
-//! 4. Matched by packet id and by nothing else. An unknown one means that the broker lost count: 7.
-//! 5. The broker has it, or refused it: for good, or for now (quota, unspecified). What to do then is the caller's to say:
-//!    it knows what must wait for it.
-//! 6. Only what the link publishes by itself it also tries again by itself.
-//! 7. What had been acknowledged and not reported yet is harvested first. Then everything in flight waits again, the
-//!    generation grows, and after a back-off a new connection is opened. What was in flight across several quick losses is sent
-//!    alone, and if the connection ends at it then, that is a refusal for now.
-//! 8. Retained state of our own topics and the self-test end here. The rest goes on with a token (generation, packet id).
+//! 1. A publication becomes a job in the [`outbox`](super::outbox). Only the link sends it again.
+//! 2. While there is room in the window and for bytes. Packet ids go round and pass over those in flight: brokers may
+//!    acknowledge in any order. If the oldest publish in flight is not acknowledged in time, the broker has left it out: 7.
+//! 3. Written when nothing else is left to do. Nothing waits for the write: what the socket does not take stays in the wire's
+//!    buffer.
+//! 4. Matched by packet id alone. An unknown packet id means that the broker lost count: 7.
+//! 5. The broker has the publish, or refused it: for good, or for now (quota, unspecified error). The caller decides what to do
+//!    then, because it knows what must wait for it.
+//! 6. Only what the link publishes on its own account it also tries again on its own account.
+//! 7. First, PUBACKs that have arrived and were not handled yet are handled. Then everything in flight waits again, the
+//!    generation is increased, and after a back-off a new connection is opened. What was in flight when several connections
+//!    were lost quickly is sent alone from then on; if a connection is lost again then, that counts as a refusal for now.
+//! 8. The retained messages of the account check and the self-test are handled in the link. All others get a token (generation,
+//!    packet id).
 //! 9. A token of an earlier generation is dropped: its packet id may belong to another message by now.
-//! 10. In the order of arrival, as MQTT wants it.
+//! 10. In the order of arrival, as MQTT requires.
 //!
 //! What happens on one connection is in [`connection`](super::connection).
 
@@ -44,7 +46,7 @@ use super::standing::COSTS_WITHIN;
 use super::state::{LinkCounters, Subscriptions};
 use super::task::Task;
 
-/// Connections in a row that end soon with a packet that cannot be decoded, until its session is given up.
+/// After so many connections in a row that end soon with a packet that cannot be decoded, the session is given up.
 const LEAVE_SESSION_AFTER: u32 = 5;
 
 impl Task {
@@ -107,7 +109,7 @@ impl Task {
         let cause = self.dialer.explain().failure(failure, history);
         let was_connected = self.state.borrow().connected;
         let news = was_connected || self.state.borrow().cause.as_deref() != Some(cause.as_str());
-        // Whoever reads the line and then asks is told the same.
+        // Before the log line: whoever reads it and then asks for the status gets the same answer.
         self.disconnected(cause.clone(), None);
         match (was_connected, news) {
             (true, _) => warn!(cause, "the connection to the broker was lost; messages wait"),
@@ -116,9 +118,10 @@ impl Task {
         }
     }
 
-    /// A message that cannot be decoded cannot be acknowledged either: it comes first on every connection, and nothing behind
-    /// it ever would. Mosquitto checks what it passes on; brokers that do not let one device stop all others so. The session
-    /// is the only thing that can be done without. (What ends a connection that stood for a while was not in its way.)
+    /// A message that cannot be decoded cannot be acknowledged either: the broker sends it first on every connection, and the
+    /// messages behind it never arrive. Mosquitto checks what it forwards; with a broker that does not, one device could stop
+    /// all others this way. The only way out is to give up the session. (A connection that lasted for a while had no such
+    /// message before it.)
     fn note_undecodable(&mut self, undecodable: bool) {
         self.undecodable = if undecodable { self.undecodable + 1 } else { 0 };
         let leave = self.undecodable >= LEAVE_SESSION_AFTER;
@@ -155,7 +158,7 @@ impl Task {
         });
     }
 
-    /// Waits before the next attempt. Acknowledgements that come meanwhile have lost their connection.
+    /// Waits before the next attempt. Meanwhile drops acknowledgements: their connection has gone.
     async fn pause(&mut self, wait: Duration) {
         let until = Instant::now() + wait;
         loop {

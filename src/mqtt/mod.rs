@@ -1,14 +1,15 @@
 //! The link to the local MQTT broker.
 //!
-//! Place in the flow: the last step inbound (publish, PUBACK) and the first outbound (PUBLISH arrives, is made durable by
-//! others, is acknowledged). [`start`] spawns one task that owns the connection for the life of the process; the daemon
-//! talks to it through the [`Publisher`], [`Commands`] and [`LinkState`] of a [`Link`].
+//! It is the last step of the inbound direction (publish, wait for the PUBACK) and the first of the outbound one (a PUBLISH
+//! arrives, others make it durable, then it is acknowledged). [`start`] spawns one task that holds the connection for the life
+//! of the process. The daemon talks to it through the [`Publisher`], [`Commands`] and [`LinkState`] of a [`Link`].
 //!
-//! The link owns every publication until the broker acknowledged it, and starts afresh after every error. Of rumqttc only the
-//! codecs are used: its event loop loses messages, credits acknowledgements to the wrong ones, and writes packet by packet. The
-//! loop and its diagram are in `link.rs`, a connection's bytes in `wire.rs`.
+//! A publication belongs to the link from its hand-over until its outcome is known. After every error the link opens a new
+//! connection and sends again what was in flight. Only the codecs of rumqttc are used: its event loop loses messages, matches
+//! acknowledgements to the wrong ones, and writes packet by packet. The way of a message through the link is drawn in
+//! `link.rs`; `wire.rs` reads and writes the bytes.
 //!
-//! It does not know what its messages mean, stores nothing, and executes nothing.
+//! The link does not know what its messages mean, stores nothing, and executes nothing.
 
 mod account;
 mod arrivals;
@@ -35,6 +36,7 @@ mod sending;
 mod standing;
 mod state;
 mod task;
+mod timers;
 mod tls;
 mod v311;
 mod v5;
@@ -72,11 +74,11 @@ use crate::observe::log::Seldom;
 pub struct Link {
     /// Publishes and acknowledges.
     pub publisher: Publisher,
-    /// What arrives on the subscribed filters, but for the link's own probes.
+    /// The messages that arrive, without the link's own probes.
     pub commands: Commands,
-    /// How the link stands.
+    /// The present state of the link.
     pub state: watch::Receiver<LinkState>,
-    /// Ends after `shutdown`, with `offline` published and the connection closed if there was one.
+    /// Ends after `shutdown`. If there was a connection, `offline` was published first, and the connection closed.
     pub task: JoinHandle<()>,
     /// Since the start of the process.
     pub counters: Arc<LinkCounters>,
@@ -86,39 +88,41 @@ pub struct Link {
 ///
 /// # Errors
 ///
-/// If the configuration can never work: a bad URL, TLS files that cannot be read. A broker that cannot be reached is no
-/// such error; see [`LinkState::cause`].
+/// If the configuration can never work: a bad URL, or TLS files that cannot be read. A broker that cannot be reached is no
+/// error here: see [`LinkState::cause`].
 pub fn start(config: LinkConfig, shutdown: CancellationToken) -> Result<Link, StartError> {
-    let counters = Arc::new(LinkCounters::default());
-    let (publisher, ends) = Publisher::new(Standing::new(&config.timing), Arc::clone(&counters));
-    config.birth.iter().for_each(|birth| publisher.set_state(birth.clone()));
-    let (command_sender, commands) = incoming::channel();
-    let (state_sender, state) = watch::channel(LinkState::default());
-    let (protocol, expects_session) = (config.protocol, config.expect_session);
-    let denied = Denied::new(config.timing.recheck_every);
-    let refused = RefusedTopics::new(config.base.clone());
-    let routes = config.routes.clone();
-    let dialer = Arc::new(Dialer::new(config)?);
-    let task = Task {
-        routes,
-        dialer,
-        ends,
-        commands: command_sender,
-        state: state_sender,
-        counters: Arc::clone(&counters),
-        shutdown,
-        outbox: Outbox::default(),
-        generation: 0,
-        expects_session,
-        owns_base: false,
-        undecodable: 0,
-        denied,
-        refused,
-        drops: Seldom::default(),
-    };
+    let protocol = config.protocol;
+    let (task, publisher, commands) = prepare(config, shutdown)?;
+    let (state, counters) = (task.state.subscribe(), Arc::clone(&task.counters));
     let task = match protocol {
         Protocol::V5 => tokio::spawn(task.run::<V5>()),
         Protocol::V311 => tokio::spawn(task.run::<V311>()),
     };
     Ok(Link { publisher, commands, state, task, counters })
+}
+
+/// The task before it runs, and the daemon's ends of it.
+fn prepare(config: LinkConfig, shutdown: CancellationToken) -> Result<(Task, Publisher, Commands), StartError> {
+    let counters = Arc::new(LinkCounters::default());
+    let (publisher, ends) = Publisher::new(Standing::new(&config.timing), Arc::clone(&counters));
+    config.birth.iter().for_each(|birth| publisher.set_state(birth.clone()));
+    let (command_sender, commands) = incoming::channel();
+    let task = Task {
+        routes: config.routes.clone(),
+        expects_session: config.expect_session,
+        denied: Denied::new(config.timing.recheck_every),
+        refused: RefusedTopics::new(config.base.clone()),
+        dialer: Arc::new(Dialer::new(config)?),
+        ends,
+        commands: command_sender,
+        state: watch::Sender::new(LinkState::default()),
+        counters,
+        shutdown,
+        outbox: Outbox::default(),
+        generation: 0,
+        owns_base: false,
+        undecodable: 0,
+        drops: Seldom::default(),
+    };
+    Ok((task, publisher, commands))
 }

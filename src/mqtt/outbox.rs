@@ -1,9 +1,8 @@
-//! Every publication the link owns, from its hand-over to its end, across connections.
+//! The publications that the link holds, from their hand-over to their outcome, across connections. Each is a *job*.
 //!
-//! A job is in exactly one place: *waiting*, or *in flight* (by packet id). Losing the connection moves those in flight back to
-//! waiting, in the order they first had. Pure bookkeeping: no I/O, no clock.
+//! A job is either *waiting* or *in flight* (sent on this connection, and not acknowledged). When the connection is lost, all
+//! jobs in flight wait again, in their original order. Pure bookkeeping: no I/O, no clock.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tokio::sync::oneshot;
@@ -13,12 +12,13 @@ use super::publisher::{Handed, Handling};
 use super::wire::{LAST_PUBLISH_ID, WINDOW};
 use crate::local::Publication;
 
-/// Jobs held at most: one window in flight and one that is ready to follow.
+/// The most jobs: one full window in flight, and another ready to follow.
 const JOBS: usize = 2 * WINDOW as usize;
-/// In flight across so many quick losses, a job is suspected of causing them: from then on one is sent at a time.
+/// A job that was in flight when so many connections were lost quickly is suspected of causing that. While there is a suspect,
+/// jobs are sent one at a time.
 const SUSPECT_AFTER: u8 = 3;
 
-/// The order of sending: by rank, then by age.
+/// A job's place in the order of sending: by rank, then by age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key(Rank, u64);
 
@@ -30,22 +30,23 @@ enum Rank {
 }
 
 impl Key {
-    /// Whether the link made it for this connection.
+    /// Whether the link made the job for this connection.
     pub(super) fn is_links_own(self) -> bool {
         self.0 == Rank::Link
     }
 }
 
-/// Who wants the publication, and so who hears of its end.
+/// Who wants the publication, and is told its outcome.
 #[derive(Debug)]
 pub(super) enum Origin {
-    /// A [`Completion`](super::Completion). Only these outlive a connection; the link makes its own anew.
+    /// A caller, through a [`Completion`](super::Completion). Only these jobs outlive a connection; the link makes its own
+    /// again.
     Caller(oneshot::Sender<Delivery>),
-    /// What should [stand](super::standing), with its version.
+    /// Our own [retained state](super::standing), with its version.
     Standing(u64),
     /// The self-test.
     Probe,
-    /// The farewell.
+    /// `bridge/state` = `offline`, at a stop.
     Offline,
 }
 
@@ -53,7 +54,7 @@ pub(super) enum Origin {
 pub(super) struct Job {
     pub(super) publication: Publication,
     pub(super) origin: Origin,
-    /// Grows from job to job.
+    /// Higher for each later job.
     pub(super) order: u64,
     pub(super) handling: Handling,
     losses: u8,
@@ -64,7 +65,8 @@ pub(super) struct Job {
 pub(super) struct Lost {
     /// Jobs that were in flight and will be sent again.
     pub(super) requeued: u64,
-    /// The job at which it ended, taken out: a suspect, sent alone. Whether that is its fault is for others to say.
+    /// The job that was in flight alone, as a suspect, when the connection ended. It is taken out; the caller decides whether
+    /// it is to blame.
     pub(super) ended_at: Option<Job>,
 }
 
@@ -72,9 +74,14 @@ pub(super) struct Lost {
 pub(super) struct Outbox {
     jobs: BTreeMap<Key, Job>,
     waiting: BTreeSet<Key>,
-    by_pkid: HashMap<u16, Key>,
+    /// Packet id and job, in the order of sending: the first has waited longest for its PUBACK.
+    in_flight: BTreeMap<u64, (u16, Key)>,
+    /// Its place in `in_flight`, by packet id.
+    by_pkid: HashMap<u16, u64>,
     /// The packet id given last on this connection.
     last_pkid: u16,
+    /// The next place in `in_flight`.
+    sending: u64,
     next: u64,
     suspects: bool,
 }
@@ -108,18 +115,18 @@ impl Outbox {
         self.jobs.len() < JOBS
     }
 
-    /// In flight: what fills the window.
+    /// How many jobs are in flight.
     pub(super) fn outstanding(&self) -> usize {
         self.by_pkid.len()
     }
 
-    /// The topics of what stands there that are in flight.
+    /// The topics of our own retained state that are in flight.
     pub(super) fn standing_in_flight(&self) -> Vec<String> {
-        let standing = self.by_pkid.values().filter(|key| key.0 == Rank::Standing);
-        standing.filter_map(|key| self.jobs.get(key)).map(|job| job.publication.topic.clone()).collect()
+        let standing = self.in_flight.values().filter(|(_, key)| key.0 == Rank::Standing);
+        standing.filter_map(|(_, key)| self.jobs.get(key)).map(|job| job.publication.topic.clone()).collect()
     }
 
-    /// Whether one of the jobs is suspected of killing connections.
+    /// Whether a job is suspected of ending connections.
     pub(super) fn has_suspects(&self) -> bool {
         self.suspects
     }
@@ -130,7 +137,7 @@ impl Outbox {
         self.jobs.get(key).map(|job| (*key, job))
     }
 
-    /// Whether the farewell was not sent yet.
+    /// Whether `offline` is not sent yet.
     pub(super) fn farewell_waits(&self) -> bool {
         let mut own = self.waiting.iter().take_while(|key| key.is_links_own()).filter_map(|key| self.jobs.get(key));
         own.any(|job| matches!(job.origin, Origin::Offline))
@@ -148,30 +155,38 @@ impl Outbox {
         self.suspects = self.suspects && self.jobs.values().any(Job::is_suspect);
     }
 
-    /// A waiting job is sent: its packet id, the next in turn. Nothing is sent if that is in flight still: the broker acknowledged
-    /// all that came after it, and the reset that follows sends it again.
-    pub(super) fn sent(&mut self, key: Key) -> Result<(u16, &Job), String> {
-        let pkid = self.last_pkid % LAST_PUBLISH_ID + 1;
-        let (Entry::Vacant(place), Some(job)) = (self.by_pkid.entry(pkid), self.jobs.get(&key)) else {
-            return Err(format!("it did not acknowledge packet {pkid} in its turn"));
-        };
-        place.insert(key);
+    /// Marks a waiting job as sent, and returns its packet id. None if all packet ids are in flight: then it goes on waiting.
+    pub(super) fn sent(&mut self, key: Key) -> Option<(u16, &Job)> {
+        // Packet ids go round and pass over those in flight: brokers may acknowledge in any order.
+        let mut in_turn = (self.last_pkid + 1..=LAST_PUBLISH_ID).chain(1..=self.last_pkid);
+        let pkid = in_turn.find(|pkid| !self.by_pkid.contains_key(pkid))?;
+        let job = self.jobs.get(&key)?;
         self.waiting.remove(&key);
+        self.in_flight.insert(self.sending, (pkid, key));
+        self.by_pkid.insert(pkid, self.sending);
+        self.sending += 1;
         self.last_pkid = pkid;
-        Ok((pkid, job))
+        Some((pkid, job))
+    }
+
+    /// The packet id that has waited longest for its PUBACK.
+    pub(super) fn oldest_in_flight(&self) -> Option<u16> {
+        self.in_flight.first_key_value().map(|(_, (pkid, _))| *pkid)
     }
 
     /// The job that a PUBACK is for, taken out.
     pub(super) fn acked(&mut self, pkid: u16) -> Option<Job> {
-        let key = self.by_pkid.remove(&pkid)?;
+        let sending = self.by_pkid.remove(&pkid)?;
+        let (_, key) = self.in_flight.remove(&sending)?;
         let job = self.jobs.remove(&key)?;
         self.look_for_suspects();
         Some(job)
     }
 
-    /// The connection has gone. `blame`: it went so soon that what was in flight may have caused it.
+    /// The connection was lost. `blame`: it was lost so soon that a job in flight may be the cause.
     pub(super) fn lost(&mut self, blame: bool) -> Lost {
-        let in_flight: Vec<Key> = self.by_pkid.drain().map(|(_, key)| key).collect();
+        let in_flight: Vec<Key> = std::mem::take(&mut self.in_flight).into_values().map(|(_, key)| key).collect();
+        self.by_pkid.clear();
         let mut lost = Lost::default();
         for key in &in_flight {
             if let Some(job) = self.jobs.get_mut(key) {
@@ -185,7 +200,7 @@ impl Outbox {
         }
         self.waiting.extend(in_flight);
         self.last_pkid = 0;
-        // The link makes its own messages anew on every connection.
+        // The link makes its own jobs again on every connection.
         self.jobs.retain(|key, _| key.0 == Rank::Caller);
         self.waiting.retain(|key| self.jobs.contains_key(key));
         self.suspects = self.jobs.values().any(Job::is_suspect);
@@ -224,8 +239,8 @@ mod tests {
 
     /// Takes the acknowledgement of the job with this topic.
     fn ack(outbox: &mut Outbox, topic: &str) {
-        let topics = outbox.by_pkid.iter().map(|(pkid, key)| (*pkid, outbox.jobs[key].publication.topic.as_str()));
-        let (pkid, _) = topics.into_iter().find(|(_, found)| *found == topic).unwrap();
+        let mut in_flight = outbox.in_flight.values();
+        let (pkid, _) = *in_flight.find(|(_, key)| outbox.jobs[key].publication.topic == topic).unwrap();
         outbox.acked(pkid).unwrap();
     }
 
@@ -242,14 +257,27 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_id_in_flight_is_not_used_twice_and_neither_job_is_lost() {
-        let mut outbox = outbox(&["a", "b"]);
-        assert_eq!(send(&mut outbox, 1), ["a"]);
+    fn packet_ids_in_flight_are_passed_over() {
+        let mut outbox = outbox(&["a", "b", "c"]);
+        assert_eq!(send(&mut outbox, 2), ["a", "b"]);
         outbox.last_pkid = LAST_PUBLISH_ID;
         let (key, _) = outbox.first_waiting().unwrap();
-        outbox.sent(key).unwrap_err();
-        outbox.lost(true);
-        assert_eq!(send(&mut outbox, 9), ["a", "b"]);
+        assert_eq!(outbox.sent(key).unwrap().0, 3);
+        assert_eq!(outbox.oldest_in_flight(), Some(1));
+        outbox.acked(2).unwrap();
+        assert_eq!(outbox.oldest_in_flight(), Some(1));
+        outbox.acked(1).unwrap();
+        assert_eq!(outbox.oldest_in_flight(), Some(3));
+    }
+
+    #[test]
+    fn nothing_is_sent_while_all_packet_ids_are_in_flight() {
+        let mut outbox = outbox(&vec!["a"; usize::from(LAST_PUBLISH_ID) + 1]);
+        assert_eq!(send(&mut outbox, LAST_PUBLISH_ID).len(), usize::from(LAST_PUBLISH_ID));
+        let (key, _) = outbox.first_waiting().unwrap();
+        assert!(outbox.sent(key).is_none());
+        outbox.acked(50).unwrap();
+        assert_eq!(outbox.sent(key).unwrap().0, 50);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What differs between the two versions of MQTT: the packets. `v5` and `v311` make and read them with rumqttc's codecs.
+//! What the two versions of MQTT have in common. `v5` and `v311` make and read the packets with rumqttc's codecs.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use super::explanations::Failure;
 use super::incoming::Incoming;
 use crate::local::Publication;
 
-/// The largest packet MQTT can express: five bytes of fixed header and 268,435,455 more.
+/// The largest packet in MQTT: five bytes of fixed header and 268,435,455 more.
 pub(super) const LARGEST_PACKET: usize = 268_435_460;
-/// Room for more of a packet is made in such steps, so that memory is taken by what came and not by what was announced.
+/// The read buffer grows in such steps: a packet takes memory as it arrives, not as soon as its length is known.
 pub(super) const READ_STEP: usize = 64 * 1024;
 
 /// What happened on the connection.
@@ -20,29 +20,29 @@ pub(super) const READ_STEP: usize = 64 * 1024;
 pub(super) enum Event {
     /// The broker accepted the connection.
     Connected(Accepted),
-    /// All that there was to send was written.
+    /// Everything that was to be sent is written.
     Written,
     /// The broker's PUBACK for our publish with this packet id.
     Acked(u16, Ack),
-    /// A PINGREQ is sent.
-    PingSent,
-    /// PINGRESP.
-    PingAnswered,
-    /// A message. `connection`, `session_present` and `ack` are not filled in yet.
+    /// A PINGREQ is sent; its number.
+    PingSent(u64),
+    /// The PINGREQ with this number is answered. PINGRESP carries no number: the wire counts.
+    PingAnswered(u64),
+    /// A message. `connection`, `arrival`, `session_present` and `ack` are not filled in yet.
     Message(Box<Incoming>),
-    /// A QoS 1 message that breaks a rule which does no harm to the connection: acknowledge and forget it.
+    /// A QoS 1 message that is wrong in itself, but does not disturb the connection: it is acknowledged and dropped.
     Unreadable(u16),
     /// SUBACK: per filter, whether it was granted.
     Subscribed(Vec<bool>),
     /// UNSUBACK.
     Unsubscribed,
-    /// The broker ended the connection, or did what it cannot go on with. [`Wire::poll`](super::wire::Wire::poll) fails with it.
+    /// The broker ended the connection, or made it unusable. [`Wire::poll`](super::wire::Wire::poll) returns this as an error.
     Ended(Failure),
     /// Nothing that matters to the link.
     Other,
 }
 
-/// It sent what only clients send, what belongs to QoS 2 (which we do not use), or something at the wrong time.
+/// The broker sent a packet that only clients send, one of QoS 2 (which we do not use), or one at the wrong time.
 pub(super) fn out_of_place() -> Failure {
     Failure::Protocol("it sent a packet that has no place here".to_owned())
 }
@@ -55,7 +55,7 @@ pub(super) struct Accepted {
     pub(super) maximum_packet: usize,
     pub(super) qos_1: bool,
     pub(super) retain: bool,
-    /// Never more than ours, never none: pings are how we find out that the broker has gone.
+    /// Never more than ours, and never zero: pings tell us that the broker has gone.
     pub(super) keep_alive: Duration,
     pub(super) session_expiry: Option<u32>,
 }
@@ -63,11 +63,11 @@ pub(super) struct Accepted {
 /// What a subscription is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subscription {
-    /// QoS 1; in MQTT 5 retained messages come only if the subscription is new, and keep their flag.
+    /// QoS 1. In MQTT 5, retained messages are sent only if the subscription is new, and keep their retain flag.
     Commands,
-    /// As `Commands`, and in MQTT 5 without what we publish ourselves.
+    /// As `Commands`; in MQTT 5 with No Local: without our own publishes.
     Routes,
-    /// QoS 0, for the retained messages.
+    /// QoS 0, for the retained messages of the account check.
     Look,
 }
 
@@ -87,10 +87,10 @@ pub(super) trait Version: 'static {
     /// How many bytes it takes.
     fn size(packet: &Self::Packet) -> usize;
 
-    /// Appends it to `out`. What a failure leaves there is to be taken away.
+    /// Appends it to `out`. After a failure, a part of it may be there: the caller removes it.
     fn write(packet: &Self::Packet, largest: usize, out: &mut BytesMut) -> Result<(), Failure>;
 
-    /// Takes the first packet out of what came, if it is complete. May panic on what a hostile broker sends.
+    /// Takes the first packet out of `came`, if it is complete. May panic on what a hostile broker sends.
     fn read(came: &mut BytesMut, dialer: &Dialer) -> Result<Option<Event>, Failure>;
 }
 

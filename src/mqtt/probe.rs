@@ -1,7 +1,7 @@
-//! The self-test: we publish to a topic of our own subscriptions and listen.
+//! The self-test: the link publishes a *probe* to a topic that it subscribes to, and waits for it to come back.
 //!
-//! A granted SUBACK is no authorisation: Mosquitto grants filters whose messages its ACL then drops. Only a message that
-//! went all the way round shows that commands arrive.
+//! A granted SUBACK is not enough: Mosquitto grants filters and then drops their messages by its ACL. Only a message that has
+//! gone to the broker and back shows that commands arrive.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl<V: Version> Connection<'_, V> {
         let config = &self.task.dialer.config;
         let topic = config.base.self_test(&random());
         if !config.filters.iter().any(|filter| filter::matches(filter, &topic)) {
-            // Nothing of ours would hear it: all we have is the SUBACK.
+            // No subscription of ours covers the probe: the SUBACK is all we have.
             return self.task.subscriptions(Subscriptions::Granted);
         }
         let limit = config.timing.self_test_limit;
@@ -35,7 +35,7 @@ impl<V: Version> Connection<'_, V> {
         self.probe.recheck_at = None;
         self.probe.others_came = false;
         self.probe.heard_by = Some(Instant::now() + limit);
-        // It must not pile up in the session of a bridge that is gone.
+        // It expires, so that probes do not pile up in the session of an absent bridge.
         let deadline = Some(boot_now() + limit.max(Duration::from_secs(2)));
         let publication = Publication { topic, payload: Bytes::new(), deadline, ..Publication::default() };
         self.task.outbox.add(publication, Origin::Probe);
@@ -50,7 +50,7 @@ impl<V: Version> Connection<'_, V> {
         info!("commands arrive: our own probe was heard");
     }
 
-    /// The probe's PUBACK, or that it was not sent in time.
+    /// The probe was acknowledged, refused, or not sent in time.
     pub(super) fn probe_finished(&mut self, delivery: &Delivery) {
         let Delivery::Refused(refusal) = delivery else {
             if matches!(delivery, Delivery::Acked { .. }) {
@@ -81,16 +81,18 @@ impl<V: Version> Connection<'_, V> {
         self.task.subscriptions(subscriptions);
     }
 
-    pub(super) fn check_probe(&mut self, now: Instant) -> Step {
-        if self.probe.heard_by.is_some_and(|at| at <= now) {
-            self.probe.heard_by = None;
-            if self.probe.others_came {
-                // Commands do arrive, a backlog of them: the probe waits behind it, or expired there. Once more.
-                self.start_probe();
-            } else {
-                self.silently_denied();
-            }
+    /// It did not come back in time.
+    pub(super) fn probe_unheard(&mut self) {
+        self.probe.heard_by = None;
+        if self.probe.others_came {
+            // A backlog of commands arrives. The probe waits behind it, or has expired there: try again.
+            self.start_probe();
+        } else {
+            self.silently_denied();
         }
+    }
+
+    pub(super) fn recheck_if_due(&mut self, now: Instant) -> Step {
         if self.probe.recheck_at.is_some_and(|at| at <= now) {
             self.probe.recheck_at = None;
             let refused = matches!(self.task.state.borrow().subscriptions, Subscriptions::Refused(_));
@@ -114,7 +116,7 @@ impl<V: Version> Connection<'_, V> {
 }
 
 fn random() -> String {
-    // Only told apart from other probes; without randomness the time will do.
+    // It only has to differ from other probes: without randomness, the time will do.
     let random = getrandom::u64().unwrap_or_else(|_| u64::try_from(boot_now().as_nanos()).unwrap_or(0));
     format!("{random:016x}")
 }

@@ -1,7 +1,7 @@
-//! The handle by which the daemon publishes and acknowledges. It is cheap to clone and outlives connections.
+//! The handle with which the daemon publishes and acknowledges. It is cheap to clone and works across connections.
 //!
-//! A publication is handed over in order and stays the link's until its [`Completion`] says what became of it; meanwhile
-//! connections may come and go. Nothing here waits for the broker but the completion.
+//! Publications are handed over in order. The link holds each until its [`Completion`] tells the outcome; connections may come
+//! and go in the meantime. Only the completion waits for the broker.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,8 +17,8 @@ use super::standing::{Lasts, Standing};
 use super::state::LinkCounters;
 use crate::local::Publication;
 
-/// Publications handed over and not yet taken by the link task: a full in-flight window more, so that the window refills
-/// without waiting for the producers; more would only hide a slow broker from them.
+/// Publications that were handed over and not yet taken by the link's task: as many as a full window, so that it refills at
+/// once. More would only hide a slow broker from the callers.
 pub(super) const QUEUE: usize = 100;
 
 /// Publishes and acknowledges.
@@ -30,31 +30,32 @@ pub struct Publisher {
     counters: Arc<LinkCounters>,
 }
 
-/// The link task's ends of a [`Publisher`].
+/// The ends of a [`Publisher`] that the link's task holds.
 pub(super) struct PublisherEnds {
     pub(super) jobs: mpsc::Receiver<Handed>,
     pub(super) acks: mpsc::UnboundedReceiver<AckToken>,
     pub(super) standing: Arc<Standing>,
 }
 
-/// A publication on its way to the link task.
+/// A publication on its way to the link's task.
 pub(super) struct Handed {
     pub(super) publication: Publication,
     pub(super) handling: Handling,
     pub(super) done: oneshot::Sender<Delivery>,
 }
 
-/// How a publication is handled by the link.
+/// How the link is to handle a publication.
 #[derive(Debug, Clone, Default)]
 pub struct Handling {
-    /// Set by whoever wants it back: if it is not on the wire, it ends as [`Delivery::Withdrawn`]. Nobody's, if it is none.
+    /// Set by the caller to withdraw it: if it is not in flight, it ends as [`Delivery::Withdrawn`]. None if it cannot be
+    /// withdrawn.
     withdrawn: Option<Arc<AtomicBool>>,
-    /// It is suspected of ending connections: nothing else is in flight beside it.
+    /// It is suspected of ending connections: nothing else may be in flight with it.
     pub alone: bool,
 }
 
 impl Handling {
-    /// Of what may be withdrawn, together with all clones of this.
+    /// For publications that can be withdrawn: all that share a clone of this are withdrawn together.
     #[must_use]
     pub fn withdrawable() -> Self {
         Self { withdrawn: Some(Arc::default()), alone: false }
@@ -66,7 +67,7 @@ impl Handling {
         Self { alone, ..self.clone() }
     }
 
-    /// Wants back what is not on the wire yet.
+    /// Withdraws what is not in flight yet.
     pub fn withdraw(&self) {
         if let Some(withdrawn) = &self.withdrawn {
             withdrawn.store(true, Ordering::Relaxed);
@@ -78,7 +79,7 @@ impl Handling {
     }
 }
 
-/// Resolves to what became of the publication; [`Delivery::Closed`] when the link stopped.
+/// Resolves to the outcome of the publication; to [`Delivery::Closed`] if the link stops first.
 #[derive(Debug)]
 pub struct Completion(oneshot::Receiver<Delivery>);
 
@@ -93,24 +94,25 @@ impl Future for Completion {
 impl Publisher {
     pub(super) fn new(standing: Standing, counters: Arc<LinkCounters>) -> (Self, PublisherEnds) {
         let (jobs, jobs_rx) = mpsc::channel(QUEUE);
-        // Unbounded, so that acknowledging never blocks; it holds at most one entry per message handed out, and those are bounded.
+        // Unbounded, so that acknowledging never blocks. It holds at most one entry per received message, and those are
+        // bounded.
         let (acks, acks_rx) = mpsc::unbounded_channel();
         let standing = Arc::new(standing);
         let ends = PublisherEnds { jobs: jobs_rx, acks: acks_rx, standing: Arc::clone(&standing) };
         (Self { jobs, acks, standing, counters }, ends)
     }
 
-    /// Hands over a publication, after waiting for room in the queue. The order of calls is the order on the wire. A retained
-    /// one is what stands at its topic from then on.
+    /// Hands over a publication; waits while the queue is full. Publications are sent in the order of the calls. A retained one
+    /// replaces what [`Self::set_state`] set for its topic.
     ///
-    /// Cancel-safe: dropped before it returns, nothing was handed over.
+    /// Cancel-safe: if it is dropped before it returns, nothing was handed over.
     pub async fn publish(&self, publication: Publication) -> Completion {
         self.publish_as(publication, Handling::default()).await
     }
 
-    /// As [`Self::publish`], and how it is to be handled.
+    /// As [`Self::publish`], with its handling.
     ///
-    /// Cancel-safe, as that.
+    /// Cancel-safe in the same way.
     pub async fn publish_as(&self, publication: Publication, handling: Handling) -> Completion {
         let (done, completion) = oneshot::channel();
         // A link that has stopped drops the sender, which resolves the completion to Closed.
@@ -118,26 +120,27 @@ impl Publisher {
         Completion(completion)
     }
 
-    /// Sets what the broker should hold at a retained topic: sent now, and again after every connect, always the newest only,
-    /// and again and again while it is refused. Never blocks and is never queued. Refusals are logged.
+    /// Sets the retained message that the broker should hold at a topic. The link sends it now and after every connect, and
+    /// tries again while it is refused. Only the newest message of a topic is sent. Never blocks. Refusals are logged.
     pub fn set_state(&self, publication: Publication) {
         self.standing.set(publication, Lasts::Connection);
     }
 
-    /// As [`Self::set_state`], for what does not change while the bridge is away: sent again only to a broker that may have
-    /// lost it.
+    /// As [`Self::set_state`], for messages that do not change while the bridge is away: they are sent again only if the broker
+    /// may have lost them.
     pub fn restore(&self, publication: Publication) {
         self.standing.set(publication, Lasts::Session);
     }
 
-    /// Takes back what stands at a retained topic, however long that takes: true once the broker has acknowledged it, false if
-    /// something newer was published there instead, or the link has stopped.
+    /// Clears the retained message of a topic, however long that takes. Resolves to true once the broker has acknowledged that,
+    /// and to false if something newer was published there, or the link has stopped.
     pub fn clear(&self, topic: String) -> impl Future<Output = bool> + Send + use<> {
         let cleared = self.standing.clear(topic);
         async move { cleared.await.unwrap_or(false) }
     }
 
-    /// Acknowledges a received message. Never blocks; does nothing if its connection has gone (the broker sends it again).
+    /// Acknowledges a received message. Never blocks. Does nothing if its connection has gone: the broker sends the message
+    /// again.
     pub fn ack(&self, token: AckToken) {
         if self.acks.send(token).is_err() {
             LinkCounters::one(&self.counters.stale_acks);

@@ -1,4 +1,4 @@
-//! What arrives on a connection: messages for the daemon, and their acknowledgements back to the broker.
+//! Receiving on a connection: hands messages to the daemon, and sends their acknowledgements to the broker.
 
 use tracing::warn;
 
@@ -26,7 +26,7 @@ impl<V: Version> Connection<'_, V> {
             self.arrivals.done(message.pkid);
             self.probe_heard(&message.topic);
         } else if self.overlooking && message.qos > 0 {
-            // It comes again, with all since the first that found no room.
+            // The next connection brings it again, with all messages since the first that found no room.
             LinkCounters::one(&self.task.counters.commands_overlooked);
         } else if !matches!(self.phase, Phase::Looking { .. }) || self.task.owns_base {
             self.deliver(message);
@@ -35,10 +35,10 @@ impl<V: Version> Connection<'_, V> {
         }
     }
 
-    /// Hands over what was held, now that the base topic is known to be ours.
+    /// Hands over the messages that were held back until the account check was done.
     pub(super) fn deliver_held(&mut self) {
         while let Some(message) = self.held.pop() {
-            // One that was forgotten comes again, with all after it.
+            // If it was left to the next connection, it comes again, with all messages after it.
             if message.qos == 0 || self.arrivals.has(message.pkid) {
                 self.deliver(message);
             }
@@ -51,16 +51,18 @@ impl<V: Version> Connection<'_, V> {
         message.session_present = self.session_present;
         message.ack = (qos > 0).then_some(AckToken { generation: self.task.generation, pkid });
         self.probe.message_came();
+        self.handed_over += 1;
         match self.task.commands.hand_over(message) {
             Ok(()) => LinkCounters::one(&self.task.counters.commands),
             Err(NotTaken::Full) => self.no_room(qos, pkid),
-            // Nobody takes commands any more: the daemon is stopping. Un-acknowledged, it waits in the session.
+            // The daemon is stopping. The message is not acknowledged and stays in the session.
             Err(NotTaken::Closed) => {}
         }
     }
 
-    /// QoS 0 is lost then. QoS 1 is overlooked, this message and all that follow, so that the order is kept: once what was
-    /// handed over is acknowledged, a new connection brings the rest again. Resetting at once would bring all of it again.
+    /// There is no room for a message. At QoS 0 it is lost. At QoS 1 this message and all later ones are *overlooked*, so that
+    /// the order is kept. Once the earlier messages are acknowledged, a new connection brings the overlooked ones again. A new
+    /// connection at once would bring the earlier ones again, too.
     fn no_room(&mut self, qos: u8, pkid: u16) {
         if qos > 0 {
             self.overlooking = true;
@@ -74,12 +76,19 @@ impl<V: Version> Connection<'_, V> {
         }
     }
 
-    /// Whether there is nothing left to wait for before the overlooked messages are fetched.
-    pub(super) fn fetch_overlooked(&self) -> Step {
-        let finished = self.arrivals.is_empty() && self.wire.is_written();
-        if self.overlooking && finished && matches!(self.phase, Phase::Up) {
+    /// Ends the connection once all earlier messages are acknowledged, so that the next one brings the overlooked messages. The
+    /// broker must have our PUBACKs by then: a socket that is closed with unread messages in it is reset, and what was not sent
+    /// yet is lost.
+    pub(super) fn fetch_overlooked(&mut self) -> Step {
+        if !self.overlooking || !self.arrivals.is_empty() || !matches!(self.phase, Phase::Up) {
+            return Ok(());
+        }
+        if self.receipts.all_known() {
             let cause = "commands came faster than they could be stored; the broker sends the rest again";
             return Err(End::GaveUp(Failure::Because(cause.to_owned())));
+        }
+        if !self.receipts.is_asking() {
+            self.ping();
         }
         Ok(())
     }
@@ -92,14 +101,14 @@ impl<V: Version> Connection<'_, V> {
         }
     }
 
-    /// The broker has answered something: it has what was sent before that.
+    /// The broker has answered something: it has all PUBACKs that were sent before.
     pub(super) fn answered(&mut self, question: Question) {
         if let Some(up_to) = self.receipts.answered(question) {
             self.task.commands.settled(Settled { connection: self.task.generation, up_to });
         }
     }
 
-    /// Acknowledges to the broker what may be, in order.
+    /// Sends the PUBACKs that may be sent, in order.
     pub(super) fn send_acks(&mut self) {
         while self.wire.has_room()
             && let Some(pkid) = self.arrivals.due()

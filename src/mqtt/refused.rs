@@ -1,6 +1,6 @@
-//! What the broker refuses, in plain words with the line that its ACL lacks; and what it refuses at present, by kind of topic:
-//! for health and status, and so that the log tells when it begins and
-//! when it is over instead of every message.
+//! Refused publishes and subscriptions: their explanation, with the line that the broker's ACL lacks; and the list of what is
+//! refused at present, by *kind* of topic. The list is for health and status, and lets the log tell when refusals of a kind
+//! begin and end, and not each of them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -12,15 +12,15 @@ use crate::observe::log::clipped;
 
 use super::delivery::{Ack, Refusal};
 
-/// Without another refusal for so long, the next success of its kind ends it.
+/// If no publish of a kind was refused for so long, the next success of that kind ends the refusal.
 const OVER_AFTER: Duration = Duration::from_mins(1);
-/// Kinds that are remembered.
+/// The most kinds in the list.
 const KINDS: usize = 32;
 
-/// Publishes that the broker refuses.
+/// Publishes of one kind that the broker refuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// The topic of the latest, cut if it is long.
+    /// The topic of the last one, shortened if it is long.
     pub topic: String,
     /// Why, and what to do about it.
     pub cause: String,
@@ -35,7 +35,7 @@ struct Entry {
     last: Instant,
 }
 
-/// By kind: the tree under the base topic; elsewhere the first two levels.
+/// The list. A topic's kind is the first level below the base topic; elsewhere, its first two levels.
 #[derive(Debug)]
 pub(super) struct RefusedTopics {
     base: Base,
@@ -54,7 +54,7 @@ impl RefusedTopics {
         }
     }
 
-    /// A publish was refused for good; whether this is news.
+    /// A publish was refused for good. Returns whether that is news.
     pub(super) fn refused(&mut self, topic: &str, refusal: &Refusal, now: Instant) -> bool {
         let kind = self.kind(topic);
         let reason = without_numbers(&refusal.reason);
@@ -73,7 +73,7 @@ impl RefusedTopics {
         true
     }
 
-    /// A publish was taken; the kind whose refusals are over by that.
+    /// A publish was taken. Returns its kind if that ends the kind's refusals.
     pub(super) fn taken(&mut self, topic: &str, now: Instant) -> Option<String> {
         if self.kinds.is_empty() {
             return None;
@@ -94,10 +94,10 @@ fn without_numbers(reason: &str) -> String {
     reason.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
-/// The reason of a refusal for want of rights.
+/// The reason if the bridge is not authorised.
 pub(super) const NOT_AUTHORIZED: &str = "the broker refuses it: not authorized";
 
-/// Why a PUBACK refuses a publication for good.
+/// Explains a PUBACK that refuses a publish for good.
 pub(super) fn refusal(base: &Base, topic: &str, ack: Ack) -> Refusal {
     let (reason, remedy) = match ack {
         Ack::TopicInvalid => {
@@ -111,7 +111,7 @@ pub(super) fn refusal(base: &Base, topic: &str, ack: Ack) -> Refusal {
     Refusal { reason: reason.to_owned(), remedy }
 }
 
-/// What to write into the broker's ACL so that `topic` may be published.
+/// The remedy: the line in the broker's ACL that allows us to publish to `topic`.
 fn write_line(base: &Base, topic: &str) -> String {
     let line = match base.strip(topic).and_then(|rest| rest.split_once('/')) {
         Some(("call", _)) => probe_line(base),
@@ -121,12 +121,12 @@ fn write_line(base: &Base, topic: &str) -> String {
     format!("the broker's ACL needs: {line}")
 }
 
-/// Of all command topics, the bridge publishes only to its probes'.
+/// The ACL line for the self-test's probe: of all command topics, the bridge publishes only to this one.
 pub(super) fn probe_line(base: &Base) -> String {
     format!("topic write {}", base.self_test("+"))
 }
 
-/// What to write into the broker's ACL so that messages on `filters` arrive.
+/// The remedy: the lines in the broker's ACL that let messages on `filters` reach us.
 pub(super) fn read_lines(filters: &[String]) -> String {
     let lines: Vec<String> = filters.iter().map(|filter| format!("topic read {filter}")).collect();
     format!("the broker's ACL needs: {}", lines.join(", "))

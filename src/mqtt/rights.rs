@@ -1,7 +1,7 @@
-//! What the broker lets us do, tried out on a connection of its own: `check --connect`.
+//! Tries out what the broker allows us to do (`check --connect`), on a separate connection.
 //!
-//! Its client id and its session are its own, nothing it publishes is retained, and it takes nothing away from a bridge that
-//! runs: that one knows our probe for what it is and ignores it.
+//! The connection has its own client id and session, and publishes nothing retained. It does not disturb a bridge that is
+//! running: that one recognises the probe and ignores it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,16 +23,16 @@ use super::v311::V311;
 use super::wire::{LAST_PUBLISH_ID, Wire};
 use crate::local::{Publication, filter};
 
-/// For TCP, TLS and CONNACK, and then for all answers.
+/// The limit for everything: TCP, TLS, CONNACK and all answers.
 const LIMIT: Duration = Duration::from_secs(15);
-/// For our own probe to come back, once it was taken.
+/// The limit for our probe to come back, once all answers are there.
 const HEARD_LIMIT: Duration = Duration::from_secs(5);
-/// For the broker to close the connection after our DISCONNECT.
+/// The limit for the broker to close the connection after our DISCONNECT.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// What is published is of no use to anybody later.
+/// The expiry of what is published: nobody can use it later.
 const EXPIRY_S: u32 = 2;
 
-/// What is tried out.
+/// What to try out.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// Filters of the topics the bridge publishes to.
@@ -41,42 +41,43 @@ pub struct Wanted {
     pub reads: Vec<String>,
 }
 
-/// What came of it.
+/// What was found.
 #[derive(Debug, Default)]
 pub struct Rights {
     /// For each filter of `writes`.
     pub writes: Vec<(String, Verdict)>,
     /// For each filter of `reads`.
     pub reads: Vec<(String, Verdict)>,
-    /// Whether a message on a command topic reached us; none if it could not be published.
+    /// Whether our probe on a command topic came back; none if it could not be published.
     pub heard: Option<bool>,
-    /// Another account's uid, if a bridge of it is online under our base topic.
+    /// The uid of another account, if its bridge is online under our base topic.
     pub other: Option<String>,
 }
 
-/// The broker's answer to one try.
+/// What was found for one filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may be done.
+    /// It is allowed.
     Granted,
-    /// It may not; with the remedy.
+    /// It is not allowed; the remedy.
     Refused(String),
-    /// The broker did not say; with the reason.
+    /// The broker did not tell; the reason.
     Unknown(String),
 }
 
-/// It could not be tried out.
+/// Why nothing could be tried out.
 #[derive(Debug, thiserror::Error)]
 pub enum RightsError {
     /// The configuration can never work.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// There was no connection; in plain words with the remedy.
+    /// There was no connection; the explanation with the remedy.
     #[error("{0}")]
     NoConnection(String),
 }
 
-/// Tries out what a bridge of this configuration needs, as `client_id`; `random` names the topics.
+/// Tries out what a bridge of this configuration needs, with the client id `client_id`. The topics to publish to contain
+/// `random`.
 ///
 /// # Errors
 /// If the configuration can never work, or there is no connection.
@@ -92,7 +93,7 @@ pub async fn try_out(
         session_expiry: 0,
         persistent_session: false,
         expect_session: false,
-        // Never the bridge's own: it may be online.
+        // Not the bridge's own last will: the bridge may be online.
         will: Publication::raw(base.bridge(random), ""),
         birth: Vec::new(),
         ..config
@@ -116,9 +117,9 @@ struct Trial {
     account: AccountCheck,
     own_uid: crate::protocol::Uid,
     rights: Rights,
-    /// How many the broker takes at once.
+    /// How many publishes the broker takes at once.
     window: usize,
-    /// Of `topics`: the next to try.
+    /// The next of `topics` to try.
     next: usize,
     under_way: HashMap<u16, usize>,
     verdicts: Vec<Option<Verdict>>,
@@ -176,7 +177,7 @@ impl Trial {
         }
         if why.is_none() {
             wire.disconnect();
-            // Until it is written, and the broker closes.
+            // Until the DISCONNECT is written, and the broker closes the connection.
             let _ = timeout(FAREWELL, async { while wire.poll().await.is_ok() {} }).await;
         }
         Ok(self.rights(dialer.config.protocol, why))
@@ -204,8 +205,8 @@ impl Trial {
             Event::Message(message) => self.account.note(&message.topic, &message.payload),
             Event::Ended(failure) => return Err(failure),
             Event::Written
-            | Event::PingSent
-            | Event::PingAnswered
+            | Event::PingSent(_)
+            | Event::PingAnswered(_)
             | Event::Unreadable(_)
             | Event::Unsubscribed
             | Event::Other => {}
@@ -287,7 +288,7 @@ impl Trial {
             .zip(self.verdicts)
             .map(|(filter, verdict)| {
                 let verdict = match verdict {
-                    // A publish that the ACL drops is acknowledged all the same.
+                    // 3.1.1 acknowledges also a publish that the ACL drops.
                     Some(Verdict::Granted) if protocol == Protocol::V311 => silent(),
                     Some(verdict) => verdict,
                     None => Verdict::Unknown(unknown.clone()),
@@ -300,7 +301,7 @@ impl Trial {
     }
 }
 
-/// What the link itself would not go on with.
+/// Whether the bridge's link could use such a connection.
 fn usable(accepted: &Accepted, dialer: &Dialer) -> Result<(), Failure> {
     let refusal = match accepted {
         Accepted { qos_1: false, .. } => ConnectRefusal::Other("it takes QoS 0 only; QoS 1 is needed".to_owned()),
@@ -310,8 +311,8 @@ fn usable(accepted: &Accepted, dialer: &Dialer) -> Result<(), Failure> {
     Err(dialer.explain().refused(refusal))
 }
 
-/// A topic that a filter matches: `random` stands for what varies. Many levels are two, so that nobody hears it who
-/// subscribes to one, like `event/+`.
+/// A topic that matches a filter, with `random` in the place of `+`. `#` becomes two levels, so that subscribers to one level,
+/// as to `event/+`, do not receive it.
 fn example(filter: &str, random: &str) -> String {
     let many = format!("{random}/{random}");
     let levels = filter.split('/').map(|level| match level {

@@ -1,4 +1,4 @@
-//! What is sent on a connection: jobs while there is room in the window, and what becomes of them.
+//! Publishing on a connection: sends jobs while the window has room, and handles their PUBACKs.
 
 use tokio::time::Instant;
 use tracing::warn;
@@ -16,18 +16,18 @@ use super::{refused, validate};
 use crate::os::clock::boot_now;
 
 impl<V: Version> Connection<'_, V> {
-    pub(super) fn send_waiting(&mut self) -> Step {
+    pub(super) fn send_waiting(&mut self) {
         let now = Instant::now();
         let leaving = matches!(self.phase, Phase::Leaving);
         if self.paused_until.is_some_and(|until| now < until) && !leaving {
-            return Ok(());
+            return;
         }
         while let Some((key, job)) = self.task.outbox.first_waiting() {
             if leaving && matches!(job.origin, Origin::Probe) {
                 self.task.outbox.take(key);
                 continue;
             }
-            // Leaving, only the link's own farewell is sent, and it may use the last place that the window leaves free.
+            // While leaving, only `offline` is sent. It may take the last place, which the window leaves free.
             let limit = match (leaving, self.task.outbox.has_suspects()) {
                 (true, _) => self.receive_maximum.min(usize::from(LAST_PUBLISH_ID)),
                 (false, true) => 1,
@@ -46,12 +46,11 @@ impl<V: Version> Connection<'_, V> {
                     if !self.wire.has_room() {
                         break;
                     }
-                    let sent = self.task.outbox.sent(key);
-                    let (pkid, job) = sent.map_err(|what| End::Lost(Failure::Protocol(what)))?;
+                    let Some((pkid, job)) = self.task.outbox.sent(key) else { break };
                     self.wire.publish(pkid, &job.publication, expiry);
                     self.receipts.asked(Question::Publish(pkid));
                     LinkCounters::one(&self.task.counters.published);
-                    self.ack_due.get_or_insert(now + self.patience);
+                    self.answer_due.get_or_insert(now + self.patience);
                 }
                 Fit::Never(delivery) => {
                     if let Some(job) = self.task.outbox.take(key) {
@@ -60,17 +59,20 @@ impl<V: Version> Connection<'_, V> {
                 }
             }
         }
-        Ok(())
     }
 
     pub(super) fn on_acked(&mut self, pkid: u16, ack: Ack) -> Step {
+        let oldest = self.task.outbox.oldest_in_flight();
         let Some(job) = self.task.outbox.acked(pkid) else {
             return Err(End::Lost(Failure::Protocol(format!(
                 "it acknowledged packet {pkid}, which was not in flight"
             ))));
         };
         let now = Instant::now();
-        self.ack_due = (self.task.outbox.outstanding() > 0).then_some(now + self.patience);
+        // If every PUBACK moved the limit, a publish that the broker left out would never be overdue.
+        if oldest == Some(pkid) {
+            self.answer_due = (self.task.outbox.outstanding() > 0).then_some(now + self.patience);
+        }
         if let Ack::Done { no_subscribers } = ack {
             self.finish(job, Delivery::Acked { no_subscribers });
             return Ok(());
@@ -119,7 +121,7 @@ impl<V: Version> Connection<'_, V> {
         }
     }
 
-    /// What should stand at the broker has ended for good; nobody else hears of its refusal.
+    /// A publish of our own state has its outcome. No caller waits for it, so a refusal is logged here.
     fn standing_finished(&mut self, topic: &str, version: u64, delivery: &Delivery) {
         let outcome = match delivery {
             Delivery::Acked { .. } => {
@@ -130,7 +132,7 @@ impl<V: Version> Connection<'_, V> {
                 self.own_refused(topic, refusal);
                 Outcome::ForGood
             }
-            // Nothing that stands has a deadline.
+            // Our own state has no deadline and is never withdrawn.
             Delivery::ForNow(_) | Delivery::Withdrawn | Delivery::Expired | Delivery::Closed => Outcome::ForNow,
         };
         self.task.ends.standing.ended(topic, version, outcome, Instant::now());
@@ -150,7 +152,7 @@ impl<V: Version> Connection<'_, V> {
         }
     }
 
-    /// Makes jobs of what should stand at the broker and does not yet, one per topic at a time.
+    /// Makes jobs of the retained state that the broker does not have yet, one at a time for each topic.
     pub(super) fn send_standing(&mut self) {
         let now = Instant::now();
         while let Some((version, publication)) = self.task.ends.standing.next(now) {
@@ -159,9 +161,12 @@ impl<V: Version> Connection<'_, V> {
     }
 }
 
+/// Whether a job can be sent on this connection.
+/// Whether a job can be sent on this connection.
 enum Fit {
-    /// To be sent, with what is left of its life in seconds.
+    /// It can be sent; its remaining expiry in seconds.
     Now(Option<u32>),
+    /// It cannot be sent; its outcome.
     Never(Delivery),
 }
 
@@ -174,9 +179,9 @@ fn fit<V: Version>(job: &Job, maximum_packet: usize) -> Fit {
     if let Err(refusal) = validate::check(publication) {
         return Fit::Never(Delivery::Refused(refusal));
     }
-    // 0 would mean "expired already".
+    // An expiry of 0 would mean that it has expired.
     let expiry = left.map(|left| u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1));
-    // The exact size takes building the packet, and matters only near the broker's limit.
+    // To know the exact size, the packet has to be built: only needed near the broker's limit.
     if publication.packet_size_at_most() <= maximum_packet {
         return Fit::Now(expiry);
     }

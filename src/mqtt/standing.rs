@@ -1,12 +1,15 @@
-//! What should stand at the retained topics, and what the broker has of it: the one holder of both.
+//! The retained state: for each retained topic, the message that the broker should hold, and whether it does.
 //!
-//! Nobody else publishes retained messages by a way of his own. State (`bridge/…`, discovery, presence that is restored or
-//! cleared) is set here, and the link brings the broker to it: what differs is sent, the newest only; what was refused is tried
-//! again, soon if it was refused for now, about every minute if it was refused for good, so that a mended ACL heals by itself.
-//! A retained publish with a place in an order (a push's presence, among its events) goes by [`Publisher::publish`] and is noted
-//! here while the link has it: nothing of ours is sent to its topic meanwhile, and nothing older afterwards.
+//! Nothing else publishes our retained state (`bridge/…`, Home Assistant discovery, presence that is restored or cleared). It
+//! is set here, and the link sends what the broker does not have, the newest message of each topic only. What was refused is
+//! tried again: soon if it was refused for now, about every minute if it was refused for good, so that a corrected ACL needs no
+//! restart.
 //!
-//! All decisions fall in the link's task, in the order of the wire. Pure bookkeeping: no I/O, no clock.
+//! A retained message that must keep its place among others (the presence in a push, between its events) goes through
+//! [`Publisher::publish`] instead. It is noted here while the link has it: until its outcome, nothing from here is sent to its
+//! topic, and nothing older afterwards.
+//!
+//! Everything is decided in the link's task, in the order of sending. Pure bookkeeping: no I/O, no clock.
 //!
 //! [`Publisher::publish`]: super::Publisher::publish
 
@@ -27,18 +30,19 @@ use crate::local::Publication;
 use wanted::Wanted;
 pub(super) use wanted::{Lasts, Outcome};
 
-/// Under way at once: half of the window, so that much to restore leaves room for messages.
+/// The most jobs under way at once: half of the window, so that a restore of many topics leaves room for messages.
 const UNDER_WAY: usize = WINDOW as usize / 2;
-/// Refused for good, so many are tried again in each round; of more, each waits longer.
+/// So many topics that were refused for good are tried again in one round. If there are more, each waits longer.
 const RETRIED_AT_ONCE: usize = 64;
-/// A connection that is lost because of a refusal is lost within this.
+/// A connection that ends within this time of a refusal ended because of it.
 pub(super) const COSTS_WITHIN: Duration = Duration::from_secs(1);
-/// Refused for now so many times in a row, it is told.
+/// After so many refusals for now in a row, the operator is told.
 const TOLD_AFTER: u32 = 6;
-/// In flight across so many quick losses, it may be what causes them: it waits as if it had been refused for now.
+/// A message that was in flight when so many connections were lost quickly may be the cause: it waits as if it had been refused
+/// for now.
 const SUSPECT_AFTER: u32 = 3;
 
-/// The holder.
+/// The retained state, shared by the daemon and the link's task.
 #[derive(Debug)]
 pub(super) struct Standing {
     topics: Mutex<Topics>,
@@ -49,17 +53,17 @@ pub(super) struct Standing {
 struct Topics {
     soon: Duration,
     slowly: Duration,
-    /// Grows with each change, so that one that is under way is told from the one that replaced it.
+    /// Increased by each change: tells a message that is under way from the one that replaced it.
     version: u64,
     by_topic: HashMap<String, Topic>,
-    /// To be sent, in the order in which it was set.
+    /// The topics to send now, in the order in which they were set.
     due: BTreeMap<u64, String>,
-    /// The same, later.
+    /// The topics to send later, by time.
     later: BTreeMap<(Instant, u64), String>,
     under_way: usize,
-    /// How many the broker refuses for good.
+    /// How many topics the broker refuses for good.
     refused: usize,
-    /// The latest refusal for good.
+    /// The last refusal for good.
     last_refused: Option<(String, Instant)>,
     all_tried_at: Option<Instant>,
 }
@@ -67,12 +71,12 @@ struct Topics {
 #[derive(Debug, Default)]
 struct Topic {
     wanted: Option<Wanted>,
-    /// The link has one of its own under way.
+    /// A message from here is under way.
     under_way: bool,
-    /// Publishes of callers that the link has, and the order of the newest one that ended.
+    /// How many publishes of callers are under way, and the order of the newest one that has ended.
     callers: u32,
     newest: u64,
-    /// Where it is queued, if it is.
+    /// Its place in `due` or `later`, if it has one.
     queued: Option<Queued>,
 }
 
@@ -103,13 +107,14 @@ impl Standing {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says what should stand at a topic from now on.
+    /// Sets the message that the broker should hold at a topic from now on.
     pub(super) fn set(&self, publication: Publication, lasts: Lasts) {
         self.topics().set(publication, lasts, None);
         self.news.notify_one();
     }
 
-    /// Says that nothing should stand there. Tells true once the broker has acknowledged that, false if something newer came.
+    /// Sets that the broker should hold nothing there. The receiver gets true once the broker has acknowledged that; its sender
+    /// is dropped if something newer is set.
     pub(super) fn clear(&self, topic: String) -> oneshot::Receiver<bool> {
         let (cleared, hears) = oneshot::channel();
         let nothing = Publication { topic, retain: true, ..Publication::default() };
@@ -118,45 +123,46 @@ impl Standing {
         hears
     }
 
-    /// Resolves when something was set. Cancel-safe.
+    /// Resolves when something was set or cleared. Cancel-safe.
     pub(super) async fn changed(&self) {
         self.news.notified().await;
     }
 
-    /// A connection was accepted: what the broker has of earlier ones.
+    /// A connection was accepted: decides what the broker still holds.
     pub(super) fn connected(&self, session_present: bool) {
         self.topics().connected(session_present);
     }
 
-    /// The next to send, with its version; none if nothing differs, or enough is under way.
+    /// The next message to send, with its version. None if the broker holds everything, or enough is under way.
     pub(super) fn next(&self, now: Instant) -> Option<(u64, Publication)> {
         self.topics().next(now)
     }
 
-    /// When something has waited long enough.
+    /// When the next topic has waited long enough.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.topics().later.keys().next().map(|(at, _)| *at)
     }
 
-    /// What [`Self::next`] gave has ended. True if a refusal for now has lasted so long that it should be told.
+    /// A message from [`Self::next`] has its outcome. Returns true if refusals for now have lasted so long that the operator
+    /// should be told.
     pub(super) fn ended(&self, topic: &str, version: u64, outcome: Outcome, now: Instant) -> bool {
         self.topics().ended(topic, version, outcome, now)
     }
 
-    /// The connection was lost. `suspects` were in flight, and it went so soon that one of them may have caused it;
-    /// `after_refusal`: a refusal did.
+    /// The connection was lost. `suspects`: the topics in flight, if it was lost so soon that one of them may be the cause.
+    /// `after_refusal`: a refusal was the cause.
     pub(super) fn lost(&self, suspects: &[String], after_refusal: bool, now: Instant) {
         self.topics().lost(suspects, after_refusal, now);
     }
 
-    /// The link took over a caller's publish.
+    /// The link has taken a caller's publish.
     pub(super) fn caller_began(&self, publication: &Publication) {
         if publication.retain {
             self.topics().caller_began(&publication.topic);
         }
     }
 
-    /// A caller's publish has ended; later ones have a higher `order`.
+    /// A caller's publish has its outcome. `order` is higher for later publishes.
     pub(super) fn caller_ended(&self, publication: &Publication, order: u64, delivery: &Delivery, now: Instant) {
         if publication.retain {
             self.topics().caller_ended(publication, order, delivery, now);
@@ -170,7 +176,7 @@ impl Topics {
         let version = self.version;
         let name = publication.topic.clone();
         let topic = self.by_topic.entry(name.clone()).or_default();
-        // Where the broker refuses one value, it most likely refuses the next too: the wait goes on.
+        // A broker that refused the last message of a topic most likely refuses the next, too: it waits as long.
         let before = topic.wanted.take();
         let (not_before, refusal, times, losses) =
             before.map(|before| (before.not_before, before.refusal, before.times, before.losses)).unwrap_or_default();
@@ -179,7 +185,7 @@ impl Topics {
         self.queue(&name);
     }
 
-    /// Puts a topic where it belongs now.
+    /// Puts a topic into `due` or `later`, or takes it out.
     fn queue(&mut self, name: &str) {
         let Some(topic) = self.by_topic.get_mut(name) else { return };
         match topic.queued.take() {
@@ -212,7 +218,7 @@ impl Topics {
             topic.under_way = false;
             if let Some(wanted) = &mut topic.wanted {
                 wanted.held &= session_present && wanted.lasts == Lasts::Session;
-                // A broker that was busy may be another by now; what may have ended the connection goes on waiting.
+                // The broker may not be busy any more. But a message that may have ended the connection goes on waiting.
                 if wanted.refusal == Some(Outcome::ForNow) && wanted.losses < SUSPECT_AFTER {
                     (wanted.refusal, wanted.not_before, wanted.times) = (None, None, 0);
                 }
@@ -284,7 +290,7 @@ impl Topics {
         told
     }
 
-    /// The broker takes what it refused: somebody mended something, and perhaps all of it.
+    /// The broker took a message that it had refused. Somebody has corrected something, perhaps everything: tries all topics.
     fn try_all(&mut self, now: Instant) {
         if self.all_tried_at.is_some_and(|at| now.duration_since(at) < self.slowly) {
             return;
@@ -329,7 +335,7 @@ impl Topics {
         let Some(topic) = self.by_topic.get_mut(name) else { return };
         topic.callers = topic.callers.saturating_sub(1);
         let refused = matches!(delivery, Delivery::Refused(_));
-        // Anything else comes again, in its place.
+        // After any other outcome the caller sends it again, in its place.
         if (refused || matches!(delivery, Delivery::Acked { .. })) && order >= topic.newest {
             topic.newest = order;
             let was_refused = topic.wanted.as_ref().is_some_and(|wanted| wanted.refusal == Some(Outcome::ForGood));
@@ -351,7 +357,7 @@ impl Topics {
         self.tidy(name);
     }
 
-    /// Forgets a topic of which there is nothing to know: the broker has nothing there, as it should be.
+    /// Forgets a topic if the broker should hold nothing there, and does not.
     fn tidy(&mut self, name: &str) {
         let done = |wanted: &Wanted| wanted.held && wanted.publication.payload.is_empty();
         let nothing = |topic: &Topic| {

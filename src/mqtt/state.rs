@@ -1,36 +1,36 @@
-//! What the link tells about itself: its state for readiness and status, its counters for the metrics.
+//! What the link reports: its state for readiness and status, and its counters for the metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use super::refused::Refused;
 
-/// The link as it stands; a new value at every change.
+/// The state of the link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkState {
-    /// Whether messages can flow: connected, and no other account uses the base topic.
+    /// Whether messages can pass: the link is connected and subscribed, and no other account uses the base topic.
     pub connected: bool,
     /// Since when it has been (un)connected.
     pub since: SystemTime,
     /// Whether the broker still had our session at the last connect.
     pub session_present: bool,
-    /// How often an earlier session was gone at a connect, with what it held.
+    /// How often the broker had lost our session, with the commands in it.
     pub session_lost: u64,
-    /// The connection (its generation) that began the session we are in; 0 for one of an earlier run.
+    /// The generation of the connection that began the present session; 0 if an earlier run began it.
     pub session_began: u64,
     /// Whether commands will arrive.
     pub subscriptions: Subscriptions,
-    /// What the broker refuses to take from us; empty when all is well.
+    /// The publishes that the broker refuses; empty when all is well.
     pub refused: Vec<Refused>,
-    /// The other uid that uses the base topic.
+    /// The uid of another account that uses the base topic.
     pub conflict: Option<String>,
-    /// Why it is not connected, in plain words with the remedy.
+    /// Why the link is not connected: the explanation with the remedy.
     pub cause: Option<String>,
-    /// Counts connection attempts; acknowledgements do not outlive theirs.
+    /// The number of the connection attempt. An acknowledgement is valid only for its own.
     pub generation: u64,
 }
 
-/// Whether commands will arrive. A granted SUBACK alone does not say so: Mosquitto grants what its ACL then denies.
+/// Whether commands will arrive. A granted SUBACK is not enough: Mosquitto grants filters whose messages its ACL then drops.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subscriptions {
     /// Not known yet on this connection.
@@ -39,10 +39,10 @@ pub enum Subscriptions {
     Granted,
     /// The broker refused these filters.
     Refused(Vec<String>),
-    /// Granted, but our own probe was not heard: the broker's ACL drops it. Where an ACL denies the publish silently
-    /// (MQTT 3.1.1), this too.
+    /// Granted, but our own probe did not come back: the broker's ACL drops it. In MQTT 3.1.1 also if the ACL denies its
+    /// publish, because the broker does not tell.
     SilentlyDenied,
-    /// The broker refused the probe, with this reason, so nothing is known.
+    /// Not known, because the broker refused the probe, for this reason.
     Unverified(String),
 }
 
@@ -78,7 +78,7 @@ pub struct LinkCounters {
     pub for_now: AtomicU64,
     /// Publications whose deadline passed first.
     pub expired: AtomicU64,
-    /// Publications that their owners wanted back before they were on the wire.
+    /// Publications that their callers withdrew before they were sent.
     pub withdrawn: AtomicU64,
     /// Publications in flight when a connection was lost, to be sent again.
     pub requeued: AtomicU64,
@@ -92,7 +92,7 @@ pub struct LinkCounters {
     pub commands: AtomicU64,
     /// QoS 0 messages dropped because `commands` was full.
     pub commands_dropped: AtomicU64,
-    /// QoS 1 messages left to a next connection because `commands` was full.
+    /// QoS 1 messages left to the next connection because `commands` was full.
     pub commands_overlooked: AtomicU64,
     /// Acknowledgements that came after their connection had gone.
     pub stale_acks: AtomicU64,

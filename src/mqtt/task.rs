@@ -1,4 +1,4 @@
-//! What of the link outlives a connection: its ends towards the daemon, its jobs, what it tells of itself.
+//! The parts of the link that outlive a connection: its ends towards the daemon, its jobs, its state and counters.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -19,12 +19,12 @@ use super::refused::RefusedTopics;
 use super::state::{LinkCounters, LinkState, Subscriptions};
 use crate::observe::log::{Seldom, clipped};
 
-/// What outlives a connection.
+/// The link's task.
 pub(super) struct Task {
     pub(super) dialer: Arc<Dialer>,
     pub(super) ends: PublisherEnds,
     pub(super) commands: CommandSender,
-    /// What the routes want to hear.
+    /// The filters of the routes.
     pub(super) routes: watch::Receiver<RouteFilters>,
     pub(super) state: watch::Sender<LinkState>,
     pub(super) counters: Arc<LinkCounters>,
@@ -33,19 +33,19 @@ pub(super) struct Task {
     pub(super) generation: u64,
     /// Whether the broker should still have our session.
     pub(super) expects_session: bool,
-    /// Whether the last look found the base topic to be ours: what waited in our session meanwhile was meant for us, and need
-    /// not be held until the next look is done.
+    /// Whether the last account check found the base topic to be ours. Then messages that waited in our session are meant for
+    /// us, and are handed over without waiting for the next check.
     pub(super) owns_base: bool,
     /// How many connections in a row ended soon with a packet that cannot be decoded.
     pub(super) undecodable: u32,
     pub(super) denied: Denied,
     pub(super) refused: RefusedTopics,
-    /// For saying that commands are dropped.
+    /// Limits how often the log says that commands are dropped.
     pub(super) drops: Seldom,
 }
 
 impl Task {
-    /// Tells the caller of a job what became of it.
+    /// Tells a caller the outcome of its publication.
     pub(super) fn complete(&mut self, job: Job, delivery: Delivery) {
         let Origin::Caller(done) = job.origin else { return };
         self.ends.standing.caller_ended(&job.publication, job.order, &delivery, Instant::now());
@@ -70,11 +70,11 @@ impl Task {
             Delivery::Expired => &self.counters.expired,
             Delivery::Withdrawn | Delivery::Closed => &self.counters.withdrawn,
         });
-        // A caller that no longer waits does not want to know.
+        // The caller may not wait any more.
         let _ = done.send(delivery);
     }
 
-    /// Notes a publish that was refused for good; whether this is news.
+    /// Notes a publish that was refused for good. Returns whether that is news.
     pub(super) fn topic_refused(&mut self, topic: &str, refusal: &Refusal) -> bool {
         let news = self.refused.refused(topic, refusal, Instant::now());
         if news {

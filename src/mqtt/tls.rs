@@ -1,6 +1,6 @@
-//! The TLS client configuration of `mqtts://`: which roots to trust, and who we are.
+//! The TLS client configuration of `mqtts://`: the trusted roots and the client certificate.
 //!
-//! The crypto provider is passed explicitly, so that nothing depends on what a process has installed by default.
+//! The crypto provider is passed explicitly, so that nothing depends on the process's default provider.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use rustls::{ClientConfig, RootCertStore};
 use super::config::{StartError, TlsOptions};
 use crate::os::tls::{OTHER_KEY, chain_in, private_key_in};
 
-/// Reads the files of `options` once: the link keeps what it was started with.
+/// Reads the files of `options`. The link does this once, at its start.
 ///
 /// # Errors
-/// Which file cannot be used, and why.
+/// If a file cannot be used; the error names it and the cause.
 pub fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, StartError> {
     let roots = match &options.ca {
         Some(ca) => roots_of(ca)?,

@@ -106,7 +106,7 @@ fn event(packet: Packet, dialer: &Dialer) -> Result<Event, Failure> {
             Event::Subscribed(granted.collect())
         }
         Packet::UnsubAck(_) => Event::Unsubscribed,
-        Packet::PingResp => Event::PingAnswered,
+        Packet::PingResp => Event::PingAnswered(0),
         _ => Event::Ended(out_of_place()),
     })
 }

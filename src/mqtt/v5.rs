@@ -20,7 +20,7 @@ use super::packets::{Accepted, Event, LARGEST_PACKET, READ_STEP, Subscription, V
 use crate::local::Publication;
 use crate::os::tls::spelled;
 
-/// The longest life that a device can give a command, in seconds: as `ttl` in its JSON.
+/// The longest expiry that a device can give a command, in seconds: the same as for `ttl` in JSON.
 const LONGEST_EXPIRY: u32 = 30 * 24 * 60 * 60;
 
 pub(super) enum V5 {}
@@ -98,7 +98,7 @@ impl Version for V5 {
     }
 
     fn read(came: &mut BytesMut, dialer: &Dialer) -> Result<Option<Event>, Failure> {
-        // DISCONNECT with a reason and no properties, as Mosquitto sends it: the codec would pass over it.
+        // A DISCONNECT with a reason and without properties, as Mosquitto sends it. The codec would not see the reason.
         if let [0xE0, 1, code, ..] = came[..]
             && let Ok(reason) = DisconnectReasonCode::try_from(code)
         {
@@ -109,13 +109,13 @@ impl Version for V5 {
             let before = came.len();
             return match Packet::read(came, Some(takes_at_most(dialer))) {
                 Ok(packet) => event(packet, dialer).map(Some),
-                // Properties that end early in a packet that is complete: without them, nobody knows what it says.
+                // The packet was complete, but its properties are cut off. It cannot be understood: skip it.
                 Err(Error::InsufficientBytes(_)) if came.len() < before => continue,
                 Err(Error::InsufficientBytes(missing)) => {
                     came.reserve(missing.min(READ_STEP));
                     Ok(None)
                 }
-                // An empty packet that is no ping: DISCONNECT without a reason, which the codec does not read.
+                // An empty packet that is no PINGRESP: a DISCONNECT without a reason, which the codec does not read.
                 Err(Error::PayloadRequired) => Err(Failure::Closed),
                 Err(Error::PayloadSizeLimitExceeded { pkt_size, .. }) => Err(Failure::TooLarge(pkt_size)),
                 Err(error) => Err(Failure::Undecodable(error.to_string())),
@@ -124,7 +124,7 @@ impl Version for V5 {
     }
 }
 
-/// What we tell the broker, and hold it to.
+/// The maximum packet size that we tell the broker, and enforce.
 fn takes_at_most(dialer: &Dialer) -> u32 {
     let any_size = dialer.takes_any_size.load(Ordering::Relaxed);
     if any_size { u32::try_from(LARGEST_PACKET).unwrap_or(u32::MAX) } else { dialer.config.max_packet }
@@ -154,7 +154,7 @@ fn event(packet: Packet, dialer: &Dialer) -> Result<Event, Failure> {
             Event::Subscribed(granted.collect())
         }
         Packet::UnsubAck(_) => Event::Unsubscribed,
-        Packet::PingResp(_) => Event::PingAnswered,
+        Packet::PingResp(_) => Event::PingAnswered(0),
         Packet::Disconnect(packet) => disconnected(packet.reason_code, dialer),
         _ => Event::Ended(out_of_place()),
     })
@@ -185,7 +185,7 @@ fn message(publish: Publish) -> Event {
         QoS::AtLeastOnce => 1,
         QoS::ExactlyOnce => return Event::Ended(Failure::Protocol("it sent QoS 2 to a QoS 1 subscription".to_owned())),
     };
-    // Mosquitto checks topics, other brokers may not. An empty one stands for a topic alias, which we do not allow.
+    // Mosquitto checks topics, other brokers may not. An empty topic means a topic alias, which we do not allow.
     let topic = match String::from_utf8(publish.topic.to_vec()) {
         Ok(topic) if !topic.is_empty() => topic,
         _ if qos == 0 => return Event::Other,

@@ -1,7 +1,7 @@
-//! What no broker would take, found before it is sent.
+//! Finds publications that no broker would take, before they are sent.
 //!
-//! MQTT answers a malformed packet by closing the connection, so one bad message would close every connection that comes
-//! to it, for ever. Size limits of a particular broker are known only once it is connected and are checked then.
+//! A broker closes the connection when it gets a malformed packet. One such message would close every connection on which it is
+//! sent, for ever. The size limit of a particular broker is known only after CONNACK, and is checked then.
 
 use super::delivery::Refusal;
 use crate::local::Publication;

@@ -1,8 +1,8 @@
-//! A connection to the broker: bytes in, bytes out, and one event after another.
+//! A connection to the broker: reads and writes its bytes, and turns them into events.
 //!
-//! What is to be sent is only appended to a buffer; [`Wire::poll`] writes all of it at once when nothing is left to hand out
-//! of what came. So many packets share one system call, here and at the broker. Nothing here waits but [`Wire::poll`], and
-//! nothing outlives the connection.
+//! Packets to send are only appended to a buffer. [`Wire::poll`] writes the whole buffer once all received packets were handed
+//! out, so that many packets share one system call, here and at the broker. Only [`Wire::poll`] waits. A `Wire` lasts for one
+//! connection.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::task::unconstrained;
@@ -24,19 +24,22 @@ use super::explanations::Failure;
 use super::packets::{Accepted, Event, LARGEST_PACKET, READ_STEP, Subscription, Version, out_of_place};
 use crate::local::Publication;
 
-/// Publishes in flight at most: 20 to 100 reach Mosquitto's full rate, more only add latency.
+/// The most publishes in flight. With 20 to 100 Mosquitto reaches its full rate; more only add latency.
 pub(super) const WINDOW: u16 = 100;
-/// The packet ids of publishes go up to here: one more than the window, for the farewell. Those of other requests lie above.
+/// The highest packet id of a publish: one more than the window, for `offline` at a stop. SUBSCRIBE and UNSUBSCRIBE use higher
+/// ones.
 pub(super) const LAST_PUBLISH_ID: u16 = WINDOW + 1;
-/// For the whole of TCP, TLS and CONNACK.
+/// The limit for TCP, TLS and CONNACK together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// With so many bytes waiting to be written, what can wait should. One packet of any size goes beyond it.
+/// While so many bytes wait to be written, no more should be added. One packet of any size may exceed it.
 const ROOM: usize = 64 * 1024;
-/// What is read at once at least.
+/// The buffer has room for at least so many bytes at each read.
 const READ_AT_LEAST: usize = 1024;
-/// Memory is taken for so many bytes that may come.
+/// If it has less, it grows by this much.
 const READ_AHEAD: usize = 8 * 1024;
-/// At the end of a connection no more is read than this: a window's PUBACKs and messages among them.
+/// The most bytes of one read: what arrived behind a large packet is copied out of that packet's memory.
+const READ_AT_MOST: usize = READ_STEP;
+/// At the end of a connection, no more than this is read: the PUBACKs of a full window, and messages between them.
 const HARVEST: usize = 64 * 1024;
 
 type Opened = (Box<dyn Stream>, BytesMut, Accepted);
@@ -48,25 +51,20 @@ enum State {
 
 struct Open {
     stream: Box<dyn Stream>,
-    /// Its moments are the keep alive's.
+    /// Ticks once per keep alive.
     ticks: Interval,
-    /// What has to come before the next of them.
-    awaits: Option<Awaited>,
-    /// How much of what is to be written was written.
+    /// Whether there was a sign of life since the last tick: bytes arrived, or the socket had room again after a write had to
+    /// wait.
+    alive: bool,
+    /// Whether the last write found the socket full.
+    full: bool,
+    /// How many bytes of `unsent` were written.
     written: usize,
-    /// The stream may hold some of that: TLS does.
+    /// The stream may still hold some of them: TLS does.
     unflushed: bool,
 }
 
-/// A sign of life.
-#[derive(PartialEq, Eq)]
-enum Awaited {
-    Pong,
-    /// That something of what waits is taken.
-    Room,
-}
-
-/// What ended a wait.
+/// Why a wait ended.
 enum Turn {
     Came,
     Written,
@@ -76,7 +74,7 @@ enum Turn {
 pub(super) struct Wire<V> {
     dialer: Arc<Dialer>,
     state: State,
-    /// What came and was not handed out yet.
+    /// What was read and not decoded yet.
     came: BytesMut,
     /// What is to be written.
     unsent: BytesMut,
@@ -84,26 +82,43 @@ pub(super) struct Wire<V> {
     largest: usize,
     /// The packet id of the last SUBSCRIBE or UNSUBSCRIBE.
     request: u16,
-    /// A packet could not be made.
+    /// How many PINGREQs were sent, and how many of them were answered: the n-th PINGRESP answers the n-th PINGREQ.
+    pings: u64,
+    pongs: u64,
+    /// A DISCONNECT was sent: nothing may follow it.
+    closing: bool,
+    /// A packet could not be encoded.
     failed: Option<Failure>,
     version: PhantomData<fn() -> V>,
 }
 
 impl<V: Version> Wire<V> {
     pub(super) fn open(dialer: &Arc<Dialer>) -> Self {
+        let dialing = Arc::clone(dialer);
+        Self::over(dialer, async move { dialing.connect().await })
+    }
+
+    /// As [`Self::open`], on the stream that this future gives.
+    pub(super) fn over(
+        dialer: &Arc<Dialer>,
+        stream: impl Future<Output = Result<Box<dyn Stream>, Failure>> + Send + 'static,
+    ) -> Self {
         Self {
             dialer: Arc::clone(dialer),
-            state: State::Opening(Box::pin(open::<V>(Arc::clone(dialer)))),
+            state: State::Opening(Box::pin(open::<V>(Arc::clone(dialer), stream))),
             came: BytesMut::new(),
             unsent: BytesMut::new(),
             largest: LARGEST_PACKET,
             request: LAST_PUBLISH_ID,
+            pings: 0,
+            pongs: 0,
+            closing: false,
             failed: None,
             version: PhantomData,
         }
     }
 
-    /// Whether there is room for more to send. If not, it comes back by [`Event::Written`] at the latest.
+    /// Whether more may be sent now. If not, there is room again at [`Event::Written`] at the latest.
     pub(super) fn has_room(&self) -> bool {
         self.unsent.len() < ROOM
     }
@@ -113,7 +128,7 @@ impl<V: Version> Wire<V> {
         self.unsent.is_empty() && !matches!(&self.state, State::Open(open) if open.unflushed)
     }
 
-    /// `pkid` is of 1 to [`LAST_PUBLISH_ID`], and not in flight.
+    /// `pkid` is between 1 and [`LAST_PUBLISH_ID`], and not in flight.
     pub(super) fn publish(&mut self, pkid: u16, publication: &Publication, expiry: Option<u32>) {
         self.put(&V::publish(pkid, publication, expiry));
     }
@@ -132,8 +147,17 @@ impl<V: Version> Wire<V> {
         self.put(&V::unsubscribe(pkid, filter));
     }
 
+    /// Sends a PINGREQ. Returns its number, which comes back in [`Event::PingAnswered`].
+    pub(super) fn ping(&mut self) -> u64 {
+        self.put(&V::ping());
+        self.pings += 1;
+        self.pings
+    }
+
+    /// Sends the last packet. Later ones are left out.
     pub(super) fn disconnect(&mut self) {
         self.put(&V::disconnect());
+        self.closing = true;
     }
 
     fn next_request(&mut self) -> u16 {
@@ -142,6 +166,9 @@ impl<V: Version> Wire<V> {
     }
 
     fn put(&mut self, packet: &V::Packet) {
+        if self.closing {
+            return;
+        }
         let before = self.unsent.len();
         if let Err(failure) = V::write(packet, self.largest, &mut self.unsent) {
             self.unsent.truncate(before);
@@ -149,8 +176,8 @@ impl<V: Version> Wire<V> {
         }
     }
 
-    /// Drives the connection to its next event; not to be called again after a failure. Cancel-safe: what was read, what is to
-    /// be written and how far the opening has come are kept here.
+    /// Waits for the next event. Must not be called again after it has failed. Cancel-safe: all progress, of the opening, too,
+    /// is kept in `self`.
     pub(super) async fn poll(&mut self) -> Result<Event, Failure> {
         if let State::Opening(opening) = &mut self.state {
             let (stream, came, accepted) = opening.await?;
@@ -158,7 +185,7 @@ impl<V: Version> Wire<V> {
             self.largest = accepted.maximum_packet.min(LARGEST_PACKET);
             let mut ticks = interval_at(Instant::now() + accepted.keep_alive, accepted.keep_alive);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            self.state = State::Open(Open { stream, ticks, awaits: None, written: 0, unflushed: false });
+            self.state = State::Open(Open { stream, ticks, alive: true, full: false, written: 0, unflushed: false });
             return Ok(Event::Connected(accepted));
         }
         loop {
@@ -170,23 +197,33 @@ impl<V: Version> Wire<V> {
             }
             match poll_fn(|cx| self.turn(cx)).await? {
                 Turn::Written => return Ok(Event::Written),
-                Turn::Tick if self.tick()? => return Ok(Event::PingSent),
-                Turn::Came | Turn::Tick => {}
+                Turn::Came => {}
+                Turn::Tick => {
+                    if let Some(number) = self.tick()? {
+                        return Ok(Event::PingSent(number));
+                    }
+                }
             }
         }
     }
 
-    /// The next event of those that came; [`Wire::poll`] brings more.
+    /// The next event in what was read already.
     pub(super) fn take_event(&mut self) -> Result<Option<Event>, Failure> {
-        match decode::<V>(&mut self.came, &self.dialer)? {
+        let before = self.came.len();
+        let event = decode::<V>(&mut self.came, &self.dialer)?;
+        if before - self.came.len() > READ_STEP {
+            // The bytes that arrived behind a large packet must not keep its memory.
+            self.came = BytesMut::from(&self.came[..]);
+        }
+        match event {
             Some(Event::Ended(failure)) => Err(failure),
             Some(Event::Connected(_)) => Err(out_of_place()),
-            event => {
-                if let (Some(Event::PingAnswered), State::Open(open)) = (&event, &mut self.state) {
-                    open.awaits.take_if(|awaited| *awaited == Awaited::Pong);
-                }
-                Ok(event)
+            Some(Event::PingAnswered(_)) if self.pongs < self.pings => {
+                self.pongs += 1;
+                Ok(Some(Event::PingAnswered(self.pongs)))
             }
+            Some(Event::PingAnswered(_)) => Ok(Some(Event::Other)),
+            event => Ok(event),
         }
     }
 
@@ -194,11 +231,11 @@ impl<V: Version> Wire<V> {
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<Turn, Failure>> {
         let writes = !self.is_written();
         let State::Open(open) = &mut self.state else { return Poll::Pending };
-        // Right before it is written: what waits here was made while we still led.
+        // Looked at right before each write: what waits here was made while we still led.
         if writes && !self.dialer.config.lease.holds() {
             return Poll::Ready(Err(Failure::Closed));
         }
-        // First, so that no flood puts it off.
+        // First, so that a flood cannot delay it.
         if open.ticks.poll_tick(cx).is_ready() {
             return Poll::Ready(Ok(Turn::Tick));
         }
@@ -206,38 +243,46 @@ impl<V: Version> Wire<V> {
         if let Poll::Ready(Ok(())) = written {
             return Poll::Ready(Ok(Turn::Written));
         }
-        // After a failed write too: what had come counts.
+        // Also after a failed write: what arrived before it counts.
         let failure = match (open.read(&mut self.came, cx), written) {
             (Poll::Ready(Ok(0)), _) => Failure::Closed,
             (Poll::Ready(Ok(_)), _) => return Poll::Ready(Ok(Turn::Came)),
-            (Poll::Ready(Err(error)), _) | (Poll::Pending, Poll::Ready(Err(error))) => self.dialer.explain().io(&error),
+            (Poll::Ready(Err(error)), _) | (Poll::Pending, Poll::Ready(Err(error))) => {
+                self.dialer.explain().lost(&error)
+            }
             (Poll::Pending, _) => return Poll::Pending,
         };
         Poll::Ready(Err(failure))
     }
 
-    /// A keep alive has passed. Asks for a sign of life, unless there is something to write all the time: that the broker takes
-    /// it is such a sign. Returns whether a PINGREQ is sent.
-    fn tick(&mut self) -> Result<bool, Failure> {
-        let writes = !self.is_written();
-        let State::Open(open) = &mut self.state else { return Ok(false) };
-        if open.awaits.is_some() {
+    /// Runs once per keep alive. Fails if there was no sign of life since the last time. Otherwise sends a PINGREQ and returns
+    /// its number, unless a write is waiting for room: then that room will be the sign.
+    fn tick(&mut self) -> Result<Option<u64>, Failure> {
+        if matches!(&self.state, State::Open(open) if !open.alive) {
+            // This process may have stood still: a sign may have arrived that was not read yet.
+            match self.read_now() {
+                Some(Ok(0)) => return Err(Failure::Closed),
+                Some(Err(error)) => return Err(self.dialer.explain().lost(&error)),
+                Some(Ok(_)) | None => {}
+            }
+        }
+        let State::Open(open) = &mut self.state else { return Ok(None) };
+        if !std::mem::take(&mut open.alive) {
             return Err(self.dialer.explain().stalled());
         }
-        open.awaits = Some(if writes { Awaited::Room } else { Awaited::Pong });
-        if !writes {
-            self.put(&V::ping());
-        }
-        Ok(!writes)
+        Ok(self.is_written().then(|| self.ping()))
     }
 
-    /// The connection has ended, and not by what came: what else had come before and was not handed out yet.
+    /// Reads what has arrived, without waiting. Works also if tokio's budget for this task is used up.
+    fn read_now(&mut self) -> Option<io::Result<usize>> {
+        let State::Open(open) = &mut self.state else { return None };
+        unconstrained(poll_fn(|cx| open.read(&mut self.came, cx))).now_or_never()
+    }
+
+    /// After the end of the connection: the events that had arrived before and were not handed out yet.
     pub(super) fn harvest(&mut self) -> Vec<Event> {
-        let State::Open(open) = &mut self.state else { return Vec::new() };
-        // Without tokio's budget, which may be used up; what is there is read, nothing is waited for.
-        let mut read = || unconstrained(poll_fn(|cx| open.read(&mut self.came, cx))).now_or_never();
         let mut total = 0;
-        while let Some(Ok(n @ 1..)) = read() {
+        while let Some(Ok(n @ 1..)) = self.read_now() {
             total += n;
             if total >= HARVEST {
                 break;
@@ -248,45 +293,56 @@ impl<V: Version> Wire<V> {
 }
 
 impl Open {
-    /// Ready once all is written.
+    /// Ready once everything is written.
     fn write(&mut self, unsent: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(rest @ [_, ..]) = unsent.get(self.written..) {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
+            let wrote = Pin::new(&mut self.stream).poll_write(cx, rest);
+            let written = ready!(self.watched(wrote))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += written;
             self.unflushed = true;
-            self.awaits.take_if(|awaited| *awaited == Awaited::Room);
         }
         unsent.clear();
         self.written = 0;
-        // What a giant took is given back.
+        // Give back the memory of a large packet.
         if unsent.capacity() > ROOM {
             *unsent = BytesMut::new();
         }
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        ready!(self.watched(flushed))?;
         self.unflushed = false;
-        self.awaits.take_if(|awaited| *awaited == Awaited::Room);
         Poll::Ready(Ok(()))
     }
 
+    /// Notes whether a write is a sign of life. Bytes that the socket takes at once may only fill its buffer. But if it has
+    /// room again after it was full, the broker has taken something.
+    fn watched<T>(&mut self, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let waited = std::mem::replace(&mut self.full, wrote.is_pending());
+        self.alive |= waited && matches!(wrote, Poll::Ready(Ok(_)));
+        wrote
+    }
+
     fn read(&mut self, came: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if came.is_empty() && came.capacity() > 2 * READ_STEP {
-            *came = BytesMut::new();
-        }
         if came.capacity() - came.len() < READ_AT_LEAST {
             came.reserve(READ_AHEAD);
         }
-        pin!(self.stream.read_buf(came)).poll(cx)
+        let mut room = came.limit(READ_AT_MOST);
+        let read = ready!(pin!(self.stream.read_buf(&mut room)).poll(cx))?;
+        self.alive |= read > 0;
+        Poll::Ready(Ok(read))
     }
 }
 
-async fn open<V: Version>(dialer: Arc<Dialer>) -> Result<Opened, Failure> {
+async fn open<V: Version>(
+    dialer: Arc<Dialer>,
+    stream: impl Future<Output = Result<Box<dyn Stream>, Failure>>,
+) -> Result<Opened, Failure> {
     let opening = async {
-        let failed = |error: io::Error| dialer.explain().io(&error);
-        let mut stream = dialer.connect().await?;
-        // The same client id: it would end the connection of whoever leads now.
+        let failed = |error: io::Error| dialer.explain().lost(&error);
+        let mut stream = stream.await?;
+        // With the same client id, CONNECT would end the connection of whoever leads now.
         if !dialer.config.lease.holds() {
             return Err(Failure::Closed);
         }
@@ -312,7 +368,7 @@ async fn open<V: Version>(dialer: Arc<Dialer>) -> Result<Opened, Failure> {
     }
 }
 
-/// rumqttc may panic on what a hostile broker sends. That connection is given up like any other.
+/// rumqttc may panic on what a hostile broker sends. Then the connection is given up, as after any other error.
 fn decode<V: Version>(came: &mut BytesMut, dialer: &Dialer) -> Result<Option<Event>, Failure> {
     catch_unwind(AssertUnwindSafe(|| V::read(came, dialer)))
         .unwrap_or_else(|_panic| Err(Failure::Undecodable("a packet that cannot be decoded".to_owned())))

@@ -1,4 +1,4 @@
-//! What should stand at one topic, and how long a refusal of it is respected.
+//! The message that the broker should hold at one topic, and how long to wait after it was refused.
 
 use std::time::Duration;
 
@@ -7,26 +7,26 @@ use tokio::time::Instant;
 
 use crate::local::Publication;
 
-/// The longest wait after refusals that each cost a connection.
+/// The longest wait after refusals that each ended a connection.
 pub(super) const LONGEST: Duration = Duration::from_hours(1);
 
-/// For how long the broker is believed to have what it acknowledged.
+/// How long the broker is assumed to hold a message that it has acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::mqtt) enum Lasts {
-    /// Until the connection ends: the last will speaks then, or another bridge does.
+    /// Until the connection ends: then the last will or another bridge may replace it.
     Connection,
-    /// Until the broker begins another session: then it may have lost its retained messages too.
+    /// Until the broker begins a new session: then it may have lost its retained messages, too.
     Session,
 }
 
-/// What became of what the link sent from here.
+/// The outcome of a publish of retained state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::mqtt) enum Outcome {
     /// The broker has it.
     Acked,
-    /// It may be taken another time.
+    /// The broker may take it another time.
     ForNow,
-    /// It will not be taken until somebody mends something.
+    /// The broker will not take it until somebody corrects something.
     ForGood,
 }
 
@@ -39,11 +39,11 @@ pub(super) struct Wanted {
     pub(super) held: bool,
     pub(super) not_before: Option<Instant>,
     pub(super) refusal: Option<Outcome>,
-    /// Refusals for now in a row; connections that refusals for good cost.
+    /// How many times in a row it was refused for now; or how many connections ended because it was refused for good.
     pub(super) times: u32,
-    /// Quick losses while it was in flight.
+    /// How many connections were lost quickly while it was in flight.
     pub(super) losses: u32,
-    /// Who waits to hear that it was cleared; dropped when it is replaced.
+    /// Told once the topic is cleared; dropped when the message is replaced.
     pub(super) cleared: Option<oneshot::Sender<bool>>,
 }
 

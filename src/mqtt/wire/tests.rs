@@ -1,7 +1,8 @@
-use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnectReturnCode, Packet, PingResp, PubAck};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnectReturnCode, Packet, PingResp, PubAck, Publish};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::config::{LinkConfig, Protocol, RouteFilters, Timing, TlsOptions};
+use super::super::config::{LinkConfig, Timing};
 use super::super::v5::V5;
 use super::*;
 
@@ -9,27 +10,7 @@ use super::*;
 async fn connected() -> (Wire<V5>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let config = LinkConfig {
-        broker: format!("mqtt://127.0.0.1:{port}").parse().unwrap(),
-        other_brokers: Vec::new(),
-        protocol: Protocol::V5,
-        client_id: "a".to_owned(),
-        credentials: None,
-        tls: TlsOptions::default(),
-        max_packet: 1024,
-        session_expiry: 0,
-        persistent_session: false,
-        expect_session: false,
-        filters: Vec::new(),
-        routes: tokio::sync::watch::channel(RouteFilters::default()).1,
-        will: Publication::raw("will".to_owned(), ""),
-        birth: Vec::new(),
-        own_uid: "414".parse().unwrap(),
-        base: "ilink".parse().unwrap(),
-        lease: crate::os::lease::Lease::always(),
-        timing: Timing::default(),
-    };
-    let mut wire = Wire::<V5>::open(&Arc::new(Dialer::new(config).unwrap()));
+    let mut wire = Wire::<V5>::open(&Arc::new(Dialer::new(LinkConfig::minimal(port)).unwrap()));
     let broker = async {
         let (mut broker, _) = listener.accept().await.unwrap();
         let connect = read(&mut broker).await;
@@ -134,15 +115,93 @@ async fn a_ping_that_is_not_answered_ends_the_connection() {
     tokio::time::pause();
     let since = Instant::now();
     for _ in 0..2 {
-        assert!(matches!(wire.poll().await, Ok(Event::PingSent)));
+        assert!(matches!(wire.poll().await, Ok(Event::PingSent(_))));
         assert!(matches!(wire.poll().await, Ok(Event::Written)));
         assert_eq!(read(&mut broker).await.len(), 1);
         broker.write_all(&bytes(&Packet::PingResp(PingResp))).await.unwrap();
-        assert!(matches!(wire.poll().await, Ok(Event::PingAnswered)));
+        assert!(matches!(wire.poll().await, Ok(Event::PingAnswered(_))));
     }
     assert_eq!(since.elapsed().as_secs(), 2 * Timing::default().keep_alive.as_secs());
-    assert!(matches!(wire.poll().await, Ok(Event::PingSent)));
+    assert!(matches!(wire.poll().await, Ok(Event::PingSent(_))));
     assert!(matches!(wire.poll().await, Ok(Event::Written)));
     let failure = wire.poll().await.unwrap_err();
     assert_eq!(failure, wire.dialer.explain().stalled());
+}
+
+#[tokio::test]
+async fn what_came_while_the_process_stood_still_is_read_before_it_is_missed() {
+    let (mut wire, mut broker) = connected().await;
+    tokio::time::pause();
+    assert!(matches!(wire.poll().await, Ok(Event::PingSent(1))));
+    assert!(matches!(wire.poll().await, Ok(Event::Written)));
+    broker.write_all(&bytes(&Packet::PingResp(PingResp))).await.unwrap();
+    tokio::time::advance(2 * Timing::default().keep_alive).await;
+    assert!(matches!(wire.poll().await, Ok(Event::PingSent(2))));
+    assert!(matches!(wire.poll().await, Ok(Event::PingAnswered(1))));
+}
+
+#[tokio::test]
+async fn a_ping_is_answered_by_its_own_answer() {
+    let (mut wire, mut broker) = connected().await;
+    assert_eq!((wire.ping(), wire.ping()), (1, 2));
+    for _ in 0..3 {
+        broker.write_all(&bytes(&Packet::PingResp(PingResp))).await.unwrap();
+    }
+    let mut answered = Vec::new();
+    while answered.len() < 3 {
+        match wire.poll().await.unwrap() {
+            Event::PingAnswered(number) => answered.push(Some(number)),
+            Event::Other => answered.push(None),
+            other => assert!(matches!(other, Event::Written), "{other:?}"),
+        }
+    }
+    assert_eq!(answered, [Some(1), Some(2), None], "nobody asked for the third");
+}
+
+#[tokio::test]
+async fn nothing_follows_a_disconnect() {
+    let (mut wire, mut broker) = connected().await;
+    wire.disconnect();
+    wire.ack(1);
+    wire.ping();
+    assert!(matches!(wire.poll().await, Ok(Event::Written)));
+    drop(wire);
+    let mut came = Vec::new();
+    broker.read_to_end(&mut came).await.unwrap();
+    assert_eq!(came, [0xE0, 0]);
+}
+
+#[tokio::test]
+async fn the_memory_of_a_large_packet_is_given_back_with_it() {
+    const LARGE: usize = 2 * 1024 * 1024;
+    let (mut wire, mut broker) = connected().await;
+    let large = Publish { pkid: 1, ..Publish::new("a", QoS::AtLeastOnce, vec![0; LARGE], None) };
+    let mut sent = bytes(&Packet::Publish(large));
+    // Then a whole packet, and one of which only a part comes.
+    sent.extend_from_slice(&bytes(&Packet::PubAck(PubAck::new(7, None))));
+    sent.extend_from_slice(&[0x40]);
+    let sending = tokio::spawn(async move {
+        broker.write_all(&sent).await.unwrap();
+        broker
+    });
+    let Ok(Event::Message(message)) = wire.poll().await else { panic!("no message") };
+    assert_eq!(message.payload.len(), LARGE);
+    assert!(matches!(wire.poll().await, Ok(Event::Acked(7, _))));
+    let _broker = sending.await.unwrap();
+    // Whoever kept the memory would be its only owner now, and could have it back.
+    drop(message);
+    assert!(!wire.came.try_reclaim(LARGE / 2), "{}", wire.came.capacity());
+}
+
+#[tokio::test]
+async fn the_kernel_holds_little_that_the_broker_has_not_taken() {
+    let (mut wire, _broker) = connected().await;
+    wire.publish(1, &Publication::raw("a".to_owned(), vec![0; 32 * 1024 * 1024]), None);
+    tokio::time::pause();
+    // Nobody reads; the next that happens is the keep alive's tick.
+    let failure = wire.poll().await.unwrap_err();
+    assert_eq!(failure, wire.dialer.explain().stalled());
+    let State::Open(open) = &wire.state else { panic!("it was open") };
+    // Beside our own buffer, the receiver's.
+    assert!(open.written < 1024 * 1024, "{}", open.written);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ilink2mqtt::mqtt::LinkConfig;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{Packet, PubAckReason, Publish, PublishProperties};
+use rumqttc::v5::mqttbytes::v5::{Packet, PingResp, PubAckReason, Publish, PublishProperties};
 
 use super::{Tested, config};
 use crate::support::scripted_broker::{Peer, ScriptedBroker, limits};
@@ -120,6 +120,22 @@ async fn a_flood_is_dropped_at_qos_0_and_taken_at_qos_1() {
 }
 
 #[tokio::test]
+async fn what_comes_at_once_at_qos_0_is_dropped_only_if_nobody_takes_it() {
+    const MESSAGES: usize = 10_000;
+    let broker = ScriptedBroker::bind().await;
+    let mut tested = Tested::start(config(broker.port()));
+    let mut peer = broker.up().await;
+    let mut message = bytes::BytesMut::new();
+    Publish::new("a", QoS::AtMostOnce, "", None).write(&mut message).unwrap();
+    peer.send_bytes(&message.repeat(MESSAGES)).await;
+    for _ in 0..MESSAGES {
+        assert_eq!(tested.command().await.topic, "a");
+    }
+    assert_eq!(tested.link.counters.commands_dropped.load(Ordering::Relaxed), 0);
+    assert_eq!(tested.connects(), 1);
+}
+
+#[tokio::test]
 async fn what_is_too_large_for_the_memory_comes_again() {
     let broker = ScriptedBroker::bind().await;
     let mut tested = Tested::start(config(broker.port()));
@@ -130,17 +146,23 @@ async fn what_is_too_large_for_the_memory_comes_again() {
         for pkid in 1..=80 {
             peer.send(large(pkid)).await;
         }
-        let mut acked = 0;
-        while let Some(packet) = peer.read().await {
+        let (mut acked, mut acked_at_ping) = (0, None);
+        while let Some(packet) = peer.read_any().await {
             match packet {
                 Packet::PubAck(puback) => {
                     acked += 1;
                     assert_eq!(puback.pkid, acked);
                 }
                 Packet::Publish(publish) => peer.ack(publish.pkid, PubAckReason::Success).await,
+                Packet::PingReq(_) => {
+                    acked_at_ping = Some(acked);
+                    peer.send(Packet::PingResp(PingResp)).await;
+                }
                 other => panic!("{other:?}"),
             }
         }
+        // A reset could have overtaken the last ones.
+        assert_eq!(acked_at_ping, Some(acked), "it asks whether they have arrived, and waits for the answer");
         acked
     });
     let counters = std::sync::Arc::clone(&tested.link.counters);

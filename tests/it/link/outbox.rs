@@ -170,6 +170,40 @@ async fn a_message_is_not_sent_again_after_its_deadline() {
 }
 
 #[tokio::test]
+async fn pubacks_may_come_in_any_order() {
+    const MESSAGES: usize = 500;
+    let broker = ScriptedBroker::bind().await;
+    let tested = Tested::start(config(broker.port()));
+    let mut peer = broker.up().await;
+    let publisher = tested.link.publisher.clone();
+    let publishing = tokio::spawn(async move {
+        for completion in futures_util::future::join_all(
+            (0..MESSAGES).map(|_| async { publisher.publish(Publication::raw("a".to_owned(), "x")).await.await }),
+        )
+        .await
+        {
+            assert!(acked(&completion));
+        }
+    });
+    // The first waits until all the others are through, and these are acknowledged in pairs, the later one first.
+    let first = peer.publish().await.unwrap();
+    let mut taken = 1;
+    while taken < MESSAGES {
+        let one = peer.publish().await.unwrap();
+        taken += 1;
+        if taken < MESSAGES {
+            let two = peer.publish().await.unwrap();
+            taken += 1;
+            peer.ack(two.pkid, PubAckReason::Success).await;
+        }
+        peer.ack(one.pkid, PubAckReason::Success).await;
+    }
+    peer.ack(first.pkid, PubAckReason::Success).await;
+    tokio::time::timeout(crate::support::DEADLINE, publishing).await.expect("all are acknowledged").unwrap();
+    assert_eq!(tested.connects(), 1);
+}
+
+#[tokio::test]
 async fn publishers_wait_for_room_and_end_with_the_link() {
     let deserted = Deserted::new();
     let tested = Tested::start(config(deserted.port()));

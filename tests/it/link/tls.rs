@@ -8,6 +8,7 @@ use rcgen::ExtendedKeyUsagePurpose;
 use super::{Tested, acked, config};
 use crate::support::mosquitto::{Mosquitto, free_port};
 use crate::support::pki::{Authority, LOOPBACK};
+use crate::support::proxy::Proxy;
 
 /// A broker with a TLS listener on both loopback addresses, and that port.
 fn broker(authority: &Authority, more: &str) -> (Mosquitto, u16) {
@@ -49,6 +50,19 @@ async fn the_broker_is_known_by_name_and_by_address() {
     assert!(unknown.contains("no trusted issuer"), "{unknown}");
     let plain = cause(config(port)).await;
     assert!(plain.contains("mqtts://"), "{plain}");
+}
+
+#[tokio::test]
+async fn the_end_of_a_connection_that_stood_is_no_fault_of_tls() {
+    let authority = Authority::new("authority");
+    authority.issue("server", &LOOPBACK, &[ExtendedKeyUsagePurpose::ServerAuth]);
+    let (_broker, port) = broker(&authority, "");
+    let proxy = Proxy::start(port, || None).await;
+    let mut tested = Tested::up(tls("localhost", proxy.port(), &authority.path("ca.pem"))).await;
+    // TCP ends, and nobody says so in TLS.
+    proxy.cut();
+    let state = tested.until(|state| !state.connected).await;
+    assert_eq!(state.cause.unwrap(), format!("localhost:{} closed the connection", proxy.port()));
 }
 
 #[tokio::test]
