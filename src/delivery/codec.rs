@@ -1,4 +1,4 @@
-//! The bytes of a spool row: a version of the layout, then the value in postcard.
+//! The format of a spool row: one byte for its version, then the value in postcard.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,8 +24,8 @@ pub fn decode<T: DeserializeOwned>(data: &[u8]) -> Result<T, postcard::Error> {
     }
 }
 
-/// For a field of bytes, `#[serde(with = "codec::whole")]`: they go in and out of the row as one piece, where serde takes a
-/// `Vec<u8>` byte by byte. What lies in the row is the same.
+/// For a field of bytes: `#[serde(with = "codec::whole")]` reads and writes it as one piece, where serde takes a `Vec<u8>` byte
+/// by byte. The row's bytes are the same.
 pub mod whole {
     use std::fmt;
 

@@ -1,4 +1,5 @@
-//! Takes rows to the broker: in their lanes, under way, being set aside. Both directions have one.
+//! Publishes the rows of one queue: takes them from the spool, sends them when their lanes allow it, and completes them in
+//! order or sets them aside. Each direction has one courier.
 
 use std::hash::Hash;
 use std::pin::pin;
@@ -21,50 +22,50 @@ use crate::observe::log::clipped;
 use crate::os::clock;
 use crate::store::{Queue, Row as Stored, SpoolError, Store};
 
-/// Rows that wait, known by number only, and lanes that are held up: some megabytes in all. With more, a broker takes next to
-/// nothing from anybody, and the rest waits unread.
+/// The most rows that may wait in memory, as numbers only, and the most lanes that may be held up: some megabytes in all. If
+/// there are more, the broker takes next to nothing, and further rows stay unread in the spool.
 const WAITING: usize = 250_000;
 const HELD_UP: usize = 10_000;
-/// Rows that waited and are sent in one go, before new ones have a turn.
+/// The most waiting rows to send in one go, before new ones have a turn.
 const TURN: usize = 32;
 /// How long a stopping loop waits for what is under way.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// Whose rows they are.
+/// The direction whose rows a courier publishes.
 pub trait Owner: Send + Sync + 'static {
-    /// Where they wait.
+    /// The queue of the rows.
     const QUEUE: Queue;
     /// What names a lane.
     type Lane: Eq + Hash + Clone + Send + Sync;
-    /// A row as it is understood.
+    /// A decoded row.
     type Row: Send;
-    /// What is remembered of a row that is to be sent again.
+    /// What is remembered of a row until it is sent again.
     type Memo: Memo + Send;
-    /// What is remembered of a row that is done with, until its turn to be completed has come.
+    /// What is remembered of a row whose outcome is known, until all rows before it in its lane are completed.
     type Done: Send;
 
-    /// What a row says; none, and told, if it cannot be read: it is left alone.
+    /// Decodes a row. If it cannot be read, logs that and returns none: the row stays in the spool.
     fn decode(&self, row: &Stored) -> Option<Self::Row>;
-    /// The lane that it goes by.
+    /// The row's lane.
     fn lane(row: &Self::Row) -> Self::Lane;
-    /// It is done with; `set_aside`: the broker refused one of its own publishes for good.
+    /// The row's outcome is known. `set_aside`: the broker refused one of its own publishes for good.
     fn done(&self, row: Self::Row, set_aside: bool) -> Self::Done;
-    /// Its turn to be completed has come.
+    /// The row is about to be completed.
     fn completed(&self, seq: u64, done: Self::Done);
     /// The row by which a message comes back later, of which these parts were refused for good.
     fn again(&self, stored: &[u8], refused: &[&Part]) -> Option<Vec<u8>>;
 
-    /// Where they wait.
+    /// The spool that holds them.
     fn spool(&self) -> &Arc<dyn Store>;
-    /// By which they go.
+    /// Publishes them.
     fn publisher(&self) -> &Publisher;
-    /// For what is refused for good.
+    /// Keeps what is refused for good.
     fn set_aside(&self) -> &SetAside;
-    /// Told of what is refused for now.
+    /// Shows what is refused for now.
     fn busy(&self) -> &BusyBoard;
 }
 
-/// A row whose fate is known.
+/// A row whose outcome is known.
 struct Ended<O: Owner> {
     ticket: Ticket<O::Lane>,
     row: O::Row,
@@ -77,21 +78,21 @@ struct Done<D> {
     refused: Vec<(Part, Refusal)>,
 }
 
-/// The rows that were taken from the spool and are not completed.
+/// The rows that were taken from the spool and are not completed yet.
 pub struct Courier<O: Owner> {
     owner: Arc<O>,
     lanes: Lanes<O::Lane, O::Memo, Done<O::Done>>,
     under_way: FuturesUnordered<BoxFuture<'static, Ended<O>>>,
-    /// Being set aside; resolves to the bytes.
+    /// Publishes that are being set aside; each resolves to its bytes.
     keeping: FuturesUnordered<BoxFuture<'static, usize>>,
-    /// Of rows under way, and of publishes being set aside.
+    /// The bytes of rows under way, and of publishes that are being set aside.
     bytes: usize,
     most_rows: usize,
     most_bytes: usize,
 }
 
 impl<O: Owner> Courier<O> {
-    /// With nothing to do yet. At most `most_rows` are under way at once, and so many bytes of them; one row always fits.
+    /// An idle courier. At most `most_rows` rows and `most_bytes` bytes are under way at once; one row always fits.
     #[must_use]
     pub fn new(owner: Arc<O>, patience: Patience, most_rows: usize, most_bytes: usize) -> Self {
         let (under_way, keeping) = (FuturesUnordered::new(), FuturesUnordered::new());
@@ -111,13 +112,14 @@ impl<O: Owner> Courier<O> {
         if held_up.rows < WAITING && held_up.lanes < HELD_UP { self.places() } else { 0 }
     }
 
-    /// When something changes by itself: a lane that is held up has rested.
+    /// When the next lane that is held up may be tried again.
     #[must_use]
     pub fn next_change(&self) -> Option<Duration> {
         self.lanes.next_change().filter(|_| self.places() > 0)
     }
 
-    /// Takes a row from the spool: it goes out, as `render` has it, or waits in its lane. False if it was to stop meanwhile.
+    /// Takes a row that was read from the spool: sends the parts that `render` makes of it, or lets it wait in its lane.
+    /// Returns false if `stop` came first.
     pub async fn take(
         &mut self,
         stored: Stored,
@@ -131,7 +133,7 @@ impl<O: Owner> Courier<O> {
         }
     }
 
-    /// Sends some of the rows that waited and may go now. True if there were any.
+    /// Sends some of the waiting rows that may be sent now. Returns true if there were any.
     ///
     /// # Errors
     /// If the spool failed.
@@ -148,7 +150,7 @@ impl<O: Owner> Courier<O> {
             let stored = self.owner.spool().read(O::QUEUE, ticket.seq).await?;
             let row = stored.and_then(|stored| Some((self.owner.decode(&stored)?, stored.data.len())));
             let Some((row, size)) = row else {
-                // Damaged meanwhile: the spool has told of it.
+                // It was damaged meanwhile; the spool has logged that.
                 self.lanes.lost(&ticket);
                 continue;
             };
@@ -159,7 +161,7 @@ impl<O: Owner> Courier<O> {
         Ok(true)
     }
 
-    /// Hands one row's publishes to the link. False if it was to stop meanwhile.
+    /// Hands one row's parts to the link. Returns false if `stop` came first.
     async fn send(
         &mut self,
         ticket: Ticket<O::Lane>,
@@ -174,8 +176,8 @@ impl<O: Owner> Courier<O> {
         self.bytes += size;
         let handling = ticket.handling.clone();
         let mut giving = pin!(hand_over(owner.publisher(), parts, &handling));
-        // What ends meanwhile is seen to also while this one waits for the link to take it. Cancel-safe: `giving` is borrowed,
-        // and dropped by `stop` at most between two publishes; what was not handed over stays in the spool.
+        // Outcomes of other rows are handled while this one waits for the link. Cancel-safe: `giving` is borrowed, and `stop`
+        // drops it only between two publishes; what was not handed over stays in the spool.
         let sent = loop {
             tokio::select! {
                 sent = &mut giving => break sent,
@@ -191,11 +193,11 @@ impl<O: Owner> Courier<O> {
         true
     }
 
-    /// Sees to the next row whose fate is known; waits while there is none.
+    /// Handles the next outcome; waits while there is none.
     ///
     /// Cancel-safe.
     pub async fn settled(&mut self) {
-        // Both arms take one out of a set.
+        // Cancel-safe: both arms take one finished future out of a set.
         tokio::select! {
             Some(ended) = self.under_way.next() => self.ended(ended),
             Some(bytes) = self.keeping.next() => self.bytes -= bytes,
@@ -203,7 +205,7 @@ impl<O: Owner> Courier<O> {
         }
     }
 
-    /// Sees to all rows whose fate is known already.
+    /// Handles all outcomes that are known already.
     pub fn collect(&mut self) {
         while let Some(Some(ended)) = self.under_way.next().now_or_never() {
             self.ended(ended);
@@ -251,12 +253,12 @@ impl<O: Owner> Courier<O> {
     }
 
     fn done(&self, row: O::Row, refused: Vec<(Part, Refusal)>) -> Done<O::Done> {
-        // What a route could not publish is the route's to count.
+        // A refused publish of a route is counted as the route's failure.
         let set_aside = refused.iter().any(|(part, _)| part.route.is_none());
         Done { done: self.owner.done(row, set_aside), refused }
     }
 
-    /// A row is done with, and so is all before it in its lane.
+    /// Completes a row; all rows before it in its lane are completed.
     fn complete(&mut self, seq: u64, Done { done, refused }: Done<O::Done>) {
         self.owner.completed(seq, done);
         if refused.is_empty() {
@@ -287,7 +289,7 @@ async fn keep<O: Owner>(owner: &O, seq: u64, refused: &[(Part, Refusal)]) -> boo
     owner.set_aside().keep(&Kept::new(O::QUEUE, refused, row.into())).await
 }
 
-/// These parts failed each time while others did not.
+/// These parts failed each time they were sent, while others were taken.
 fn condemned(left: Vec<Part>, why: &ForNow) -> Vec<(Part, Refusal)> {
     let reason = format!("again and again, while others are taken: {}", why.cause);
     let refusal = Refusal { reason, remedy: "look for the reason in the broker's log".to_owned() };

@@ -1,4 +1,5 @@
-//! Which rows may go to the broker: in lanes, each in its order, however often the broker refuses one for now.
+//! Decides which rows may be sent to the broker. A *lane* is the sequence of rows that must keep their order, as all messages
+//! of one sender, however often the broker refuses one of them for now.
 //!
 //! ```text
 //!            ┌── flows: many rows under way ◄──────────────┐ taken
@@ -6,9 +7,9 @@
 //!            └── refused for now: rests ──► probe: its first row alone ──► refused: rests longer
 //! ```
 //!
-//! When a row is refused for now, it and all behind it in its lane are sent again, whatever became of them meanwhile: so the
-//! last copy of each stands in the order of the lane. Rows are finished in that order, too. Other lanes go on. What waits is
-//! known by number only.
+//! When a row is refused for now, it and all rows behind it in its lane are sent again, whatever their outcome was: so the last
+//! copies of all rows arrive in the order of the lane. Rows are completed in that order, too. Other lanes go on. Of rows that
+//! wait only the number is kept in memory.
 //!
 //! Pure bookkeeping: the caller brings the time, reads the rows and publishes them.
 
@@ -25,10 +26,10 @@ use crate::mqtt::{Backoff, ForNow};
 use lane::{Lane, State, Trouble};
 pub use lane::{Memo, Ticket};
 
-/// How long a lane waits.
+/// How long a lane rests after a refusal, and when a row is blamed.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Rested after the first refusal; doubles with each one that follows.
+    /// The rest after the first refusal. Doubles with each further one.
     pub rest_min: Duration,
     /// The longest rest.
     pub rest_max: Duration,
@@ -46,58 +47,58 @@ impl Default for Patience {
     }
 }
 
-/// What became of a row that was sent.
+/// The outcome of a row that was sent.
 #[derive(Debug)]
 pub enum Outcome<D> {
-    /// It is done with: what the caller wants to know when it is finished, and whether the broker took any of it.
+    /// It needs not be sent again.
     Done {
-        /// For [`Lanes::finished`].
+        /// What [`Lanes::finished`] returns with the row.
         done: D,
-        /// Counts for the comparison with others.
+        /// Whether the broker took any part of it: this counts in the comparison with rows that fail.
         acked: bool,
     },
-    /// It is to be sent again, at once.
+    /// It must be sent again, at once.
     Again {
-        /// But for these parts.
+        /// Without these parts.
         taken: Vec<Part>,
-        /// It is too late for its raw message.
+        /// Its raw message is too old.
         late: bool,
     },
     /// It was refused for now.
     ForNow {
-        /// But for these parts.
+        /// It is sent again without these parts.
         taken: Vec<Part>,
         /// Why.
         why: ForNow,
     },
 }
 
-/// What is to be done about a row that was not taken.
+/// What the caller has to do about a row that was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing: its lane sees to it.
+    /// Nothing: its lane will send it again.
     InHand,
-    /// It is to blame for its failures, and out of its lane: set it aside.
+    /// Set it aside: it is to blame for its failures, and was taken out of its lane.
     Condemned,
 }
 
-/// What waits for a broker that refused something for now.
+/// What waits because the broker refused something for now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HeldUp {
     /// Lanes that are held up.
     pub lanes: usize,
-    /// Rows that wait: theirs, and what is left of lanes that are not held up any more.
+    /// Rows that wait: in these lanes, and in lanes that were held up and still catch up.
     pub rows: usize,
 }
 
-/// All lanes. `K` names one; `M` is remembered of a row that is to be sent again, `D` until a row is finished.
+/// All lanes. `K` names a lane. `M` is remembered of a row until it is sent again, `D` from its outcome until it is completed.
 #[derive(Debug)]
 pub struct Lanes<K, M: Memo, D> {
     patience: Patience,
     by_key: HashMap<Arc<K>, Lane<M, D>>,
-    /// Lanes with rows to send, in turn. A lane may have left the line in the meantime: its state tells.
+    /// The lanes with waiting rows to send, in turn. Lanes whose state is no longer `Queued` are skipped.
     line: VecDeque<Arc<K>>,
-    /// Lanes that rest, by when and by the number of their first row.
+    /// The lanes that rest, by the end of the rest and the number of their first row.
     resting: BTreeMap<(Duration, u64), Arc<K>>,
     finished: VecDeque<(u64, D)>,
     under_way: usize,
@@ -123,7 +124,7 @@ impl<K: Eq + Hash + Clone, M: Memo, D> Lanes<K, M, D> {
         }
     }
 
-    /// A new row, behind all others of its lane. If it may be sent now, here is its ticket; else its turn comes.
+    /// Adds a new row at the end of its lane. Returns a ticket if it may be sent now; otherwise it waits for [`Self::next`].
     pub fn arrive(&mut self, key: &K, seq: u64) -> Option<Ticket<K>> {
         let key = match self.by_key.get_key_value(key) {
             Some((key, _)) => Arc::clone(key),
@@ -140,7 +141,7 @@ impl<K: Eq + Hash + Clone, M: Memo, D> Lanes<K, M, D> {
         Some(lane.send(key, self.next_number, seq, M::default()))
     }
 
-    /// The next of the rows that waited; none if there is none to send now.
+    /// The next waiting row to send; none if none may be sent now.
     pub fn next(&mut self, now: Duration) -> Option<Ticket<K>> {
         while let Some(entry) = self.resting.first_entry().filter(|entry| entry.key().0 <= now) {
             let key = entry.remove();
@@ -165,14 +166,14 @@ impl<K: Eq + Hash + Clone, M: Memo, D> Lanes<K, M, D> {
         None
     }
 
-    /// What is known of a row that is being sent.
+    /// What is remembered of a row that is being sent.
     pub fn memo(&mut self, ticket: &Ticket<K>) -> Option<&mut M> {
         let lane = self.by_key.get_mut(&ticket.lane)?;
         let at = lane.position(ticket)?;
         lane.sent.get_mut(at).map(|sent| &mut sent.memo)
     }
 
-    /// What became of a row. Nothing happens if it is to be sent again anyway.
+    /// Notes the outcome of a row. It does not count if the row must be sent again anyway.
     pub fn settled(&mut self, ticket: &Ticket<K>, outcome: Outcome<D>, now: Duration) -> Verdict {
         let Some(lane) = self.by_key.get_mut(&ticket.lane) else { return Verdict::InHand };
         let Some(at) = lane.position(ticket) else { return Verdict::InHand };
@@ -193,7 +194,7 @@ impl<K: Eq + Hash + Clone, M: Memo, D> Lanes<K, M, D> {
         self.under_way -= again;
         self.held_up.rows += again;
         match (lane.state, why) {
-            // It rests already, because of one behind this.
+            // It rests already, because of a row behind this one.
             (State::Resting, _) => Verdict::InHand,
             (State::Due, _) | (_, None) => {
                 self.queue(&ticket.lane);
@@ -203,7 +204,7 @@ impl<K: Eq + Hash + Clone, M: Memo, D> Lanes<K, M, D> {
         }
     }
 
-    /// Its first row was refused for now.
+    /// The first row of a lane was refused for now: the lane rests.
     fn rest(&mut self, key: &Arc<K>, why: ForNow, alone: bool, now: Duration) -> Verdict {
         let Some(lane) = self.by_key.get_mut(key) else { return Verdict::InHand };
         if lane.trouble.is_none() {
@@ -234,7 +235,7 @@ impl<K: Eq + Hash + Clone, M: Memo, D> Lanes<K, M, D> {
         Verdict::InHand
     }
 
-    /// What waits in a lane may be sent, if anything does.
+    /// The waiting rows of a lane, if there are any, may be sent.
     fn queue(&mut self, key: &Arc<K>) {
         let Some(lane) = self.by_key.get_mut(key) else { return };
         if lane.waiting.is_empty() {
@@ -253,7 +254,7 @@ impl<K: Eq + Hash + Clone, M: Memo, D> Lanes<K, M, D> {
         }
     }
 
-    /// Takes out what is done with and has nothing before it.
+    /// Takes out the rows that are done and have no unfinished row before them.
     fn finish(&mut self, key: &Arc<K>) {
         let Some(lane) = self.by_key.get_mut(key) else { return };
         while let Some(first) = lane.sent.pop_front() {
@@ -281,7 +282,7 @@ impl<K: Eq + Hash + Clone, M: Memo, D> Lanes<K, M, D> {
         }
     }
 
-    /// A row cannot be sent any more: it is gone.
+    /// A row cannot be sent, because it is not in the spool any more.
     pub fn lost(&mut self, ticket: &Ticket<K>) {
         let Some(lane) = self.by_key.get_mut(&ticket.lane) else { return };
         if let Some(at) = lane.position(ticket) {
@@ -291,12 +292,12 @@ impl<K: Eq + Hash + Clone, M: Memo, D> Lanes<K, M, D> {
         }
     }
 
-    /// The next row that is done with, in the order of its lane.
+    /// The next finished row, in the order of its lane.
     pub fn finished(&mut self) -> Option<(u64, D)> {
         self.finished.pop_front()
     }
 
-    /// When the next lane has rested.
+    /// When the next lane's rest ends.
     #[must_use]
     pub fn next_change(&self) -> Option<Duration> {
         self.resting.keys().next().map(|(until, _)| *until)
@@ -308,7 +309,7 @@ impl<K: Eq + Hash + Clone, M: Memo, D> Lanes<K, M, D> {
         self.under_way
     }
 
-    /// What is held up by refusals for now.
+    /// What waits because of refusals for now.
     #[must_use]
     pub fn held_up(&self) -> HeldUp {
         self.held_up

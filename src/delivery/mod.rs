@@ -1,8 +1,9 @@
-//! Rows of the spool on their way to the broker: order and retry, the same for what iLink pushed and for results.
+//! Brings rows of the spool to the broker, in order, and tries again. Both directions use it: pushes from iLink, and results of
+//! commands.
 //!
-//! A row is published as one or more *parts*. [`hand_over`] gives them to the link, [`settle`] waits for what becomes of all;
-//! [`lanes`] say which rows may go when, what is to be sent again, and when a row is given up. The [`courier`] puts it to work.
-//! What the broker refuses for good goes to the set-aside store ([`refused`]).
+//! A row is published as one or more *parts*. [`hand_over`] gives them to the link, and [`settle`] waits for the outcome of all
+//! of them. [`lanes`] decides which row may be sent when, what is to be sent again, and when a row is given up; the [`courier`]
+//! does what it decides. What the broker refuses for good goes to the set-aside store ([`refused`]).
 
 pub mod codec;
 pub mod courier;
@@ -16,16 +17,16 @@ use crate::delivery::routing::RouteState;
 use crate::local::Publication;
 use crate::mqtt::{Completion, Delivery, ForNow, Handling, Publisher, Refusal};
 
-/// One publish of a row.
+/// One of the publishes that a row is made of.
 #[derive(Debug)]
 pub struct Part {
-    /// What.
+    /// The publish.
     pub publication: Publication,
-    /// Whose it is, if it is a route's.
+    /// The route that made it, if one did.
     pub route: Option<Arc<RouteState>>,
 }
 
-/// A part that the link has, with what will tell its fate.
+/// A part that was handed to the link and whose outcome is awaited.
 #[derive(Debug)]
 pub struct Sent {
     part: Part,
@@ -33,28 +34,28 @@ pub struct Sent {
     taken: bool,
 }
 
-/// What became of the parts of a row.
+/// The outcome of a row's parts.
 #[derive(Debug)]
 pub enum Settled {
-    /// All of them are done with.
+    /// None has to be sent again.
     All {
-        /// Refused for good.
+        /// Those that were refused for good.
         refused: Vec<(Part, Refusal)>,
-        /// Whether the broker took any.
+        /// Whether the broker took any of them.
         acked: bool,
     },
-    /// A raw message's time has passed, or the row was wanted back: it is to be sent again.
+    /// The row must be sent again: its raw message has become too old, or it was withdrawn.
     Again {
-        /// What the broker took.
+        /// The parts that the broker took.
         taken: Vec<Part>,
-        /// Whether it is too late for the raw message.
+        /// Whether the raw message is too old.
         late: bool,
     },
     /// One was refused for now.
     ForNow {
-        /// What the broker took.
+        /// The parts that the broker took.
         taken: Vec<Part>,
-        /// All the others.
+        /// All other parts.
         left: Vec<Part>,
         /// Why.
         why: ForNow,
@@ -63,9 +64,9 @@ pub enum Settled {
     Stopped,
 }
 
-/// Hands the parts of a row to the link: in the order of the calls, if the next one waits for this one.
+/// Hands the parts of a row to the link. They keep the order of the calls if each call waits for the one before.
 ///
-/// Cancel-safe: what was not handed over is dropped.
+/// Cancel-safe: parts that were not handed over are dropped.
 pub async fn hand_over(publisher: &Publisher, parts: Vec<Part>, handling: &Handling) -> Vec<Sent> {
     let mut sent = Vec::with_capacity(parts.len());
     for part in parts {
@@ -75,7 +76,7 @@ pub async fn hand_over(publisher: &Publisher, parts: Vec<Part>, handling: &Handl
     sent
 }
 
-/// Waits for the fate of each. As soon as one must be sent again, what is not on the wire is withdrawn.
+/// Waits for the outcome of all parts. As soon as one must be sent again, those that are not in flight are withdrawn.
 pub async fn settle(mut sent: Vec<Sent>, handling: &Handling) -> Settled {
     let (mut again, mut late, mut acked, mut why, mut refusals) = (false, false, false, None, Vec::new());
     for (number, Sent { part, completion, taken }) in sent.iter_mut().enumerate() {
@@ -88,7 +89,7 @@ pub async fn settle(mut sent: Vec<Sent>, handling: &Handling) -> Settled {
             }
             Delivery::Expired => {
                 if let Some(route) = &part.route {
-                    // Its own time has passed: that is all there is to say of it.
+                    // A route's publish that is too old is only counted.
                     route.counters.late.add();
                     *taken = true;
                 } else {
@@ -111,7 +112,7 @@ pub async fn settle(mut sent: Vec<Sent>, handling: &Handling) -> Settled {
     let (taken, left): (Vec<_>, Vec<_>) = sent.into_iter().partition(|sent| sent.taken);
     let parts = |sent: Vec<Sent>| sent.into_iter().map(|sent| sent.part).collect();
     match why {
-        // What was refused for good is left, too: it will be refused again, and set aside when the rest is settled.
+        // `left` includes what was refused for good: it will be refused again, and set aside once the rest is done.
         Some(why) if !late => Settled::ForNow { taken: parts(taken), left: parts(left), why },
         _ => Settled::Again { taken: parts(taken), late },
     }

@@ -1,5 +1,5 @@
-//! What the broker refuses. What it does not take for now is told to those who look and to the log. What it refuses for good is
-//! set aside: kept, counted, and in nobody's way; the link warns of it and tells it in its state.
+//! What the broker refuses. Refusals for now are shown in the status and told in the log. What is refused for good is *set
+//! aside*: stored apart and counted, so that it holds nothing up; the link warns of it and shows it in its state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,40 +19,40 @@ use crate::observe::log::Seldom;
 use crate::os::clock;
 use crate::store::{AppendError, Queue, Store, Transient as _};
 
-/// Messages wait because the broker refused one before them for now.
+/// Messages that wait because the broker refused one of them for now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Busy {
     /// Since when.
     pub since: SystemTime,
-    /// What it said last.
+    /// The last cause.
     pub cause: String,
     /// The same for programs.
     pub how: NotNow,
-    /// What waits.
+    /// How much waits.
     pub held_up: HeldUp,
 }
 
-/// By whose messages they are; empty when all is well.
+/// By the kind of messages; empty when all is well.
 pub type AllBusy = BTreeMap<&'static str, Busy>;
 
-/// Tells it of one kind of messages.
+/// Shows the refusals for now of one kind of messages.
 #[derive(Debug)]
 pub struct BusyBoard {
     what: &'static str,
     all: Arc<watch::Sender<AllBusy>>,
-    /// Whether there is anything to tell, without a look at the others'.
+    /// Whether this kind is in `all`: can be read without a lock.
     busy: AtomicBool,
     said: Seldom,
 }
 
 impl BusyBoard {
-    /// A board for `what`, which is a name for people and programs.
+    /// A board for the messages named `what`, as people and programs see it.
     #[must_use]
     pub fn new(what: &'static str, all: Arc<watch::Sender<AllBusy>>) -> Self {
         Self { what, all, busy: AtomicBool::new(false), said: Seldom::default() }
     }
 
-    /// Something was refused for now.
+    /// Notes a refusal for now.
     pub fn refused(&self, why: &ForNow) {
         let ForNow { cause, how } = why;
         let mut begins = false;
@@ -76,13 +76,13 @@ impl BusyBoard {
         }
     }
 
-    /// So much is held up now.
+    /// Shows how much waits now.
     pub fn show(&self, held_up: HeldUp) {
         if !self.busy.load(Ordering::Relaxed) {
             return;
         }
         let over = held_up == HeldUp::default();
-        // How many they are is no news by itself.
+        // A change of the numbers alone is no news.
         self.all.send_if_modified(|all| {
             if over {
                 all.remove(self.what);
@@ -166,7 +166,8 @@ impl SetAside {
         Self { spool, counters, not_kept: Arc::default(), once: false }
     }
 
-    /// The same store, for who has no row that waits meanwhile: what the disk refuses is not tried again.
+    /// The same store, for callers without a row of their own in the spool: if the disk refuses a publish, it is not tried
+    /// again.
     #[must_use]
     pub fn trying_once(&self) -> Self {
         Self { once: true, ..self.clone() }
@@ -183,7 +184,7 @@ impl SetAside {
         } else {
             self.spool.patience().retry(append, |error| self.tell(error)).await
         };
-        // Full: larger than the whole store, counted and warned of, and there is nowhere to keep it.
+        // Full means that it is larger than the whole store. It was counted and warned of, and cannot be kept.
         let is_kept = matches!(stored, Ok(_) | Err(AppendError::Full));
         for _ in kept.refused.iter().filter(|_| is_kept) {
             self.counters.publishes_set_aside.add();

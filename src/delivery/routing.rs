@@ -1,7 +1,8 @@
-//! Routes at work: the compiled rules, of each what it did, and the breaker that says whether it may fire.
+//! The routes in force: the compiled rules, and for each the counters and the *breaker*, which stops a route that fires too
+//! often.
 //!
-//! What a route did outlives a reload of the rules, by its name. Both directions use this; what they do with a route that
-//! fires is theirs.
+//! Counters survive a reload of the rules, by the route's name. Both directions use this module; each handles the routes that
+//! fire in its own way.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,11 +48,11 @@ counters! {
     over_rate,
     /// Messages that a newer one replaced before they were sent (`keep = "latest"`).
     superseded,
-    /// What fired and was refused in the end: by the broker, by the bridge or by iLink.
+    /// Messages that fired it and were refused in the end: by the broker, by the bridge or by iLink.
     failed,
 }
 
-/// One route at work.
+/// One route in force.
 #[derive(Debug, Default)]
 pub struct RouteState {
     /// Its name.
@@ -62,7 +63,7 @@ pub struct RouteState {
 }
 
 impl RouteState {
-    /// May it fire at `now`? Counts and warns if not.
+    /// Whether the route may fire at `now`. If not, counts it and warns.
     #[must_use]
     pub fn may_fire(&self, rate: Rate, now: Duration) -> bool {
         let verdict = self.breaker.lock().unwrap_or_else(PoisonError::into_inner).fire(rate, now);
@@ -82,12 +83,12 @@ impl RouteState {
     }
 }
 
-/// Every route that there is, by name.
+/// All routes, by name.
 #[derive(Debug, Default)]
 pub struct RouteStates(Mutex<BTreeMap<String, Arc<RouteState>>>);
 
 impl RouteStates {
-    /// Puts rules to work; those of the same name go on counting.
+    /// Puts rules into force. A route whose name is known goes on with its counters.
     #[must_use]
     pub fn routing(&self, routes: &Arc<Routes>) -> Arc<Routing> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,10 +153,10 @@ impl Routing {
     }
 }
 
-/// How long it stays open.
+/// How long a breaker stays open.
 const OPEN_FOR: Duration = Duration::from_mins(1);
 
-/// One route's breaker. The caller brings the time, of whatever clock.
+/// One route's breaker. The caller passes the time, of any clock.
 #[derive(Debug, Clone, Default)]
 pub struct Breaker {
     /// When all that fired so far would be used up at the allowed rate.
@@ -163,19 +164,19 @@ pub struct Breaker {
     open_until: Option<Duration>,
 }
 
-/// What the breaker says to one more.
+/// Whether the route may fire once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It may fire.
     Pass,
-    /// It may not, and from now on none may for a while.
+    /// It may not: the breaker has just opened, for a while.
     Opened,
-    /// It may not.
+    /// It may not: the breaker is open.
     Open,
 }
 
 impl Breaker {
-    /// May a route of this rate fire at `now`?
+    /// Whether a route with this rate may fire at `now`.
     pub fn fire(&mut self, rate: Rate, now: Duration) -> Verdict {
         if rate.count == 0 {
             return Verdict::Pass;
@@ -187,7 +188,7 @@ impl Breaker {
             self.used_until = now;
         }
         let used_until = self.used_until.max(now) + rate.per / rate.count;
-        // The divisions' rounding must not cost the last one.
+        // Rounding must not refuse the last one that is allowed.
         if used_until.saturating_sub(now) > rate.per + Duration::from_micros(1) {
             self.open_until = Some(now + OPEN_FOR);
             return Verdict::Opened;

@@ -1,11 +1,12 @@
-//! Which pushes were answered, for the case that the process is killed: a byte for each row, in a file that no commit writes.
+//! Records which pushes were answered, so that the next run knows it if this process is killed: one byte for each row, in a
+//! file of its own.
 //!
-//! From the moment its answer leaves, a push makes no repeats, and the next run has to know it even if this one is killed
-//! right then. That takes the kernel's memory, not the disk's: a mark is one small write by whoever answers, without a sync.
-//! The loss of power may take the marks of the last seconds with it.
+//! Once the answer to a push has left, the same bytes are a new push (see `repeats`). The next run must know that even if this
+//! process is killed right after the answer. To survive a kill, the kernel's memory is enough: a mark is one small write
+//! without a sync. A loss of power may lose the marks of the last seconds.
 //!
-//! The file is a ring of [`PLACES`] bytes, behind a head that says from which row on it counts. What it cannot say counts as
-//! answered: the same bytes are then stored once more, which is better than never.
+//! The file is a ring of [`PLACES`] bytes after a head, which contains the first row that the ring knows. A row of which it
+//! knows nothing counts as answered: the same bytes are then stored once more, which is better than not at all.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -17,14 +18,14 @@ use crate::os::files::{self, MODE};
 
 /// The file, in the state directory.
 const NAME: &str = "spool.answered";
-/// Rows that the ring knows of: more than come while iLink still tries one of them again.
+/// How many rows the ring knows: more than arrive while iLink may still repeat one of them.
 pub(super) const PLACES: u64 = 1 << 16;
-/// Begins the head; the first row that counts follows.
+/// The beginning of the head; the number of the first known row follows.
 const MAGIC: [u8; 8] = *b"iLMQans1";
 const HEAD: usize = 16;
 const SIZE: usize = HEAD + (1 << 16);
 
-/// The marks.
+/// The file with the marks.
 #[derive(Debug)]
 pub(super) struct Answered {
     path: PathBuf,
@@ -39,23 +40,23 @@ pub(super) struct Seen {
 }
 
 impl Answered {
-    /// The marks in this directory. Rows up to number `highest` were stored before.
+    /// Opens the file in this directory. `highest` is the last row that an earlier run stored.
     pub(super) fn open(directory: &Path, highest: u64) -> Self {
         let path = directory.join(NAME);
         let file = open(&path).or_else(|_| {
-            // Where there is none, all that is there counts as answered.
+            // In a new file, all rows that exist already count as answered.
             let _ = fs::remove_file(&path);
             create(&path, highest + 1)
         });
         Self { path, file: file.ok(), broken: AtomicBool::new(false) }
     }
 
-    /// For a run that makes no marks: the rows it stores must not be held against those of an earlier one.
+    /// Removes the file, for a run that makes no marks: old marks would be taken for those of its rows.
     pub(super) fn remove(directory: &Path) {
         let _ = fs::remove_file(directory.join(NAME));
     }
 
-    /// What the file says of the rows up to number `highest`.
+    /// Reads the marks of the rows up to number `highest`.
     pub(super) fn read(&self, highest: u64) -> Seen {
         let content = self.file.as_ref().and_then(|file| read(file).ok()).unwrap_or_default();
         Seen { content, highest }
@@ -66,7 +67,7 @@ impl Answered {
         self.write(seq, generation(seq));
     }
 
-    /// It did not leave.
+    /// Removes the mark: the answer did not leave.
     pub(super) fn take_back(&self, seq: u64) {
         self.write(seq, 0);
     }
@@ -76,7 +77,7 @@ impl Answered {
         if self.broken.load(Ordering::Relaxed) || file.write_all_at(&[byte], place(seq)).is_ok() {
             return;
         }
-        // A file with gaps would have pushes taken for repeats that are none. Without it, none are.
+        // With gaps in the file, new pushes would be taken for repeats, and lost. Without the file, no push is a repeat.
         if !self.broken.swap(true, Ordering::Relaxed) {
             let _ = fs::remove_file(&self.path);
         }
@@ -84,7 +85,7 @@ impl Answered {
 }
 
 impl Seen {
-    /// Was this row's push answered, or is that not known?
+    /// Whether this row's push was answered, or that is not known.
     pub(super) fn is_answered(&self, seq: u64) -> bool {
         let first = self.content.get(MAGIC.len()..HEAD).and_then(|first| first.try_into().ok()).map(u64::from_le_bytes);
         let mark = usize::try_from(place(seq)).ok().and_then(|place| self.content.get(place));
@@ -100,7 +101,7 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 fn create(path: &Path, first: u64) -> io::Result<File> {
-    // Not a hole: writing over it later must not need room on the disk.
+    // All bytes are written, so that a mark never needs new room on the disk.
     let mut content = vec![0; SIZE];
     if let Some(head) = content.first_chunk_mut::<HEAD>() {
         let (magic, number) = head.split_at_mut(MAGIC.len());
@@ -123,7 +124,7 @@ fn place(seq: u64) -> u64 {
     HEAD as u64 + seq % PLACES
 }
 
-/// Never 0, and another one each time the ring comes round.
+/// The mark of a row: never 0, and different in each round of the ring.
 fn generation(seq: u64) -> u8 {
     u8::try_from(seq / PLACES % 255).unwrap_or_default() + 1
 }

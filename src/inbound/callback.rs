@@ -1,8 +1,8 @@
 //! The callback's two handlers: `GET` is iLink's handshake (manual §3.1), `POST` is a push (§4).
 //!
-//! Nothing of a request is looked at before its path was found to be the secret one. What a request was refused for is
-//! counted, and never told to the peer in more than a status code. For iLink any status is an answer, after which it does not
-//! try again: so what is a push of ours and was not stored gets none at all ([`NoAnswer`]).
+//! Nothing else of a request is read unless its path ends with the secret. The reason of a refusal is counted; the peer only
+//! gets a status code. For iLink any status is an answer, and it does not repeat an answered push. So a push that could not be
+//! stored gets no answer at all ([`NoAnswer`]).
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -32,20 +32,19 @@ use crate::os::clock;
 use crate::protocol::signature::{self, Accepted, Variant};
 use crate::protocol::{Push, Uid, lenient};
 
-/// A body that is not there this long after there was room for it is not coming; iLink itself waits 5 s for the whole exchange
-/// (manual §2.2).
+/// The limit for the body to arrive, once there is room for it; iLink itself waits 5 s for the whole exchange (manual §2.2).
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// An answer that left later than this came too late: iLink had dropped the connection (manual §2.2).
+/// An answer that leaves later than this is too late: iLink has closed the connection by then (manual §2.2).
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a refused peer is read on.
+/// How long the rest of a refused request is read.
 const LINGER: Duration = Duration::from_secs(1);
 const DONE: &str = r#"{"code":0}"#;
 
-/// What the callback is told by the configuration.
+/// The callback's part of the configuration.
 pub struct CallbackConfig {
-    /// What the last segment of the callback's path may be: one secret, two while a new one is being registered.
+    /// The secrets that the path may end with: one, or two while a new one is being registered.
     pub path_secrets: watch::Receiver<Vec<SecretString>>,
-    /// The token of the handshake.
+    /// The token with which handshakes are signed.
     pub handshake_token: SecretString,
     /// Which signatures are accepted.
     pub accepted: Accepted,
@@ -53,11 +52,11 @@ pub struct CallbackConfig {
     pub max_body: usize,
     /// Our uid.
     pub uid: Uid,
-    /// Refuse pushes for another uid.
+    /// Whether pushes for another uid are refused.
     pub strict_to_uid: bool,
 }
 
-/// When a push was last stored, and which warnings were given once already.
+/// When the last push was stored, and which warnings were given already.
 #[derive(Default)]
 pub struct LastSeen {
     push_ms: AtomicU64,
@@ -74,7 +73,7 @@ impl LastSeen {
     }
 }
 
-/// Notes in the handshake log how an answer to a handshake ended: by leaving, or by being dropped.
+/// Notes in the handshake log whether the answer to a handshake left, or was dropped.
 struct HandshakeAnswer {
     log: HandshakeLog,
     variant: Variant,
@@ -158,7 +157,8 @@ impl Callback {
         Ok(response)
     }
 
-    /// Notes a request of a client that may not call, whose address could be read or not: a handshake is missed then.
+    /// Notes a request of a client that may not call, or whose address cannot be read. If it was a handshake, the handshake log
+    /// tells so.
     pub(super) fn refused_address<B>(&self, request: &Request<B>, client: Option<IpAddr>) {
         self.counters.callback_rejected_address.add();
         if request.method() == Method::GET && self.is_ours(request.uri().path()) {
@@ -166,7 +166,7 @@ impl Callback {
         }
     }
 
-    /// Is the last non-empty segment of `path` the secret? Proxies may have stripped what stands before it.
+    /// Whether the last non-empty segment of `path` is the secret. Proxies may have removed segments before it.
     fn is_ours(&self, path: &str) -> bool {
         let last = path.rsplit('/').find(|segment| !segment.is_empty()).unwrap_or_default();
         self.config.path_secrets.borrow().iter().any(|secret| http::is_secret(last.as_bytes(), secret))
@@ -175,7 +175,7 @@ impl Callback {
     fn handshake(&self, query: &str, armed: &Armed) -> Response<Answer> {
         let arrived = Instant::now();
         let (mut signature, mut timestamp, mut echostr) = (None, None, None);
-        // The registered URL may have a query of its own, before what iLink appends: the last of a name counts.
+        // The registered URL may have a query of its own, to which iLink appends: the last value of a name counts.
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "signature" => signature = Some(value),
@@ -246,7 +246,8 @@ impl Callback {
             debug!(%client, "a push without a body: there is nothing to store");
             return Ok(json(Answer::new(DONE)));
         }
-        // The decoded push is another copy of the body, outside the room: it ends here, not when the disk has the row.
+        // The decoded push is a second copy of the body, which `Room` does not count. So it is dropped here, before the disk is
+        // waited for.
         let (body, kind, refused) = {
             let (body, push) = self.understand(body, client)?;
             (body, push.message.kind(), self.check_receiver(push.to_uid.as_ref()))
@@ -260,7 +261,7 @@ impl Callback {
         self.counters.series.push_stored(arrived.elapsed());
         debug!(kind = kind.as_str(), took = ?arrived.elapsed(), "stored a push");
         let mut answer = Answer::new(DONE);
-        // Later than this iLink has gone, and tries again.
+        // After this time iLink has gone, and will repeat the push.
         if let Some(ticket) = ticket.filter(|_| arrived.elapsed() < ANSWER_TIMEOUT) {
             let leaving = self.store.leaving(ticket);
             let in_time = move || {
@@ -274,7 +275,7 @@ impl Callback {
         Ok(json(answer))
     }
 
-    /// The body, in the room in memory that it takes.
+    /// Reads the body, once there is room in memory for it.
     async fn read<B>(&self, head: &Parts, body: &mut B) -> Result<Held, ReadError>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -285,13 +286,14 @@ impl Callback {
             return Err(ReadError::TooLarge);
         }
         let announced = announced.and_then(|length| usize::try_from(length).ok());
-        // What is not announced may come as large as any.
+        // A body without a Content-Length may be as large as any.
         let place = self.store.room(announced.unwrap_or(max)).await.map_err(|_| ReadError::NoRoom)?;
         let read = timeout(BODY_TIMEOUT, collect(body, announced.unwrap_or_default(), max)).await;
         Ok(Held::new(read.map_err(|_| ReadError::Slow)??, place))
     }
 
-    /// The push in `body`, and what to store of it. What cannot be read is a push too: iLink would not send it again.
+    /// Decodes the push in `body`, and returns the bytes to store with it. A body that cannot be read is stored as a push, too:
+    /// iLink would not send it again.
     fn understand(&self, body: Held, client: IpAddr) -> Result<(Held, Push), Unanswered> {
         if let Some(unpacked) = lenient::gunzip(body.bytes(), self.config.max_body)
             && let Ok(push) = Push::decode(&unpacked)
@@ -335,7 +337,7 @@ impl From<Unanswered> for NoAnswer {
     }
 }
 
-/// The whole body, of at most `max` bytes, which is probably of `expected`.
+/// Reads the whole body, of at most `max` and probably `expected` bytes.
 async fn collect<B>(body: &mut B, expected: usize, max: usize) -> Result<Bytes, ReadError>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -349,7 +351,7 @@ where
         if read.is_empty() && body.is_end_stream() {
             return Ok(data);
         }
-        // At once: growing step by step would take up to twice as much.
+        // Reserve all at once: growing in steps would take up to twice as much memory.
         read.reserve(data.len().max(expected.saturating_sub(read.len())));
         read.extend_from_slice(&data);
     }
@@ -361,8 +363,8 @@ async fn next_data<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Option<Result
     Some(frame.map_err(|_| ReadError::Broken).map(|frame| frame.into_data().unwrap_or_default()))
 }
 
-/// Reads on for a moment before a refusal is sent: a connection closed over unread bytes is reset, and the peer would never
-/// see why.
+/// Reads the rest of a request for a moment before it is refused: a connection that is closed with unread bytes is reset, and
+/// the peer might not see the status.
 async fn linger<B: Body<Data = Bytes> + Unpin>(body: &mut B, max_body: usize) {
     let mut left = max_body.saturating_mul(4);
     let drain = async {
@@ -376,7 +378,7 @@ async fn linger<B: Body<Data = Bytes> + Unpin>(body: &mut B, max_body: usize) {
     let _ = timeout(LINGER, drain).await;
 }
 
-/// A refusal ends the connection: whoever sent that has nothing more to say that we want to hear.
+/// A refusal: the connection is closed after it.
 pub(super) fn refusal(status: StatusCode) -> Response<Answer> {
     let mut response = Response::new(Answer::new(Bytes::new()));
     *response.status_mut() = status;

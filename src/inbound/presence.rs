@@ -1,14 +1,15 @@
-//! Who was last published as what, so that an older push cannot overwrite newer presence; and the retained topics at the
-//! broker, which are cleared for who is configured no longer and restored to a broker that lost them.
+//! The *book of presence*: for each uid, the presence that was last published. By it, an older push cannot overwrite newer
+//! presence. The retained presence topics follow the book: they are cleared for uids that are no longer configured, and
+//! restored at a broker that has lost them.
 //!
-//! Kept in memory for the order of publishes, and as notes in the spool for the next run: a uid that is no longer configured
-//! gets its retained topic cleared, which needs somebody to remember that it had one.
+//! The book is kept in memory, and as notes in the spool for the next run: to clear the topic of a uid that is no longer
+//! configured, that run must know that there was one.
 //!
-//! Whoever sends presence gets into the book, and it is bounded: who is not configured and has not been heard of for long is
-//! taken out, those heard of longest ago first. Their retained topics are cleared with that; the next push sets them again.
+//! Everybody who sends presence gets into the book, so it is bounded: uids that are not configured and were not heard of for
+//! long are taken out, the oldest first. Their retained topics are cleared; the next push sets them again.
 //!
-//! What a push says of presence is published in its turn by the relay; all of it is kept at the broker by the link's one
-//! [holder](Publisher::set_state) of retained topics, so that nothing older overwrites it.
+//! The presence in a push is published by the relay, in its turn. The link keeps the [retained state](Publisher::set_state) of
+//! all these topics, so that nothing older overwrites it.
 
 use std::collections::{HashMap, HashSet};
 use std::future::pending;
@@ -29,26 +30,26 @@ use crate::store::{SpoolError, Store};
 
 const PREFIX: &str = "presence/";
 
-/// A push's time may be so far ahead of our clock, in seconds: clocks and time zones are set wrongly. What is further ahead
-/// tells nothing, and would make everything that follows older than itself.
+/// How far a push's time may be ahead of our clock, in seconds, because a clock or time zone is set wrongly. A time further
+/// ahead is useless: all later pushes would be older.
 const AHEAD_MOST: i64 = 24 * 60 * 60;
 
-/// Uids in the book that are not configured, at most, and how many more may come before it is pruned to that.
+/// The most uids in the book that are not configured. The book is pruned to this number when there are [`SLACK`] more.
 const MOST: usize = 10_000;
 const SLACK: usize = 500;
-/// Not heard of for so long, in seconds, one that is not configured is taken out.
+/// A uid that is not configured is taken out if it was not heard of for so many seconds.
 const LONG: i64 = 90 * 24 * 60 * 60;
-/// How often it is looked who that is.
+/// How often the book is checked for such uids.
 const LOOK_EVERY: Duration = Duration::from_hours(24);
 
 /// What is known of one uid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
-    /// iLink's time of the last published push, in seconds; none if only `ham_user/states` told of it.
+    /// iLink's time of the last published push, in seconds; none if the presence came from `ham_user/states` only.
     pub time: Option<i64>,
     /// What was published.
     pub online: bool,
-    /// Whether it was one of `ilink.subscribe.presence` then, or since its topic was last cleared.
+    /// Whether it was in `ilink.subscribe.presence` then, or at any time since its topic was last cleared.
     pub configured: bool,
 }
 
@@ -57,13 +58,13 @@ pub struct PresenceBook {
     spool: Arc<dyn Store>,
     known: HashMap<Uid, (Known, u64)>,
     configured: HashSet<Uid>,
-    /// No longer configured, or pruned, with nothing noted since.
+    /// Uids that are no longer configured, or were pruned, and of which nothing was noted since.
     dropped: HashSet<Uid>,
-    /// The last row that was stored when a uid was dropped: what such rows say of it is as outdated as what is cleared.
+    /// The last row that was stored when a uid was dropped. What rows up to it say of the uid is outdated.
     dropped_after: HashMap<Uid, u64>,
-    /// Of these, who was never configured.
+    /// Dropped uids that were never configured.
     pruned: HashSet<Uid>,
-    /// When it is looked again who has not been heard of for long.
+    /// When the book is next checked for uids that were not heard of for long.
     look_at: Duration,
 }
 
@@ -85,8 +86,9 @@ impl PresenceBook {
         Ok(Self { spool, known, configured, dropped, dropped_after, pruned, look_at: Duration::ZERO })
     }
 
-    /// Notes what row `seq` publishes, unless something newer was published before: false then. `time` is none for a state read
-    /// by `ham_user/states`, which does not say since when; then, and between rows of one time, the later row is newer.
+    /// Notes the presence in row `seq`. Returns false if something newer was published already: then it must not be published.
+    /// `time` is none for a state from `ham_user/states`, which tells no time. Without a time, or with equal times, the later
+    /// row is the newer.
     #[must_use]
     pub fn note(&mut self, uid: &Uid, online: bool, time: Option<i64>, seq: u64) -> bool {
         if self.dropped_after.get(uid).is_some_and(|last| seq <= *last) {
@@ -96,7 +98,7 @@ impl PresenceBook {
         let time = time.map(|time| credible(time, now));
         let before = self.known.get(uid).copied();
         if let Some((known, by)) = before {
-            // One that a clock set wrongly, here or there, has put ahead of all that comes says nothing.
+            // A published time that is too far ahead came from a wrong clock, ours or theirs, and does not count.
             let published = known.time.filter(|time| *time <= now.saturating_add(AHEAD_MOST));
             if seq < by || time.zip(published).is_some_and(|(time, published)| time < published) {
                 return false;
@@ -122,8 +124,8 @@ impl PresenceBook {
         self.known.get(uid).is_some_and(|(known, _)| known.online == online) && !self.dropped.contains(uid)
     }
 
-    /// Takes over a changed configuration and returns the uids it dropped, whose retained topics are to be cleared; `last` is the
-    /// last row that was stored before.
+    /// Applies a changed configuration. Returns the uids that it dropped, whose retained topics are to be cleared. `last` is
+    /// the last row that was stored before the change.
     pub fn reconfigure(&mut self, configured: HashSet<Uid>, last: u64) -> Vec<Uid> {
         for uid in self.configured.difference(&configured) {
             self.dropped_after.insert(uid.clone(), last);
@@ -139,14 +141,14 @@ impl PresenceBook {
         dropped
     }
 
-    /// Whether `uid` is no longer configured, or pruned, and its topic is to be cleared for that.
+    /// Whether the topic of `uid` is to be cleared, because it is no longer configured, or was pruned.
     #[must_use]
     fn is_dropped(&self, uid: &Uid) -> bool {
         let known = self.known.get(uid).is_some_and(|(known, _)| known.configured || self.pruned.contains(uid));
         known && !self.configured.contains(uid)
     }
 
-    /// Who is to be taken out, if it is time to look: their retained topics are to be cleared, and then they are forgotten.
+    /// The uids to take out, if it is time to check: their retained topics are to be cleared, and then they are forgotten.
     pub fn prune(&mut self, now: Duration) -> Vec<Uid> {
         let strangers = self.known.len().saturating_sub(self.configured.len() + self.dropped.len());
         if strangers <= MOST + SLACK && now < self.look_at {
@@ -168,13 +170,13 @@ impl PresenceBook {
         pruned
     }
 
-    /// The topic of `uid` is to be cleared once more.
+    /// The topic of `uid` must be cleared once more.
     fn drop_again(&mut self, uid: &Uid) {
         self.dropped.insert(uid.clone());
     }
 
-    /// The retained topic of `uid` has been cleared, because it was dropped. False, and nothing is forgotten, if it is configured
-    /// or published again since.
+    /// The retained topic of a dropped uid was cleared: forgets the uid. Returns false, and forgets nothing, if it was
+    /// configured or published again meanwhile.
     fn forget_dropped(&mut self, uid: &Uid) -> bool {
         let forget = self.dropped.remove(uid) && self.is_dropped(uid);
         if forget {
@@ -185,13 +187,13 @@ impl PresenceBook {
         forget
     }
 
-    /// Everything published and not cleared, to publish it again to a broker that lost it.
+    /// The presence of every uid whose topic is not cleared, to restore it at a broker that has lost it.
     pub fn all(&self) -> impl Iterator<Item = (&Uid, bool)> {
         self.known.iter().map(|(uid, (known, _))| (uid, known.online))
     }
 }
 
-/// A time that is further ahead than a clock may be wrong counts as now.
+/// A time that is too far ahead counts as now.
 fn credible(time: i64, now: i64) -> i64 {
     if time > now.saturating_add(AHEAD_MOST) { now } else { time }
 }
@@ -200,19 +202,19 @@ fn seconds_now() -> i64 {
     i64::try_from(clock::wall_now_ms() / 1000).unwrap_or(i64::MAX)
 }
 
-/// Keeps them in step with the book.
+/// Keeps the retained presence topics in step with the book.
 pub(super) struct Retained {
-    /// Who is published as what.
+    /// The book.
     pub(super) book: PresenceBook,
     base: Base,
     publisher: Publisher,
-    /// What is being cleared, and whether the broker has acknowledged it.
+    /// The topics that are being cleared; each resolves to its uid, and to whether the broker has acknowledged that.
     clearing: FuturesUnordered<BoxFuture<'static, (Uid, bool)>>,
     being_cleared: HashSet<Uid>,
 }
 
 impl Retained {
-    /// Restores all that earlier runs published.
+    /// Restores everything that earlier runs published.
     pub(super) fn new(book: PresenceBook, base: Base, publisher: Publisher) -> Self {
         for (uid, online) in book.all() {
             publisher.restore(Self::publication(&base, uid, online));
@@ -220,17 +222,18 @@ impl Retained {
         Self { book, base, publisher, clearing: FuturesUnordered::new(), being_cleared: HashSet::new() }
     }
 
-    /// What the topic of `uid` says.
+    /// The retained message of a uid.
     pub(super) fn publication(base: &Base, uid: &Uid, online: bool) -> Publication {
         Publication::raw(base.presence(uid), if online { "online" } else { "offline" }).retained()
     }
 
-    /// Clears the topics of uids that are not configured any more; `last` is the last row that was stored before.
+    /// Clears the topics of uids that are no longer configured. `last` is the last row that was stored before the change.
     pub(super) fn configure(&mut self, configured: HashSet<Uid>, last: u64) {
         for uid in self.book.reconfigure(configured, last) {
             self.clear(uid);
         }
-        // Configured again before they were cleared: what was published stands, until it is read anew.
+        // Uids that are configured again before their topics were cleared keep what was published, until their presence is read
+        // again.
         for (uid, online) in self.book.all().filter(|(uid, _)| self.being_cleared.contains(*uid)) {
             if !self.book.is_dropped(uid) {
                 self.publisher.restore(Self::publication(&self.base, uid, online));
@@ -238,7 +241,7 @@ impl Retained {
         }
     }
 
-    /// Clears the topics of those who are neither configured nor heard of for long, when it is time to.
+    /// Clears the topics of uids that are not configured and were not heard of for long, if it is time to check.
     pub(super) fn prune(&mut self) {
         let pruned = self.book.prune(clock::boot_now());
         if !pruned.is_empty() {
@@ -257,15 +260,15 @@ impl Retained {
         }
     }
 
-    /// Notes the next topic that the broker has cleared; waits while there is none. What nobody heard before the process ends is
-    /// cleared again by the next run.
+    /// Notes the next topic that the broker has cleared; waits while there is none. If the process ends before that, the next
+    /// run clears it again.
     ///
     /// Cancel-safe.
     pub(super) async fn cleared(&mut self) {
         let Some((uid, cleared)) = self.clearing.next().await else { return pending().await };
         self.being_cleared.remove(&uid);
         let forgotten = cleared && self.book.forget_dropped(&uid);
-        // A push from before it was dropped came in between.
+        // A push from before it was dropped was published in between.
         if !forgotten && self.book.is_dropped(&uid) {
             self.book.drop_again(&uid);
             self.clear(uid);

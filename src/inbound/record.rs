@@ -1,5 +1,5 @@
-//! A row of the inbound queue: its bytes (by [`codec`]), and how the relay sees it once it is decoded, with what is remembered
-//! of it should it be sent again.
+//! A row of the inbound queue: its stored form (in [`codec`]'s format), its decoded form for the relay, and what the relay
+//! remembers of it in case that it must be sent again.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::observe::activity::Verdict;
 use crate::os::clock::{self, Stamp};
 use crate::protocol::{Push, Uid};
 
-/// One durable thing on its way to the broker.
+/// What a row holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
     /// A push, byte for byte as iLink sent it.
@@ -28,7 +28,8 @@ pub enum Record {
         #[serde(with = "codec::whole")]
         body: Bytes,
     },
-    /// Who is online, as `ham_user/states` told (manual §5.10). Queued between the pushes, so that neither overtakes the other.
+    /// Who is online, from `ham_user/states` (manual §5.10). It is queued among the pushes, so that neither overtakes the
+    /// other.
     States {
         /// Each uid, and whether it is online.
         states: Vec<(Uid, bool)>,
@@ -81,8 +82,8 @@ impl Refused {
         refused
     }
 
-    /// Keeps what was refused. If there is no such publish any more (it is too late for the raw one, `mqtt.output` has changed),
-    /// what there is instead stands for it.
+    /// Keeps what was refused. If there is no such publish any more (it is too late for the raw one, `mqtt.output` has
+    /// changed), what there is instead stands for it.
     pub(super) fn retain_in(&self, parts: &mut Vec<Part>) {
         let wanted = |part: &Part| match Form::of(&part.publication) {
             Form::Raw => self.raw,
@@ -159,7 +160,7 @@ pub struct Accepted {
     pub(super) again: Option<Refused>,
 }
 
-/// What was published of a push, for those who watch.
+/// What became of a push, for the list of recent messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Delivered,
@@ -181,11 +182,11 @@ impl Fate {
     }
 }
 
-/// What a row of the queue says.
+/// A decoded row.
 pub enum Row {
     /// A push.
     Push(Box<Accepted>),
-    /// Who is online, as iLink told.
+    /// Who is online.
     States(Vec<(Uid, bool)>),
     /// As it told earlier.
     StatesAgain(Vec<(Uid, bool)>),
@@ -207,7 +208,7 @@ impl Row {
         Self::Push(Box::new(Accepted { push, received, at, fate: Fate::Delivered, again }))
     }
 
-    /// Whose lane it goes by. What has no sender shares one.
+    /// The sender, by whom lanes are made. Rows without a sender share one lane.
     pub(super) fn sender(&self) -> Option<&Uid> {
         match self {
             Self::Push(accepted) => accepted.push.message.from_uid(),
@@ -216,12 +217,12 @@ impl Row {
     }
 }
 
-/// What is remembered of a row that was sent.
+/// What is remembered of a row until it is sent again.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// As what it was sent, and counted, last; none if it never was.
+    /// In what form it was last sent and counted; none if it was not sent yet.
     pub(super) sent: Option<SentAs>,
-    /// Its raw message's time has passed.
+    /// Its raw message is too old.
     pub(super) too_late: bool,
     pub(super) more: Option<Box<More>>,
 }
@@ -236,9 +237,9 @@ pub(super) struct SentAs {
 pub(super) struct More {
     /// The routes that it fired.
     pub(super) fired: Vec<Arc<RouteState>>,
-    /// Of these, whose publishes are settled.
+    /// Those of them whose publishes the broker has.
     pub(super) settled_routes: Vec<Arc<RouteState>>,
-    /// The topics of its own publishes that are.
+    /// The topics of its own publishes that the broker has.
     pub(super) settled: Vec<String>,
 }
 

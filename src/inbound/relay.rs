@@ -1,4 +1,5 @@
-//! The relay loop: takes durable pushes in order, publishes them, and completes each when all its publishes are acknowledged.
+//! The relay loop: reads durable pushes in order, publishes them, and completes each one when all its publishes are
+//! acknowledged.
 //!
 //! ```text
 //!  spool ──1 read in order──► 2 lane ──3 render, publish──► link ──4 PUBACK──► lane ──5 complete in order──► spool
@@ -6,12 +7,13 @@
 //!             └──by number── waits ◄── refused for now, too late: from here on again
 //! ```
 //!
-//! Each sender has a lane ([`lanes`](crate::delivery::lanes)). Publishes are handed to the link in the order of the spool and
-//! many are under way at once; the link keeps the order on the wire. What the broker refuses for now holds up its sender's
-//! lane alone: it is tried again, and then everything behind it is sent (again), so that the last copy of each stands in the
-//! order of acceptance. What waits so long that its raw message is too late is rendered anew, as late, in its place. A row is
-//! completed when each publish of it was acknowledged, or refused for good and set aside, and so was every row before it in
-//! its lane. What is not completed when the process ends is delivered again by the next run, with the same id.
+//! Each sender has a lane ([`lanes`](crate::delivery::lanes)). Publishes are handed to the link in the order of the spool, and
+//! many are under way at once; the link sends them in that order. If the broker refuses one for now, only that sender's lane
+//! waits: the publish is tried again, and then everything behind it is sent, or sent again, so that the last copies arrive in
+//! the order of acceptance. If a raw message gets too old while it waits, the row is rendered again, as late, in its place. A
+//! row is completed when each of its publishes was acknowledged, or refused for good and set aside, and all rows before it in
+//! its lane are completed. Rows that are not completed when the process ends are delivered again by the next run, with the same
+//! id.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -39,31 +41,31 @@ use crate::os::clock;
 use crate::protocol::{Kind, Uid};
 use crate::store::{Queue, Row as Stored, SpoolError, Store};
 
-/// Rows read from the spool at once, and their bytes: what the loop holds in memory before the link takes it.
+/// The most rows to read from the spool at once, and their bytes: the loop holds them in memory until the link takes them.
 const READ_ROWS: usize = 128;
 const READ_BYTES: usize = 512 * 1024;
-/// Rows whose publishes are not all acknowledged yet. The link's window is smaller; this keeps it fed.
+/// The most rows under way, whose publishes are not all acknowledged yet: more than the link's window, so that it stays full.
 const UNDER_WAY: usize = 256;
-/// The same in bytes of their rows, for large messages; one row always fits.
+/// The most bytes of rows under way; one row always fits.
 const UNDER_WAY_BYTES: usize = 2 * 1024 * 1024;
 
 /// What the loop needs to render a push.
 pub struct RelayConfig {
     /// The base topic.
     pub base: Base,
-    /// Ours: what it says fires no route.
+    /// Our own uid: its messages fire no route.
     pub uid: Uid,
-    /// Which forms are published.
+    /// Which forms are published: `mqtt.output`.
     pub output: Output,
-    /// A raw message older than this is late; none means no limit.
+    /// A raw message older than this is late; none: no limit.
     pub raw_max_age: Option<Duration>,
     /// Whose last picture is kept at the broker.
     pub pictures_of: HashSet<Uid>,
-    /// With a broker that refuses something for now.
+    /// How long to wait after refusals for now.
     pub patience: Patience,
 }
 
-/// What can change while running.
+/// The settings that can change while the bridge runs.
 #[derive(Debug, Clone, Default)]
 pub struct RelaySettings {
     /// Senders whose messages are commands; empty means all.
@@ -76,21 +78,21 @@ pub struct RelaySettings {
 pub struct Relay {
     /// How to render.
     pub config: RelayConfig,
-    /// What can change.
+    /// The settings that can change.
     pub settings: watch::Receiver<Arc<RelaySettings>>,
     /// The routes in force.
     pub routing: watch::Receiver<Arc<Routing>>,
-    /// Where from.
+    /// The spool with the inbound queue.
     pub spool: Arc<dyn Store>,
-    /// Told of what is delivered.
+    /// Is told which rows are delivered.
     pub repeats: Option<Arc<Repeats>>,
-    /// Where to.
+    /// Publishes.
     pub publisher: Publisher,
     /// The link's state: nothing is published while it is not connected.
     pub link: watch::Receiver<LinkState>,
-    /// For what is refused for good.
+    /// Keeps what is refused for good.
     pub set_aside: SetAside,
-    /// Told of what is refused for now.
+    /// Shows what is refused for now.
     pub busy: BusyBoard,
     /// What is counted.
     pub counters: Arc<Counters>,
@@ -120,7 +122,7 @@ impl Relay {
             relay.progress.beat();
             retained.prune();
             appended.mark_unchanged();
-            // What cannot be published now is not rendered now: whether it is late is judged when it can be.
+            // Nothing is rendered while the link is not connected: whether a message is late is decided when it can be sent.
             let connected = link.borrow().connected;
             let book = &mut retained.book;
             let mut render = |row: &mut Row, seq, seen: &mut Seen| relay.render(row, seq, seen, book);
@@ -134,10 +136,11 @@ impl Relay {
             if rows.is_empty() && !went_on {
                 let wake = courier.next_change().filter(|_| connected);
                 let wake = wake.map(|at| Instant::now() + clock::nap(at, clock::boot_now()));
-                // Every arm only observes (a state, a number, a token, a timer), or takes one that has ended out of a set.
+                // Cancel-safe: each arm only observes (a state, a number, a token, a timer), or takes a finished future out of
+                // a set.
                 tokio::select! {
                     () = courier.settled() => {}
-                    // The answers of the same commit go first.
+                    // The answers to the pushes of the same commit go first.
                     Ok(()) = appended.changed(), if room > 0 => tokio::task::yield_now().await,
                     Ok(()) = settings.changed() => {
                         let configured = settings.borrow_and_update().presence.clone();
@@ -164,9 +167,9 @@ impl Relay {
     }
 }
 
-/// A push that is done with.
+/// A row whose outcome is known.
 pub struct Done {
-    /// None for what is no push.
+    /// None if it is no push.
     push: Option<(Kind, Duration, Passed)>,
     set_aside: bool,
 }

@@ -1,7 +1,7 @@
-//! What a row of the inbound queue is published as: its `recv/` and `event/` messages, and what the routes make of it.
+//! Makes publishes of a row of the inbound queue: its `recv/` and `event/` messages, and those of the routes that it fires.
 //!
-//! Only a message that may still be an order to a device fires a route: young enough, from a sender who is allowed, and not
-//! from ourselves.
+//! Only a message that may be a command to a device fires a route: it must be young enough, from an allowed sender, and not
+//! from our own uid.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::protocol::{Message, Uid};
 use crate::route::{Outcome, Publish, Said};
 
 impl Relay {
-    /// What a row is published as now. It is counted once, however often it is sent.
+    /// The parts of a row that are to be published now. The row is counted once, however often it is sent.
     pub(super) fn render(&self, row: &mut Row, seq: u64, seen: &mut Seen, book: &mut PresenceBook) -> Vec<Part> {
         let mut parts = match row {
             Row::Push(accepted) => self.render_push(accepted, seq, seen, book),
@@ -50,7 +50,7 @@ impl Relay {
         let again = before.is_some();
         let other = again && before != seen.sent;
         if let Some(more) = seen.more.as_mut().filter(|_| other) {
-            // Its event is another one now.
+            // Its event has changed, and must be sent again.
             more.settled.clear();
         }
         if flags.late {
@@ -94,7 +94,7 @@ impl Relay {
         publications(base, &accepted.push, &accepted.received, output, flags, stale, deadline)
     }
 
-    /// Presence is state, not a command: whose presence is published is chosen by what is subscribed.
+    /// Whether the sender is in `inbound.allow_from`. Not asked for presence, which is state and no command.
     fn allows(&self, from: Option<&Uid>) -> bool {
         let settings = self.settings.borrow();
         settings.allow_from.is_empty() || from.is_some_and(|from| settings.allow_from.contains(from))
@@ -107,7 +107,7 @@ impl Relay {
         states.iter().filter_map(publish).collect()
     }
 
-    /// For those who watch.
+    /// The push as an entry in the list of recent messages.
     pub(super) fn passed(&self, accepted: &Accepted) -> Passed {
         let message = &accepted.push.message;
         let (verdict, outcome) = accepted.fate.describe();
@@ -136,8 +136,9 @@ fn plain(publications: impl IntoIterator<Item = Publication>) -> Vec<Part> {
     publications.into_iter().map(|publication| Part { publication, route: None }).collect()
 }
 
-/// A push's publishes by routes. `raw_max_age` holds where a route has no `max_age`. `only`: it is published again, by the routes
-/// that it fired then; that is neither counted nor held against their rate once more.
+/// The publishes of the routes that a push fires. `raw_max_age` is for routes without a `max_age` of their own. `only`: the
+/// push is published again, by the routes that it fired the first time; this is not counted again, and does not count towards
+/// their rate.
 pub(super) fn routed(
     routing: &Routing,
     message: &Message,
@@ -171,7 +172,7 @@ pub(super) fn routed(
                 let max_age = route.max_age(raw_max_age);
                 if max_age.is_some_and(|most| at.age() > most) {
                     state.counters.late.add();
-                // By when it was accepted: what waited for the broker is no loop.
+                // The rate is measured by the time of acceptance: a backlog that waited for the broker is no loop.
                 } else if only.is_some() || state.may_fire(route.max_rate(), at.plus(Duration::ZERO)) {
                     state.counters.fired.add_if(only.is_none());
                     let user_properties = vec![("id", received.id.to_string()), ("route", state.name.clone())];

@@ -1,12 +1,13 @@
-//! Tells iLink's second try of a push from a new push with the same bytes.
+//! Tells a push that iLink sends again from a new push with the same bytes.
 //!
-//! Pushes carry no message id (manual §4), and iLink sends a body again when it got no answer (§2.2). So a push is a *repeat*
-//! when the same bytes were stored, or are being stored, less than 60 s ago and none of the tries was answered: it shares
-//! that one's commit. Once a try was answered, the same bytes are a new message: two "ON" in one second are two.
+//! Pushes carry no message id (manual §4), and iLink sends a push again if it got no answer (§2.2); each sending is a *try*. A
+//! push is a *repeat* if the same bytes were stored less than 60 s ago, or are being stored, and no try of them was answered.
+//! It then shares the first one's commit. Once a try was answered, the same bytes are a new message: two "ON" in one second are
+//! two.
 //!
-//! After a restart the rows of the inbound queue tell which pushes were stored, and `answered` which of them were answered.
-//! What was delivered before it was answered leaves a note, because its row goes. So a push that is answered at once, as
-//! nearly all are, costs one byte in a file.
+//! After a restart, the rows of the inbound queue tell which pushes were stored, and `answered` which of them were answered. A
+//! push that was delivered before it was answered leaves a note in the spool, because its row is removed. So a push that is
+//! answered at once, as nearly all are, costs one byte in a file.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,19 +23,19 @@ use crate::observe::counters::Unanswered;
 use crate::os::clock::Stamp;
 use crate::store::{Queue, Row, SpoolError, Store};
 
-/// How long a stored, unanswered push is remembered: three tries of 5 s each, with room.
+/// How long a stored push without an answer is remembered. iLink makes three tries of 5 s each.
 pub const WINDOW: Duration = Duration::from_mins(1);
 
-/// Before the number of a row that was delivered and not answered.
+/// The prefix of notes; the number of a row that was delivered and not answered follows.
 const NOTE: &str = "repeat/";
-/// Rows and bytes that are read at once after a restart.
+/// The most rows and bytes to read at once after a restart.
 const READ_ROWS: usize = 256;
 const READ_BYTES: usize = 512 * 1024;
 
 /// SHA-256 of a push's body.
 pub type Digest = [u8; 32];
 
-/// How far storing a push has come.
+/// How far the storing of a push has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// On its way to the disk.
@@ -48,13 +49,14 @@ pub enum Progress {
 /// What a push turned out to be.
 #[derive(Debug)]
 pub enum Claim {
-    /// New: the caller stores it and tells the others through the sender; a closed channel tells them that it gave up.
+    /// A new push. The caller stores it, and reports its progress to further tries through the sender. If it drops the sender,
+    /// it has given up.
     First(Ticket, watch::Sender<Progress>),
-    /// A further try of a push that is stored or being stored.
+    /// A further try of a push that is stored, or is being stored.
     Repeat(Ticket, watch::Receiver<Progress>),
 }
 
-/// Names one remembered push, so that a late note about it cannot touch its successor with the same bytes.
+/// Identifies one remembered push, so that late news about it do not affect a newer push with the same bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Ticket {
     digest: Digest,
@@ -67,17 +69,17 @@ struct Entry {
     progress: watch::Receiver<Progress>,
     /// Its row, once it has one.
     seq: Option<u64>,
-    /// Tries whose answer is being handed to the socket.
+    /// How many answers to its tries are about to leave.
     leaving: u32,
     /// Its row is gone.
     delivered: bool,
-    /// A note stands for the row.
+    /// The spool has a note of it.
     noted: bool,
 }
 
 impl Entry {
-    /// An answer that is leaving counts as given: its receiver may send the next push before its leaving is noted here, and
-    /// that one must not be lost.
+    /// Whether the same bytes would be a repeat now. An answer that is about to leave counts as given: the receiver may send
+    /// its next push before we notice that the answer has left, and that push must not be lost.
     fn makes_repeats(&self) -> bool {
         self.leaving == 0 && self.is_remembered()
     }
@@ -90,7 +92,7 @@ impl Entry {
 #[derive(Default)]
 struct Memory {
     entries: HashMap<Digest, Entry>,
-    /// The entries whose pushes are stored, by their rows.
+    /// The entries of stored pushes, by row.
     rows: HashMap<u64, Digest>,
     next: u64,
     sweep_at: usize,
@@ -110,7 +112,8 @@ pub struct Repeats {
 const SWEEP_FROM: usize = 1024;
 
 impl Repeats {
-    /// The memory of pushes in `spool`, with the marks in this directory. What an earlier run left is read by [`Self::load`].
+    /// The memory of the pushes in `spool`, with the `answered` file in this directory. [`Self::load`] reads what an earlier
+    /// run left.
     #[must_use]
     pub fn new(spool: Arc<dyn Store>, directory: &Path) -> Self {
         let highest = *spool.appended(Queue::Inbound).borrow();
@@ -118,12 +121,12 @@ impl Repeats {
         Self { answered: Answered::open(directory, highest), spool, highest, loaded: OnceCell::new(), memory }
     }
 
-    /// Without one, nothing must be left of an earlier run's: it would say nothing of the pushes to come.
+    /// For a run without such a memory: removes the file of earlier runs, which would be wrong afterwards.
     pub fn none(directory: &Path) {
         Answered::remove(directory);
     }
 
-    /// Reads what an earlier run left. Whoever takes pushes in or delivers them waits for it.
+    /// Reads what an earlier run left. Pushes are neither accepted nor delivered before that.
     ///
     /// # Errors
     /// If the spool failed.
@@ -150,7 +153,7 @@ impl Repeats {
             after = last.seq;
             kept.extend(rows.iter().filter_map(|row| unanswered(row, &seen)));
         }
-        // Of equal bytes the last are meant.
+        // Of pushes with the same bytes, the last one counts.
         kept.sort_unstable_by_key(|(seq, ..)| *seq);
         let (_, progress) = watch::channel(Progress::Stored);
         let mut memory = self.lock();
@@ -162,7 +165,7 @@ impl Repeats {
         Ok(())
     }
 
-    /// The row behind which all are to be read: those before it are too old, or nothing is known of them.
+    /// The row after which all rows are to be read: earlier ones are too old, or nothing is known of them.
     async fn first_young(&self) -> Result<u64, SpoolError> {
         let mut back = READ_ROWS as u64;
         loop {
@@ -177,7 +180,7 @@ impl Repeats {
         }
     }
 
-    /// Is this a new push, or a further try of one?
+    /// Decides whether this is a new push or a repeat.
     pub fn claim(&self, digest: Digest) -> Claim {
         let mut memory = self.lock();
         if let Some(entry) = memory.entries.get(&digest)
@@ -195,7 +198,7 @@ impl Repeats {
         Claim::First(Ticket { digest, number }, tell)
     }
 
-    /// The push is stored, in this row. To be said before anybody else hears of it.
+    /// The push is stored, in this row. Must be called before anybody else is told.
     pub fn stored(&self, ticket: Ticket, seq: u64) {
         let mut memory = self.lock();
         if let Some(entry) = memory.entry(ticket) {
@@ -204,11 +207,12 @@ impl Repeats {
         }
     }
 
-    /// Gives a push up that could not be stored, unless a try of it still waits: what was never stored makes no repeats.
-    /// True if it was given up.
+    /// Gives up a push that could not be stored, unless one of its tries still waits. A push that was never stored makes no
+    /// repeats. Returns true if it was given up.
     pub fn give_up(&self, ticket: Ticket, tell: &watch::Sender<Progress>) -> bool {
         let mut memory = self.lock();
-        // One receiver is the entry's own. Claims are made under the same lock, so none can slip in between.
+        // One receiver belongs to the entry itself. Claims are made under the same lock, so that no new one can come in
+        // between.
         let alone = tell.receiver_count() <= 1;
         if alone {
             memory.entries.remove(&ticket.digest);
@@ -216,7 +220,7 @@ impl Repeats {
         alone
     }
 
-    /// A try of the push was answered: the same bytes are a new message from here on.
+    /// A try of the push was answered: from now on the same bytes are a new message.
     pub fn answered(&self, ticket: Ticket) {
         let mut memory = self.lock();
         if memory.entry(ticket).is_some() {
@@ -224,15 +228,15 @@ impl Repeats {
         }
     }
 
-    /// An answer to a try of the push is about to leave. Then comes [`Self::answered`] or [`Self::not_answered`].
+    /// An answer to a try of the push is about to leave. [`Self::answered`] or [`Self::not_answered`] must follow.
     ///
-    /// From here on the next run takes it for answered: should the bridge be killed just after, the next push with the same
-    /// bytes is a new one, and must not be lost. Killed just before, it would store a further try once more: rather twice than
-    /// never.
+    /// From now on the next run takes the push as answered. If the bridge is killed right after the answer left, the next push
+    /// with the same bytes is a new one and must not be lost. If it is killed right before, a further try is stored a second
+    /// time, which is better than a lost push.
     pub fn leaving(&self, ticket: Ticket) {
         let seq = {
             let mut memory = self.lock();
-            // If the same bytes are a newer push already, an answer of this one has left.
+            // Without an entry, the same bytes are a newer push already, because an answer to this one has left.
             let Some(entry) = memory.entry(ticket) else { return };
             entry.leaving += 1;
             entry.seq
@@ -242,7 +246,7 @@ impl Repeats {
         }
     }
 
-    /// The answer did not leave, or too late: a further try is a repeat as before.
+    /// The answer did not leave, or left too late: a further try is a repeat, as before.
     pub fn not_answered(&self, ticket: Ticket) {
         let mut memory = self.lock();
         let Some(entry) = memory.entry(ticket) else { return };
@@ -250,7 +254,7 @@ impl Repeats {
         if entry.makes_repeats()
             && let Some(seq) = entry.seq
         {
-            // Under the lock: no other try's mark can come before it.
+            // Done under the lock, so that it cannot remove the mark of a later try.
             self.answered.take_back(seq);
             if entry.delivered {
                 self.note(ticket.digest, entry);
@@ -258,7 +262,7 @@ impl Repeats {
         }
     }
 
-    /// The push in this row is delivered, and its row about to go.
+    /// The push in this row is delivered, and the row is about to be removed.
     pub fn delivered(&self, seq: u64) {
         let mut memory = self.lock();
         let Some(digest) = memory.rows.get(&seq).copied() else { return };
@@ -301,7 +305,7 @@ impl Repeats {
         }
     }
 
-    /// Forgets what is too old to matter, whenever the memory has doubled since the last time.
+    /// Forgets what is too old, whenever the memory has doubled since the last time.
     fn sweep(&self, memory: &mut Memory) {
         if memory.entries.len() < memory.sweep_at {
             return;
@@ -318,13 +322,13 @@ impl Repeats {
     }
 
     fn lock(&self) -> MutexGuard<'_, Memory> {
-        // Every change under the lock is a single step, so a panic elsewhere leaves nothing half done.
+        // A poisoned lock is harmless: every change under it is a single step.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Memory {
-    /// The ticket's own entry, if no newer push with the same bytes has taken its place.
+    /// The entry of this ticket, if no newer push with the same bytes has replaced it.
     fn entry(&mut self, ticket: Ticket) -> Option<&mut Entry> {
         self.entries.get_mut(&ticket.digest).filter(|entry| entry.number == ticket.number)
     }
@@ -334,7 +338,7 @@ fn note(seq: u64) -> String {
     format!("{NOTE}{seq}")
 }
 
-/// What a row says of a push that was not answered and may still be repeated.
+/// The push in a row, if it was not answered and may still be repeated.
 fn unanswered(row: &Row, seen: &Seen) -> Option<(u64, Digest, Stamp, bool)> {
     if seen.is_answered(row.seq) {
         return None;

@@ -1,7 +1,7 @@
-//! How much memory pushes take, and its bound: from before a body is read until the spool has let go of its row.
+//! Bounds the memory that pushes take, from before a body is read until the spool does not need its row any more.
 //!
-//! Whoever sent a push may leave long before the disk has it. So the place that it takes belongs to its bytes, not to the
-//! request: it travels with the body into the row, and is given back when the last who holds the row drops it.
+//! The sender of a push may leave long before the disk has stored it. So its place in the room belongs to the bytes and not to
+//! the request: it goes with the body into the row, and is given back when the last holder of the row drops it.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::record::Record;
 
-/// Bytes of memory that pushes take at once, while they are read and stored.
+/// The most bytes of memory for pushes that are being read and stored.
 const BYTES_AT_MOST: usize = 64 << 20;
 /// What a push takes beside its bytes, in KiB.
 const BESIDE: u32 = 2;
@@ -18,21 +18,21 @@ const BESIDE: u32 = 2;
 /// The room for all pushes, counted in KiB.
 pub(super) struct Room(Arc<Semaphore>);
 
-/// A part of it, for one push.
+/// A part of the room, for one push.
 pub(super) struct Place(OwnedSemaphorePermit);
 
 impl Room {
-    /// Room for one body of `max_body` bytes at least.
+    /// A room that is large enough for one body of `max_body` bytes.
     pub(super) fn new(max_body: usize) -> Self {
         Self(Arc::new(Semaphore::new((BYTES_AT_MOST / 1024).max(cost(max_body) as usize))))
     }
 
-    /// A place for so many bytes, if there is one.
+    /// A place for so many bytes, if there is one now.
     pub(super) fn try_take(&self, bytes: usize) -> Option<Place> {
         Arc::clone(&self.0).try_acquire_many_owned(cost(bytes)).ok().map(Place)
     }
 
-    /// A place for so many bytes, once there is one; none only if the room were closed.
+    /// Waits for a place for so many bytes. None only if the room is closed, which it never is.
     pub(super) async fn take(&self, bytes: usize) -> Option<Place> {
         Arc::clone(&self.0).acquire_many_owned(cost(bytes)).await.ok().map(Place)
     }
@@ -45,14 +45,14 @@ pub struct Held {
 }
 
 impl Held {
-    /// What of `place` is not needed is given back.
+    /// Puts the body into its place, and gives back what it does not need of it.
     pub(super) fn new(bytes: Bytes, mut place: Place) -> Self {
         let needed = cost(bytes.len()) as usize;
         drop(place.0.split(place.0.num_permits().saturating_sub(needed)));
         Self { bytes, place }
     }
 
-    /// The same push in other bytes; none if those are larger and there is no room.
+    /// Replaces the body by other bytes of the same push. None if they are larger and there is no room for them.
     pub(super) fn exchanged(self, bytes: Bytes, room: &Room) -> Option<Self> {
         let Self { mut place, .. } = self;
         let more = (cost(bytes.len()) as usize).saturating_sub(place.0.num_permits());
@@ -67,7 +67,7 @@ impl Held {
         &self.bytes
     }
 
-    /// The push as a row of the spool. No value of the type fails to encode.
+    /// The push as a row of the spool. None only if the encoding fails, which no value makes it do.
     pub(super) fn into_row(self) -> Option<Bytes> {
         let Self { bytes, place } = self;
         let row = Record::push(bytes).encode().ok()?;
@@ -86,7 +86,7 @@ impl AsRef<[u8]> for Row {
     }
 }
 
-/// In KiB. The allocator rounds large sizes up by as much as an eighth.
+/// What so many bytes cost, in KiB. The allocator rounds large sizes up by as much as an eighth.
 fn cost(bytes: usize) -> u32 {
     u32::try_from((bytes + bytes / 8).div_ceil(1024)).unwrap_or(u32::MAX >> 4).saturating_add(BESIDE)
 }

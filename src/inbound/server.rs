@@ -1,7 +1,7 @@
-//! Who may call the callback: its listener's [`Serve`].
+//! Decides by its address who may call the callback: the [`Serve`] of the callback's listener.
 //!
-//! It finds out whose request this is, through proxies if the configuration trusts them, and hands what is allowed to
-//! [`super::callback`]. Connections and their limits are [`crate::http::listener`]'s.
+//! It finds the address that a request comes from, behind trusted proxies, too, and passes allowed requests to
+//! [`super::callback`]. [`crate::http::listener`] handles connections and their limits.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::http::answered::Answer;
 use crate::http::listener::{NoAnswer, Serve, TurnedAway, Visit};
 use crate::observe::counters::Counters;
 
-/// Whose requests are answered.
+/// The addresses that may call.
 pub struct Access {
     /// Networks that may call; empty means all.
     allow: Vec<IpNet>,
@@ -33,8 +33,8 @@ impl Access {
         Self { allow: plain(allow), trusted_proxies: plain(trusted_proxies) }
     }
 
-    /// The address the request came from: the last one in `X-Forwarded-For` that is not a trusted proxy's, if the peer is
-    /// one; none if that cannot be read. Empty elements count for nothing.
+    /// The address a request comes from: the peer's, or if the peer is a trusted proxy, the last one in `X-Forwarded-For` that
+    /// is not a trusted proxy's. None if that cannot be read. Empty elements are skipped.
     #[must_use]
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
         let lines = headers.get_all("x-forwarded-for").iter().rev();
@@ -53,14 +53,14 @@ impl Access {
         self.trusted_proxies.iter().any(|net| net.contains(&address))
     }
 
-    /// Whether who `client` found may call.
+    /// Whether the client that [`Self::client`] found may call.
     #[must_use]
     pub fn allows(&self, client: Option<IpAddr>) -> bool {
         self.allow.is_empty() || client.is_some_and(|client| self.allow.iter().any(|net| net.contains(&client)))
     }
 }
 
-/// One element of `X-Forwarded-For`: an address, which some proxies write with its port or, if it is IPv6, in brackets.
+/// Reads one element of `X-Forwarded-For`: an address. Some proxies add the port, or put IPv6 in brackets.
 fn address(hop: &[u8]) -> Option<IpAddr> {
     let hop = std::str::from_utf8(hop).ok()?;
     let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok();
@@ -69,20 +69,20 @@ fn address(hop: &[u8]) -> Option<IpAddr> {
     address.or_else(|| bracketed().map(IpAddr::V6)).map(|address: IpAddr| address.to_canonical())
 }
 
-/// Peers are compared as IPv4 wherever they can be; so must be the networks.
+/// Turns a network of IPv4-mapped IPv6 addresses into an IPv4 network: addresses are compared as IPv4 wherever possible.
 fn unmapped(net: IpNet) -> IpNet {
     let IpNet::V6(v6) = net else { return net };
     let v4 = v6.network().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
     v4.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(net, IpNet::V4)
 }
 
-/// The callback, for those who may call it.
+/// The callback, behind the check of the address.
 pub struct Guarded {
-    /// What answers.
+    /// Answers the requests that are allowed.
     pub callback: Arc<Callback>,
-    /// To whom.
+    /// Who may call.
     pub access: Access,
-    /// What was refused is counted here.
+    /// Counts what is refused.
     pub counters: Arc<Counters>,
 }
 

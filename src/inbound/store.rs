@@ -1,9 +1,9 @@
-//! Makes a push durable, once, however often iLink tries it.
+//! Makes a push durable, once, however often iLink sends it.
 //!
-//! Only *no answer* makes iLink try again (manual §2.2), so a push that cannot be stored now (spool full, disk slow) is held
-//! unanswered and tried on until every try of it has left, and then is not answered at all. Storing depends on no connection:
-//! a peer that leaves must not undo what is already on its way to the disk. Nor does the memory that a push takes: `Room`
-//! bounds what is held, whoever still waits for it.
+//! iLink sends a push again only if it gets *no answer* (manual §2.2); each sending is a *try*. While a push cannot be stored
+//! (the spool is full, the disk is slow), its tries are *held*: they wait without an answer, and the storing is tried again
+//! until the last of them has left. Storing does not depend on a connection: what is on its way to the disk goes on if the peer
+//! leaves. `Room` bounds the memory of all pushes, also of those whose peers have left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,13 +24,13 @@ use crate::observe::log::Seldom;
 use crate::protocol::Kind;
 use crate::store::{Append, AppendError, Queue, SpoolError, Then};
 
-/// How long a try is held before it is cut: iLink itself leaves after 5 s.
+/// How long a try is held before its connection is cut. iLink itself leaves after 5 s.
 const HOLD: Duration = Duration::from_secs(6);
-/// A commit that takes longer than this counts as held.
+/// A try whose commit takes longer than this counts as held.
 const SLOW: Duration = Duration::from_secs(1);
-/// Between two attempts to store a held push.
+/// The wait between two attempts to store a held push.
 const RETRY: Duration = Duration::from_millis(200);
-/// So many tries are held at once; each keeps a connection.
+/// The most tries that are held at once; each keeps a connection open.
 const HELD_AT_MOST: usize = 256;
 
 /// Stores pushes.
@@ -41,7 +41,7 @@ pub struct Store {
     room: Room,
     held: Semaphore,
     tasks: TaskTracker,
-    /// Cancelled by a fault in one of the tasks.
+    /// Cancelled if one of the tasks panics.
     fault: CancellationToken,
     runtime: Handle,
     stored: mpsc::UnboundedSender<watch::Sender<Progress>>,
@@ -49,8 +49,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// A store into `spool`, of bodies of at most `max_body` bytes. Without `repeats` every push is new (`callback.repeats =
-    /// "off"`). Of use only within a runtime.
+    /// A store into `spool`, for bodies of at most `max_body` bytes. Without `repeats` every push is new (`callback.repeats =
+    /// "off"`). Must be called within a tokio runtime.
     #[must_use]
     pub fn new(
         spool: Arc<dyn Append>,
@@ -66,13 +66,13 @@ impl Store {
         Self { spool, repeats, counters, room, held, tasks, fault, runtime, stored, told }
     }
 
-    /// Cancelled if the program has a fault in one of the store's own tasks.
+    /// Cancelled if one of the store's own tasks panics.
     #[must_use]
     pub fn fault(&self) -> CancellationToken {
         self.fault.clone()
     }
 
-    /// Spawns a task, also from a thread that is none of the runtime's.
+    /// Spawns a task; may be called from any thread.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let fault = self.fault.clone().drop_guard();
         self.runtime.spawn(self.tasks.track_future(async move {
@@ -81,10 +81,10 @@ impl Store {
         }));
     }
 
-    /// Returns once there is room in memory for a body of so many bytes. Until then the peer's bytes stay with the peer.
+    /// Waits until there is room in memory for a body of so many bytes. The body is not read before that.
     ///
     /// # Errors
-    /// If there was none within 6 s, or too many others wait already.
+    /// If there was no room within 6 s, or too many tries are held already.
     pub(super) async fn room(&self, bytes: usize) -> Result<Place, Unanswered> {
         if let Some(place) = self.room.try_take(bytes) {
             return Ok(place);
@@ -97,18 +97,18 @@ impl Store {
         waiting.over(taken)
     }
 
-    /// The same push in other bytes.
+    /// Replaces the body by other bytes of the same push.
     ///
     /// # Errors
-    /// If those are larger, and there is no room for them.
+    /// If they are larger, and there is no room for them.
     pub(super) fn exchanged(&self, body: Held, bytes: Bytes) -> Result<Held, Unanswered> {
         body.exchanged(bytes, &self.room).ok_or_else(|| self.unanswered(None, Unanswered::Overload))
     }
 
-    /// Returns once the push, which is of this kind, is durable, with what [`Store::leaving`] wants to hear back.
+    /// Waits until the push, which is of this kind, is durable. Returns the ticket for [`Store::leaving`].
     ///
     /// # Errors
-    /// If it could not be stored within 6 s, or too many others wait already.
+    /// If it could not be stored within 6 s, or too many tries are held already.
     pub async fn store(self: &Arc<Self>, body: Held, kind: Kind) -> Result<Option<Ticket>, Unanswered> {
         let until = Instant::now() + HOLD;
         let Taken { ticket, progress, repeat } = self.accept(body);
@@ -119,15 +119,15 @@ impl Store {
         Ok(ticket)
     }
 
-    /// Whether a push that was stored may still be answered: not after the spool has failed, whatever failed in it.
+    /// Checks that a stored push may be answered: not after anything in the spool has failed.
     ///
     /// # Errors
-    /// If it may not.
+    /// If it must not be answered.
     pub(super) fn may_answer(&self, kind: Kind) -> Result<(), Unanswered> {
         if self.spool.has_failed() { Err(self.unanswered(Some(kind), Unanswered::Failed)) } else { Ok(()) }
     }
 
-    /// Counts a try that is left unanswered.
+    /// Counts a try that gets no answer, and warns.
     fn unanswered(&self, kind: Option<Kind>, why: Unanswered) -> Unanswered {
         self.counters.unanswered(why);
         if let Some(kind) = kind {
@@ -145,7 +145,7 @@ impl Store {
         why
     }
 
-    /// An answer to a try of this push is about to leave; [`Leaving::left`] says that it did.
+    /// An answer to a try of this push is about to leave. [`Leaving::left`] tells that it did.
     pub fn leaving(self: &Arc<Self>, ticket: Ticket) -> Leaving {
         if let Some(repeats) = &self.repeats {
             repeats.leaving(ticket);
@@ -165,14 +165,14 @@ impl Store {
             },
         };
         let progress = tell.subscribe();
-        // Were there no row, `tell` would be dropped, and nobody answered.
+        // Without a row, `tell` is dropped, and no try is answered.
         if let Some(row) = body.into_row() {
             self.hand_over(Push { row, ticket, tell });
         }
         Taken { ticket, progress, repeat: false }
     }
 
-    /// A try that was not stored within a second counts as held, like one that the spool refused.
+    /// Waits until the push is stored. A try that waits for more than a second, or whose push the spool refused, is held.
     async fn wait(
         &self,
         mut progress: watch::Receiver<Progress>,
@@ -194,14 +194,14 @@ impl Store {
         }
     }
 
-    /// One of the places for those who are held, if there is one left.
+    /// A permit to hold this try, if fewer than the most are held.
     fn hold(&self, waiting: &mut Waiting<'_>) -> Result<SemaphorePermit<'_>, Unanswered> {
         let held = self.held.try_acquire().map_err(|_| Unanswered::Overload)?;
         waiting.held = true;
         Ok(held)
     }
 
-    /// Gives the push to the spool. From then on it is in the writer's hands, whoever waits or leaves.
+    /// Hands the push to the spool's writer, which stores it whether the peer waits or leaves.
     fn hand_over(self: &Arc<Self>, push: Push) {
         let row = push.row.clone();
         let store = Arc::clone(self);
@@ -211,13 +211,13 @@ impl Store {
             }
         });
         if let Err(done) = self.spool.hand_over(Queue::Inbound, row.clone(), None, done) {
-            // Many others wait: so does this one.
+            // The writer's queue is full: wait for room in it.
             let spool = Arc::clone(&self.spool);
             self.spawn(async move { done(spool.append(Queue::Inbound, row, None).await) });
         }
     }
 
-    /// Tells what became of an attempt to store the push, and gives it back if it is to be tried again.
+    /// Reports the outcome of an attempt to store the push. Returns the push if it must be tried again.
     fn stored(&self, push: Push, appended: &Result<u64, AppendError>) -> Option<Push> {
         match appended {
             Ok(seq) => {
@@ -235,14 +235,14 @@ impl Store {
         }
     }
 
-    /// Appends a push that was refused, again and again until it is stored or nobody waits for it any more.
+    /// Tries again to append a push that was refused, until it is stored or no try of it waits any more.
     async fn keep(self: Arc<Self>, mut push: Push) {
         loop {
             sleep(RETRY).await;
             if self.nobody_waits(&push) {
                 return;
             }
-            // Not given up while it lasts: the row is in the writer's hands and may still be stored.
+            // Not given up during this attempt: the writer has the row, and may store it.
             let appended = self.spool.append(Queue::Inbound, push.row.clone(), None).await;
             match self.stored(push, &appended) {
                 None => return,
@@ -259,8 +259,8 @@ impl Store {
     }
 }
 
-/// Tells those who wait that their pushes are stored. A commit brings many: told by the store's thread, each would wake the
-/// runtime's on its own.
+/// Tells the waiting tries that their pushes are stored. One commit stores many pushes: told by the spool's thread, each would
+/// wake the runtime's thread separately.
 async fn tell_stored(mut stored: mpsc::UnboundedReceiver<watch::Sender<Progress>>, fault: CancellationToken) {
     let fault = fault.drop_guard();
     let mut waiting = Vec::new();

@@ -1,8 +1,9 @@
-//! One lane: what was sent, what waits, how it stands; and when a message is to blame for its own failures.
+//! One lane: the rows that were sent, those that wait, and its state; and the rule by which a message is blamed for its
+//! failures.
 //!
-//! Blame is found only by comparison with others. A broker that is busy refuses everybody, and one that dies at each message
-//! dies at the innocent too. So a failure says something about a message only if it was sent alone, and if others were
-//! acknowledged since it failed before.
+//! A message is blamed only by comparison with others. A busy broker refuses every message, and one that crashes at every
+//! message also crashes at good ones. So a failure counts against a message only if it was sent alone, and if other messages
+//! were acknowledged since its last failure.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,12 +12,12 @@ use std::time::Duration;
 use crate::delivery::Part;
 use crate::mqtt::{Backoff, ForNow, Handling, NotNow};
 
-/// What is to be known of a row when it is sent again.
+/// What is remembered of a row until it is sent again.
 pub trait Memo: Default {
-    /// These parts need not be sent again with the row; `late`: it is too late for its raw message.
+    /// These parts need not be sent again. `late`: the raw message is too old.
     fn settle(&mut self, taken: Vec<Part>, late: bool);
 
-    /// All parts must be sent again: what stands before the row was.
+    /// All parts must be sent again, because a row before this one is sent again.
     fn unsettle(&mut self);
 }
 
@@ -27,9 +28,9 @@ pub struct Ticket<K> {
     pub lane: Arc<K>,
     /// Its number.
     pub seq: u64,
-    /// How its publishes are to be handled; withdrawn when the lane begins anew before it.
+    /// How the link handles its publishes. They are withdrawn if a row before it must be sent again.
     pub handling: Handling,
-    /// No two are sent under one number, not even the same row twice.
+    /// Unique for each sending, also for the same row.
     pub(super) number: u64,
 }
 
@@ -39,20 +40,21 @@ pub(super) struct Sent<M, D> {
     pub(super) number: u64,
     pub(super) seq: u64,
     pub(super) memo: M,
-    /// Once it is done with.
+    /// Set once its outcome is known.
     pub(super) done: Option<D>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// Rows go out as they come; none waits.
+    /// No row waits: new ones are sent at once.
     Open,
-    /// In the line of those who have rows to send.
+    /// It has waiting rows to send, and stands in the line of such lanes.
     Queued,
-    /// Its rest is over, but rows that were sent before it are not settled.
+    /// Its rest is over, but rows in front of the refused one are still under way.
     Due,
+    /// It rests after a refusal.
     Resting,
-    /// Its first row is under way alone.
+    /// Its first row is under way alone, after a rest.
     Probing,
 }
 
@@ -60,14 +62,14 @@ pub(super) enum State {
 pub(super) struct Trouble {
     pub(super) backoff: Backoff,
     pub(super) why: ForNow,
-    /// Of the first row.
+    /// What counts against its first row.
     pub(super) blame: Option<Blame>,
 }
 
 #[derive(Debug)]
 pub(super) struct Lane<M, D> {
     pub(super) sent: VecDeque<Sent<M, D>>,
-    /// Not sent, or to be sent again: all behind `sent`.
+    /// Rows to send, or to send again. All of them come after those in `sent`.
     pub(super) waiting: VecDeque<(u64, M)>,
     pub(super) state: State,
     handling: Handling,
@@ -87,24 +89,25 @@ impl<M: Memo, D> Lane<M, D> {
 
     pub(super) fn send<K>(&mut self, lane: Arc<K>, number: u64, seq: u64, memo: M) -> Ticket<K> {
         self.sent.push_back(Sent { number, seq, memo, done: None });
-        // What a connection ended at goes alone from then on, so that it takes no other with it.
+        // If the connection ended while the row was in flight, it is sent alone, so that it does not hold up others.
         let fatal = self.trouble.as_ref().is_some_and(|trouble| trouble.why.how == NotNow::Fatal);
         Ticket { lane, seq, handling: self.handling.alone(fatal), number }
     }
 
-    /// None if it is to be sent again anyway.
+    /// The place of a row in `sent`. None if it must be sent again anyway.
     pub(super) fn position<K>(&self, ticket: &Ticket<K>) -> Option<usize> {
         self.sent.binary_search_by_key(&ticket.number, |sent| sent.number).ok()
     }
 
-    /// What was sent from `at` on is to be sent again, the first of it without what was taken of it. Returns how many rows that is.
+    /// All rows in `sent` from `at` on must be sent again; the first one without the parts that were taken. Returns how many
+    /// rows they are.
     pub(super) fn begin_anew(&mut self, at: usize, taken: Vec<Part>, late: bool) -> usize {
         let old = std::mem::replace(&mut self.handling, Handling::withdrawable());
         old.withdraw();
         if self.state != State::Probing
             && let Some(trouble) = &mut self.trouble
         {
-            // Another row comes first now.
+            // Another row is the first one now.
             trouble.blame = None;
         }
         if let Some((_, memo)) = self.waiting.front_mut() {
@@ -113,7 +116,7 @@ impl<M: Memo, D> Lane<M, D> {
         let again = self.sent.len() - at;
         for (behind, sent) in self.sent.drain(at..).enumerate().rev() {
             let mut memo = sent.memo;
-            // What was taken of the first when it was sent before still counts: nothing before it is sent again.
+            // No row before the first one is sent again, so what was taken of it earlier still counts.
             if behind > 0 {
                 memo.unsettle();
             }
@@ -126,18 +129,18 @@ impl<M: Memo, D> Lane<M, D> {
     }
 }
 
-/// Failures in comparison with others, at least, before a message is blamed: a broker that goes and comes may meet the same
+/// The least number of failures that count before a message is blamed: a broker that stops and starts may fail at the same
 /// message a few times by chance.
 const COMPARISONS: u32 = 5;
 
-/// What is held against one message. Pure: the caller brings the time.
+/// What counts against one message. Pure: the caller passes the time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Blame {
     /// When it first failed alone.
     since: Duration,
-    /// How many of others had been acknowledged when it last did.
+    /// How many other messages had been acknowledged when it last failed.
     others: u64,
-    /// How often it failed alone after others had been acknowledged since it had before.
+    /// How many of its failures count: others had been acknowledged since the failure before.
     comparisons: u32,
 }
 
