@@ -87,8 +87,8 @@ pub struct LinkConfig {
 /// The link's time limits. The defaults suit real brokers; tests set shorter ones.
 #[derive(Debug, Clone)]
 pub struct Timing {
-    /// MQTT's keep alive, in whole seconds, at least 5. A broker that gives no sign of life for twice as long has lost the
-    /// connection.
+    /// MQTT's keep alive, in whole seconds, at least 5. The connection is given up after at most twice this time without a sign
+    /// of life from the broker.
     pub keep_alive: Duration,
     /// Waited after the first failure; doubles with each one that follows.
     pub backoff_min: Duration,

@@ -55,7 +55,7 @@ pub struct Handling {
 }
 
 impl Handling {
-    /// For publications that can be withdrawn: all that share a clone of this are withdrawn together.
+    /// For publications that can be withdrawn. Those that are handed over with clones of the same value are withdrawn together.
     #[must_use]
     pub fn withdrawable() -> Self {
         Self { withdrawn: Some(Arc::default()), alone: false }

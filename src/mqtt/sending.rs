@@ -162,7 +162,6 @@ impl<V: Version> Connection<'_, V> {
 }
 
 /// Whether a job can be sent on this connection.
-/// Whether a job can be sent on this connection.
 enum Fit {
     /// It can be sent; its remaining expiry in seconds.
     Now(Option<u32>),

@@ -36,7 +36,6 @@ impl<V: Version> Connection<'_, V> {
     }
 
     /// Acts on the limits that have passed.
-    /// Acts on the limits that have passed.
     pub(super) fn check_timers(&mut self) -> Step {
         let now = Instant::now();
         let passed = |at: Option<Instant>| at.is_some_and(|at| at <= now);

@@ -1,4 +1,4 @@
-//! Takes what devices publish: decodes it, makes it durable, and only then acknowledges it; or refuses it with a result.
+//! Accepts the messages of devices: decodes each, makes it durable, and only then acknowledges it; or refuses it with a result.
 //!
 //! ```text
 //!  link ──PUBLISH──► 1 redelivery? ──► 2 decode ──► 3 spool ──► PUBACK ──► deliver loop
@@ -7,11 +7,11 @@
 //!                      PUBACK         result published, its PUBACK awaited ──► PUBACK
 //! ```
 //!
-//! What comes on topics outside the base is for the routes (`routed`).
+//! Messages on topics outside the base topic go to the routes (`storing`).
 //!
-//! Many are under way at once, in two lines that both keep the order of arrival: *storing*, which waits for the disk only, so
-//! that the deliver loop hears of commands in their order whatever the broker does; then *answering*, which may wait for a
-//! result's PUBACK.
+//! Many messages are under way at once. They pass two stages, and keep the order of arrival in both: *storing* waits for the
+//! disk only, so that the deliver loop gets the commands in order, whatever the broker does; *answering* may wait for the
+//! PUBACK of a result.
 
 use std::future::{Future, ready};
 use std::pin::Pin;
@@ -44,18 +44,18 @@ use crate::observe::progress::Progress;
 use crate::os::clock::Stamp;
 use crate::store::{AppendError, Key, Queue, SpoolError, Store};
 
-/// Messages taken and not yet acknowledged. An MQTT 5 broker sends fewer; this bounds QoS 0 and 3.1.1.
+/// The most messages under way. An MQTT 5 broker sends fewer; this bounds QoS 0 and MQTT 3.1.1.
 const UNDER_WAY: usize = 512;
 /// How long a stopping loop waits for what is under way.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// What the configuration has to say.
+/// The part of the configuration that the loop needs.
 pub struct AcceptConfig {
     /// The base topic.
     pub base: Base,
     /// What may be called, and how large.
     pub rules: Rules,
-    /// `mqtt.max_packet`: what is larger came from a broker that cannot be told, or does not listen.
+    /// `mqtt.max_packet`. Larger messages come only from brokers that cannot be told the limit (3.1.1), or ignore it.
     pub max_packet: usize,
     /// `outbound.ttl`.
     pub ttl: Duration,
@@ -63,31 +63,31 @@ pub struct AcceptConfig {
     pub response_topics: Vec<String>,
     /// `homeassistant.discovery_prefix`.
     pub discovery_prefix: String,
-    /// Where Home Assistant says that it has started, if we are to hear it.
+    /// The topic on which Home Assistant tells that it has started, if that is of interest.
     pub birth_topic: Option<String>,
 }
 
 /// The loop's surroundings.
 pub struct Accept {
-    /// What the configuration has to say.
+    /// The configuration.
     pub config: AcceptConfig,
-    /// Where commands go.
+    /// Stores commands.
     pub spool: Arc<dyn Store>,
-    /// Where refusals go.
+    /// Publishes the results of refused commands.
     pub publisher: Publisher,
-    /// For results the broker refuses.
+    /// Keeps results that the broker refuses for good.
     pub set_aside: SetAside,
-    /// Tells when the MQTT session was lost.
+    /// The link's state: tells when the MQTT session was lost.
     pub link: watch::Receiver<LinkState>,
     /// The routes in force.
     pub routing: watch::Receiver<Arc<Routing>>,
-    /// What they sent last.
+    /// What the routes sent last.
     pub book: RouteBook,
     /// Counts the starts of Home Assistant.
     pub births: watch::Sender<u64>,
-    /// Told of every durable command.
+    /// Gets every durable command.
     pub accepted: mpsc::UnboundedSender<Accepted>,
-    /// Told of every durable result.
+    /// Gets the row number of every durable result.
     pub results: mpsc::UnboundedSender<u64>,
     /// How much of the queue each client holds.
     pub shares: Arc<Shares>,
@@ -95,28 +95,28 @@ pub struct Accept {
     pub counters: Arc<Counters>,
     /// Whether the loop is stuck.
     pub progress: Progress,
-    /// Response topics of which it was said that they are ignored.
+    /// The ignored response topics that the log has told of.
     pub ignored: SaidOnce,
-    /// For saying that a client has its share.
+    /// Limits how often the log says that a client fills its share.
     pub share_told: Seldom,
 }
 
-/// A message being stored or refused.
+/// A message in the first stage: it is stored or refused.
 pub(super) type Storing = Pin<Box<dyn Future<Output = Fate> + Send>>;
-/// A message being answered; resolves to its acknowledgement, or none if it must not be acknowledged.
+/// A message in the second stage: it is answered. Resolves to its ack token; none if it must not be acknowledged.
 pub(super) type Answering = Pin<Box<dyn Future<Output = Option<AckToken>> + Send>>;
 
-/// What is to become of a message.
+/// The outcome of the first stage.
 pub(super) enum Fate {
-    /// It is durable.
+    /// The command is durable.
     Stored(Accepted, Option<AckToken>),
-    /// It fired routes: what is durable of it, and what is left to do.
+    /// The message fired routes: the commands that are durable, and what is left to do.
     Routed { accepted: Vec<Accepted>, remembered: Vec<Remembered>, answering: Answering },
-    /// There is nothing to do but to acknowledge it.
+    /// It only has to be acknowledged.
     Acknowledged(Option<AckToken>),
-    /// Its result is to be published first.
+    /// It is refused: its result must be published first.
     Refused(Answering),
-    /// The spool failed: neither this message nor any after it, be it this one come again, may be acknowledged.
+    /// The spool failed: neither this message nor any later one may be acknowledged, not even a redelivery of this one.
     Failed(SpoolError),
 }
 
@@ -136,7 +136,7 @@ impl Accept {
             // next() and changed() are cancel-safe; FuturesOrdered keeps what is not finished.
             let arrived = tokio::select! {
                 () = stop.cancelled() => break,
-                // At once: should the bridge be killed before the first message, nobody would know later.
+                // At once: if the bridge were killed before the next message, the next run would not know of the loss.
                 Ok(()) = link.changed() => {
                     accept.forget_lost_session(&mut session, &mut redelivery).await?;
                     continue;
@@ -161,8 +161,8 @@ impl Accept {
             };
             accept.progress.beat();
             accept.forget_lost_session(&mut session, &mut redelivery).await?;
-            // Unconstrained: where tokio makes a task that used up its turn yield, it wakes what waits inside in the reverse
-            // order, and commands would be stored in that.
+            // Unconstrained: if tokio made this task yield in the middle, the futures inside would be woken in reverse order,
+            // and commands would be stored in that order.
             storing.push_back(unconstrained(accept.take(message, &mut redelivery)));
         }
         let drain = async {
@@ -177,8 +177,8 @@ impl Accept {
         timeout(DRAIN, drain).await.unwrap_or(Ok(()))
     }
 
-    /// Forgets what was stored in another MQTT session than the present one: packet ids begin anew there. `session` is the
-    /// one that `redelivery` knows.
+    /// Forgets the redelivery keys of a lost MQTT session, because packet ids start again in a new one. `session` is the
+    /// session that `redelivery` knows.
     async fn forget_lost_session(&self, session: &mut u64, redelivery: &mut Redelivery) -> Result<(), SpoolError> {
         let present = self.link.borrow().session_began;
         if present == *session {
@@ -188,7 +188,7 @@ impl Accept {
         match self.spool.forget_session(present).await {
             Ok(()) => *session = present,
             Err(failed @ SpoolError::Failed(_)) => return Err(failed),
-            // Until the disk takes it, it is tried again with every message; none is stored before.
+            // It is tried again with every message until the disk takes it. No message is stored before that.
             Err(error) => warn!(%error, "that the MQTT session was lost could not be recorded yet"),
         }
         Ok(())
@@ -201,7 +201,7 @@ impl Accept {
                 Box::pin(ready(ack))
             }
             Fate::Routed { accepted, remembered, answering } => {
-                // First the note: a command that fails at once corrects it.
+                // The note comes first, because a command that fails at once corrects it.
                 for remembered in remembered {
                     self.book.stored(&remembered);
                 }
@@ -223,7 +223,7 @@ impl Accept {
     }
 
     fn take(self: &Arc<Self>, message: Incoming, redelivery: &mut Redelivery) -> Storing {
-        // At QoS 0 nothing comes again.
+        // At QoS 0 there are no redeliveries.
         let digest = if message.qos == 0 { [0; 32] } else { digest(&message) };
         if redelivery.is_stored(&message, &digest) {
             self.counters.commands_redelivered.add();
@@ -242,10 +242,10 @@ impl Accept {
         let new_id = Ulid::generate().to_bytes();
         let decoded = match self.decode(&message) {
             Ok(Parsed::Command(decoded)) => decoded,
-            // The link's own probe of its rights, or somebody's imitation: never executed, no result.
+            // The self-test's probe, or an imitation of it: never executed, and without a result.
             Ok(Parsed::SelfTest(_)) => return Box::pin(ready(Fate::Acknowledged(message.ack))),
             Err(rejection) => {
-                // amqtt tells every client at once what is retained for whatever anybody is subscribed to.
+                // amqtt sends every new client the retained messages of all clients' subscriptions.
                 if self.config.base.result(&message.topic).is_none() {
                     debug!(topic = message.topic, "ignored a message that we are not subscribed to");
                     return Box::pin(ready(Fate::Acknowledged(message.ack)));
@@ -271,13 +271,13 @@ impl Accept {
         Box::pin(Arc::clone(self).store(command, key, message.ack))
     }
 
-    /// By which the redelivery of a message that is being stored is known.
+    /// The key that goes into the spool with a command, by which its redelivery is recognised.
     pub(super) fn key(message: &Incoming, digest: Digest, redelivery: &mut Redelivery) -> Option<Key> {
         if message.qos == 0 {
             return None;
         }
         redelivery.note(message, digest);
-        // One that waits here while its session is lost will not come again: the spool keeps no key of it then.
+        // If the session is lost while the message waits here, it is not delivered again, and the spool keeps no key.
         Some(Key { pkid: message.pkid, digest, connection: message.connection })
     }
 
@@ -285,7 +285,7 @@ impl Accept {
         let AcceptConfig { base, rules, max_packet, .. } = &self.config;
         let size = message.topic.len() + message.payload.len();
         if size > *max_packet {
-            // Not even looked at: what it would be parsed into may be many times larger.
+            // It is not even parsed: the parsed form may be many times larger.
             let what = format!("topic and payload have {size} bytes; mqtt.max_packet allows {max_packet}");
             return Err(Rejection::new(Reason::TooLarge, what, None));
         }
@@ -304,7 +304,7 @@ impl Accept {
         ))
     }
 
-    /// The smaller of MQTT's message expiry and the command's own `ttl`, else the configured one.
+    /// The smaller of the message expiry and the command's own `ttl`; without both, the configured one.
     fn ttl(&self, decoded: &Decoded, message: &Incoming) -> Duration {
         let told = decoded.ttl.into_iter().chain(message.message_expiry.map(u64::from)).min();
         told.map_or(self.config.ttl, Duration::from_secs)
@@ -331,7 +331,7 @@ impl Accept {
         ReplyTo { topic: message.topic.clone(), response_topic: allowed, correlation_data }
     }
 
-    /// Publishes the result of a refused command; the command may be acknowledged once the result is.
+    /// Publishes the result of a refused command. The command may be acknowledged once its result is acknowledged.
     pub(super) async fn refuse(
         self: Arc<Self>,
         id: [u8; 16],
@@ -347,8 +347,8 @@ impl Accept {
         self.publish(reply_to, &result, ack).await
     }
 
-    /// Publishes a result that is not in the spool. If the broker does not take it now, it is put there: nothing else is to
-    /// wait for it.
+    /// Publishes a result that is not in the spool. If the broker does not take it now, it is put into the spool, so that
+    /// nothing waits for it.
     async fn publish(&self, reply_to: ReplyTo, result: &CommandResult, ack: Option<AckToken>) -> Option<AckToken> {
         let mut backoff = Backoff::between(Duration::from_secs(1), Duration::from_mins(1));
         loop {
@@ -359,7 +359,7 @@ impl Accept {
                 Settled::All { refused, .. } => {
                     if !refused.is_empty() {
                         let row = StoredResult::row(&reply_to, result);
-                        // Also if the disk is full: one message must not hold up the PUBACKs of all others.
+                        // Goes on also if it cannot be kept: one message must not hold up the PUBACKs of all others.
                         self.set_aside.keep(&Kept::new(Queue::Outbound, &refused, row)).await;
                     }
                     return ack;

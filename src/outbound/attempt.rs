@@ -1,9 +1,9 @@
 //! One attempt at a command, and what its outcome means.
 //!
-//! The API has no idempotency key: a request that may have been read and was not answered may have been executed. With
-//! `outbound.ambiguous = "retry"` it is tried again, so often as `outbound.ambiguous_tries` says in all; with `"report"`, and
-//! always for calls that must not be repeated, it ends `uncertain`. A durable mark made before each request (`gate`) sees to
-//! that, and to the count of attempts, across a crash too.
+//! The API has no idempotency key. So a request that iLink may have read, but did not answer, may have been executed. With
+//! `outbound.ambiguous = "retry"` it is tried again, up to `outbound.ambiguous_tries` tries in all. With `"report"`, and always
+//! for calls that must not be repeated, the command ends `uncertain`. A durable mark before each request (`gate`) keeps this
+//! promise, and the count of attempts, also across a crash.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -30,31 +30,31 @@ use crate::store::{Queue, Row, SpoolError, Store};
 use crate::observe::activity::{Activity, Passed, Verdict, Way, shown};
 use crate::os::clock;
 
-/// Between two tries to store an outcome on a disk that does not take it.
+/// The wait between two tries to store an outcome that the disk does not take.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
-/// Between two attempts at a command.
+/// The wait between two attempts at a command.
 const WAIT: Backoff = Backoff::seconds(1, 60);
-/// The same when iLink says that it was called too often.
+/// The same if iLink says that it was called too often.
 const QUOTA_WAIT: Backoff = Backoff::seconds(30, 300);
 
 /// What to do when a call may have been executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ambiguous {
-    /// Try again: at least once. Of so many tries each may make a copy; without a limit, until the command expires.
+    /// Try again (at least once): each try may make a copy. The most tries in all; without a limit, until the command expires.
     Retry(Option<NonZeroU32>),
-    /// Report `uncertain`: at most once.
+    /// Report `uncertain` (at most once).
     Report,
 }
 
 /// What is remembered of a command between its attempts.
 #[derive(Debug, Clone, Default)]
 pub struct Tried {
-    /// Attempts whose request left.
+    /// How many requests have left.
     pub attempts: u32,
-    /// How many of them may well have been executed.
+    /// How many of them iLink has quite possibly executed: these count for `outbound.ambiguous_tries`.
     pub unknown: u32,
-    /// Whether one of them may have been executed, be it ever so unlikely.
+    /// Whether it cannot be excluded that iLink has executed one of them, even if that is unlikely.
     pub ambiguous: bool,
     /// iLink's last code.
     pub code: Option<ResultCode>,
@@ -63,7 +63,7 @@ pub struct Tried {
 }
 
 impl Tried {
-    /// With what the spool knows of an earlier run's attempts.
+    /// Adds what the spool knows of attempts in an earlier run.
     fn and_before(self, command: &Command) -> Self {
         Self {
             attempts: self.attempts.max(command.attempts),
@@ -83,43 +83,43 @@ impl Tried {
 pub enum Step {
     /// The result is durable, and its row waits to be published.
     Finished,
-    /// The row is gone or unreadable: there is nothing to do.
+    /// The row is gone or cannot be read: there is nothing to do.
     Gone,
-    /// To be tried again.
+    /// The command must be tried again after this time.
     Later(Tried, Duration),
-    /// This endpoint cannot be called now; nothing was sent.
+    /// This endpoint cannot be called now, and the command waits for it.
     Closed(Tried, Endpoint),
 }
 
 /// What attempts need.
 pub struct Attempts {
-    /// Where commands are.
+    /// Holds the commands.
     pub spool: Arc<dyn Store>,
-    /// Who calls.
+    /// Calls iLink.
     pub session: Session,
     /// `outbound.ambiguous`.
     pub ambiguous: Ambiguous,
-    /// The base topic, by which a route's command is known.
+    /// The base topic, by which the commands of routes are recognised.
     pub base: Base,
     /// The routes in force.
     pub routing: watch::Receiver<Arc<Routing>>,
-    /// What they sent last.
+    /// What the routes sent last.
     pub book: RouteBook,
     /// What is counted.
     pub counters: Arc<Counters>,
-    /// For lines on commands that did not succeed.
+    /// Limits the log lines about commands that did not succeed.
     pub failed: Few,
     /// How much of the queue each client holds.
     pub shares: Arc<Shares>,
-    /// Results that the disk has not taken yet.
+    /// Results that are not on the disk yet.
     pub unstored: Unstored,
 }
 
-/// Rows with results on their way to the disk, by the commands' numbers.
+/// Rows with results on their way to the disk, by row number.
 pub type Unstored = Mutex<HashMap<u64, Vec<u8>>>;
 
 impl Attempts {
-    /// Attempts command number `seq`.
+    /// Makes one attempt at the command in row `seq`.
     ///
     /// # Errors
     /// If the spool failed.
@@ -135,7 +135,7 @@ impl Attempts {
         let outcome = match called {
             Ok(outcome) => outcome,
             Err(Shut::Unmarked(failed @ SpoolError::Failed(_))) => return Err(failed),
-            // Without the mark it must not be sent; the disk may recover before the command expires.
+            // Without the durable mark the request must not leave. The disk may recover before the command expires.
             Err(Shut::Unmarked(waiting)) => {
                 return Ok(Step::Later(Tried { cause: waiting.to_string(), ..tried }, STORE_RETRY));
             }
@@ -165,7 +165,7 @@ impl Attempts {
                 Step::Later(now.clone(), wait)
             }
             Outcome::NotReady { cause, code, after } => {
-                // If it was posted, it was certainly not executed.
+                // If a request left, iLink has certainly not executed it.
                 (now.code, now.cause) = (code.or(tried.code), cause);
                 match after {
                     Some(after) => Step::Later(now.clone(), after),
@@ -180,30 +180,30 @@ impl Attempts {
         Ok(step)
     }
 
-    /// Whose a command is.
+    /// The client that a command belongs to.
     #[must_use]
     pub fn client(&self, reply_to: &ReplyTo) -> Client {
         self.shares.client(&self.base, &reply_to.topic)
     }
 
-    /// Must what may have been executed not be sent again?
+    /// Whether the command must not be sent again once it may have been executed.
     fn is_for_once(&self, command: &Command) -> bool {
         self.ambiguous == Ambiguous::Report || command.call.never_repeat()
     }
 
-    /// Were there too many tries that may well have been executed?
+    /// Whether the tries that iLink has possibly executed are used up.
     fn is_spent(&self, unknown: u32) -> bool {
         matches!(self.ambiguous, Ambiguous::Retry(Some(most)) if unknown >= most.get())
     }
 
-    /// Must a command that an earlier run left not be sent again?
+    /// Whether a command that an earlier run left must not be sent again.
     #[must_use]
     pub fn must_end(&self, command: &Command) -> bool {
         command.mark == Mark::Sent || self.is_spent(command.unknown)
     }
 
-    /// Ends command number `seq`, on which nobody works, without another attempt: `uncertain` if one may have succeeded,
-    /// else `expired`.
+    /// Ends the command in row `seq`, which is not under way, without another attempt: as `uncertain` if an attempt may have
+    /// succeeded, otherwise as `expired`.
     ///
     /// # Errors
     /// If the spool failed.
@@ -242,8 +242,8 @@ impl Attempts {
         self.finish(seq, command, result).await
     }
 
-    /// Replaces the command by its result, in one commit. The outcome is known from here on, so a disk that does not take it
-    /// is asked until it does: the command must not be sent again.
+    /// Replaces the command by its result, in one commit. The command must not be sent again, so if the disk does not take the
+    /// result, this is tried until it does.
     async fn finish(&self, seq: u64, command: Command, result: CommandResult) -> Result<Step, SpoolError> {
         self.count(&command, &result);
         let row = Record::Result(StoredResult { at: command.at, reply_to: command.reply_to, json: result.to_json() });
@@ -271,8 +271,8 @@ impl Attempts {
         self.unstored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bridge stops, and nobody waits any longer for the disk to take a result. The spool has it from here on, and tries once
-    /// more when it closes; in vain, the command stays marked as one that may have been executed, and that is true.
+    /// At a stop: leaves the results that the disk has not taken to the spool, which tries once more when it closes. If that
+    /// fails, the command keeps its mark that it may have been executed, which is true.
     pub fn leave_to_spool(&self) {
         let unstored = std::mem::take(&mut *self.unstored());
         if !unstored.is_empty() {
@@ -316,11 +316,12 @@ impl Attempts {
 }
 
 fn encode(command: &Command) -> Vec<u8> {
-    // No value of this type fails to serialise; an empty row would be read as damaged, never as something else.
+    // No value of this type fails to serialise. An empty row would count as damaged.
     Record::Command(command.clone()).encode().unwrap_or_default()
 }
 
-/// A command of this kind (its call's name) to this receiver; of one that was refused, its topic.
+/// A command as an entry in the list of recent messages. `kind` is the name of its call, `to` its receiver; if it was refused,
+/// its topic.
 pub(super) fn passed(
     kind: &str,
     to: Option<&str>,

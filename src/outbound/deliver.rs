@@ -1,4 +1,4 @@
-//! The deliver loop: hands commands to attempts, lane by lane, while their endpoints can be called.
+//! The deliver loop: starts attempts at commands, lane by lane, while their endpoints can be called.
 //!
 //! ```text
 //!  accepted ──► lanes ──next──► attempt ──► finished ──► results
@@ -6,7 +6,8 @@
 //!                 └────────────────┘
 //! ```
 //!
-//! It decides when and in which order; what an attempt's outcome means is [`super::attempt`]'s.
+//! It decides when and in which order commands are attempted; [`super::attempt`] decides what an attempt's outcome means. A
+//! *door* is the session's answer to whether an endpoint of iLink may be called now.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -29,46 +30,47 @@ use crate::os::{clock, tasks};
 use crate::protocol::Receiver;
 use crate::store::{Queue, Row, SpoolError};
 
-/// Calls under way when the bridge stops get this long.
+/// At a stop, calls that are under way get so much time.
 const DRAIN: Duration = Duration::from_secs(3);
-/// Commands whose expiry is being stored at once; the spool commits them together.
+/// The most commands whose expiry is being stored at once. The spool commits them together.
 const EXPIRING_AT_MOST: usize = 256;
-/// Rows read at once when the loop starts, and their bytes.
+/// The most rows to read at once when the loop starts, and their bytes.
 const READ_ROWS: usize = 256;
 const READ_BYTES: usize = 1024 * 1024;
 
-/// A durable command, as the loop knows it.
+/// What the loop knows of a durable command.
 #[derive(Debug)]
 pub struct Accepted {
-    /// Its number in the outbound queue.
+    /// Its row in the outbound queue.
     pub seq: u64,
-    /// Whose it is.
+    /// The client that sent it.
     pub client: Client,
     /// Its lane; calls without a receiver share one.
     pub lane: Option<Receiver>,
     /// The boot-time instant at which it expires.
     pub deadline: Duration,
-    /// What it is the newest of: an older one that still waits is not sent any more.
+    /// For `keep = "latest"`: the device and route that it belongs to. An older command of the same that still waits is
+    /// dropped.
     pub latest: Option<Arc<str>>,
 }
 
-/// What the configuration has to say.
+/// The part of the configuration that the loop needs.
 pub struct DeliverConfig {
-    /// `outbound.concurrency`: calls at once.
+    /// `outbound.concurrency`: the most calls at once.
     pub concurrency: usize,
-    /// `outbound.rate_per_s`: calls begun in a second; none means no limit.
+    /// `outbound.rate_per_s`: the most calls per second; none: no limit.
     pub rate_per_s: Option<u32>,
 }
 
-/// Lanes wait this long for their endpoint, unless its door calls them back: no command lives longer.
+/// How long lanes wait for their endpoint at most, unless its door opens before. No command lives longer.
 const SHUT_OUT: Duration = Duration::from_hours(31 * 24);
 
-/// Newest commands remembered; beyond that, those that are gone are forgotten.
+/// If more newest commands than this are remembered, those that are finished are forgotten.
 const LATEST_MOST: usize = 10_000;
 
 type Lane = Option<Receiver>;
 
-/// What a spawned task was about.
+/// What a spawned task has done.
 enum Ended {
     Call { seq: u64, lane: Arc<Lane>, step: Step },
     Expiry { seq: u64, step: Step },
@@ -82,23 +84,23 @@ pub struct Deliver {
     routing: watch::Receiver<Arc<Routing>>,
     progress: Progress,
     lanes: Lanes<Client, Lane>,
-    /// Of routes that keep the latest, the newest command of each device, and its deadline.
+    /// For routes with `keep = "latest"`: the newest command of each device, and its deadline.
     latest: HashMap<Arc<str>, (u64, Duration)>,
-    /// Commands that were replaced while they were under way.
+    /// Commands that a newer one replaced while they were under way.
     stale: HashMap<u64, (Duration, Arc<str>)>,
-    /// Of commands that were attempted and are not finished.
+    /// What is remembered of commands that were attempted and are not finished.
     tried: HashMap<u64, Tried>,
     tasks: JoinSet<Result<Ended, SpoolError>>,
     calls: usize,
     expiring: usize,
     doors: Doors,
-    /// Lanes whose head waits for its endpoint, and the end of that wait, should nothing happen before.
+    /// Lanes whose first command waits for its endpoint, and when that wait ends at the latest.
     shut_out: HashMap<Endpoint, VecDeque<(Arc<Lane>, Duration)>>,
     next_call: Instant,
 }
 
 impl Deliver {
-    /// A loop that tells `results` which rows have become results.
+    /// A loop that sends `results` the numbers of rows that have become results.
     #[must_use]
     pub fn new(
         config: DeliverConfig,
@@ -126,8 +128,8 @@ impl Deliver {
         }
     }
 
-    /// Takes up what the spool holds, then runs until `stop`. `accepted` must have been open since before the spool was
-    /// read: what arrives meanwhile is not missed, and what is in both is taken once.
+    /// Reads what the spool holds, then runs until `stop`. `accepted` must exist before the spool is read: then no command is
+    /// missed, and commands that are in both are taken once.
     ///
     /// # Errors
     /// If the spool failed.
@@ -166,7 +168,7 @@ impl Deliver {
         Ok(())
     }
 
-    /// Reads the rows an earlier run left; returns the number of the last one.
+    /// Reads the rows in the spool. Returns the number of the last one.
     async fn take_up(&mut self) -> Result<u64, SpoolError> {
         let mut last = 0;
         loop {
@@ -199,7 +201,7 @@ impl Deliver {
         }
     }
 
-    /// Counts a row of an earlier run as its client's; this run's are counted already.
+    /// Counts a row of an earlier run in its client's share. Rows of this run are counted already.
     fn count_found(&self, row: &Row, record: &Record) {
         let (at, reply_to) = match record {
             Record::Command(command) => (&command.at, &command.reply_to),
@@ -217,14 +219,14 @@ impl Deliver {
         self.lanes.push(client, lane, seq, deadline);
     }
 
-    /// What a command of an earlier run is the newest of.
+    /// [`Accepted::latest`] of a command from the spool.
     fn latest_of(&self, command: &Command) -> Option<Arc<str>> {
         let origin = &command.reply_to.topic;
         let (route, _) = self.attempts.base.origin_of_route(origin)?;
         self.routing.borrow().keeps_latest(route).then(|| origin.as_str().into())
     }
 
-    /// Notes the newest command, and drops the one that it replaces.
+    /// Notes the newest command of a device, and drops the one that it replaces.
     fn supersede(&mut self, latest: Arc<str>, seq: u64, deadline: Duration) {
         let origin = Arc::clone(&latest);
         let Some((old, until)) = self.latest.insert(latest, (seq, deadline)) else {
@@ -240,7 +242,7 @@ impl Deliver {
         }
     }
 
-    /// Drops a command that a newer one has replaced; one that is under way when it comes back unfinished.
+    /// Drops a command that a newer one has replaced. If it is under way, this is done when it comes back unfinished.
     fn drop_stale(&mut self, seq: u64) {
         let Some((deadline, origin)) = self.stale.get(&seq) else { return };
         if !self.lanes.remove(seq, *deadline) {
@@ -256,7 +258,7 @@ impl Deliver {
         self.attempts.shares.gone(seq);
     }
 
-    /// A call was under way when an earlier run ended, and must not be made again.
+    /// A call was under way when an earlier run ended, and must not be repeated.
     fn end_uncertain(&mut self, seq: u64) {
         let cause = "the bridge stopped while the call was under way".to_owned();
         self.tried.insert(seq, Tried { ambiguous: true, cause, ..Tried::default() });
@@ -292,7 +294,7 @@ impl Deliver {
         }
     }
 
-    /// Sends lanes whose endpoint may be called back into the line: all of them, or one.
+    /// Puts lanes whose endpoint may be called again back into the line: all of them, or only one.
     fn let_in(&mut self) {
         let Self { doors, shut_out, lanes, .. } = self;
         shut_out.retain(|endpoint, waiting| match doors.at(*endpoint) {
@@ -325,7 +327,7 @@ impl Deliver {
         let lanes = self.lanes.next_change().filter(|_| self.expiring < EXPIRING_AT_MOST);
         let lanes = lanes.map(|at| Instant::now() + clock::nap(at, clock::boot_now()));
         let waits_for_its_turn = self.doors.any() && self.calls < self.config.concurrency && self.lanes.has_ready();
-        // Also if it has come meanwhile: nothing else may wake the loop for a long time.
+        // Also if that moment has passed already: otherwise nothing might wake the loop for a long time.
         let rate = (self.config.rate_per_s.is_some() && waits_for_its_turn).then_some(self.next_call);
         lanes.into_iter().chain(rate).min()
     }

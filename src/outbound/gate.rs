@@ -1,8 +1,9 @@
-//! What a command has to pass right before its request leaves: its deadline, and the durable mark that it may have been sent.
+//! The *gate*: the last checks right before a command's request leaves. It checks the deadline, and makes a durable mark that
+//! the command may have been sent.
 //!
-//! The mark comes first: should the bridge be killed or lose its power in the same moment, the next run knows that the command
-//! may have been executed. What has to wait for the disk, or for a token, is looked at again after that: a command that was to
-//! open a door is not sent late.
+//! The mark is made before the request leaves: if the bridge is killed or loses power then, the next run knows that the command
+//! may have been executed. The deadline is checked again after a wait for the disk or for a token, so that no command is sent
+//! late.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,9 +17,9 @@ pub(super) struct Gate<'a> {
     spool: &'a dyn Store,
     counters: &'a Counters,
     seq: u64,
-    /// With its mark.
+    /// The command, with its mark.
     command: &'a Command,
-    /// How many of its attempts may well have been executed, and its mark, without this one.
+    /// `unknown` and `mark` of the command without this attempt.
     before: (u32, Mark),
     marked: AtomicBool,
     left: AtomicBool,
@@ -34,7 +35,7 @@ pub(super) enum Shut {
 }
 
 impl<'a> Gate<'a> {
-    /// For command number `seq`, which while a request is under way is to be found in the spool as it is here.
+    /// The gate for the command in row `seq`. While a request is under way, the spool holds the command as it is given here.
     pub(super) fn new(
         spool: &'a dyn Store,
         counters: &'a Counters,
@@ -46,12 +47,12 @@ impl<'a> Gate<'a> {
         Self { spool, counters, seq, command, before, marked, left }
     }
 
-    /// Has a request left?
+    /// Whether a request has left.
     pub(super) fn has_left(&self) -> bool {
         self.left.load(Ordering::Relaxed)
     }
 
-    /// Does the spool hold the mark?
+    /// Whether the spool holds the mark.
     pub(super) fn has_marked(&self) -> bool {
         self.marked.load(Ordering::Relaxed)
     }
@@ -72,7 +73,7 @@ impl cloud::Gate for Gate<'_> {
             self.marked.store(true, Ordering::Relaxed);
             self.in_time()?;
         }
-        // Repeated within one attempt, because iLink wanted a new token, it is one attempt.
+        // If the request is repeated with a new token, it is still the same attempt.
         if !self.left.swap(true, Ordering::Relaxed) {
             self.counters.calls.add();
             if self.command.attempts > 1 {
@@ -82,7 +83,8 @@ impl cloud::Gate for Gate<'_> {
         Ok(())
     }
 
-    /// Should the bridge end while something is renewed, it is known that the command was not executed.
+    /// iLink has refused the request and not executed it. The mark is taken back, so that the next run knows this, too, if the
+    /// bridge ends before the next request.
     fn refused(&self) {
         let mut command = self.command.clone();
         (command.unknown, command.mark) = self.before;

@@ -1,22 +1,24 @@
-//! Which command is next: one lane for each receiver, in order; clients in turn, and of each client its lanes in turn.
+//! Decides which command is next. There is one *lane* for each receiver, whose commands keep their order. Clients take turns,
+//! and so do the lanes of each client.
 //!
-//! Commands to one uid, group or subject go out one after the other. A flood delays no other client, be it to one receiver or
-//! to thousands: after each call its client goes to the end of the line, and behind that its lane to the end of the client's
-//! own. Where several clients send to one receiver, their commands go in the order in which they came, but for a flood: after
-//! `GIVE_WAY` commands of one client in a row, the next is another's, if one waits; each client's own order stays.
+//! Commands to one uid, group or subject go out one after the other. A flood of commands, to one receiver or to thousands, does
+//! not delay other clients: after each call the client goes to the end of the line of clients, and the lane to the end of the
+//! client's own line. If several clients send to one receiver, their commands keep the order of arrival, with one exception:
+//! after `GIVE_WAY` commands of one client in a row, a command of another client is next, if one waits. The order within each
+//! client stays.
 //!
-//! A lane whose head must wait (a failed attempt) waits alone. Commands that expire are handed out at their time, wherever
-//! they stand. Only numbers live here, a few dozen bytes for each command.
+//! If the first command of a lane must wait, after a failed attempt, other lanes go on. Expired commands are handed out when
+//! they expire, wherever they are in their lane. Only numbers are kept here, a few dozen bytes for each command.
 //!
-//! Pure: the caller brings the time, as the boot-time clock's.
+//! Pure: the caller passes the time of the boot-time clock.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Commands of one client that go to one receiver in a row while another client's wait. More than people or devices that
-/// take turns have waiting; few enough to be no delay.
+/// The most commands of one client to one receiver in a row while another client's command waits: more than ordinary clients
+/// have waiting, and few enough not to delay the other.
 const GIVE_WAY: u32 = 8;
 
 /// Milliseconds of the boot-time clock.
@@ -24,11 +26,11 @@ type Millis = u64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// In its client's line of ready lanes, at this turn.
+    /// In its client's line of ready lanes, with this turn.
     Ready(u64),
-    /// Its head is being worked on.
+    /// Its head is under way.
     Busy,
-    /// Its head waits for a time.
+    /// Its head waits until this time.
     Waiting(Millis),
 }
 
@@ -41,23 +43,23 @@ struct Entry<C> {
 
 #[derive(Debug)]
 struct Lane<C> {
-    /// What is worked on, or will be next.
+    /// The command that is under way, or will be next.
     head: Entry<C>,
-    /// The others, in the order in which they came.
+    /// The others, in the order of arrival.
     rest: VecDeque<Entry<C>>,
     state: State,
-    /// How many of the head's client were done before it, in a row.
+    /// How many commands of the head's client were finished in a row before it.
     run: u32,
 }
 
 impl<C: Copy + Eq> Lane<C> {
-    /// Puts the next command at the head and gives the last one back; none if there is no next.
+    /// Makes the next command the head, and returns the last head. None if there is no next command.
     fn advance(&mut self) -> Option<Entry<C>> {
         let client = self.head.client;
         let mut next = 0;
         if self.run >= GIVE_WAY {
             let of_another = self.rest.iter().position(|entry| entry.client != client);
-            // Should all be of one client, looking again can wait.
+            // If all of them are of one client, the next search can wait.
             self.run = 0;
             next = of_another.unwrap_or(0);
         }
@@ -69,11 +71,11 @@ impl<C: Copy + Eq> Lane<C> {
     }
 }
 
-/// A client with commands here.
+/// A client with commands in any lane.
 #[derive(Debug, Default)]
 struct Client {
     commands: usize,
-    /// Its place in the line of clients, while it has ready lanes.
+    /// Its turn in the line of clients, while it has ready lanes.
     turn: Option<u64>,
 }
 
@@ -84,10 +86,10 @@ pub struct Lanes<C, K> {
     clients: HashMap<C, Client>,
     /// Clients with ready lanes, by turn.
     line: BTreeMap<u64, C>,
-    /// Lanes that are ready, by client and turn: a lane may leave the line, wherever it stands in it.
+    /// Ready lanes, by client and turn, so that a lane can leave the line from any place.
     ready: BTreeMap<(C, u64), Arc<K>>,
     next_turn: u64,
-    /// Lanes that wait, by time and the number of their head.
+    /// Waiting lanes, by time and the number of their head.
     waiting: BTreeMap<(Millis, u64), Arc<K>>,
     /// Every command, by deadline and number.
     deadlines: BTreeMap<(Millis, u64), Arc<K>>,
@@ -108,7 +110,7 @@ impl<C, K> Default for Lanes<C, K> {
 }
 
 impl<C: Copy + Ord + Hash, K: Eq + Hash> Lanes<C, K> {
-    /// Adds command number `seq` of a client. Numbers come in rising order.
+    /// Adds command number `seq` of a client. The numbers must rise.
     pub fn push(&mut self, client: C, key: K, seq: u64, deadline: Duration) {
         let deadline = millis(deadline);
         self.clients.entry(client).or_default().commands += 1;
@@ -127,13 +129,13 @@ impl<C: Copy + Ord + Hash, K: Eq + Hash> Lanes<C, K> {
         self.make_ready(&key);
     }
 
-    /// Is there a command to work on?
+    /// Whether a command may be attempted now.
     #[must_use]
     pub fn has_ready(&self) -> bool {
         !self.line.is_empty()
     }
 
-    /// The next command to work on, if one is ready; its lane is busy until [`Self::done`] or [`Self::later`].
+    /// The next command to attempt, if one is ready. Its lane is busy until [`Self::done`] or [`Self::later`].
     pub fn take_next(&mut self) -> Option<(Arc<K>, u64)> {
         let (_, name) = self.line.pop_first()?;
         self.clients.get_mut(&name)?.turn = None;
@@ -181,7 +183,7 @@ impl<C: Copy + Ord + Hash, K: Eq + Hash> Lanes<C, K> {
         }
     }
 
-    /// Takes out one command whose deadline has passed, unless it is being worked on.
+    /// Takes out one command whose deadline has passed and that is not under way.
     pub fn expired(&mut self, now: Duration) -> Option<u64> {
         let now = millis(now);
         let due = self.deadlines.iter().take_while(|((deadline, _), _)| *deadline <= now);
@@ -189,14 +191,14 @@ impl<C: Copy + Ord + Hash, K: Eq + Hash> Lanes<C, K> {
         self.take_out(at, &key)
     }
 
-    /// Takes out command number `seq`, unless it is gone already or being worked on. True if it did.
+    /// Takes out command number `seq`, unless it is finished or under way. Returns true if it did.
     pub fn remove(&mut self, seq: u64, deadline: Duration) -> bool {
         let at = (millis(deadline), seq);
         let Some(key) = self.deadlines.get(&at).map(Arc::clone) else { return false };
         !self.is_busy_with(&key, seq) && self.take_out(at, &key).is_some()
     }
 
-    /// Is command number `seq` here?
+    /// Whether command number `seq` is in a lane.
     #[must_use]
     pub fn contains(&self, seq: u64, deadline: Duration) -> bool {
         self.deadlines.contains_key(&(millis(deadline), seq))
@@ -218,7 +220,7 @@ impl<C: Copy + Ord + Hash, K: Eq + Hash> Lanes<C, K> {
                 let client = lane.head.client;
                 let gone = lane.advance();
                 if let Some(gone) = gone {
-                    // The next one of the same client takes over its turn.
+                    // If the next command is of the same client, it keeps the turn.
                     if lane.head.client != client {
                         self.leave_line(client, turn);
                         self.make_ready(key);
@@ -234,7 +236,7 @@ impl<C: Copy + Ord + Hash, K: Eq + Hash> Lanes<C, K> {
         Some(at.1)
     }
 
-    /// When something changes by itself: a lane's waiting ends, or a command that nobody works on expires.
+    /// The next time at which a lane's wait ends, or a command that is not under way expires.
     #[must_use]
     pub fn next_change(&self) -> Option<Duration> {
         let waiting = self.waiting.keys().next().map(|(at, _)| *at);
@@ -247,7 +249,7 @@ impl<C: Copy + Ord + Hash, K: Eq + Hash> Lanes<C, K> {
         self.queues.get(key).is_some_and(|lane| lane.state == State::Busy && lane.head.seq == seq)
     }
 
-    /// The head of a lane that stands in no line is gone; the next one, if there is one, is ready.
+    /// Removes the head of a lane that is in no line. The next command, if there is one, becomes ready.
     fn drop_head(&mut self, key: &Arc<K>) {
         let Some(lane) = self.queues.get_mut(key) else { return };
         let gone = lane.advance();
@@ -257,7 +259,7 @@ impl<C: Copy + Ord + Hash, K: Eq + Hash> Lanes<C, K> {
         self.make_ready(key);
     }
 
-    /// A command is no more.
+    /// A command has left its lane.
     fn forget(&mut self, entry: &Entry<C>) {
         self.deadlines.remove(&(entry.deadline, entry.seq));
         if let Some(client) = self.clients.get_mut(&entry.client) {
@@ -283,7 +285,7 @@ impl<C: Copy + Ord + Hash, K: Eq + Hash> Lanes<C, K> {
         self.ready.range((name, 0)..=(name, u64::MAX)).next().map(|((_, turn), _)| *turn)
     }
 
-    /// A client that has ready lanes and no place joins the line of clients at its end.
+    /// Puts a client with ready lanes at the end of the line of clients, unless it is in it.
     fn queue_up(&mut self, name: C) {
         let (turn, has_ready) = (self.turn(), self.first_ready(name).is_some());
         if let Some(client) = self.clients.get_mut(&name).filter(|client| client.turn.is_none() && has_ready) {

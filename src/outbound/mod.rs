@@ -1,19 +1,20 @@
-//! MQTT → iLink: accept a command, the deliver loop, results.
+//! MQTT → iLink: accepting commands, the deliver loop, results.
 //!
-//! A command's way through the files here:
+//! A command's way through the files:
 //!
 //! 1. **accept**: [`accept`] decodes the message, recognises the broker's redeliveries, and refuses with a result;
-//! 2. **make durable**: it appends the command to the spool ([`record`]), unless its client has its share of it ([`shares`]);
+//! 2. **make durable**: it appends the command to the spool ([`record`]), unless its client fills its share of the queue
+//!    ([`shares`]);
 //! 3. **answer the sender**: the PUBACK, in arrival order;
-//! 4. **deliver**: [`deliver`] takes the lanes in turn ([`lanes`]) and calls iLink ([`attempt`]), through a gate that looks at
-//!    the deadline and marks the command as sent (`gate`); one commit replaces the command by its result;
+//! 4. **deliver**: [`deliver`] takes the lanes in turn ([`lanes`]) and calls iLink ([`attempt`]). Right before each request,
+//!    `gate` checks the deadline and marks the command as sent. One commit replaces the command by its result;
 //! 5. **complete**: [`results`] publishes the result and removes the row once the broker has acknowledged it.
 //!
-//! What devices publish on topics of their own becomes commands by the routes (`storing`, [`route_book`]), and goes the same
-//! way from step 2 on.
+//! Routes make commands of what devices publish on their own topics (`storing`, [`route_book`]). From step 2 on these go the
+//! same way.
 //!
-//! On start a result row is published; a command becomes `uncertain` if it may have been executed and must not be tried again;
-//! anything else is delivered.
+//! At the start, results in the spool are published. A command that may have been executed and must not be tried again becomes
+//! `uncertain`; all others are delivered.
 
 pub mod accept;
 pub mod attempt;

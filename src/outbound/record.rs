@@ -1,6 +1,7 @@
-//! What an outbound row of the spool holds, and its bytes.
+//! A row of the outbound queue, and its bytes.
 //!
-//! A row is a command until its fate is known, and then, in one commit, its result: a known success is never sent again.
+//! A row is a command until its outcome is known. Then one commit replaces it by its result, so that a known success is never
+//! sent again.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::local::{Base, CommandResult, Publication, Reference, Status};
 use crate::os::clock::Stamp;
 use crate::protocol::Call;
 
-/// One durable thing on its way to iLink, or back.
+/// What a row holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Record {
     /// A command that was accepted.
@@ -28,7 +29,7 @@ pub struct Command {
     pub id: [u8; 16],
     /// When it was accepted.
     pub at: Stamp,
-    /// How long after that it may be sent.
+    /// How long after that it may still be sent.
     pub ttl: Duration,
     /// The requester's `ref`.
     pub reference: Option<Reference>,
@@ -36,22 +37,22 @@ pub struct Command {
     pub reply_to: ReplyTo,
     /// What to call.
     pub call: Call,
-    /// Attempts so far, with the one that is under way.
+    /// How many attempts were made, with the one that is under way.
     pub attempts: u32,
-    /// How many of them may well have been executed: each may have made a copy.
+    /// How many of them iLink has quite possibly executed: each may have made a copy.
     pub unknown: u32,
-    /// What is known of them.
+    /// What is known of their outcome.
     pub mark: Mark,
 }
 
-/// What is known of the attempts at a command. Durable before the request leaves.
+/// What is known of the attempts at a command. It is durable before the request leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mark {
     /// iLink has certainly not executed it.
     Unsent,
-    /// An attempt is under way, or was and left its outcome unknown; it may be tried again.
+    /// An attempt is under way, or its outcome is unknown; the command may be tried again.
     Ambiguous,
-    /// An attempt is under way, or was and left its outcome unknown; it must not be tried again.
+    /// An attempt is under way, or its outcome is unknown; the command must not be tried again.
     Sent,
 }
 
@@ -131,7 +132,8 @@ impl ReplyTo {
     #[must_use]
     pub fn publications(&self, base: &Base, result: &CommandResult) -> Vec<Publication> {
         if let Some((route, _)) = base.origin_of_route(&self.topic) {
-            // A device that knows nothing of iLink waits for no answer; people want to know what went wrong.
+            // The device does not know iLink and waits for no result. Failures are published, because people want to know of
+            // them.
             let failed = result.status != Status::Ok;
             return failed.then(|| Publication::json(base.route_result(route), result.to_json())).into_iter().collect();
         }

@@ -1,10 +1,13 @@
 //! Tells the broker's redelivery of a stored command from a new command.
 //!
-//! A broker delivers a command again, with DUP set, when it has seen no PUBACK for it. It is the same command if the session
-//! is the one it was delivered in and packet id and bytes are those of a command that an earlier connection stored. Anything
-//! else is new: two "toggle" are two. The keys live as long as the MQTT session, also across a restart of the bridge, but no
-//! longer than the broker needs them: once it is known to have our PUBACK, it uses the packet id for another command, which may
-//! be of the same bytes, and whose first delivery may be the one that is lost.
+//! A broker delivers a command again, with DUP set, if it has not got a PUBACK for it. It is the same command if the session is
+//! the same, and if packet id and bytes are those of a command that an earlier connection stored. Anything else is new: two
+//! "toggle" are two.
+//!
+//! A *key* is the packet id and the digest of a stored command. Keys live as long as the MQTT session, also across a restart of
+//! the bridge, but not longer than the broker needs them. Once the broker is known to have our PUBACK, it may use the packet id
+//! for another command with the same bytes. If the first delivery of that one is lost, it also arrives with DUP set, and must
+//! not be taken for the old one.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,14 +18,14 @@ use crate::mqtt::{Incoming, Settled};
 /// SHA-256 of a command's bytes.
 pub type Digest = [u8; 32];
 
-/// Where a message came: its connection (0 for one of an earlier run), and its number there.
+/// Where a message arrived: its connection (0 for one of an earlier run), and its number on that connection.
 type Place = (u64, u64);
 
 struct Known {
     digest: Digest,
     /// The connection that delivered it first; 0 for one of an earlier run.
     connection: u64,
-    /// Where it came last, to be acknowledged.
+    /// Where it arrived last, and will be acknowledged.
     place: Place,
     fate: Fate,
 }
@@ -30,24 +33,24 @@ struct Known {
 /// What became of a command.
 enum Fate {
     Stored,
-    /// The id of the result by which it was refused: a redelivery is refused again, under the same. Not kept across a restart.
+    /// It was refused by the result with this id. A redelivery is refused again, with the same id. Not kept across a restart.
     Refused([u8; 16]),
 }
 
-/// The commands of the present MQTT session, and of the one before: what that had delivered may still wait here.
+/// The commands of the present MQTT session and of the one before, whose messages may still wait to be handled.
 #[derive(Default)]
 pub struct Redelivery {
     present: Session,
     before: Session,
 }
 
-/// The commands of one session, the last of each packet id, until the broker is done with them.
+/// The commands of one session: the last one of each packet id, until the broker is done with it.
 #[derive(Default)]
 struct Session {
     /// Its first connection.
     began: u64,
     known: HashMap<u16, Known>,
-    /// Their packet ids, by where they came last.
+    /// Their packet ids, by where they arrived last.
     places: BTreeMap<Place, u16>,
 }
 
@@ -66,7 +69,7 @@ impl Session {
 }
 
 impl Redelivery {
-    /// What the spool kept of an earlier run.
+    /// Starts with the keys that the spool has kept from an earlier run.
     #[must_use]
     pub fn new(kept: Vec<(u16, Digest)>) -> Self {
         let mut present = Session::default();
@@ -77,12 +80,13 @@ impl Redelivery {
         Self { present, ..Self::default() }
     }
 
-    /// The session of a connection. One before both is of no interest any more, and counts as the older.
+    /// The session of a connection. A connection before both sessions is counted to the older one; it is of no interest any
+    /// more.
     fn session_mut(&mut self, connection: u64) -> &mut Session {
         if connection >= self.present.began { &mut self.present } else { &mut self.before }
     }
 
-    /// Was this very command stored by an earlier connection of this session?
+    /// Whether an earlier connection of this session has stored this very command.
     #[must_use]
     pub fn is_stored(&mut self, message: &Incoming, digest: &Digest) -> bool {
         if !message.dup || message.qos != 1 || !message.session_present {
@@ -94,15 +98,15 @@ impl Redelivery {
         let stored =
             matches!(known.fate, Fate::Stored) && known.digest == *digest && known.connection != message.connection;
         if stored {
-            // It is acknowledged once more.
+            // It will be acknowledged once more, on this connection.
             session.places.remove(&std::mem::replace(&mut known.place, place));
             session.places.insert(place, pkid);
         }
         stored
     }
 
-    /// A message that is no redelivery has this packet id: the broker is done with whichever had it before. True if the spool
-    /// still has a key of that.
+    /// A message that is no redelivery arrived: the broker is done with the last command of its packet id. Returns true if the
+    /// spool still has a key of that one.
     #[must_use]
     pub fn is_used_again(&mut self, message: &Incoming) -> bool {
         let in_present = message.connection >= self.present.began;
@@ -111,7 +115,7 @@ impl Redelivery {
         message.qos == 1 && was_stored && session.remove(message.pkid) && in_present
     }
 
-    /// The id of the result by which a command is refused: `new`, unless this very one was refused before.
+    /// The id of the result with which a command is refused: `new`, unless this very command was refused before.
     pub fn refusal_id(&mut self, message: &Incoming, digest: Digest, new: [u8; 16]) -> [u8; 16] {
         if message.qos == 0 {
             return new;
@@ -130,14 +134,14 @@ impl Redelivery {
         id
     }
 
-    /// A command of this packet id is being stored.
+    /// Notes that a command is being stored.
     pub fn note(&mut self, message: &Incoming, digest: Digest) {
         let known = Known { digest, connection: message.connection, place: place(message), fate: Fate::Stored };
         self.session_mut(message.connection).put(message.pkid, known);
     }
 
-    /// The broker is done with these: it will not deliver them again, and uses their packet ids for others. Gives those of
-    /// which the spool has keys.
+    /// The broker is done with these messages: it will not deliver them again. Returns the packet ids whose keys the spool can
+    /// forget.
     pub fn settled(&mut self, settled: Settled) -> Vec<u16> {
         let Settled { connection, up_to } = settled;
         let in_present = connection >= self.present.began;
@@ -152,8 +156,8 @@ impl Redelivery {
         if in_present { keys } else { Vec::new() }
     }
 
-    /// The session is lost, and a new one began with connection `began`. The packet ids of the lost one mean nothing any
-    /// more, but to what it had delivered before.
+    /// The session was lost, and a new one began with connection `began`. The keys of the lost session are only valid for
+    /// messages that it had delivered before.
     pub fn lost(&mut self, began: u64) {
         if began != self.present.began {
             self.before = std::mem::replace(&mut self.present, Session { began, ..Session::default() });
@@ -165,7 +169,8 @@ fn place(message: &Incoming) -> Place {
     (message.connection, message.arrival)
 }
 
-/// The digest of everything a redelivery repeats: all but the packet id, DUP, and the expiry, which the broker counts down.
+/// The digest of everything that is the same in a redelivery. Left out are the packet id, DUP, and the expiry, which the broker
+/// counts down.
 #[must_use]
 pub fn digest(message: &Incoming) -> Digest {
     let mut hash = Sha256::new();

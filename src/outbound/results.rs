@@ -1,7 +1,7 @@
-//! Publishes results and removes them from the spool once the broker has acknowledged every copy.
+//! Publishes results, and removes each from the spool once the broker has acknowledged all its copies.
 //!
-//! Results on one topic go in their order; what the broker refuses for now holds up those alone
-//! ([`lanes`](crate::delivery::lanes)).
+//! Results on one topic keep their order: they form a lane ([`lanes`](crate::delivery::lanes)). If the broker refuses one for
+//! now, only that lane waits.
 
 use std::sync::Arc;
 
@@ -21,30 +21,30 @@ use crate::mqtt::Publisher;
 use crate::os::clock;
 use crate::store::{Queue, Row as Stored, SpoolError, Store};
 
-/// Results being published at once: each holds its row in memory.
+/// The most results under way; each holds its row in memory.
 const UNDER_WAY: usize = 64;
-/// The same in bytes of their rows.
+/// The most bytes of their rows.
 const UNDER_WAY_BYTES: usize = 16 * 1024 * 1024;
 
 /// The loop's surroundings.
 pub struct Results {
     /// The base topic.
     pub base: Base,
-    /// Where results wait.
+    /// Holds the results.
     pub spool: Arc<dyn Store>,
-    /// Where they go.
+    /// Publishes them.
     pub publisher: Publisher,
-    /// For what the broker refuses for good.
+    /// Keeps what the broker refuses for good.
     pub set_aside: SetAside,
-    /// Told of what it refuses for now.
+    /// Shows what it refuses for now.
     pub busy: BusyBoard,
-    /// With a broker that does.
+    /// How long to wait after refusals for now.
     pub patience: Patience,
     /// How much of the queue each client holds.
     pub shares: Arc<Shares>,
 }
 
-/// The topics of a result's copies that are settled, while others are not.
+/// The topics of a result's copies that the broker has, while other copies must be sent again.
 #[derive(Debug, Default)]
 pub struct SettledTopics(Vec<String>);
 
@@ -73,7 +73,7 @@ impl Results {
             }
             let room = courier.room();
             let wake = courier.next_change().map(|at| Instant::now() + clock::nap(at, clock::boot_now()));
-            // recv() is cancel-safe, and so is what has ended; the others only observe.
+            // Cancel-safe: recv() and settled() are, and the others only observe.
             let seq = tokio::select! {
                 () = stop.cancelled() => break,
                 () = courier.settled() => continue,
@@ -101,7 +101,7 @@ impl Results {
 
 impl Owner for Results {
     const QUEUE: Queue = Queue::Outbound;
-    /// The topic that the command came on: those of its results follow from it.
+    /// The topic of the command, from which the topics of its results follow.
     type Lane = String;
     type Row = StoredResult;
     type Memo = SettledTopics;

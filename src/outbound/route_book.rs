@@ -1,8 +1,8 @@
-//! What each route sent last of each device: what `on_change` and `min_interval` go by.
+//! The *route book*: what each route last sent for each device. `on_change` and `min_interval` are decided by it.
 //!
-//! Kept in memory, and as notes in the spool for the next run. A note is written after its message is durable, so that after
-//! a crash a message may be sent once more, and none is left out that was never stored. What could not be delivered counts
-//! as not sent: the same state is sent again when the device next tells it.
+//! It is kept in memory, and as notes in the spool for the next run. A note is written after its message is durable: after a
+//! crash a message may be sent once more, but no message is left out because of one that was never stored. A message that could
+//! not be delivered counts as not sent: the same state is sent when the device publishes it the next time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,18 +16,19 @@ use crate::route::{Routes, ToRule};
 use crate::store::{SpoolError, Store};
 
 const PREFIX: &str = "route/";
-/// Devices remembered, of all routes together: topics are the devices' choice, memory and disk are not.
+/// The most devices in the book, for all routes together. Devices may invent any number of topics, but memory and disk are
+/// limited.
 const KNOWN_MOST: usize = 10_000;
 
-/// What was sent.
+/// The last message of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
-    /// Of the call; none if it could not be delivered.
+    /// The digest of its call; none if it could not be delivered.
     digest: Option<[u8; 16]>,
     at: Stamp,
 }
 
-/// What is about to be sent: for [`RouteBook::stored`] once it is durable.
+/// A message that is being sent: passed to [`RouteBook::stored`] once it is durable.
 #[derive(Debug, Clone)]
 pub struct Remembered {
     key: String,
@@ -37,13 +38,13 @@ pub struct Remembered {
 /// Why a message is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeftOut {
-    /// It says what was said last.
+    /// `on_change`: it says the same as the last one.
     Unchanged,
-    /// The last one was a moment ago.
+    /// `min_interval`: the last one was sent too short a time ago.
     TooSoon,
 }
 
-/// The book; clones share it.
+/// The book. Clones share it.
 #[derive(Debug, Clone)]
 pub struct RouteBook {
     spool: Arc<dyn Store>,
@@ -65,7 +66,7 @@ impl RouteBook {
         Ok(book)
     }
 
-    /// Forgets what no route goes by any more.
+    /// Forgets what no route needs any more.
     pub fn reconfigure(&self, routes: &Routes) {
         let remember = |key: &str| {
             let name = key.split('/').next();
@@ -74,10 +75,10 @@ impl RouteBook {
         self.forget_where(|key, _| !remember(key));
     }
 
-    /// Is a message that `rule` makes of `topic` to be left out?
+    /// Checks whether `rule` allows this call for a message on `topic`.
     ///
     /// # Errors
-    /// Why it is.
+    /// If it is to be left out; the error says why.
     pub fn check(&self, rule: &ToRule, topic: &str, call: &Call) -> Result<(), LeftOut> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key(rule, topic)).copied();
         let Some(Known { digest: last, at }) = known else { return Ok(()) };
@@ -87,7 +88,7 @@ impl RouteBook {
         if rule.min_interval.is_some_and(|least| at.age() < least) { Err(LeftOut::TooSoon) } else { Ok(()) }
     }
 
-    /// Notes that a message is being sent; those that follow are measured by it. None for a rule that does not ask.
+    /// Notes that a message is being sent; later ones are compared with it. None if the rule needs no such comparison.
     pub fn note(&self, rule: &ToRule, topic: &str, call: &Call, at: Stamp) -> Option<Remembered> {
         if !remembers(rule) {
             return None;
@@ -103,12 +104,12 @@ impl RouteBook {
         Some(Remembered { key, known })
     }
 
-    /// What was noted is durable.
+    /// The message is durable.
     pub fn stored(&self, remembered: &Remembered) {
         self.write(&remembered.key, remembered.known);
     }
 
-    /// What was noted could not be stored.
+    /// The message could not be stored.
     pub fn not_stored(&self, remembered: &Remembered) {
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if all.get(&remembered.key) == Some(&remembered.known) {
@@ -116,7 +117,7 @@ impl RouteBook {
         }
     }
 
-    /// A message of the route named `name` and of `topic` could not be delivered.
+    /// The message that the route `name` made of one on `topic` could not be delivered.
     pub fn not_delivered(&self, name: &str, topic: &str, call: &Call) {
         let (key, digest) = (format!("{name}/{topic}"), Some(digest(call)));
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,7 +135,7 @@ impl RouteBook {
         }
     }
 
-    /// Forgets the tenth that was heard of least lately.
+    /// Forgets the tenth of the devices whose last message is oldest.
     fn make_room(&self) {
         let mut ages: Vec<_> = {
             let all = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,9 @@
-//! How much of the queue each client holds: of its rows and of its bytes no more than half while another client has any, and
-//! never the last quarter, so that whoever floods leaves room for those who come later: what is accepted cannot be taken back.
+//! Limits each client's *share* of the outbound queue, in rows and in bytes: half of it while another client has commands in
+//! it, otherwise three quarters. So a client that floods the queue leaves room for those that come later, because what was
+//! accepted cannot be taken back.
 //!
-//! It holds them from the acceptance of a command until its result is delivered. `by/<client>` names a client; all that comes
-//! without a name, routes included, is one client together.
+//! A command counts from its acceptance until its result is delivered. `by/<client>` in the topic names the client. All
+//! commands without such a name, those of routes included, count as one client.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -11,14 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::local::Base;
 
-/// Who sends: a hash of the level after `by/`; none for all others together. The name itself may be long, and whoever floods
-/// may invent many.
+/// A client: a hash of the level after `by/`; none for all commands without it. It is a hash because names may be long, and a
+/// flood may bring many of them.
 pub type Client = Option<u64>;
 
-/// What is shared.
+/// The shares of all clients.
 #[derive(Debug)]
 pub struct Shares {
-    /// What the queue may hold.
+    /// How many rows and bytes the queue may hold.
     rows: u64,
     bytes: u64,
     names: RandomState,
@@ -28,7 +29,7 @@ pub struct Shares {
 #[derive(Debug, Default)]
 struct Held {
     clients: HashMap<Client, Arc<Share>>,
-    /// Whose each row is, and what it brought.
+    /// For each row, the share that it counts in, and its bytes.
     rows: HashMap<u64, (Arc<Share>, u32)>,
 }
 
@@ -47,7 +48,7 @@ impl Share {
     }
 }
 
-/// Room for a row that is being stored; given back when it is dropped unused.
+/// Room for a row that is being stored. It is given back when this is dropped without [`Place::keep`].
 #[derive(Debug)]
 pub struct Place<'a> {
     shares: &'a Shares,
@@ -57,7 +58,7 @@ pub struct Place<'a> {
 }
 
 impl Shares {
-    /// Those of a queue that may hold so many rows and bytes.
+    /// The shares of a queue that may hold so many rows and bytes.
     #[must_use]
     pub fn of(rows: u64, bytes: u64) -> Self {
         Self { rows, bytes, names: RandomState::new(), held: Mutex::default() }
@@ -69,7 +70,7 @@ impl Shares {
         base.client(command_topic).map(|name| self.names.hash_one(name))
     }
 
-    /// Room for a row of `bytes`, unless the client has its share.
+    /// Takes room for a row of `bytes`. None if the client fills its share.
     pub fn ask(&self, client: Client, bytes: usize) -> Option<Place<'_>> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let mut held = self.held();
@@ -78,7 +79,7 @@ impl Shares {
         let beyond = |has: u64, all: u64| has.saturating_mul(4) > all.saturating_mul(quarters);
         let rows = share.rows.load(Ordering::Relaxed) + 1;
         let in_all = share.bytes.load(Ordering::Relaxed) + u64::from(bytes);
-        // One row everybody may have, however large: the queue itself may refuse it.
+        // Every client may have one row of any size; the queue itself may refuse it.
         if rows > 1 && (beyond(rows, self.rows) || beyond(in_all, self.bytes)) {
             return None;
         }
@@ -87,7 +88,7 @@ impl Shares {
         Some(Place { shares: self, share, bytes, kept: false })
     }
 
-    /// A row that an earlier run accepted.
+    /// Counts a row that an earlier run accepted.
     pub fn found(&self, client: Client, bytes: usize, seq: u64) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let mut held = self.held();

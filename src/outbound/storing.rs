@@ -1,5 +1,5 @@
-//! Making commands durable: those of the command topics and those that routes make. Each goes into the queue if this has
-//! room for another of its client's.
+//! Makes commands durable: those from the command topics, and those that routes make. Each needs room in the queue, and in its
+//! client's share.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::store::{AppendError, Key, Queue, SpoolError};
 
 /// Why a command was not made durable.
 enum NotStored {
-    /// There is no room for it, or not for this client, for this reason.
+    /// There is no room for it, or not for this client; the reason for the sender.
     NoRoom(String),
     /// The spool failed.
     Failed(SpoolError),
@@ -49,7 +49,7 @@ impl Accept {
         }
     }
 
-    /// Makes a command durable, if its client has room for it.
+    /// Makes a command durable, if its client's share has room for it.
     async fn append(&self, topic: &str, row: Vec<u8>, key: Option<Key>) -> Result<(u64, Client), NotStored> {
         let client = self.shares.client(&self.config.base, topic);
         let Some(place) = self.shares.ask(client, row.len()) else {
@@ -100,10 +100,10 @@ struct Refused {
 }
 
 impl Accept {
-    /// What a device publishes on a topic of its own: the routes say what it means, then it goes the way of every command.
+    /// Takes a message on a device's own topic. The routes make commands of it, which then go the way of all commands.
     ///
-    /// One message may fire several routes and so become several commands. The key by which its redelivery is known goes with
-    /// the last of them: a crash in between repeats some, and leaves out none.
+    /// One message may fire several routes, and so become several commands. The redelivery key is stored with the last of them:
+    /// a crash in between may repeat some commands, but loses none.
     pub(super) fn take_routed(
         self: &Arc<Self>,
         message: Incoming,
@@ -174,7 +174,7 @@ impl Accept {
 
     async fn store_routed(self: Arc<Self>, routed: Vec<Routed>, mut key: Option<Key>, ack: Option<AckToken>) -> Fate {
         let mut stores = Vec::with_capacity(routed.len());
-        // From the last on, which takes the key.
+        // Backwards, because the last one takes the key.
         for routed in routed.into_iter().rev() {
             let fits = content(&routed.command.call).len() <= self.config.rules.max_content;
             let key = if fits { key.take() } else { None };

@@ -110,8 +110,8 @@ pub(super) const TOKEN: &str = "get_access_token";
 pub(super) const PATHS: [&str; 5] = ["send_msg", "ham_topic", "ham_group", "ham_user", "ham_add_user"];
 
 /// The longest that the bridge may hold a command back after this was answered. The figures are those of `cloud/transport.rs`
-/// (`Timing`), `cloud/session/budget.rs` and `outbound/attempt.rs` (`WAIT`, `QUOTA_WAIT`); of those that such an answer may set, for
-/// all calls, for its endpoint, or for the command alone, each is the longest, in seconds.
+/// (`Timing`), `cloud/session/budget.rs` and `outbound/attempt.rs` (`WAIT`, `QUOTA_WAIT`); of those that such an answer may
+/// set, for all calls, for its endpoint, or for the command alone, each is the longest, in seconds.
 pub(super) fn back_off(path: &str, trouble: Trouble) -> Duration {
     // To `set_config` or `get_access_token`, and to a command.
     let (own, command) = match trouble {
@@ -132,7 +132,8 @@ pub(super) fn back_off(path: &str, trouble: Trouble) -> Duration {
         // To a command it is the last word; otherwise `config`.
         Trouble::Code(_) => (900, 0),
     };
-    // Whatever is answered, the budget's pace; a registration without an answer waits as long as `callback`, which is no longer.
+    // Whatever is answered, the budget's pace; a registration without an answer waits as long as `callback`, which is no
+    // longer.
     Duration::from_secs(match path {
         CONFIG => own.max(600),
         TOKEN => own.max(300),
