@@ -19,6 +19,9 @@
 //! disconnects; the callback closes last; then the store. A part that ends unasked stops the process with a failure. Then
 //! the callback is cut first, and nothing is answered any more.
 //!
+//! **A takeover** ([`app`], in a cluster). Every member serves the callback and stores pushes in etcd. One leads: what it does
+//! starts when it has won the election and ends, as one, when it has lost it. Its lease is asked right before each write.
+//!
 //! `src/README.md` has the same walks file by file, and says where to begin to add a call, a metric, a config key, and so on.
 //!
 //! # Rooms

@@ -86,6 +86,7 @@ async fn execute(cli: Cli, sockets: Sockets) -> u8 {
         Command::Query => Verb::Query,
         Command::CallbackUrl => Verb::CallbackUrl,
         Command::SetAside(arguments) => Verb::SetAside(set_aside(arguments.command)),
+        Command::StepDown => Verb::StepDown,
         Command::Status(status) => Verb::Status { healthy: status.healthy, json: status.json },
     };
     match load() {

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::core::{Core, ids};
-use super::election::Seat;
 use super::error::AppError;
+use super::seat::Seat;
 use super::supervisor::{Step, Supervisor};
 use super::{listeners, parts};
 use crate::cli::EXIT_UNAVAILABLE;
@@ -49,6 +49,13 @@ pub async fn execute(config: &Config, verb: Verb) -> Result<Answer, AppError> {
         let text = format!("no bridge of this user's runs on {}", config.state_dir.display());
         return Ok(Answer { exit: EXIT_UNAVAILABLE, text });
     }
+    if config.cluster.is_on() || matches!(verb, Verb::StepDown) {
+        let text = format!(
+            "no bridge of this user's runs on {}: in a cluster, only running members carry out commands",
+            config.state_dir.display()
+        );
+        return Ok(Answer { exit: EXIT_UNAVAILABLE, text });
+    }
     let (core, mut election) = Core::open(config)?;
     let result = match verb {
         Verb::Call { name, json } => call(config, &core, &name, &json).await,
@@ -58,7 +65,7 @@ pub async fn execute(config: &Config, verb: Verb) -> Result<Answer, AppError> {
             let text = "callback.register is \"never\": somebody else registers the callback".to_owned();
             Ok(Answer { exit: crate::cli::EXIT_USAGE, text })
         }
-        Verb::Report => {
+        Verb::Report | Verb::StepDown => {
             let text = "the bridge has just stopped: try again".to_owned();
             Ok(Answer { exit: EXIT_UNAVAILABLE, text })
         }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
+use super::cluster::Cluster;
 use super::election::Election;
 use super::error::AppError;
 use super::supervisor::{FAULT, Step, Supervisor};
@@ -31,6 +32,7 @@ use crate::observe::log::Recent;
 use crate::operate::control::Verbs;
 use crate::operate::status::bundle::Pseudonyms;
 use crate::operate::status::{Info, Readiness, Report, Reports};
+use crate::operate::step_down;
 use crate::os::files::{self, Directory, Files};
 use crate::os::tasks::Shutdown;
 use crate::os::tls;
@@ -66,24 +68,20 @@ pub(super) struct Core {
 impl Core {
     /// With what decides whether this bridge leads.
     pub(super) fn open(config: &Config) -> Result<(Self, Election), AppError> {
-        Self::of(StateDir::open(&config.state_dir).map_err(|error| AppError::State(error.to_string()))?, config)
+        Self::alone(StateDir::open(&config.state_dir).map_err(|error| in_state(&error))?, config)
     }
 
-    /// As [`Self::open`], but waits a little for the state directory: a verb without a daemon has it for a moment.
+    /// As [`Self::open`], but waits a little for the state directory: a verb without a daemon has it for a moment. In a cluster, it
+    /// waits for the identity until `stop`: that is in etcd.
     pub(super) async fn open_soon(config: &Config) -> Result<(Self, Election), AppError> {
-        Self::of(patiently(&config.state_dir).await.map_err(|error| AppError::State(error.to_string()))?, config)
+        let state_dir = patiently(&config.state_dir).await.map_err(|error| in_state(&error))?;
+        if config.cluster.is_on() { Self::member(state_dir, config).await } else { Self::alone(state_dir, config) }
     }
 
-    fn of(state_dir: StateDir, config: &Config) -> Result<(Self, Election), AppError> {
-        let in_state = |error: &dyn std::error::Error| AppError::State(error.to_string());
+    fn alone(state_dir: StateDir, config: &Config) -> Result<(Self, Election), AppError> {
         let files = Files::from(state_dir.directory());
-        let overrides = Overrides {
-            handshake_token: config.callback.token.clone(),
-            path_secret: config.callback.path_secret.clone(),
-        };
-        let identity = Arc::new(Identity::open(files.clone(), overrides).map_err(|error| in_state(&error))?);
+        let identity = Identity::open(files.clone(), overrides(config)).map_err(|error| in_state(&error))?;
         let store = open_spool(config, state_dir.directory())?;
-        let path_secrets = watch::Sender::new(identity.accepted_secrets());
         let repeats = match config.callback.repeats {
             config::Repeats::Unanswered => Some(Arc::new(Repeats::new(store.clone(), state_dir.path()))),
             config::Repeats::Off => {
@@ -91,11 +89,37 @@ impl Core {
                 None
             }
         };
-        let core = Self {
+        let core = Self::of(config, state_dir, files, identity, store.clone(), repeats);
+        Ok((core, Election::Alone(Some(store))))
+    }
+
+    async fn member(state_dir: StateDir, config: &Config) -> Result<(Self, Election), AppError> {
+        let mut cluster = Cluster::join(config, SET_ASIDE_BYTES)?;
+        let files = cluster.files(config);
+        let identity = cluster.identity(state_dir.directory(), &files, &overrides(config)).await?;
+        cluster.adopt(state_dir.directory(), limits(config)).await?;
+        let repeats = match config.callback.repeats {
+            config::Repeats::Unanswered => Some(Arc::new(Repeats::of_this_run())),
+            config::Repeats::Off => None,
+        };
+        let core = Self::of(config, state_dir, files, identity, cluster.append(), repeats);
+        Ok((core, Election::Cluster(Box::new(cluster))))
+    }
+
+    fn of(
+        config: &Config,
+        state_dir: StateDir,
+        files: Files,
+        identity: Identity,
+        spool: Arc<dyn Append>,
+        repeats: Option<Arc<Repeats>>,
+    ) -> Self {
+        let path_secrets = watch::Sender::new(identity.accepted_secrets());
+        Self {
             state_dir,
             files,
-            identity,
-            spool: store.clone(),
+            identity: Arc::new(identity),
+            spool,
             repeats,
             counters: Arc::new(Counters { activity: Activity::new(config.admin.show_content), ..Counters::default() }),
             busy: Arc::default(),
@@ -104,8 +128,20 @@ impl Core {
             path_secrets,
             changing_url: Arc::default(),
             tasks: TaskTracker::new(),
-        };
-        Ok((core, Election::Alone(Some(store))))
+        }
+    }
+
+    /// Reads the identity again, which another member of the cluster may have changed.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub(super) async fn read_identity_again(&self) -> Result<(), AppError> {
+        let identity = Arc::clone(&self.identity);
+        let read = tokio::task::spawn_blocking(move || identity.read_again()).await;
+        read.map_err(|error| AppError::Failed(error.to_string()))?.map_err(|error| in_state(&error))?;
+        self.path_secrets.send_replace(self.identity.accepted_secrets());
+        Ok(())
     }
 
     pub(super) async fn close(self) {
@@ -207,6 +243,7 @@ impl Core {
             routes: Arc::default(),
             readiness: Readiness::default(),
             loops: Vec::new(),
+            cluster: None,
         }
     }
 
@@ -217,6 +254,7 @@ impl Core {
         session: watch::Receiver<Option<Session>>,
         reports: Reports,
         recent: Recent,
+        step_down: mpsc::Sender<step_down::Asked>,
     ) -> Verbs {
         let (for_url, for_change) = (config.clone(), config.clone());
         let (for_report, identity) = (config.clone(), Arc::clone(&self.identity));
@@ -241,8 +279,17 @@ impl Core {
                 bundle.with(&Pseudonyms::new(&identity.handshake_token(), ids))
             }),
             reports,
+            step_down,
         }
     }
+}
+
+fn in_state(error: &dyn std::error::Error) -> AppError {
+    AppError::State(error.to_string())
+}
+
+fn overrides(config: &Config) -> Overrides {
+    Overrides { handshake_token: config.callback.token.clone(), path_secret: config.callback.path_secret.clone() }
 }
 
 /// Who and what the configuration names.
@@ -265,11 +312,13 @@ async fn patiently(path: &Path) -> Result<StateDir, StateDirError> {
     }
 }
 
+fn limits(config: &Config) -> Limits {
+    Limits { inbound: config.spool.max_bytes, outbound: config.spool.max_bytes, set_aside: SET_ASIDE_BYTES }
+}
+
 /// Opens the spool of a state directory.
 fn open_spool(config: &Config, dir: &Directory) -> Result<Arc<dyn Store>, AppError> {
-    let limits =
-        Limits { inbound: config.spool.max_bytes, outbound: config.spool.max_bytes, set_aside: SET_ASIDE_BYTES };
-    let (spool, recovered) = Spool::open_in(dir, limits).map_err(|error| AppError::State(error.to_string()))?;
+    let (spool, recovered) = Spool::open_in(dir, limits(config)).map_err(|error| AppError::State(error.to_string()))?;
     for file in ["spool.db", "spool.db-wal", "spool.db-shm"] {
         files::give_to_owner_of_directory(&dir.path().join(file));
     }

@@ -1,16 +1,18 @@
-//! Which bridge of an account leads: with one bridge, that one, always.
+//! Which bridge of an account leads: if there is one bridge, that one, always; in a cluster, the member that etcd says.
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
-
-use crate::os::lease::Lease;
+use super::cluster::Cluster;
+use super::seat::Seat;
+use crate::operate::status::{Membership, Role};
 use crate::store::Store;
 
 /// Decides who leads.
 pub(super) enum Election {
     /// There is nobody else. The seat is taken once.
     Alone(Option<Arc<dyn Store>>),
+    /// Among the members of a cluster.
+    Cluster(Box<Cluster>),
 }
 
 impl Election {
@@ -18,33 +20,48 @@ impl Election {
     pub(super) fn uncontested(&mut self) -> Option<Seat> {
         match self {
             Self::Alone(store) => store.take().map(Seat::alone),
+            Self::Cluster(_) => None,
         }
     }
 
     /// Resolves when this bridge leads. Cancel-safe.
     pub(super) async fn seat(&mut self) -> Seat {
-        match self.uncontested() {
-            Some(seat) => seat,
-            None => std::future::pending().await,
+        match self {
+            Self::Alone(store) => match store.take() {
+                Some(store) => Seat::alone(store),
+                None => std::future::pending().await,
+            },
+            Self::Cluster(cluster) => cluster.seat().await,
         }
     }
-}
 
-/// What a bridge has while it leads.
-pub(super) struct Seat {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) lease: Lease,
-    lost: BoxFuture<'static, String>,
-}
-
-impl Seat {
-    /// Of the only bridge of an account.
-    fn alone(store: Arc<dyn Store>) -> Self {
-        Self { store, lease: Lease::always(), lost: Box::pin(std::future::pending()) }
+    /// This member in this role.
+    pub(super) fn membership(&self, role: Role) -> Option<Membership> {
+        match self {
+            Self::Alone(_) => None,
+            Self::Cluster(cluster) => Some(cluster.membership(role)),
+        }
     }
 
-    /// Resolves, with the cause, when this bridge must not lead any more. Cancel-safe.
-    pub(super) async fn lost(&mut self) -> String {
-        (&mut self.lost).await
+    /// Whether another member could take over now.
+    pub(super) async fn has_successor(&self) -> bool {
+        match self {
+            Self::Alone(_) => false,
+            Self::Cluster(cluster) => cluster.has_successor().await,
+        }
+    }
+
+    /// Leaves the leadership to the others for a while.
+    pub(super) fn stand_back(&mut self) {
+        if let Self::Cluster(cluster) = self {
+            cluster.stand_back();
+        }
+    }
+
+    /// Leaves the cluster, once nothing is stored any more.
+    pub(super) async fn end(&self) {
+        if let Self::Cluster(cluster) = self {
+            cluster.close().await;
+        }
     }
 }

@@ -6,20 +6,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::core::Core;
-use super::election::Seat;
 use super::error::AppError;
 use super::parts::{self, RouteParts};
+use super::seat::Seat;
 use super::supervisor::{Step, Supervisor};
 use super::tasks::{self, Around};
 use crate::cloud::{self, Session};
 use crate::config::Config;
 use crate::inbound::relay::RelaySettings;
 use crate::mqtt::{self, LinkConfig};
-use crate::operate::status::{Info, Report};
+use crate::operate::status::{Info, Membership, Report};
 use crate::os::tasks::Steps;
 
 /// How long what leads is waited for once it must not lead any more. It can do nothing by then, and ends at once.
@@ -55,6 +56,7 @@ impl Leader {
         core: &Core,
         seat: Seat,
         info: watch::Receiver<Info>,
+        cluster: Option<Membership>,
     ) -> Result<Self, AppError> {
         let (steps, mut supervisor) = (Steps::default(), Supervisor::default());
         let (store, lease) = (&seat.store, seat.lease.clone());
@@ -84,6 +86,7 @@ impl Leader {
             link_counters: counters,
             routes: Arc::clone(&routes.states),
             loops: loops.progress.clone(),
+            cluster,
             ..core.report(config, info)
         });
         tasks::start_observers(&around, &report, loops, settings.subscribe(), &mut supervisor);
@@ -100,9 +103,8 @@ impl Leader {
         }
     }
 
-    /// Puts in force what of a reloaded configuration can change while running; `started` is the one it was started with. The
-    /// callback's URL is the caller's.
-    pub(super) fn reload(&self, started: &Config, new: &Config) {
+    /// Puts in force what of a reloaded configuration can change while running; `started` is the one it was started with.
+    pub(super) async fn reload(&self, started: &Config, new: &Config, callback_url: SecretString) {
         self.settings.send_replace(Arc::new(parts::relay_settings(new)));
         // They were checked against the base topic that they were read with.
         if new.mqtt.base_topic == started.mqtt.base_topic {
@@ -113,6 +115,7 @@ impl Leader {
                 "changed routes take effect with the changed mqtt.base_topic, at the next restart"
             );
         }
+        self.session.reconfigure(new.ilink.topics.clone(), new.ilink.presence.clone(), callback_url).await;
     }
 
     /// The first half of a stop: no more commands; the loops drain, calls under way get 3 s; then results drain, and what only
@@ -153,4 +156,12 @@ impl Leader {
         let _ = timeout(DROPPED_WITHIN, all).await;
         self.seat
     }
+
+    /// Says that another member takes over at once.
+    pub(super) fn hand_over(&self) {
+        self.seat.lease.hand_over();
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@
 
 pub mod alone;
 pub mod checkup;
+mod cluster;
 mod core;
 mod election;
 mod error;
@@ -17,6 +18,7 @@ mod leader;
 mod listeners;
 mod office;
 mod parts;
+mod seat;
 pub mod setup;
 mod supervisor;
 mod tasks;
@@ -24,7 +26,7 @@ mod tasks;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -56,7 +58,12 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     listeners::raise_limit();
     listeners::warn_if_few(config.outbound.concurrency);
     let notifier = Notifier::of(&source.environment);
-    let (core, election) = Core::open_soon(&config).await?;
+    // In a cluster, this waits for etcd. Nothing has begun yet that would have to end.
+    let (core, election) = tokio::select! {
+        opened = Core::open_soon(&config) => opened?,
+        () = signals.stop() => return Ok(()),
+        () = stop.cancelled() => return Ok(()),
+    };
     let (callback, admin_listener) = listeners::open(&config, sockets)?;
     let control_listener = control::bind(core.state_dir.path()).map_err(|error| {
         let socket = control::socket(core.state_dir.path());
@@ -71,7 +78,8 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     office.begin(&core).await?;
     let current = watch::Sender::new(config.clone());
     let recent = source.level.as_ref().map(LogLevel::recent).unwrap_or_default();
-    let verbs = core.verbs(&current.subscribe(), office.sessions(), office.reports(), recent);
+    let (step_down, mut step_downs) = mpsc::channel(1);
+    let verbs = core.verbs(&current.subscribe(), office.sessions(), office.reports(), recent, step_down);
     let stop_answering = &shutdown.observers;
     let answering =
         Answering { config: &config, verbs, reports: office.reports(), notifier: &notifier, stop: stop_answering };
@@ -81,38 +89,9 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
 
     let (identity, changing_url) = (Arc::clone(&core.identity), Arc::clone(&core.changing_url));
     let mut reload = Reload { source, config, current, info, identity, changing_url, tls };
-    let failure = until_stop(&mut signals, &mut reload, &notifier, &stop, &mut supervisor, &core, &mut office).await;
-    notifier.stopping();
-    signals.end_at_the_next();
-    if let Some(failure) = &failure {
-        // Before anything else: from here on nobody is told that a push is safe.
-        shutdown.callback_at_once.cancel();
-        error!(failure, "stopping: a part of the bridge failed");
-    }
-    office.stop(&shutdown, supervisor).await;
-    let _ = std::fs::remove_file(control::socket(core.state_dir.path()));
-    core.close().await;
-    match failure {
-        None => {
-            info!("stopped");
-            Ok(())
-        }
-        Some(failure) => Err(AppError::Failed(failure)),
-    }
-}
-
-/// Runs on until it is asked to stop; then why, if it was not asked.
-async fn until_stop(
-    signals: &mut Signals,
-    reload: &mut Reload,
-    notifier: &Notifier,
-    stop: &CancellationToken,
-    supervisor: &mut Supervisor,
-    core: &Core,
-    office: &mut Office,
-) -> Option<String> {
-    loop {
-        // asked(), failed() and next() are cancel-safe; the others only observe.
+    office.watch(&core, &shutdown, &mut supervisor);
+    let failure = loop {
+        // asked(), failed(), recv() and next() are cancel-safe; the others only observe.
         tokio::select! {
             asked = signals.asked() => match asked {
                 Asked::Stop => break None,
@@ -125,13 +104,32 @@ async fn until_stop(
             () = stop.cancelled() => break None,
             failure = supervisor.failed() => break Some(failure),
             cause = core.spool.failed() => break Some(format!("the spool failed: {cause}")),
+            Some(asked) = step_downs.recv() => drop(asked.send(office.step_down(&core).await)),
             turn = office.next() => {
                 let current = reload.current.borrow().clone();
-                if let Err(failure) = office.take(core, turn, &current).await {
+                if let Err(failure) = office.take(&core, turn, &current).await {
                     break Some(failure);
                 }
             }
         }
+    };
+    notifier.stopping();
+    signals.end_at_the_next();
+    if let Some(failure) = &failure {
+        // Before anything else: from here on nobody is told that a push is safe.
+        shutdown.callback_at_once.cancel();
+        error!(failure, "stopping: a part of the bridge failed");
+    }
+    let election = office.stop(&shutdown, supervisor).await;
+    let _ = std::fs::remove_file(control::socket(core.state_dir.path()));
+    core.close().await;
+    election.end().await;
+    match failure {
+        None => {
+            info!("stopped");
+            Ok(())
+        }
+        Some(failure) => Err(AppError::Failed(failure)),
     }
 }
 
@@ -177,9 +175,6 @@ impl Reload {
         if let Some(level) = &self.source.level {
             level.set(new.log.level);
         }
-        if let Some(leader) = leader {
-            leader.reload(&self.config, &new);
-        }
         if let (Some(current), Some(tls)) = (&self.tls, certificates) {
             *current.write().unwrap_or_else(PoisonError::into_inner) = tls;
         }
@@ -187,7 +182,7 @@ impl Reload {
         let changing = self.changing_url.lock().await;
         let url = new.callback_url(&self.identity.path_secret());
         if let Some(leader) = leader {
-            leader.session.reconfigure(new.ilink.topics.clone(), new.ilink.presence.clone(), url).await;
+            leader.reload(&self.config, &new, url).await;
         }
         let (callback_host, warnings) = (parts::callback_host(&new), new.warnings());
         self.info.send_if_modified(|info| {

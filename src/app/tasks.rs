@@ -152,6 +152,10 @@ pub(super) fn start_observers(
     let (stop, Loops { publisher, births, .. }) = (|| steps.results.clone(), loops);
     let telling = status::run(Arc::clone(report), store.clone(), publisher.clone(), stop());
     supervisor.service("the report", Step::Observers, telling);
+    if let Some(member) = report.cluster.clone() {
+        let telling = status::tell_cluster(member, report.base.clone(), publisher.clone(), stop());
+        supervisor.errand("what is told of the cluster", Step::Observers, telling);
+    }
     let presence = queue_presence(session.presence_states(), store.clone(), steps.loops.clone());
     supervisor.errand("the reading of presence", Step::Observers, presence);
     let noting = remember_session(report.link.clone(), store.clone(), session_name(config), stop());

@@ -67,6 +67,8 @@ pub enum Command {
     CallbackUrl,
     /// List the messages that the broker refused for good, put them back into their queue, or drop them
     SetAside(set_aside::SetAside),
+    /// Hand the leadership of the cluster over to another member
+    StepDown,
     /// Test the routes on a message, or list them; sends nothing
     Route(Route),
     /// Print the schema of the configuration or of what the bridge publishes, for editors and programs
@@ -322,7 +324,7 @@ mod tests {
 
     #[test]
     fn every_verb_parses() {
-        for verb in ["run", "check", "status", "unregister", "query", "callback-url", "register", "demo"] {
+        for verb in ["run", "check", "status", "unregister", "query", "callback-url", "register", "step-down", "demo"] {
             parse(&[verb]).unwrap();
         }
         let Command::Call(call) = parse(&["call", "ham_group/list"]).unwrap().into_command() else { panic!() };

@@ -6,6 +6,7 @@
 
 mod acl;
 mod callback;
+mod cluster;
 mod domain;
 mod layers;
 mod mqtt;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 
 pub use callback::{Callback, CallbackTls, Register, Repeats};
+pub use cluster::{Cluster, ClusterTls};
 pub use layers::{ConfigError, Environment, Problem};
 pub use mqtt::{Mqtt, MqttProtocol, MqttTls};
 pub use small::{Admin, Ambiguous, HomeAssistant, Ilink, Inbound, Log, LogFormat, Outbound, SpoolLimits};
@@ -51,6 +53,8 @@ pub struct Config {
     pub outbound: Outbound,
     /// The durable queues.
     pub spool: SpoolLimits,
+    /// Several bridges for one account.
+    pub cluster: Cluster,
     /// The admin listener.
     pub admin: Admin,
     /// Home Assistant discovery.
@@ -96,6 +100,8 @@ impl Config {
         let mqtt =
             Mqtt::read(&mut reader, uid, outbound.as_ref().map(|outbound| outbound.ttl).map_err(|failed| *failed));
         let spool = SpoolLimits::read(&mut reader);
+        let max_body = callback.as_ref().map(|callback| callback.max_body).map_err(|failed| *failed);
+        let cluster = Cluster::read(&mut reader, uid, max_body);
         let admin = Admin::read(&mut reader);
         let base = mqtt.as_ref().map(|mqtt| &mqtt.base_topic).map_err(|failed| *failed);
         let homeassistant = HomeAssistant::read(&mut reader, base);
@@ -113,6 +119,7 @@ impl Config {
                 mqtt: mqtt?,
                 outbound: outbound?,
                 spool: spool?,
+                cluster: cluster?,
                 admin: admin?,
                 homeassistant: homeassistant?,
                 log: log?,

@@ -100,6 +100,19 @@ fn http(url: &MaskedUrl) -> Result<(), String> {
     Ok(())
 }
 
+/// One of `cluster.endpoints`.
+pub(super) fn etcd(url: &MaskedUrl) -> Result<(), String> {
+    http(url)?;
+    let url = &url.0;
+    if has_user(url) {
+        return Err("user and password go to cluster.username and cluster.password".to_owned());
+    }
+    if url.port() == Some(0) || url.path() != "/" || url.query().is_some() {
+        return Err("each must be http:// or https://, a host and a port, and nothing else".to_owned());
+    }
+    Ok(())
+}
+
 /// One of `mqtt.broker`.
 fn broker(url: &MaskedUrl) -> Result<(), String> {
     let url = &url.0;

@@ -100,12 +100,17 @@ struct Memory {
 
 /// The memory of unanswered pushes.
 pub struct Repeats {
+    /// By which the next run knows them.
+    kept: Option<Kept>,
+    loaded: OnceCell<()>,
+    memory: Mutex<Memory>,
+}
+
+struct Kept {
     spool: Arc<dyn Store>,
     answered: Answered,
     /// The newest row of the run before.
     highest: u64,
-    loaded: OnceCell<()>,
-    memory: Mutex<Memory>,
 }
 
 /// Below this many entries nothing is swept: a sweep walks all of them.
@@ -117,8 +122,18 @@ impl Repeats {
     #[must_use]
     pub fn new(spool: Arc<dyn Store>, directory: &Path) -> Self {
         let highest = *spool.appended(Queue::Inbound).borrow();
+        Self::of(Some(Kept { answered: Answered::open(directory, highest), spool, highest }))
+    }
+
+    /// The memory of the pushes that this run takes in, in a cluster: another member, or the next run, does not know them.
+    #[must_use]
+    pub fn of_this_run() -> Self {
+        Self::of(None)
+    }
+
+    fn of(kept: Option<Kept>) -> Self {
         let memory = Mutex::new(Memory { next: 1, sweep_at: SWEEP_FROM, ..Memory::default() });
-        Self { answered: Answered::open(directory, highest), spool, highest, loaded: OnceCell::new(), memory }
+        Self { kept, loaded: OnceCell::new(), memory }
     }
 
     /// For a run without such a memory: removes the file of earlier runs, which would be wrong afterwards.
@@ -135,19 +150,20 @@ impl Repeats {
     }
 
     async fn read(&self) -> Result<(), SpoolError> {
-        let seen = self.answered.read(self.highest);
+        let Some(Kept { spool, answered, highest }) = &self.kept else { return Ok(()) };
+        let seen = answered.read(*highest);
         let mut kept = Vec::new();
-        for (key, value) in self.spool.notes(NOTE).await? {
+        for (key, value) in spool.notes(NOTE).await? {
             let seq = key.strip_prefix(NOTE).and_then(|seq| seq.parse().ok());
             match (seq, postcard::from_bytes::<(Digest, Stamp)>(&value)) {
                 (Some(seq), Ok((digest, at))) if at.age() < WINDOW && !seen.is_answered(seq) => {
                     kept.push((seq, digest, at, true));
                 }
-                _ => self.spool.remove_note(&key),
+                _ => spool.remove_note(&key),
             }
         }
-        let mut after = self.first_young().await?;
-        while let rows = self.spool.read_after(Queue::Inbound, after, READ_ROWS, READ_BYTES).await?
+        let mut after = first_young(&**spool, *highest).await?;
+        while let rows = spool.read_after(Queue::Inbound, after, READ_ROWS, READ_BYTES).await?
             && let Some(last) = rows.last()
         {
             after = last.seq;
@@ -163,21 +179,6 @@ impl Repeats {
             self.put(&mut memory, digest, entry);
         }
         Ok(())
-    }
-
-    /// The row after which all rows are to be read: earlier ones are too old, or nothing is known of them.
-    async fn first_young(&self) -> Result<u64, SpoolError> {
-        let mut back = READ_ROWS as u64;
-        loop {
-            let after = self.highest.saturating_sub(back);
-            let first = self.spool.read_after(Queue::Inbound, after, 1, READ_BYTES).await?;
-            let is_old =
-                |row: &Row| matches!(Record::decode(&row.data), Ok(Record::Push { at, .. }) if at.age() >= WINDOW);
-            if after == 0 || back >= PLACES || first.first().is_some_and(is_old) {
-                return Ok(after);
-            }
-            back *= 4;
-        }
     }
 
     /// Decides whether this is a new push or a repeat.
@@ -241,8 +242,8 @@ impl Repeats {
             entry.leaving += 1;
             entry.seq
         };
-        if let Some(seq) = seq {
-            self.answered.mark(seq);
+        if let (Some(seq), Some(kept)) = (seq, &self.kept) {
+            kept.answered.mark(seq);
         }
     }
 
@@ -252,10 +253,10 @@ impl Repeats {
         let Some(entry) = memory.entry(ticket) else { return };
         entry.leaving = entry.leaving.saturating_sub(1);
         if entry.makes_repeats()
-            && let Some(seq) = entry.seq
+            && let (Some(seq), Some(kept)) = (entry.seq, &self.kept)
         {
             // Done under the lock, so that it cannot remove the mark of a later try.
-            self.answered.take_back(seq);
+            kept.answered.take_back(seq);
             if entry.delivered {
                 self.note(ticket.digest, entry);
             }
@@ -275,10 +276,10 @@ impl Repeats {
     }
 
     fn note(&self, digest: Digest, entry: &mut Entry) {
-        if let (Some(seq), false) = (entry.seq, entry.noted)
+        if let (Some(seq), false, Some(kept)) = (entry.seq, entry.noted, &self.kept)
             && let Ok(value) = postcard::to_stdvec(&(digest, entry.at))
         {
-            self.spool.put_note(&note(seq), value);
+            kept.spool.put_note(&note(seq), value);
             entry.noted = true;
         }
     }
@@ -300,8 +301,8 @@ impl Repeats {
     fn forget(&self, rows: &mut HashMap<u64, Digest>, entry: &Entry) {
         let Some(seq) = entry.seq else { return };
         rows.remove(&seq);
-        if entry.noted {
-            self.spool.remove_note(&note(seq));
+        if let (true, Some(kept)) = (entry.noted, &self.kept) {
+            kept.spool.remove_note(&note(seq));
         }
     }
 
@@ -331,6 +332,20 @@ impl Memory {
     /// The entry of this ticket, if no newer push with the same bytes has replaced it.
     fn entry(&mut self, ticket: Ticket) -> Option<&mut Entry> {
         self.entries.get_mut(&ticket.digest).filter(|entry| entry.number == ticket.number)
+    }
+}
+
+/// The row after which all rows are to be read: earlier ones are too old, or nothing is known of them.
+async fn first_young(spool: &dyn Store, highest: u64) -> Result<u64, SpoolError> {
+    let mut back = READ_ROWS as u64;
+    loop {
+        let after = highest.saturating_sub(back);
+        let first = spool.read_after(Queue::Inbound, after, 1, READ_BYTES).await?;
+        let is_old = |row: &Row| matches!(Record::decode(&row.data), Ok(Record::Push { at, .. }) if at.age() >= WINDOW);
+        if after == 0 || back >= PLACES || first.first().is_some_and(is_old) {
+            return Ok(after);
+        }
+        back *= 4;
     }
 }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -30,6 +30,7 @@ use crate::observe::progress;
 use crate::operate::set_aside::{self, Desk, NotDone, Which};
 use crate::operate::status::bundle::Bundle;
 use crate::operate::status::{Overview, Report, Reports};
+use crate::operate::step_down;
 use crate::os::tasks::Children;
 use crate::protocol::{Call, Reply};
 use crate::state_dir::Identity;
@@ -156,6 +157,8 @@ pub enum Verb {
     Report,
     /// List, put back or drop what is set aside.
     SetAside(SetAside),
+    /// Hand the leadership of the cluster over.
+    StepDown,
     /// The state of every part.
     Status {
         /// Only whether the loops make progress.
@@ -222,6 +225,8 @@ pub struct Verbs {
     pub bug_report: Box<dyn Fn(Bundle) -> Bundle + Send + Sync>,
     /// The state of every part.
     pub reports: Reports,
+    /// Has the leadership handed over; why not, if not.
+    pub step_down: mpsc::Sender<step_down::Asked>,
 }
 
 impl Verbs {
@@ -242,6 +247,10 @@ impl Verbs {
             Verb::CallbackUrl => url(&(self.callback_url)(&self.identity.path_secret())),
             Verb::Report => self.bug_report().await,
             Verb::SetAside(what) => set_aside(self.report().desk.as_deref(), what).await,
+            Verb::StepDown => match step_down::ask(&self.step_down).await {
+                Ok(()) => Answer { exit: 0, text: "another member takes over".to_owned() },
+                Err(why) => Answer { exit: EXIT_UNAVAILABLE, text: why.to_owned() },
+            },
             Verb::Status { healthy: true, .. } => self.healthy(),
             Verb::Status { json, .. } => self.status(json).await,
         })

@@ -80,6 +80,11 @@ impl Signals {
         }
     }
 
+    /// Resolves when a stop is asked for. Cancel-safe.
+    pub async fn stop(&mut self) {
+        while self.asked().await != Asked::Stop {}
+    }
+
     /// Ends the process at the next SIGTERM or SIGINT, as a shell would report it.
     pub fn end_at_the_next(mut self) {
         info!("stopping");
@@ -97,7 +102,7 @@ impl Signals {
 /// Cancels `stop` at the first SIGTERM or SIGINT; for the simulator, which has nothing to drain.
 pub async fn cancel_on_signal(stop: CancellationToken) {
     if let Ok(mut signals) = Signals::listen() {
-        while signals.asked().await != Asked::Stop {}
+        signals.stop().await;
     }
     stop.cancel();
 }

@@ -19,7 +19,8 @@ use crate::os::files::Files;
 
 use crate::cloud::Registry;
 
-const FILE: &str = "identity.json";
+/// The name of the file.
+pub const FILE: &str = "identity.json";
 const TOKEN_LENGTH: usize = 32;
 /// 192 bits, where 128 would do: still one short segment.
 const SECRET_BYTES: usize = 24;
@@ -28,7 +29,10 @@ const SECRET_BYTES: usize = 24;
 pub struct Identity {
     files: Files,
     overrides: Overrides,
+    /// Held no longer than a look takes: also by those who must not wait.
     record: Mutex<Record>,
+    /// Held while the file is read or written, which may take long.
+    filing: Mutex<()>,
 }
 
 /// Values of the configuration that win over the file's.
@@ -112,7 +116,7 @@ impl Identity {
             Some(record) => record,
             None => make(&files)?,
         };
-        Ok(Self { files, overrides, record: Mutex::new(record) })
+        Ok(Self { files, overrides, record: Mutex::new(record), filing: Mutex::default() })
     }
 
     /// Reads it again: another member of the cluster may have changed it.
@@ -121,9 +125,9 @@ impl Identity {
     ///
     /// If it cannot be read, or is not there; then what was read before stays in force.
     pub fn read_again(&self) -> Result<(), IdentityError> {
-        let mut record = self.record();
+        let _filing = self.file();
         if let Some(new) = read(&self.files)? {
-            *record = new;
+            *self.record() = new;
         }
         Ok(())
     }
@@ -215,12 +219,17 @@ impl Identity {
     }
 
     fn change(&self, change: impl FnOnce(&mut Record)) -> Result<(), IdentityError> {
-        let mut record = self.record();
-        let mut changed = record.clone();
+        let _filing = self.file();
+        let mut changed = self.record().clone();
         change(&mut changed);
         changed.write(&self.files)?;
-        *record = changed;
+        *self.record() = changed;
         Ok(())
+    }
+
+    /// One at a time.
+    fn file(&self) -> MutexGuard<'_, ()> {
+        self.filing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A panic elsewhere cannot have left it half changed: it is replaced whole.

@@ -55,6 +55,7 @@
 //! | `cloud/client.rs` | one POST: its form, and why there is no reply |
 //! | `cloud/odd_answers.rs` | odd answers: believed, or uncertain and not sent twice; others go on |
 //! | `cloud/session.rs` | registration and token against the simulator (the reaction to codes: `src`, paused clock) |
+//! | **`cluster/`** | several bridges for one account, with a real etcd: takeover, hand-over, no majority |
 //! | **`demo/`** | `demo`: both directions at work, and somebody joining in |
 //! | `demo/clients.rs` | the clients that people have, at its embedded broker (only `.ci/demo` runs it) |
 //! | **`disk/`** | power cuts and disks that are full, slow, damaged or fail |
@@ -123,6 +124,7 @@
 //! | `support/bridge.rs` | the bridge as a process |
 //! | `support/client.rs` | an MQTT 5 device that keeps what it was sent |
 //! | `support/deserted.rs` | an address where nobody listens |
+//! | `support/etcd.rs` | a real etcd |
 //! | `support/http.rs` | HTTP, proper and byte for byte |
 //! | `support/messages.rs` | `deploy/messages.md`, and what of a log it does not have |
 //! | `support/mosquitto.rs` | a real Mosquitto |
@@ -158,6 +160,7 @@ mod brokers;
 mod bug_report;
 mod checkup;
 mod cloud;
+mod cluster;
 mod demo;
 mod disk;
 mod fuzz;

@@ -41,6 +41,7 @@ pub async fn run(config: &Config) -> Result<Answer, AppError> {
     addresses::check_names(config, &mut findings).await;
     services::check_ilink(config, &client, &us, &mut findings).await;
     services::check_broker(config, &mut findings).await?;
+    services::check_etcd(config, &mut findings).await?;
     callback::check(config, &us, &mut findings).await?;
     addresses::check_certificates(config, &mut findings).await;
     Ok(findings.answer())

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use url::Url;
 
 use super::findings::{Findings, Us, brokers, callback_url, random};
-use crate::app::{AppError, parts};
+use crate::app::{AppError, cluster, parts};
 use crate::cloud::{Client, ConfigQuota};
 use crate::config::{Config, MqttProtocol};
 use crate::mqtt::{self, LinkConfig, Rights, RightsError, RouteFilters, Verdict, Wanted};
@@ -122,6 +122,22 @@ fn judge_clock(now: SystemTime, there: Option<SystemTime>, findings: &mut Findin
         off if off <= FAR => findings.warn(CLOCK, format!("{text}: {remedy}")),
         _ => findings.fail(CLOCK, format!("{text}: {remedy}")),
     }
+}
+
+const ETCD: &str = "etcd";
+
+/// Tries every endpoint, if this bridge is a member of a cluster.
+pub(super) async fn check_etcd(config: &Config, findings: &mut Findings) -> Result<(), AppError> {
+    if !config.cluster.is_on() {
+        return Ok(());
+    }
+    for (endpoint, version) in cluster::endpoints(config).await? {
+        match version {
+            Ok(version) => findings.ok(ETCD, format!("{endpoint} answers: version {version}")),
+            Err(cause) => findings.fail(ETCD, format!("{endpoint}: {cause}")),
+        }
+    }
+    Ok(())
 }
 
 const BROKER: &str = "broker";

@@ -30,7 +30,14 @@ fn it_has_every_key() {
     for entry in &config.entries {
         assert!(keys.contains(&entry.key), "{} is not in the example", entry.key);
     }
-    for secret in ["ilink.secretkey", "callback.token", "callback.path_secret", "mqtt.password", "admin.token"] {
+    for secret in [
+        "ilink.secretkey",
+        "callback.token",
+        "callback.path_secret",
+        "mqtt.password",
+        "admin.token",
+        "cluster.password",
+    ] {
         assert!(keys.contains(&format!("{secret}_file")), "{secret}_file is not in the example");
     }
 }

@@ -1,6 +1,7 @@
 //! Loading, from a file and an environment made up for each test.
 
 mod acl;
+mod cluster;
 mod errors;
 mod example;
 mod loading;

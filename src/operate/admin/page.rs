@@ -135,6 +135,9 @@ fn parts(overview: &Overview) -> Markup {
     };
     html! {
         dl {
+            @if let Some(cluster) = &overview.cluster {
+                dt { "Cluster" } dd { (state(cluster.health.leader.is_some(), &cluster.line())) }
+            }
             dt { "iLink" }
             dd { (state(health.cloud.state == "online", health.cloud.state)) " " small { "since " (time(&health.cloud.since)) } }
             @for closed in &health.cloud.closed {

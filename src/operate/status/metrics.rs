@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{TEXT_FORMAT, TextEncoder};
 
+use super::cluster::Role;
 use super::health::{Health, QueueHealth};
 use super::report::{Report, describe_parts};
 use crate::cloud::{CloudState, Endpoint};
@@ -30,6 +31,7 @@ impl Report {
         self.cloud(&mut page);
         self.broker(&mut page);
         self.traffic(&mut page, &health);
+        self.membership(&mut page).await;
         all.append(&mut page.0);
         all.sort_by(|one, other| one.name().cmp(other.name()));
         TextEncoder::new().encode_to_string(&all).unwrap_or_default()
@@ -67,6 +69,18 @@ impl Report {
             "When iLink last verified the callback",
             last_get.map(since_epoch),
         );
+    }
+
+    async fn membership(&self, page: &mut Page) {
+        let Some(member) = &self.cluster else { return };
+        let health = (member.look)().await;
+        page.gauge("cluster_leader", "Whether this member leads its cluster", Some(truth(member.role == Role::Leader)));
+        let members = "Members of the cluster that are connected to etcd";
+        page.gauge("cluster_members", members, Some(float(health.members.len() as u64)));
+        let healthy = "Addresses of etcd that answer";
+        page.gauge("cluster_etcd_healthy", healthy, Some(float(health.etcd.healthy as u64)));
+        let of = "Addresses of etcd that are configured";
+        page.gauge("cluster_etcd_endpoints", of, Some(float(health.etcd.of as u64)));
     }
 
     fn queues(&self, page: &mut Page, health: &Health) {

@@ -5,6 +5,7 @@
 //! It watches; it decides nothing.
 
 pub mod bundle;
+mod cluster;
 mod health;
 pub mod metrics;
 mod overview;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+pub use cluster::{ClusterHealth, EtcdHealth, Member, Membership, Role, tell_cluster};
 pub use health::Health;
 pub use overview::{Overview, Problem};
 pub use report::{Info, Part, Readiness, Ready, Report, Reports};

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 use tokio::time::timeout;
 
+use super::cluster::{ClusterHealth, EtcdHealth, Role};
 use super::health::{BusyHealth, ClosedHealth, DISK_PATIENCE, Health, QueueHealth, RefusedHealth, in_words};
 use super::report::{Info, Part, Ready, Report, describe_parts};
 use crate::cloud::CloudState;
@@ -36,6 +37,19 @@ pub struct Overview {
     pub messages: Vec<Passed>,
     /// The oldest messages that are set aside.
     pub set_aside: Vec<Entry>,
+    /// The cluster, if this bridge is a member of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterView>,
+}
+
+/// The cluster as this member sees it.
+#[derive(Debug, Serialize)]
+pub struct ClusterView {
+    /// This member's name.
+    pub member: String,
+    /// Who leads, the members, how etcd is.
+    #[serde(flatten)]
+    pub health: ClusterHealth,
 }
 
 /// Something is wrong.
@@ -71,6 +85,10 @@ impl Overview {
             info,
             ready,
             health,
+            cluster: match &report.cluster {
+                Some(member) => Some(ClusterView { member: member.me.clone(), health: (member.look)().await }),
+                None => None,
+            },
         };
         let unverified = match &report.link.borrow().subscriptions {
             Subscriptions::Unverified(_) => Some(overview.health.broker.subscriptions.clone()),
@@ -83,8 +101,16 @@ impl Overview {
     fn find_problems(&self, unverified: Option<String>) -> Vec<Problem> {
         let mut found = Vec::new();
         let (ready, cloud) = (&self.ready, &self.health.cloud);
+        if let Some(cause) = self.cluster.as_ref().and_then(|cluster| cluster.health.trouble.as_ref()) {
+            found.push(Problem::new(true, "cluster", &**cause, None));
+        }
+        let stands_by = ready.role == Some(Role::Standby);
         let parts = [("broker", &ready.broker), ("subscriptions", &ready.subscriptions), ("spool", &ready.spool)];
         for (name, part) in parts {
+            // That is the leader's.
+            if stands_by && name != "spool" {
+                continue;
+            }
             // Without a broker there is nothing to say of the subscriptions.
             if part.ready || (name == "subscriptions" && !ready.broker.ready) {
                 continue;
@@ -93,10 +119,10 @@ impl Overview {
             found.push(Problem::new(true, name, cause, Some(&part.since)));
         }
         let online = cloud.state == CloudState::Online.as_str();
-        if !online || !cloud.cause.is_empty() {
+        if !stands_by && (!online || !cloud.cause.is_empty()) {
             found.push(Problem::new(!online, format!("iLink is {}", cloud.state), &*cloud.cause, Some(&cloud.since)));
         }
-        if let Some(cause) = ready.callback.cause.as_deref().filter(|cause| *cause != cloud.cause) {
+        if let Some(cause) = ready.callback.cause.as_deref().filter(|cause| !stands_by && *cause != cloud.cause) {
             found.push(Problem::new(true, "callback", cause, Some(&ready.callback.since)));
         }
         for refused in &self.health.broker.refused {
@@ -177,6 +203,9 @@ impl Overview {
             let what = if *grave { "WRONG" } else { "advice" };
             writeln!(text, "{what:<16}{part}: {}", plain(cause))?;
         }
+        if let Some(cluster) = &self.cluster {
+            writeln!(text, "{:<16}{}", "cluster", cluster.line())?;
+        }
         let cloud = &health.cloud;
         writeln!(text, "{:<16}{} since {}{}", "iLink", cloud.state, cloud.since, cause(Some(&cloud.cause)))?;
         for ClosedHealth { endpoint, cause, since } in &cloud.closed {
@@ -238,12 +267,32 @@ impl Overview {
     }
 }
 
+impl ClusterView {
+    /// In words.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let ClusterHealth { leader, members, etcd, .. } = &self.health;
+        let leader = leader.as_deref().map_or_else(|| "nobody leads".to_owned(), |leader| format!("{leader} leads"));
+        let all = members.iter().map(|member| format!("{} ({})", plain(&member.name), member.role.as_str()));
+        let all = some_or(all.collect::<Vec<_>>().join(", "), "none is known");
+        let (me, EtcdHealth { healthy, of }) = (plain(&self.member), etcd);
+        format!("{}; this is {me}; members: {all}; etcd: {healthy} of {of} answer", plain(&leader))
+    }
+}
+
 impl Report {
     /// How things stand, in one line: for a service manager.
     #[must_use]
     pub fn line(&self) -> String {
-        let cloud = self.cloud.borrow().clone();
-        line(cloud.state.as_str(), &cloud.cause, &self.ready())
+        let (cloud, ready) = (self.cloud.borrow().clone(), self.ready());
+        if self.stands_by() {
+            let spool = if ready.spool.ready { "ready" } else { "not ready" };
+            return format!(
+                "stands by for the member that leads; spool {spool}{}",
+                cause(ready.spool.cause.as_deref())
+            );
+        }
+        line(cloud.state.as_str(), &cloud.cause, &ready)
     }
 }
 

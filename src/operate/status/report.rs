@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::cluster::{Membership, Role};
 use crate::cloud::{HandshakeLog, Status};
 use crate::delivery::refused::AllBusy;
 use crate::delivery::routing::RouteStates;
@@ -87,13 +88,24 @@ pub struct Report {
     pub readiness: Readiness,
     /// The loops that must make progress, by name.
     pub loops: Vec<(&'static str, Progress)>,
+    /// This member and its cluster; none if the bridge is alone.
+    pub cluster: Option<Membership>,
 }
 
 impl Report {
     /// The present readiness of every part.
     #[must_use]
     pub fn ready(&self) -> Ready {
-        self.readiness.update(&self.link.borrow(), &self.cloud.borrow(), self.spool.stores(), &self.base)
+        let ready = self.readiness.update(&self.link.borrow(), &self.cloud.borrow(), self.spool.stores(), &self.base);
+        let role = self.cluster.as_ref().map(|member| member.role);
+        // Who stands by has only to store.
+        Ready { ready: if role == Some(Role::Standby) { ready.spool.ready } else { ready.ready }, role, ..ready }
+    }
+
+    /// Whether another member leads.
+    #[must_use]
+    pub fn stands_by(&self) -> bool {
+        self.cluster.as_ref().is_some_and(|member| member.role == Role::Standby)
     }
 }
 
@@ -119,8 +131,11 @@ pub struct Part {
 /// All parts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ready {
-    /// Whether every part is.
+    /// Whether every part is; of a member that stands by, whether it can store.
     pub ready: bool,
+    /// What this member of a cluster does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
     /// The connection to the broker.
     pub broker: Part,
     /// The right to receive commands.
@@ -164,7 +179,7 @@ impl Readiness {
         let [broker, subscriptions, callback, mut spool] = parts.clone();
         spool.kind = kind;
         let ready = broker.ready && subscriptions.ready && callback.ready && spool.ready;
-        Ready { ready, broker, subscriptions, callback, spool }
+        Ready { ready, role: None, broker, subscriptions, callback, spool }
     }
 }
 

@@ -135,11 +135,16 @@ impl Etcd {
 
     /// What each endpoint is (its version), or what is wrong with it.
     pub async fn endpoints(&self) -> Vec<(String, Result<String, EtcdError>)> {
-        let looks = self
-            .client
-            .endpoints()
-            .map(|(index, url)| async move { (url.to_owned(), self.client.look_at(index).await) });
-        futures_util::future::join_all(looks).await
+        look_at_all(&self.client).await
+    }
+
+    /// As [`Self::endpoints`], for who does not begin to be a member.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration cannot be used, files included.
+    pub async fn look_at(config: &EtcdConfig) -> Result<Vec<(String, Result<String, EtcdError>)>, EtcdError> {
+        Ok(look_at_all(&Client::new(config)?).await)
     }
 
     /// Whether this member is registered; if not, why.
@@ -256,4 +261,9 @@ impl Etcd {
     fn values(&self) -> Values {
         Values { client: Arc::clone(&self.client), keys: self.keys.clone() }
     }
+}
+
+async fn look_at_all(client: &Client) -> Vec<(String, Result<String, EtcdError>)> {
+    let looks = client.endpoints().map(|(index, url)| async move { (url.to_owned(), client.look_at(index).await) });
+    futures_util::future::join_all(looks).await
 }

@@ -1,0 +1,284 @@
+//! A member of a cluster: what it has in etcd instead of in its state directory, and how it comes to lead.
+//!
+//! Every member takes pushes in and serves the callback under the shared identity. One leads: it has a lease at etcd, and each
+//! of its writes is refused once another member leads. See `deploy/docs/cluster.md` for what this is good for.
+
+mod files;
+mod moving;
+mod watching;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use secrecy::SecretString;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::error::AppError;
+use super::seat::{Hold, Seat};
+use crate::config::Config;
+use crate::operate::status::{ClusterHealth, EtcdHealth, Member, Membership, Role};
+use crate::os::clock;
+use crate::os::files::{Directory, Files};
+use crate::os::lease::Lease;
+use crate::os::tasks;
+use crate::state_dir::{Identity, IdentityError, Overrides};
+use crate::store::etcd::{Etcd, EtcdConfig, EtcdError, EtcdTls, Leadership, MemberInfo};
+use crate::store::{Append, Limits, Store};
+use files::{Present, Shared};
+
+/// Between two attempts at what etcd does not do for now.
+const AGAIN: Duration = Duration::from_millis(300);
+/// So long after it stepped down a member leaves the leadership to the others.
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(5);
+/// So much longer than a lease lasts, a member that cannot take part waits before it says so.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long `status` waits for etcd.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
+
+/// This member.
+pub(super) struct Cluster {
+    etcd: Arc<Etcd>,
+    me: String,
+    endpoints: usize,
+    takeover: Duration,
+    present: Present,
+    /// Won, and not yet used.
+    won: Option<Leadership>,
+    not_before: Instant,
+    /// Notes of a bridge that was alone, for the first time that this member leads.
+    notes: Option<Arc<dyn Store>>,
+}
+
+impl Cluster {
+    /// Joins the cluster of the configuration. No network is needed for that.
+    ///
+    /// # Errors
+    ///
+    /// If the TLS files that it names cannot be used.
+    pub(super) fn join(config: &Config, set_aside: u64) -> Result<Self, AppError> {
+        let etcd = Etcd::open(&etcd_config(config, set_aside)).map_err(|error| AppError::Config(error.to_string()))?;
+        let (me, endpoints) = (config.cluster.member.clone(), config.cluster.endpoints.len());
+        let (present, not_before) = (Present::default(), Instant::now());
+        let takeover = config.cluster.takeover;
+        Ok(Self { etcd, me, endpoints, takeover, present, won: None, not_before, notes: None })
+    }
+
+    /// Where the members keep their small files.
+    pub(super) fn files(&self, config: &Config) -> Files {
+        Files::new(Shared::new(&self.etcd, &self.present, &config.cluster.prefix))
+    }
+
+    /// The shared identity: that of the first member, whose state directory has one, or a new one. Waits for etcd.
+    ///
+    /// # Errors
+    ///
+    /// What is there is damaged.
+    pub(super) async fn identity(
+        &self,
+        local: &Directory,
+        files: &Files,
+        overrides: &Overrides,
+    ) -> Result<Identity, AppError> {
+        let mut told = false;
+        loop {
+            let (local, files, overrides) = (local.clone(), files.clone(), overrides.clone());
+            let opening = move || {
+                let moved = moving::move_files(&local, &files);
+                moved.map_err(|error| error.to_string()).map(|()| Identity::open(files, overrides))
+            };
+            let error = match tokio::task::spawn_blocking(opening).await {
+                Ok(Ok(Ok(identity))) => return Ok(identity),
+                Ok(Ok(Err(error @ IdentityError::Inaccessible { .. }))) => error.to_string(),
+                Ok(Ok(Err(error))) => return Err(AppError::State(error.to_string())),
+                Ok(Err(error)) => error,
+                Err(error) => {
+                    tasks::fault(error);
+                    return Err(AppError::Failed("the process is ending".to_owned()));
+                }
+            };
+            if !std::mem::replace(&mut told, true) {
+                warn!(error, "the identity cannot be read from etcd yet; the bridge starts once it can be");
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Moves what a bridge that was alone left in the spool of this directory. Waits for etcd.
+    ///
+    /// # Errors
+    ///
+    /// If the spool cannot be read.
+    pub(super) async fn adopt(&mut self, local: &Directory, limits: Limits) -> Result<(), AppError> {
+        self.notes = moving::move_rows(local, limits, &*self.append()).await?;
+        Ok(())
+    }
+
+    /// Takes pushes in.
+    pub(super) fn append(&self) -> Arc<dyn Append> {
+        self.etcd.member()
+    }
+
+    /// Resolves when this member leads. Cancel-safe: a leadership that was won is kept for the next call.
+    pub(super) async fn seat(&mut self) -> Seat {
+        loop {
+            sleep_until(self.not_before).await;
+            if self.won.is_none() {
+                self.won = Some(self.etcd.campaign().await);
+            }
+            if let Some(leadership) = &self.won
+                && let Some(seat) = self.take(leadership.clone()).await
+            {
+                self.won = None;
+                return seat;
+            }
+            self.won = None;
+        }
+    }
+
+    /// Reads what is there; none if the leadership is lost meanwhile.
+    async fn take(&self, leadership: Leadership) -> Option<Seat> {
+        let reading = async {
+            loop {
+                match self.etcd.lead(&leadership).await {
+                    Ok(store) => return store,
+                    Err(error) => debug!(%error, "what is stored cannot be read yet"),
+                }
+                sleep(AGAIN).await;
+            }
+        };
+        // Both may be dropped: nothing was changed.
+        let store = tokio::select! {
+            store = reading => store,
+            cause = leadership.lost() => {
+                info!(cause, "this member was to lead, and does not");
+                return None;
+            }
+        };
+        if let Some(notes) = &self.notes
+            && let Err(error) = moving::move_notes(notes, &store).await
+        {
+            debug!(%error, "the notes are moved when this member leads again");
+        }
+        self.present.set(Some(leadership.clone()));
+        let (deadline, losing, failing) = (leadership.clone(), leadership.clone(), store.clone());
+        // Both resolve once, and only tell.
+        let lost = async move {
+            tokio::select! {
+                cause = losing.lost() => cause,
+                cause = failing.failed() => cause,
+            }
+        };
+        let held = Held { leadership, present: self.present.clone() };
+        Some(Seat::held(store, Lease::until(move || deadline.valid_until()), lost.boxed(), Box::new(held)))
+    }
+
+    /// Leaves the leadership to the others for a while.
+    pub(super) fn stand_back(&mut self) {
+        self.not_before = Instant::now() + LEFT_TO_OTHERS;
+    }
+
+    /// Whether another member could take over now.
+    pub(super) async fn has_successor(&self) -> bool {
+        let members = tokio::time::timeout(LOOK_WITHIN, self.etcd.members()).await;
+        matches!(members, Ok(Ok(members)) if members.iter().any(|member| member.name != self.me))
+    }
+
+    /// This member in this role, for who looks at it.
+    pub(super) fn membership(&self, role: Role) -> Membership {
+        let (etcd, of) = (Arc::clone(&self.etcd), self.endpoints);
+        let look = move || look(Arc::clone(&etcd), of).boxed();
+        Membership { me: self.me.clone(), role, look: Arc::new(look) }
+    }
+
+    /// Says when etcd does not do its part, until `stop`.
+    pub(super) fn tell_trouble(&self, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+        watching::tell_trouble(self.etcd.session(), self.takeover + PATIENCE, stop)
+    }
+
+    /// Takes over what another member made of the identity, until `stop`.
+    pub(super) fn follow_identity(
+        &self,
+        identity: Arc<Identity>,
+        path_secrets: watch::Sender<Vec<SecretString>>,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
+        watching::follow_identity(Arc::clone(&self.etcd), identity, path_secrets, stop)
+    }
+
+    pub(super) async fn close(&self) {
+        if let Some(notes) = &self.notes {
+            notes.close().await;
+        }
+        self.etcd.close().await;
+    }
+}
+
+/// What is given back.
+struct Held {
+    leadership: Leadership,
+    present: Present,
+}
+
+impl Hold for Held {
+    fn give_back(self: Box<Self>) -> BoxFuture<'static, ()> {
+        async move {
+            self.present.set(None);
+            self.leadership.resign().await;
+        }
+        .boxed()
+    }
+}
+
+/// What each endpoint is, or what is wrong with it. Joins nothing.
+///
+/// # Errors
+///
+/// If the TLS files that the configuration names cannot be used.
+pub(super) async fn endpoints(config: &Config) -> Result<Vec<(String, Result<String, String>)>, AppError> {
+    let looked = Etcd::look_at(&etcd_config(config, 0)).await.map_err(|error| AppError::Config(error.to_string()))?;
+    let text = |(endpoint, version): (String, Result<String, EtcdError>)| {
+        (endpoint, version.map_err(|error| error.to_string()))
+    };
+    Ok(looked.into_iter().map(text).collect())
+}
+
+async fn look(etcd: Arc<Etcd>, of: usize) -> ClusterHealth {
+    let trouble = etcd.session().borrow().clone().err().map(|error| error.to_string());
+    let none = ClusterHealth { leader: None, members: Vec::new(), etcd: EtcdHealth { healthy: 0, of }, trouble };
+    let asking = async {
+        let (members, endpoints) = tokio::join!(etcd.members(), etcd.endpoints());
+        (members.unwrap_or_default(), endpoints.iter().filter(|(_, version)| version.is_ok()).count())
+    };
+    let Ok((members, healthy)) = timeout(LOOK_WITHIN, asking).await else { return none };
+    let member = |member: &MemberInfo| Member {
+        name: member.name.clone(),
+        role: if member.leads { Role::Leader } else { Role::Standby },
+        since: clock::rfc3339(member.since_ms),
+    };
+    ClusterHealth {
+        leader: members.iter().find(|member| member.leads).map(|member| member.name.clone()),
+        members: members.iter().map(member).collect(),
+        etcd: EtcdHealth { healthy, of },
+        ..none
+    }
+}
+
+fn etcd_config(config: &Config, set_aside: u64) -> EtcdConfig {
+    let cluster = &config.cluster;
+    let tls = EtcdTls { ca: cluster.tls.ca.clone(), cert: cluster.tls.cert.clone(), key: cluster.tls.key.clone() };
+    EtcdConfig {
+        endpoints: cluster.endpoints.clone(),
+        prefix: cluster.prefix.clone(),
+        member: cluster.member.clone(),
+        login: cluster.username.clone().zip(cluster.password.clone()),
+        tls,
+        takeover: cluster.takeover,
+        limits: Limits { inbound: cluster.max_bytes, outbound: cluster.max_bytes, set_aside },
+    }
+}

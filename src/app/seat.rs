@@ -1,0 +1,56 @@
+//! What a bridge has while it leads: the whole store, and the right to act.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::time::timeout;
+
+use crate::os::lease::Lease;
+use crate::store::Store;
+
+/// How long what is lazy may take to be stored when a seat is given back, and then how long that may take.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(2);
+
+/// A leadership that others may have next.
+pub(super) trait Hold: Send {
+    /// Gives it back.
+    fn give_back(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// What a bridge has while it leads.
+pub(super) struct Seat {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) lease: Lease,
+    lost: BoxFuture<'static, String>,
+    hold: Option<Box<dyn Hold>>,
+}
+
+impl Seat {
+    /// Of the only bridge of an account.
+    pub(super) fn alone(store: Arc<dyn Store>) -> Self {
+        Self { store, lease: Lease::always(), lost: Box::pin(std::future::pending()), hold: None }
+    }
+
+    /// Of a member of a cluster, until `lost` resolves.
+    pub(super) fn held(
+        store: Arc<dyn Store>,
+        lease: Lease,
+        lost: BoxFuture<'static, String>,
+        hold: Box<dyn Hold>,
+    ) -> Self {
+        Self { store, lease, lost, hold: Some(hold) }
+    }
+
+    /// Resolves, with the cause, when this bridge must not lead any more. Cancel-safe.
+    pub(super) async fn lost(&mut self) -> String {
+        (&mut self.lost).await
+    }
+
+    /// Gives it back, once nothing leads any more. What is lazy is stored before.
+    pub(super) async fn give_back(self) {
+        let Some(hold) = self.hold else { return };
+        let _ = timeout(GIVEN_BACK_WITHIN, self.store.close()).await;
+        let _ = timeout(GIVEN_BACK_WITHIN, hold.give_back()).await;
+    }
+}

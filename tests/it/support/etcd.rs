@@ -1,0 +1,70 @@
+//! A real etcd of a test's own, of one member: its own ports and data.
+
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::mosquitto::free_port;
+use super::{DEADLINE, http::http, within};
+
+/// A running etcd; ended with the value.
+pub(crate) struct Etcd {
+    child: Child,
+    port: u16,
+    _data: TempDir,
+}
+
+impl Etcd {
+    /// Starts one and waits until it answers.
+    pub(crate) async fn start() -> Self {
+        let data = tempfile::Builder::new().prefix("etcd-").tempdir().expect("a temporary directory");
+        let (port, peers) = (free_port(), free_port());
+        let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peers}"));
+        let log = std::fs::File::create(data.path().join("log")).expect("a log file");
+        let child = Command::new("etcd")
+            .arg("--data-dir")
+            .arg(data.path().join("data"))
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}"), "--logger", "zap"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("etcd cannot be run: apt-get install etcd-server");
+        let etcd = Self { child, port, _data: data };
+        let (http, health) = (http(), format!("{}/health", etcd.url()));
+        within(DEADLINE, "etcd", async || {
+            let answer = http.get(&health).send().await.ok()?.text().await.ok()?;
+            answer.contains("true").then_some(())
+        })
+        .await;
+        etcd
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Stops it where it is (SIGSTOP): to its clients, it has no majority.
+    pub(crate) fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// Lets it go on after [`Self::pause`].
+    pub(crate) fn resume(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("etcd runs");
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
