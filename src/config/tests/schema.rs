@@ -10,7 +10,8 @@ use crate::config::reader::{Effective, Place as From};
 use crate::config::route;
 
 /// Their defaults follow from other keys.
-const DEPENDENT: [&str; 3] = ["mqtt.client_id", "mqtt.response_topics", "mqtt.session_expiry"];
+const DEPENDENT: [&str; 5] =
+    ["mqtt.client_id", "mqtt.response_topics", "mqtt.session_expiry", "cluster.prefix", "cluster.member"];
 
 fn schema() -> Value {
     serde_json::from_str(include_str!("../../../deploy/schema/config.json")).unwrap()
