@@ -83,7 +83,7 @@ pub async fn execute(config: &Config, verb: Verb) -> Result<Answer, AppError> {
 }
 
 async fn call(config: &Config, core: &Core, name: &str, json: &str) -> Result<Answer, AppError> {
-    let call = match parse_call(name, json, config.outbound.max_content) {
+    let call = match parse_call(name, json, config.outbound.max_content, config.routes.names()) {
         Ok(call) => call,
         Err(refused) => return Ok(refused),
     };

@@ -29,7 +29,7 @@ use crate::mqtt::LinkState;
 use crate::observe::activity::Activity;
 use crate::observe::counters::Counters;
 use crate::observe::log::Recent;
-use crate::operate::control::Verbs;
+use crate::operate::control::{self, Verbs};
 use crate::operate::status::bundle::Pseudonyms;
 use crate::operate::status::{Info, Readiness, Report, Reports};
 use crate::operate::step_down;
@@ -258,6 +258,7 @@ impl Core {
     ) -> Verbs {
         let (for_url, for_change) = (config.clone(), config.clone());
         let (for_report, identity) = (config.clone(), Arc::clone(&self.identity));
+        let (for_calls, max_content) = (config.clone(), config.borrow().outbound.max_content);
         Verbs {
             session,
             identity: Arc::clone(&self.identity),
@@ -269,7 +270,9 @@ impl Core {
                 let (topics, presence) = (ilink.topics.clone(), ilink.presence.clone());
                 Box::pin(async move { session.reconfigure(topics, presence, url).await })
             }),
-            max_content: config.borrow().outbound.max_content,
+            parse_call: Box::new(move |name, json| {
+                control::parse_call(name, json, max_content, for_calls.borrow().routes.names())
+            }),
             bug_report: Box::new(move |mut bundle| {
                 let config = for_report.borrow();
                 bundle.add("config.toml", config.describe());
@@ -298,8 +301,10 @@ pub(super) fn ids(config: &Config) -> Vec<String> {
     let subjects = config.ilink.topics.iter().map(|(subject, _)| subject.to_string());
     let contacts = &config.homeassistant.contacts;
     let people = contacts.iter().flat_map(|contact| [contact.id.as_str().to_owned(), contact.name.clone()]);
+    let known = config.routes.names().iter();
+    let named = known.flat_map(|(name, target)| [name.to_owned(), target.id().to_owned()]);
     let ours = [config.ilink.uid.to_string(), config.ilink.appkey.clone()];
-    ours.into_iter().chain(uids).chain(subjects).chain(people).collect()
+    ours.into_iter().chain(named).chain(uids).chain(subjects).chain(people).collect()
 }
 
 async fn patiently(path: &Path) -> Result<StateDir, StateDirError> {

@@ -109,10 +109,11 @@ impl Leader {
         // They were checked against the base topic that they were read with.
         if new.mqtt.base_topic == started.mqtt.base_topic {
             self.routes.reload(new);
-        } else if !(new.routes.is_empty() && started.routes.is_empty()) {
+        } else if !(new.routes.is_empty() && started.routes.is_empty()) || new.routes.names() != started.routes.names()
+        {
             tracing::warn!(
                 key = "route",
-                "changed routes take effect with the changed mqtt.base_topic, at the next restart"
+                "changed routes and names take effect with the changed mqtt.base_topic, at the next restart"
             );
         }
         self.session.reconfigure(new.ilink.topics.clone(), new.ilink.presence.clone(), callback_url).await;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::local::escape::unescape_id;
 use crate::os::clock;
 use crate::protocol::{Call, Receiver, Uid};
-use crate::route::{Heard, Keep, Outcome, Publish, Routes, Said};
+use crate::route::{Heard, Keep, Outcome, Publish, Routes, Said, with_ids};
 
 /// Whose messages fire no route, whatever its rule says.
 #[derive(Debug, Clone, Copy)]
@@ -29,12 +29,14 @@ impl Senders<'_> {
     }
 }
 
-/// What the routes make of a message from iLink: `recv` is its topic under `recv/`. Who publishes to a topic does not
+/// What the routes make of a message from iLink: `recv` is its topic under `recv/`, in which ids may be names. Who publishes to a topic does not
 /// stand in it, so for those anybody is taken to be allowed.
 ///
 /// # Errors
-/// If no message has that topic.
+/// If no message has that topic, or there is no such name.
 pub fn from_ilink(routes: &Routes, senders: Senders<'_>, recv: &str, payload: &[u8]) -> Result<String, String> {
+    let recv = with_ids(recv, routes.names())?;
+    let recv = recv.as_str();
     let levels: Vec<&str> = recv.split('/').collect();
     let sender = match levels.as_slice() {
         ["user", uid, "text" | "file"] => Some(unescape_id(uid).map_err(|error| error.to_string())?),

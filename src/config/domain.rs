@@ -4,6 +4,7 @@ use figment::value::{Dict, Value};
 use ipnet::IpNet;
 
 use super::values::{Given, Setting, quoted};
+use crate::local::names::is_name;
 use crate::local::{Base, Contact, Correspondent, Output};
 use crate::protocol::{Qos, Subject, Uid};
 
@@ -113,17 +114,25 @@ impl Setting for (Subject, Qos) {
 
 impl Setting for Contact {
     fn read(given: &Given<'_>) -> Result<Self, String> {
-        let wanted =
-            || "it must be { uid = \"…\", name = \"…\" }, or the same with group or subject instead of uid".to_owned();
-        let table =
-            table(given, &["uid", "group", "subject", "name"]).filter(|table| table.len() == 2).ok_or_else(wanted)?;
+        let wanted = || {
+            "it must be { uid = \"…\", name = \"…\" }, or the same with group or subject instead of uid; with one of [names], \
+             such as \"@ann\", name may be left out"
+                .to_owned()
+        };
+        let table = table(given, &["uid", "group", "subject", "name"]).ok_or_else(wanted)?;
+        let named = table.get("name");
+        let table = Some(table).filter(|table| table.len() == 1 + usize::from(named.is_some())).ok_or_else(wanted)?;
         let text = |key: &str| Given::Typed(table.get(key)?).text_or_digits();
         let user = || Uid::read(&Given::Typed(table.get("uid")?)).ok().map(Correspondent::User);
         let group = || text("group")?.parse().ok().map(Correspondent::Group);
         let subject = || text("subject")?.parse().ok().filter(Subject::is_publishable).map(Correspondent::Subject);
-        let id = user().or_else(group).or_else(subject);
-        let name = table.get("name").and_then(Value::as_str).map(str::to_owned).filter(|name| !name.trim().is_empty());
-        id.zip(name).map(|(id, name)| Self { id, name }).ok_or_else(wanted)
+        let id = user().or_else(group).or_else(subject).ok_or_else(wanted)?;
+        let name = match named {
+            Some(name) => name.as_str().filter(|name| !name.trim().is_empty()),
+            None => id.as_str().strip_prefix('@').filter(|name| is_name(name)),
+        };
+        let name = name.map(str::to_owned).ok_or_else(wanted)?;
+        Ok(Self { id, name })
     }
 
     fn show(&self) -> String {

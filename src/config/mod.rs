@@ -10,6 +10,7 @@ mod cluster;
 mod domain;
 mod layers;
 mod mqtt;
+mod names;
 mod reader;
 mod route;
 mod small;
@@ -61,7 +62,7 @@ pub struct Config {
     pub homeassistant: HomeAssistant,
     /// What is logged.
     pub log: Log,
-    /// `[[route.…]]`, checked and compiled.
+    /// `[[route.…]]`, checked and compiled; with them `[names]`.
     pub routes: Arc<Routes>,
     entries: Vec<Entry>,
     /// The keys that there are.
@@ -92,9 +93,11 @@ impl Config {
 
     fn read(mut reader: Reader<'_>, environment: &Environment) -> Result<Self, ConfigError> {
         let state_dir = reader.or("state_dir", &default_state_dir(environment), values::any);
-        let ilink = Ilink::read(&mut reader);
+        let names = names::read(&mut reader);
+        let known = names.as_deref().map_err(|failed| *failed);
+        let ilink = Ilink::read(&mut reader, known);
         let callback = Callback::read(&mut reader);
-        let inbound = Inbound::read(&mut reader);
+        let inbound = Inbound::read(&mut reader, known);
         let outbound = Outbound::read(&mut reader);
         let uid = ilink.as_ref().map(|ilink| &ilink.uid).map_err(|failed| *failed);
         let mqtt =
@@ -104,9 +107,9 @@ impl Config {
         let cluster = Cluster::read(&mut reader, uid, max_body);
         let admin = Admin::read(&mut reader);
         let base = mqtt.as_ref().map(|mqtt| &mqtt.base_topic).map_err(|failed| *failed);
-        let homeassistant = HomeAssistant::read(&mut reader, base);
+        let homeassistant = HomeAssistant::read(&mut reader, base, known);
         let log = Log::read(&mut reader);
-        let routes = route::read(&mut reader, base);
+        let routes = route::read(&mut reader, base, names.as_ref().map_err(|failed| *failed));
         #[cfg(test)]
         let known = reader.known().clone();
         let entries = reader.finish()?;
@@ -147,6 +150,7 @@ impl Config {
             base: self.mqtt.base_topic.clone(),
             uid: self.ilink.uid.clone(),
             contacts: self.homeassistant.contacts.clone(),
+            names: self.routes.names().clone(),
             output: self.mqtt.output,
         })
     }
@@ -183,7 +187,7 @@ impl Config {
     /// The effective configuration as TOML-like text, with where each value came from and secrets masked.
     #[must_use]
     pub fn describe(&self) -> String {
-        reader::describe(&self.entries) + &route::describe(&self.routes)
+        reader::describe(&self.entries) + &names::describe(self.routes.names()) + &route::describe(&self.routes)
     }
 
     /// The keys that are different in `new` and take effect only when the program starts again.

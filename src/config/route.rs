@@ -12,8 +12,8 @@ use figment::value::{Dict, Value};
 use super::layers::Problem;
 use super::reader::{Failed, Reader};
 use super::values::{Given, Setting, quoted};
-use crate::local::Base;
-use crate::route::{FROM, FromRule, Keep, Maps, PAYLOAD, Rate, Routes, TO, ToRule, rule_name};
+use crate::local::{Base, Names};
+use crate::route::{FROM, FromRule, Keep, Maps, PAYLOAD, Rate, Routes, RuleSet, TO, ToRule, rule_name};
 
 impl Setting for Keep {
     fn read(given: &Given<'_>) -> Result<Self, String> {
@@ -60,8 +60,14 @@ impl Setting for Maps {
 }
 
 /// Reads and compiles all rules.
-pub(super) fn read(reader: &mut Reader<'_>, base: Result<&Base, Failed>) -> Result<Arc<Routes>, Failed> {
-    let Some((value, place)) = reader.section("route") else { return Ok(Arc::default()) };
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    base: Result<&Base, Failed>,
+    names: Result<&Arc<Names>, Failed>,
+) -> Result<Arc<Routes>, Failed> {
+    let Some((value, place)) = reader.section("route") else {
+        return Ok(Arc::new(Routes::compile(RuleSet::default(), base?, names?).unwrap_or_default()));
+    };
     let wanted = || format!("it must be tables [[route.{FROM}]] and [[route.{TO}]]");
     let invalid =
         |key: &str| Problem::Invalid { key: key.to_owned(), place: place.clone(), found: None, wanted: wanted() };
@@ -106,7 +112,7 @@ pub(super) fn read(reader: &mut Reader<'_>, base: Result<&Base, Failed>) -> Resu
     if let Some(failed) = failed {
         return Err(failed);
     }
-    let compiled = Routes::compile(from, to, base?);
+    let compiled = Routes::compile(RuleSet { from, to }, base?, names?);
     compiled.map(Arc::new).map_err(|errors| {
         let problems = errors.into_iter().map(|error| Problem::Conflict { message: format!("{place}: {error}") });
         problems.fold(Failed, |_, problem| reader.fail(problem))

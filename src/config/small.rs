@@ -10,10 +10,11 @@ use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 use url::Url;
 
+use super::names;
 use super::reader::{Failed, Reader};
 use super::urls::{self, MaskedUrl};
 use super::values::{Size, any, within, words};
-use crate::local::{Base, Contact};
+use crate::local::{Base, Contact, Names};
 use crate::protocol::{Qos, Subject, Uid};
 
 /// What is done with pushes.
@@ -108,9 +109,9 @@ words! {
 }
 
 impl Inbound {
-    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Failed> {
+    pub(super) fn read(reader: &mut Reader<'_>, known: Result<&Names, Failed>) -> Result<Self, Failed> {
         let raw_max_age = reader.or("inbound.raw_max_age", "5m", any::<Duration>);
-        let allow_from = reader.or("inbound.allow_from", "[]", any);
+        let allow_from = names::list(reader, "inbound.allow_from", known);
         Ok(Self { raw_max_age: Some(raw_max_age?).filter(|age| !age.is_zero()), allow_from: allow_from? })
     }
 }
@@ -168,10 +169,14 @@ impl Admin {
 }
 
 impl HomeAssistant {
-    pub(super) fn read(reader: &mut Reader<'_>, base: Result<&Base, Failed>) -> Result<Self, Failed> {
+    pub(super) fn read(
+        reader: &mut Reader<'_>,
+        base: Result<&Base, Failed>,
+        known: Result<&Names, Failed>,
+    ) -> Result<Self, Failed> {
         let enabled = reader.or("homeassistant.enabled", "false", any);
         let prefix = reader.or("homeassistant.discovery_prefix", "homeassistant", any::<Base>);
-        let contacts = reader.or("homeassistant.contacts", "[]", any::<Vec<Contact>>);
+        let contacts = names::list::<Contact>(reader, "homeassistant.contacts", known);
         let (enabled, discovery_prefix, contacts) = (enabled?, prefix?, contacts?);
         let mut seen = HashSet::new();
         if let Some(twice) = contacts.iter().find(|contact| !seen.insert(&contact.id)) {
@@ -224,7 +229,7 @@ pub struct Ilink {
 }
 
 impl Ilink {
-    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Failed> {
+    pub(super) fn read(reader: &mut Reader<'_>, known: Result<&Names, Failed>) -> Result<Self, Failed> {
         const LONGEST: Duration = Duration::from_mins(5);
         let api = reader.or("ilink.api", "https://hs.kaifakuai.com:8183", urls::api);
         let ca = reader.file("ilink.tls.ca");
@@ -234,8 +239,8 @@ impl Ilink {
         let timeout = reader.or("ilink.timeout", "10s", within(Duration::from_millis(100)..=LONGEST));
         let proxy = reader.optional("ilink.proxy", urls::proxy);
         let presence_action = reader.or("ilink.presence_action", "2", any);
-        let topics = reader.or("ilink.subscribe.topics", "[]", any);
-        let presence = reader.or("ilink.subscribe.presence", "[]", any);
+        let topics = names::list(reader, "ilink.subscribe.topics", known);
+        let presence = names::list(reader, "ilink.subscribe.presence", known);
         let secretkey = match secretkey? {
             Some(secretkey) => Ok(secretkey),
             None => Err(reader.missing("ilink.secretkey", "the SecretKey that belongs to ilink.appkey")),

@@ -13,7 +13,7 @@ use super::record::{Accepted, Fate, Row, Seen, SentAs};
 use super::relay::Relay;
 use crate::delivery::Part;
 use crate::delivery::routing::{RouteState, Routing};
-use crate::local::{Flags, Publication, Received, picture_of, publications, recv_levels};
+use crate::local::{Flags, Nameable, Publication, Received, Shape, picture_of, publications, recv_levels};
 use crate::observe::activity::{Passed, Way, shown};
 use crate::os::clock::{self, Stamp};
 use crate::protocol::{Message, Uid};
@@ -90,8 +90,9 @@ impl Relay {
 
     fn publications(&self, accepted: &Accepted, flags: Flags, stale: bool) -> Vec<Publication> {
         let deadline = self.config.raw_max_age.map(|most| accepted.at.plus(most));
-        let (base, output) = (&self.config.base, self.config.output);
-        publications(base, &accepted.push, &accepted.received, output, flags, stale, deadline)
+        let routing = self.routing.borrow();
+        let shape = Shape { base: &self.config.base, output: self.config.output, names: routing.routes.names() };
+        publications(shape, &accepted.push, &accepted.received, flags, stale, deadline)
     }
 
     /// Whether the sender is in `inbound.allow_from`. Not asked for presence, which is state and no command.
@@ -111,9 +112,11 @@ impl Relay {
     pub(super) fn passed(&self, accepted: &Accepted) -> Passed {
         let message = &accepted.push.message;
         let (verdict, outcome) = accepted.fate.describe();
+        let routing = self.routing.borrow();
+        let names = routing.routes.names();
         let to = match message {
-            Message::Group { group, .. } => Some(group.as_str()),
-            Message::Topic { subject, .. } => Some(subject.as_str()),
+            Message::Group { group, .. } => Some(called(group, names.of_group(group))),
+            Message::Topic { subject, .. } => Some(called(subject, names.of_subject(subject))),
             _ => None,
         };
         Passed {
@@ -121,8 +124,8 @@ impl Relay {
             way: Way::FromIlink,
             kind: message.kind().as_str().to_owned(),
             id: accepted.received.id.to_string(),
-            from: message.from_uid().map(|from| shown(from.as_str())),
-            to: to.map(shown),
+            from: message.from_uid().map(|from| called(from, names.of_user(from))),
+            to,
             bytes: message.content().map(|content| content.bytes.len()),
             verdict,
             outcome: outcome.to_owned(),
@@ -130,6 +133,11 @@ impl Relay {
             content: message.content().and_then(|content| self.counters.activity.content(&content.bytes)),
         }
     }
+}
+
+/// An id by its name, if it has one.
+fn called(id: &impl Nameable, name: Option<&str>) -> String {
+    name.map_or_else(|| shown(id.id()), |name| format!("@{name}"))
 }
 
 fn plain(publications: impl IntoIterator<Item = Publication>) -> Vec<Part> {

@@ -13,6 +13,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
+use super::names::{Nameable, Names};
 use crate::protocol::{Call, Qos, Subject, lenient};
 
 /// A call that can be made of JSON.
@@ -100,8 +101,11 @@ impl Fault {
     }
 }
 
-/// The members of one JSON object in their order.
-pub(super) struct Fields<'a>(Vec<(String, &'a RawValue)>);
+/// The members of one JSON object in their order, and the names that ids in them may have.
+pub(super) struct Fields<'a> {
+    members: Vec<(String, &'a RawValue)>,
+    names: Option<&'a Names>,
+}
 
 impl<'a> Fields<'a> {
     pub(super) fn parse(json: &'a [u8]) -> Result<Self, Fault> {
@@ -116,15 +120,20 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// The same, where ids may be names.
+    pub(super) fn naming(self, names: &'a Names) -> Self {
+        Self { names: Some(names), ..self }
+    }
+
     /// Whether there are only fields of `allowed`, each once.
     pub(super) fn expect_only(&self, allowed: &[&str]) -> Result<(), Fault> {
-        for (position, (name, _)) in self.0.iter().enumerate() {
+        for (position, (name, _)) in self.members.iter().enumerate() {
             if !allowed.contains(&name.as_str()) {
                 let all = allowed.join(", ");
                 return Err(Fault::Payload(format!("unknown field {}; allowed are {all}", shown(name))));
             }
             // Few comparisons: an unknown or second field ends the loop.
-            if self.0.iter().take(position).any(|(earlier, _)| earlier == name) {
+            if self.members.iter().take(position).any(|(earlier, _)| earlier == name) {
                 return Err(Fault::Payload(format!("the field {name} is there twice")));
             }
         }
@@ -132,7 +141,7 @@ impl<'a> Fields<'a> {
     }
 
     fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().find(|(field, _)| field == name).map(|(_, value)| *value)
+        self.members.iter().find(|(field, _)| field == name).map(|(_, value)| *value)
     }
 
     /// A non-empty string.
@@ -143,20 +152,27 @@ impl<'a> Fields<'a> {
             .ok_or_else(|| Fault::field(name, "a non-empty string"))
     }
 
-    /// An id: a non-empty string, or an integer, which stands for its digits.
-    pub(super) fn id<T: TryFrom<String>>(&self, name: &str) -> Result<T, Fault> {
-        self.get(name)
-            .and_then(id)
-            .ok_or_else(|| Fault::field(name, "an id: a non-empty string without NUL, or an integer"))
+    /// An id: a non-empty string, which may be a name, or an integer, which stands for its digits.
+    pub(super) fn id<T: Nameable>(&self, name: &str) -> Result<T, Fault> {
+        let wanted = || Fault::field(name, "an id: a non-empty string without NUL, or an integer");
+        self.read_id(name, self.get(name).ok_or_else(wanted)?).unwrap_or_else(|| Err(wanted()))
     }
 
     /// A non-empty array of ids.
-    pub(super) fn ids<T: TryFrom<String>>(&self, name: &str) -> Result<Vec<T>, Fault> {
-        self.get(name)
-            .and_then(|raw| serde_json::from_str::<Vec<&RawValue>>(raw.get()).ok())
-            .and_then(|raw| raw.into_iter().map(id).collect::<Option<Vec<T>>>())
-            .filter(|ids| !ids.is_empty())
-            .ok_or_else(|| Fault::field(name, "a non-empty array of ids (non-empty strings or integers)"))
+    pub(super) fn ids<T: Nameable>(&self, name: &str) -> Result<Vec<T>, Fault> {
+        let wanted = || Fault::field(name, "a non-empty array of ids (non-empty strings or integers)");
+        let raw = self.get(name).and_then(|raw| serde_json::from_str::<Vec<&RawValue>>(raw.get()).ok());
+        let raw = raw.filter(|raw| !raw.is_empty()).ok_or_else(wanted)?;
+        raw.into_iter().map(|raw| self.read_id(name, raw).unwrap_or_else(|| Err(wanted()))).collect()
+    }
+
+    /// The id in a value; none if it is no id.
+    fn read_id<T: Nameable>(&self, field: &str, raw: &RawValue) -> Option<Result<T, Fault>> {
+        let text = id_text(raw)?;
+        match self.names.and_then(|names| names.named(&text)) {
+            Some(named) => Some(named.map_err(|what| Fault::Payload(format!("{field}: {what}")))),
+            None => T::try_from(text).ok().map(Ok),
+        }
     }
 
     /// An integer within `range`, if the field is there.
@@ -194,7 +210,7 @@ impl<'a> Fields<'a> {
     /// The JSON text of `name` if it is a string or a number of at most `max` bytes (of the string itself, not of its
     /// escapes), if the field is there.
     pub(super) fn scalar(&self, name: &str, max: usize) -> Result<Option<&'a str>, Fault> {
-        let mut found = self.0.iter().filter(|(field, _)| field == name);
+        let mut found = self.members.iter().filter(|(field, _)| field == name);
         let Some((_, raw)) = found.next() else { return Ok(None) };
         let length = string(raw).map(|text| text.len()).or_else(|| number(raw).map(str::len));
         if length.is_some_and(|length| length <= max) && found.next().is_none() {
@@ -229,11 +245,10 @@ fn boolean(raw: &RawValue) -> Option<&str> {
     matches!(raw.get(), "true" | "false").then(|| raw.get())
 }
 
-fn id<T: TryFrom<String>>(raw: &RawValue) -> Option<T> {
+fn id_text(raw: &RawValue) -> Option<String> {
     let integer = || number(raw).filter(|text| !text.contains(['.', 'e', 'E'])).map(str::to_owned);
     // NUL is refused as it is in a topic.
-    let text = string(raw).filter(|text| !text.contains('\0')).or_else(integer)?;
-    T::try_from(text).ok()
+    string(raw).filter(|text| !text.contains('\0')).or_else(integer)
 }
 
 impl<'de> Deserialize<'de> for Fields<'de> {
@@ -256,6 +271,6 @@ impl<'de> Visitor<'de> for FieldsVisitor {
         while let Some(field) = map.next_entry()? {
             fields.push(field);
         }
-        Ok(Fields(fields))
+        Ok(Fields { members: fields, names: None })
     }
 }

@@ -14,6 +14,7 @@ use wildmatch::WildMatch;
 
 use super::calls::{Fault, Fields, json_call, shown, too_large};
 use super::escape::{BadTopic, unescape_id, unescape_subject};
+use super::names::{Nameable, Names};
 use super::topics::{Base, CommandTopic, Tree};
 use crate::protocol::Call;
 
@@ -156,19 +157,19 @@ impl Rules {
     }
 }
 
-/// Reads a message on a command topic.
+/// Reads a message on a command topic; ids in it may be names.
 ///
 /// # Errors
 ///
 /// The refusal: of the topic first, then by `mqtt.allow_calls`, then of the payload.
-pub fn decode(base: &Base, topic: &str, payload: &[u8], rules: &Rules) -> Result<Parsed, Rejection> {
+pub fn decode(base: &Base, topic: &str, payload: &[u8], rules: &Rules, names: &Names) -> Result<Parsed, Rejection> {
     let command = match base.command_topic(topic) {
-        Some(CommandTopic { tree: Tree::Send, rest, .. }) => decode_send(rest, payload, rules)?,
+        Some(CommandTopic { tree: Tree::Send, rest, .. }) => decode_send(rest, payload, rules, names)?,
         Some(CommandTopic { tree: Tree::Call, rest, client, .. }) => match rest.split_once('/') {
             Some(("self_test", random)) if client.is_none() && !random.is_empty() && !random.contains('/') => {
                 return Ok(Parsed::SelfTest(random.to_owned()));
             }
-            _ => decode_call(rest, payload, rules)?,
+            _ => decode_call(rest, payload, rules, names)?,
         },
         None => return Err(Rejection::new(Reason::BadTopic, "no commands are taken on this topic", None)),
     };
@@ -189,11 +190,11 @@ fn reference_in(fields: &Fields) -> Result<Option<Reference>, Fault> {
 }
 
 /// Reads a raw message: `rest` is the topic after `send/`.
-fn decode_send(rest: &str, payload: &[u8], rules: &Rules) -> Result<Command, Rejection> {
+fn decode_send(rest: &str, payload: &[u8], rules: &Rules, names: &Names) -> Result<Command, Rejection> {
     let reject = |reason, message: String| Rejection::new(reason, message, None);
     // What is too large is refused below, and not copied first.
     let content = payload.get(..rules.max_content).unwrap_or(payload);
-    let call = send_call(rest, content).map_err(|message| reject(Reason::BadTopic, message))?;
+    let call = send_call(rest, content, names).map_err(|message| reject(Reason::BadTopic, message))?;
     rules.allow(call.name()).map_err(|message| reject(Reason::NotAllowed, message))?;
     if payload.is_empty() {
         return Err(reject(Reason::BadPayload, "the payload is the message and must not be empty".to_owned()));
@@ -209,23 +210,25 @@ fn decode_send(rest: &str, payload: &[u8], rules: &Rules) -> Result<Command, Rej
 /// # Errors
 ///
 /// Why it names no call or no receiver.
-pub fn send_call(rest: &str, payload: &[u8]) -> Result<Call, String> {
-    let bad = |error: BadTopic| error.to_string();
+pub fn send_call(rest: &str, payload: &[u8], names: &Names) -> Result<Call, String> {
     let (kind, receiver) = rest.split_once('/').unwrap_or((rest, ""));
     let content = payload.to_vec();
     match (kind, receiver.rsplit_once('/')) {
-        ("user", Some((uid, "text"))) => Ok(Call::SendText { to: id(unescape_id(uid)).map_err(bad)?, content }),
-        ("user", Some((uid, "file"))) => Ok(Call::SendFile { to: id(unescape_id(uid)).map_err(bad)?, content }),
-        ("group", _) => Ok(Call::SendGroup { group: id(unescape_id(receiver)).map_err(bad)?, content }),
-        ("topic", _) => Ok(Call::Publish { subject: id(unescape_subject(receiver)).map_err(bad)?, content }),
+        ("user", Some((uid, "text"))) => Ok(Call::SendText { to: id(uid, unescape_id, names)?, content }),
+        ("user", Some((uid, "file"))) => Ok(Call::SendFile { to: id(uid, unescape_id, names)?, content }),
+        ("group", _) => Ok(Call::SendGroup { group: id(receiver, unescape_id, names)?, content }),
+        ("topic", _) => Ok(Call::Publish { subject: id(receiver, unescape_subject, names)?, content }),
         _ => Err("raw topics are send/user/<uid>/text, send/user/<uid>/file, send/group/<group_id> and \
                   send/topic/<subject>"
             .to_owned()),
     }
 }
 
-fn id<T: TryFrom<String>>(text: Result<String, BadTopic>) -> Result<T, BadTopic> {
-    T::try_from(text?).map_err(|_| BadTopic::Empty)
+/// The id that stands in a topic, itself or by its name. An `@` that is escaped begins no name.
+fn id<T: Nameable>(written: &str, unescape: fn(&str) -> Result<String, BadTopic>, names: &Names) -> Result<T, String> {
+    let text = unescape(written).map_err(|error| error.to_string())?;
+    let by_name = if written.starts_with('@') { names.named(&text) } else { None };
+    by_name.unwrap_or_else(|| T::try_from(text).map_err(|_| BadTopic::Empty.to_string()))
 }
 
 /// Reads a call by its name and its JSON fields.
@@ -233,7 +236,7 @@ fn id<T: TryFrom<String>>(text: Result<String, BadTopic>) -> Result<T, BadTopic>
 /// # Errors
 ///
 /// The refusal, in the order of [`decode`].
-pub fn decode_call(name: &str, json: &[u8], rules: &Rules) -> Result<Command, Rejection> {
+pub fn decode_call(name: &str, json: &[u8], rules: &Rules, names: &Names) -> Result<Command, Rejection> {
     let json = if json.is_empty() && name == "ham_group/list" { b"{}" } else { json };
     let fields = Fields::parse(json);
     let reference = fields.as_ref().map_or(Ok(None), reference_in);
@@ -243,7 +246,7 @@ pub fn decode_call(name: &str, json: &[u8], rules: &Rules) -> Result<Command, Re
     let call = json_call(name).ok_or_else(|| reject(Reason::BadTopic, format!("there is no call {}", shown(name))))?;
     rules.allow(name).map_err(|message| reject(Reason::NotAllowed, message))?;
     let read = || {
-        let fields = fields?;
+        let fields = fields?.naming(names);
         fields.expect_only(&[call.fields, &["ref", "ttl"]].concat())?;
         let (reference, ttl) = (reference?, fields.integer("ttl", 1..=MAX_TTL)?);
         Ok(Command { call: (call.read)(&fields, rules.max_content)?, reference, ttl })

@@ -13,6 +13,7 @@ use ulid::Ulid;
 
 use super::escape::escape_property;
 use super::filter::MAX_STRING;
+use super::names::Names;
 use super::picture;
 use super::publication::Publication;
 use super::topics::Base;
@@ -58,6 +59,17 @@ impl FromStr for Output {
     }
 }
 
+/// How pushes are published here.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape<'a> {
+    /// Where.
+    pub base: &'a Base,
+    /// Which copies.
+    pub output: Output,
+    /// What ids are called.
+    pub names: &'a Names,
+}
+
 /// Why a push goes to `event/` alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flags {
@@ -73,14 +85,14 @@ pub struct Flags {
 /// which a raw message becomes late. Nothing is published of an `other` push if the output is raw: it has no raw form.
 #[must_use]
 pub fn publications(
-    base: &Base,
+    shape: Shape<'_>,
     push: &Push,
     received: &Received,
-    output: Output,
     flags: Flags,
     stale_presence: bool,
     raw_deadline: Option<Duration>,
 ) -> Vec<Publication> {
+    let Shape { base, output, names } = shape;
     let message = &push.message;
     let flags = Flags { late: flags.late && message.content().is_some(), ..flags };
     let raw = match message {
@@ -94,7 +106,7 @@ pub fn publications(
     // Presence is state rather than a command: the output does not choose its retained topic away.
     let raw = raw.filter(|raw| !event_alone && (raw.retain || output != Output::Json));
     let event = (event_alone || output != Output::Raw)
-        .then(|| Publication::json(base.event(message.kind()), envelope_json(push, received, flags)));
+        .then(|| Publication::json(base.event(message.kind()), envelope_json(push, received, flags, names)));
 
     let properties = user_properties(message, received);
     let both = raw.into_iter().chain(event);
@@ -144,11 +156,17 @@ struct Wire<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     from_uid: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     to_uid: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     group_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    group_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject_name: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     time: Option<i64>,
     received_at: &'a str,
@@ -177,7 +195,7 @@ fn is_false(flag: &bool) -> bool {
 
 /// The JSON envelope of a push.
 #[must_use]
-pub fn envelope_json(push: &Push, received: &Received, flags: Flags) -> Vec<u8> {
+pub fn envelope_json(push: &Push, received: &Received, flags: Flags, names: &Names) -> Vec<u8> {
     let message = &push.message;
     let (content, encoding) = match message.content() {
         None => (None, None),
@@ -191,9 +209,12 @@ pub fn envelope_json(push: &Push, received: &Received, flags: Flags) -> Vec<u8> 
         id: received.id.to_string(),
         kind: message.kind().as_str(),
         from_uid: message.from_uid().map(Uid::as_str),
+        name: message.from_uid().and_then(|uid| names.of_user(uid)),
         to_uid: push.to_uid.as_ref().map(Uid::as_str),
         group_id: None,
+        group_name: None,
         subject: None,
+        subject_name: None,
         time: message.time(),
         received_at: &received.received_at,
         online: None,
@@ -207,8 +228,12 @@ pub fn envelope_json(push: &Push, received: &Received, flags: Flags) -> Vec<u8> 
     };
     match message {
         Message::Presence { online, .. } => wire.online = Some(*online),
-        Message::Topic { subject, .. } => wire.subject = Some(subject.as_str()),
-        Message::Group { group, .. } => wire.group_id = Some(group.as_str()),
+        Message::Topic { subject, .. } => {
+            (wire.subject, wire.subject_name) = (Some(subject.as_str()), names.of_subject(subject));
+        }
+        Message::Group { group, .. } => {
+            (wire.group_id, wire.group_name) = (Some(group.as_str()), names.of_group(group));
+        }
         Message::Text { .. } | Message::File { .. } => {}
         Message::Other { object, bytes } => {
             wire.body = object.as_deref();

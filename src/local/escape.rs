@@ -4,6 +4,8 @@
 //! upper-case hex digits. Percent-decoding gives the id back whatever it was, so no two share a topic. The inverse reads
 //! command topics and is lenient about what needed no escape; where ids stand in a topic is [`topics`](super::topics)'s.
 //!
+//! An `@` at the beginning is encoded too: there it means a name ([`names`](super::names)).
+//!
 //! Beyond `% / + #` and control characters, Unicode's noncharacters (U+FFFE, U+FDD0, …) are encoded: Mosquitto drops the
 //! connection of a client that sends either, in a topic as in a user property.
 
@@ -37,7 +39,12 @@ pub enum BadTopic {
 pub fn escape_id(id: &str) -> String {
     let mut level = String::with_capacity(id.len());
     for character in id.chars() {
-        push_escaped(&mut level, character, matches!(character, '/') || is_reserved(character));
+        let first = level.is_empty();
+        push_escaped(
+            &mut level,
+            character,
+            character == '/' || is_reserved(character) || is_name_mark(first, character),
+        );
     }
     level
 }
@@ -52,7 +59,11 @@ pub fn escape_subject(subject: &str) -> String {
     let mut after_slash = true;
     while let Some(character) = characters.next() {
         let slash = character == '/';
-        let encode = if slash { after_slash || characters.peek().is_none() } else { is_reserved(character) };
+        let encode = if slash {
+            after_slash || characters.peek().is_none()
+        } else {
+            is_reserved(character) || is_name_mark(levels.is_empty(), character)
+        };
         push_escaped(&mut levels, character, encode);
         after_slash = slash;
     }
@@ -111,6 +122,11 @@ fn is_reserved(character: char) -> bool {
     matches!(character, '%' | '+' | '#') || is_unsendable(character)
 }
 
+/// The first character of what stands for a name.
+fn is_name_mark(first: bool, character: char) -> bool {
+    first && character == '@'
+}
+
 fn push_escaped(out: &mut String, character: char, encode: bool) {
     const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
     if !encode {
@@ -165,6 +181,9 @@ mod tests {
             ("\u{85}", "%C2%85"),
             ("\u{fffe}", "%EF%BF%BE"),
             ("$x y", "$x y"),
+            ("@ann", "%40ann"),
+            ("@@", "%40@"),
+            ("a@b", "a@b"),
             ("张三", "张三"),
         ] {
             assert_eq!(escape_id(id), level);
@@ -186,6 +205,8 @@ mod tests {
             ("/a//b/", "%2Fa/%2Fb%2F"),
             ("a/+/#", "a/%2B/%23"),
             ("a%2Fb", "a%252Fb"),
+            ("@home/@lamp", "%40home/@lamp"),
+            ("/@lamp", "%2F@lamp"),
         ] {
             assert_eq!(escape_subject(subject), levels);
         }

@@ -11,6 +11,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use super::envelope::Output;
+use super::names::Names;
 use super::publication::Publication;
 use super::topics::Base;
 use crate::protocol::{GroupId, Kind, Subject, Uid};
@@ -77,6 +78,8 @@ pub struct Discovery {
     pub contacts: Vec<Contact>,
     /// Which forms of a message are published.
     pub output: Output,
+    /// What ids are called.
+    pub names: Names,
 }
 
 impl Discovery {
@@ -168,8 +171,8 @@ impl Discovery {
             "payload_off": "offline",
             "device_class": "connectivity",
         });
-        let known = self.contacts.iter().find(|contact| contact.uid() == Some(uid));
-        let name = known.map_or(uid.as_str(), |known| &known.name);
+        let contact = self.contacts.iter().find(|contact| contact.uid() == Some(uid)).map(|contact| contact.name.as_str());
+        let name = contact.or_else(|| self.names.of_user(uid)).unwrap_or(uid.as_str());
         self.entity("binary_sensor", &format!("presence_{}", word(uid.as_str())), &format!("{name} online"), keys)
     }
 

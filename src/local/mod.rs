@@ -12,15 +12,17 @@ pub mod envelope;
 pub mod escape;
 pub mod filter;
 pub mod homeassistant;
+pub mod names;
 mod picture;
 pub mod publication;
 pub mod result;
 pub mod topics;
 
 pub use command::{Command, Globs, Parsed, Reason, Reference, Rejection, Rules};
-pub use envelope::{Flags, Output, Received, envelope_json, picture_of, publications};
+pub use envelope::{Flags, Output, Received, Shape, envelope_json, picture_of, publications};
 pub use escape::BadTopic;
 pub use homeassistant::{Contact, Correspondent, Discovery};
+pub use names::{Nameable, Names, Target};
 pub use publication::Publication;
 pub use result::{CommandResult, Status, response_topic_allowed};
 pub use topics::{BadBase, Base, ResultTopics, recv_levels};

@@ -101,7 +101,7 @@ proptest! {
         payload in prop_oneof![call_json().prop_map(String::into_bytes), any::<Vec<u8>>()],
     ) {
         let result = base().result(&topic);
-        match decode(&base(), &topic, &payload, &rules()) {
+        match decode(&base(), &topic, &payload, &rules(), &Names::default()) {
             Ok(Parsed::Command(command)) => {
                 prop_assert!(result.is_some());
                 prop_assert!(command.call.content().is_none_or(|content| (1..=1000).contains(&content.len())));
@@ -139,7 +139,7 @@ proptest! {
 
     #[test]
     fn any_json_is_a_call_or_a_rejection(name in proptest::sample::select(&Call::NAMES[..]), json in call_json()) {
-        match decode_call(name, json.as_bytes(), &rules()) {
+        match decode_call(name, json.as_bytes(), &rules(), &Names::default()) {
             Ok(command) => prop_assert_eq!(command.call.name(), name),
             Err(rejection) => prop_assert!(matches!(rejection.reason, Reason::BadPayload | Reason::TooLarge)),
         }
@@ -151,7 +151,7 @@ proptest! {
         let subject = subject.replace(['\0', '+', '#'], "/");
         let answer = |topic: String| {
             let topic = topic.replace("/recv/", "/send/");
-            match decode(&base(), &topic, b"x", &rules()) {
+            match decode(&base(), &topic, b"x", &rules(), &Names::default()) {
                 Ok(Parsed::Command(command)) => command.call,
                 other => panic!("{topic}: {other:?}"),
             }
@@ -175,10 +175,12 @@ proptest! {
     #[test]
     fn raw_and_json_ask_for_the_same_call(uid in id(), content in "(?s).{1,40}") {
         let uid = uid.replace('\0', "0");
-        let json = json!({ "accept_uid": uid, "content": content, "ref": uid.len() }).to_string();
-        let command = decode_call("send_msg/text", json.as_bytes(), &rules()).unwrap();
+        // Else it would be a name.
+        let written = if uid.starts_with('@') { format!("@{uid}") } else { uid.clone() };
+        let json = json!({ "accept_uid": written, "content": content, "ref": uid.len() }).to_string();
+        let command = decode_call("send_msg/text", json.as_bytes(), &rules(), &Names::default()).unwrap();
         let topic = format!("home/ilink/by/c/send/user/{}/text", escape::escape_id(&uid));
-        match decode(&base(), &topic, content.as_bytes(), &rules()) {
+        match decode(&base(), &topic, content.as_bytes(), &rules(), &Names::default()) {
             Ok(Parsed::Command(raw)) => prop_assert_eq!(raw.call, command.call),
             other => prop_assert!(false, "{other:?}"),
         }
@@ -210,7 +212,7 @@ proptest! {
         let (late, not_allowed, stale) = (flags[0], flags[1], flags[2] && push.message.kind() == Kind::Presence);
         let deadline = Some(Duration::from_secs(1));
         let flags = Flags { late, not_allowed };
-        let publications = publications(&base(), &push, &received, output, flags, stale, deadline);
+        let publications = publications(Shape { base: &base(), output, names: &Names::default() }, &push, &received, flags, stale, deadline);
 
         let nothing = output == Output::Raw && push.message.kind() == Kind::Other && !not_allowed;
         prop_assert_eq!(publications.is_empty(), nothing);
@@ -231,7 +233,7 @@ proptest! {
         }
 
         // The envelope says what the push says.
-        let envelope: Value = serde_json::from_slice(&envelope_json(&push, &received, flags)).unwrap();
+        let envelope: Value = serde_json::from_slice(&envelope_json(&push, &received, flags, &Names::default())).unwrap();
         let from = push.message.from_uid().map(Uid::as_str);
         prop_assert_eq!(envelope.get("from_uid").and_then(Value::as_str), from);
         if let Some(content) = push.message.content() {

@@ -25,7 +25,7 @@ use tracing::debug;
 use crate::cli::{EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE};
 use crate::cloud::{Executed, Outcome, Session};
 use crate::local::command::decode_call;
-use crate::local::{Globs, Rules, Status};
+use crate::local::{Globs, Names, Rules, Status};
 use crate::observe::progress;
 use crate::operate::set_aside::{self, Desk, NotDone, Which};
 use crate::operate::status::bundle::Bundle;
@@ -205,6 +205,9 @@ const EXIT_REFUSED: u8 = 1;
 /// Has the session register a changed callback URL.
 pub type ChangeUrl = Box<dyn Fn(Session, SecretString) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
+/// Reads a call: its name and its JSON.
+pub type ParseCall = Box<dyn Fn(&str, &str) -> Result<Call, Answer> + Send + Sync>;
+
 /// The daemon's parts that verbs work on.
 pub struct Verbs {
     /// The session with iLink; none on a member that stands by.
@@ -219,8 +222,8 @@ pub struct Verbs {
     pub callback_url: Box<dyn Fn(&SecretString) -> SecretString + Send + Sync>,
     /// Registers a changed callback URL with the session.
     pub change_url: ChangeUrl,
-    /// The largest content, in bytes.
-    pub max_content: usize,
+    /// Reads a call, with the names that are in force.
+    pub parse_call: ParseCall,
     /// Completes a bug report by what only its maker knows, and replaces the ids in it.
     pub bug_report: Box<dyn Fn(Bundle) -> Bundle + Send + Sync>,
     /// The state of every part.
@@ -238,7 +241,7 @@ impl Verbs {
     async fn try_to(&self, verb: Verb) -> Result<Answer, Answer> {
         Ok(match verb {
             Verb::Call { name, json } => {
-                let call = parse_call(&name, &json, self.max_content)?;
+                let call = (self.parse_call)(&name, &json)?;
                 outcome(self.session()?.call(&call).await)
             }
             Verb::Register { new_secret } => self.register(self.session()?, new_secret).await,
@@ -334,13 +337,13 @@ pub async fn set_aside(desk: Option<&Desk>, what: SetAside) -> Answer {
     }
 }
 
-/// Reads a call as `call/…` takes it.
+/// Reads a call as `call/…` takes it; ids in it may be names.
 ///
 /// # Errors
 /// The answer that says what is wrong with it.
-pub fn parse_call(name: &str, json: &str, max_content: usize) -> Result<Call, Answer> {
+pub fn parse_call(name: &str, json: &str, max_content: usize, names: &Names) -> Result<Call, Answer> {
     let rules = Rules { allow_calls: Globs::all(), max_content };
-    match decode_call(name, json.as_bytes(), &rules) {
+    match decode_call(name, json.as_bytes(), &rules, names) {
         Ok(command) => Ok(command.call),
         Err(rejection) => {
             Err(Answer { exit: EXIT_USAGE, text: format!("{}: {}", rejection.reason, rejection.message) })

@@ -35,7 +35,7 @@ use super::shares::Shares;
 use crate::delivery::refused::{Kept, SetAside};
 use crate::delivery::routing::Routing;
 use crate::delivery::{Part, Settled, hand_over, settle};
-use crate::local::command::reference;
+use crate::local::command::{decode, reference};
 use crate::local::{Base, Command as Decoded, CommandResult, Parsed, Reason, Rejection, Rules, response_topic_allowed};
 use crate::mqtt::{AckToken, Arrived, Backoff, Commands, Handling, Incoming, LinkState, Publisher};
 use crate::observe::counters::Counters;
@@ -289,12 +289,12 @@ impl Accept {
             let what = format!("topic and payload have {size} bytes; mqtt.max_packet allows {max_packet}");
             return Err(Rejection::new(Reason::TooLarge, what, None));
         }
+        let routing = self.routing.borrow();
+        let parsed = decode(base, &message.topic, &message.payload, rules, routing.routes.names());
         if !message.retain {
-            return crate::local::command::decode(base, &message.topic, &message.payload, rules);
+            return parsed;
         }
-        if let Ok(probe @ Parsed::SelfTest(_)) =
-            crate::local::command::decode(base, &message.topic, &message.payload, rules)
-        {
+        if let Ok(probe @ Parsed::SelfTest(_)) = parsed {
             return Ok(probe);
         }
         Err(Rejection::new(

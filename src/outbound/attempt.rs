@@ -287,6 +287,12 @@ impl Attempts {
         }
     }
 
+    /// A receiver by its name, if it has one.
+    fn called(&self, receiver: &Receiver) -> String {
+        let routing = self.routing.borrow();
+        routing.routes.names().of(receiver).map_or_else(|| receiver.as_str().to_owned(), |name| format!("@{name}"))
+    }
+
     fn count(&self, command: &Command, result: &CommandResult) {
         let counter = match result.status {
             Status::Ok => &self.counters.commands_ok,
@@ -296,9 +302,8 @@ impl Attempts {
         };
         counter.add();
         self.counters.series.command(command.call.name(), result, command.at.age());
-        let (activity, to) = (&self.counters.activity, command.call.receiver());
-        let to = to.as_ref().map(Receiver::as_str);
-        activity.note(passed(command.call.name(), to, command.call.content(), result, activity));
+        let (activity, to) = (&self.counters.activity, command.call.receiver().map(|to| self.called(&to)));
+        activity.note(passed(command.call.name(), to.as_deref(), command.call.content(), result, activity));
         if result.status != Status::Ok
             && let Some((route, topic)) = self.base.origin_of_route(&command.reply_to.topic)
         {

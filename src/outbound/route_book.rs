@@ -178,7 +178,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::route::{Keep, Maps, Rate};
+    use crate::route::{Keep, Maps, Rate, RuleSet};
     use crate::store::sqlite::Spool;
     use crate::store::{Append as _, Limits};
 
@@ -204,7 +204,8 @@ mod tests {
     }
 
     fn routes(rules: Vec<ToRule>) -> Routes {
-        Routes::compile(vec![], rules, &"ilink".parse().unwrap()).unwrap()
+        let rules = RuleSet { to: rules, ..RuleSet::default() };
+        Routes::compile(rules, &"ilink".parse().unwrap(), &Arc::default()).unwrap()
     }
 
     struct Place(tempfile::TempDir);

@@ -8,8 +8,10 @@ use super::pattern::{Index, Selection, check_name};
 use super::rule::{FromRule, Outcome, Rate};
 use super::template::Template;
 use super::values::{Document, Values};
-use crate::local::escape::unescape_id;
+use crate::local::escape::{escape_id, escape_subject, unescape_id};
 use crate::local::filter::is_valid_filter;
+use crate::local::{Nameable, Names};
+use crate::protocol::{GroupId, Subject, Uid};
 
 /// A message from iLink, as routes see it.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +39,8 @@ pub struct Publish {
 #[derive(Debug, Clone)]
 pub struct FromRoute {
     rule: FromRule,
+    /// The rule's filter, without names.
+    from: String,
     pub(super) selection: Selection,
     topic: Template,
     payload: Template,
@@ -44,15 +48,16 @@ pub struct FromRoute {
 }
 
 impl FromRoute {
-    pub(super) fn new(rule: FromRule) -> Result<Self, String> {
+    pub(super) fn new(rule: FromRule, names: &Names) -> Result<Self, String> {
         check_name(&rule.name)?;
-        check_from(&rule.from, rule.any_sender).map_err(|error| format!("from: {error}"))?;
-        let selection = Selection::new(&rule.from, rule.pattern.as_deref(), &rule.map, true)?;
+        let from = with_ids(&rule.from, names).map_err(|error| format!("from: {error}"))?;
+        check_from(&from, rule.any_sender).map_err(|error| format!("from: {error}"))?;
+        let selection = Selection::new(&from, rule.pattern.as_deref(), &rule.map, true)?;
         let topic = selection.template("topic", &rule.topic)?;
         topic.check_topic().map_err(|error| format!("topic: {error}"))?;
         let payload = selection.template("payload", &rule.payload)?;
         let reads_json = topic.reads_json() || payload.reads_json();
-        Ok(Self { rule, selection, topic, payload, reads_json })
+        Ok(Self { rule, from, selection, topic, payload, reads_json })
     }
 
     /// The rule's name.
@@ -90,7 +95,7 @@ impl FromRoute {
         if self.reads_json && document.of(said.payload).is_none() {
             return Outcome::NOT_JSON;
         }
-        let levels = wildcard_levels(&self.rule.from, said.recv).into_iter().map(decoded).collect();
+        let levels = wildcard_levels(&self.from, said.recv).into_iter().map(decoded).collect();
         let values = Values::new(said.payload, document, levels, said.from_uid, said.time)
             .of_rule(captures, &self.selection.tables);
         let rendered = || Ok(Publish { payload: self.payload.payload(&values)?, topic: self.topic.topic(&values)? });
@@ -116,7 +121,7 @@ pub(super) struct FromRoutes {
 
 impl FromRoutes {
     pub(super) fn new(routes: Vec<FromRoute>) -> Self {
-        let index = Index::new(routes.iter().map(|route| (route.rule.from.as_str(), route.selection.pattern.as_ref())));
+        let index = Index::new(routes.iter().map(|route| (route.from.as_str(), route.selection.pattern.as_ref())));
         Self { routes, index }
     }
 
@@ -133,6 +138,37 @@ impl FromRoutes {
             each(number, Outcome::NoMatch);
         }
     }
+}
+
+/// Levels under `recv/`, with the ids in place of the names.
+///
+/// # Errors
+///
+/// There is no such name, or it stands for something else.
+pub fn with_ids(recv: &str, names: &Names) -> Result<String, String> {
+    if !recv.contains("/@") {
+        return Ok(recv.to_owned());
+    }
+    let mut levels: Vec<Cow<'_, str>> = recv.split('/').map(Cow::Borrowed).collect();
+    match levels.as_mut_slice() {
+        [kind, uid, ..] if kind == "user" => name_to_id::<Uid>(uid, names)?,
+        [kind, group, rest @ ..] if kind == "group" => {
+            name_to_id::<GroupId>(group, names)?;
+            rest.first_mut().map_or(Ok(()), |uid| name_to_id::<Uid>(uid, names))?;
+        }
+        _ => {}
+    }
+    if let Some(subject) = recv.strip_prefix("topic/").and_then(|subject| names.named::<Subject>(subject)) {
+        return Ok(format!("topic/{}", escape_subject(subject?.as_str())));
+    }
+    Ok(levels.join("/"))
+}
+
+fn name_to_id<T: Nameable>(level: &mut Cow<'_, str>, names: &Names) -> Result<(), String> {
+    if let Some(id) = names.named::<T>(level) {
+        *level = Cow::Owned(escape_id(id?.id()));
+    }
+    Ok(())
 }
 
 /// Whether `from` can select anything under `recv/`, and names its sender or says that it does not.

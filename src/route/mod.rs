@@ -20,13 +20,14 @@ mod to_ilink;
 mod values;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-pub use from_ilink::{FromRoute, Publish, Said};
-pub use rule::{FromRule, Keep, Maps, Outcome, PAYLOAD, Rate, RouteError, ToRule, rule_name};
+pub use from_ilink::{FromRoute, Publish, Said, with_ids};
+pub use rule::{FromRule, Keep, Maps, Outcome, PAYLOAD, Rate, RouteError, RuleSet, ToRule, rule_name};
 pub use to_ilink::{Heard, ToRoute};
 
-use crate::local::Base;
 use crate::local::filter::matches;
+use crate::local::{Base, Names};
 use crate::protocol::Call;
 use filters::overlap;
 use from_ilink::FromRoutes;
@@ -42,22 +43,24 @@ pub const TO: &str = "to_ilink";
 pub struct Routes {
     from: FromRoutes,
     to: ToRoutes,
+    names: Arc<Names>,
 }
 
 impl Routes {
-    /// Checks and compiles rules.
+    /// Checks and compiles rules; ids in them may be names.
     ///
     /// # Errors
     ///
     /// Everything that is wrong with them.
-    pub fn compile(from: Vec<FromRule>, to: Vec<ToRule>, base: &Base) -> Result<Self, Vec<RouteError>> {
+    pub fn compile(rules: RuleSet, base: &Base, known: &Arc<Names>) -> Result<Self, Vec<RouteError>> {
+        let RuleSet { from, to } = rules;
         let mut errors = Vec::new();
         let mut names = HashMap::new();
         let mut compiled = (Vec::new(), Vec::new());
         for (n, rule) in from.into_iter().enumerate() {
             let name = rule_name(FROM, n + 1, &rule.name);
             same_name(&mut names, &rule.name, &name, &mut errors);
-            match FromRoute::new(rule) {
+            match FromRoute::new(rule, known) {
                 Ok(route) => compiled.0.push((name, route)),
                 Err(what) => errors.push(RouteError { rule: name, what }),
             }
@@ -65,7 +68,7 @@ impl Routes {
         for (n, rule) in to.into_iter().enumerate() {
             let name = rule_name(TO, n + 1, &rule.name);
             same_name(&mut names, &rule.name, &name, &mut errors);
-            match ToRoute::new(rule) {
+            match ToRoute::new(rule, known) {
                 Ok(route) => compiled.1.push((name, route)),
                 Err(what) => errors.push(RouteError { rule: name, what }),
             }
@@ -74,6 +77,7 @@ impl Routes {
         let routes = Self {
             from: FromRoutes::new(compiled.0.into_iter().map(|(_, route)| route).collect()),
             to: ToRoutes::new(compiled.1.into_iter().map(|(_, route)| route).collect()),
+            names: Arc::clone(known),
         };
         // Two filters that overlap are subscribed to as one, which is wider.
         let own = base_filter(base);
@@ -107,6 +111,12 @@ impl Routes {
     #[must_use]
     pub fn to_routes(&self) -> &[ToRoute] {
         &self.to.routes
+    }
+
+    /// What ids are called, for the routes and for all others who are reloaded with them.
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
     /// The filters to subscribe to. Each message is selected by at most one of them.

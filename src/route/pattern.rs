@@ -10,11 +10,10 @@ use super::filters::wildcards;
 use super::rule::Maps;
 use super::template::Template;
 use super::values::{Scope, Source, Tables};
+use crate::local::names::is_name;
 
 /// The most memory that one pattern may take, in bytes; a thousand of them must fit a small board.
 const PATTERN_SIZE: usize = 1 << 20;
-/// The longest name, in characters.
-const NAME_MOST: usize = 64;
 /// Names of values that a pattern's groups may not take.
 const RESERVED: [&str; 3] = ["payload", "from_uid", "time"];
 
@@ -85,11 +84,7 @@ impl Selection {
 
 /// A route's name is a topic level, a word in logs and a key in the health report.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
-    let fits = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if !name.is_empty() && name.chars().count() <= NAME_MOST && name.chars().all(fits) {
-        return Ok(());
-    }
-    Err(format!("name: it must be 1 to {NAME_MOST} letters, digits, '-', '_' or '.'"))
+    if is_name(name) { Ok(()) } else { Err("name: it must be 1 to 64 letters, digits, '-', '_' or '.'".to_owned()) }
 }
 
 /// Routes by their filters, and for each filter by their patterns.

@@ -12,6 +12,15 @@ pub type Maps = BTreeMap<String, BTreeMap<String, String>>;
 /// What a message becomes when nothing else is said.
 pub const PAYLOAD: &str = "${payload}";
 
+/// All rules, in the order of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RuleSet {
+    /// `[[route.from_ilink]]`.
+    pub from: Vec<FromRule>,
+    /// `[[route.to_ilink]]`.
+    pub to: Vec<ToRule>,
+}
+
 /// `[[route.from_ilink]]`: a message from iLink becomes a publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FromRule {

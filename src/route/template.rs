@@ -63,14 +63,18 @@ impl Template {
 
     /// The topic filter of all that this can become as a topic: `+` for each level with a value in it.
     pub(super) fn as_filter(&self) -> String {
-        let mut marked = String::new();
-        for part in &self.0 {
-            match part {
-                Part::Text(text) => marked.push_str(text),
-                Part::Value { .. } => marked.push('\0'),
-            }
-        }
+        let marked = self.marked();
         marked.split('/').map(|level| if level.contains('\0') { "+" } else { level }).collect::<Vec<_>>().join("/")
+    }
+
+    /// Whether a level that begins with `@`, as names do, has a value in it.
+    pub(super) fn has_value_in_name(&self) -> bool {
+        self.marked().split('/').any(|level| level.starts_with('@') && level.contains('\0'))
+    }
+
+    /// The fixed text, with a NUL for each value.
+    fn marked(&self) -> String {
+        self.0.iter().map(|part| part.text().unwrap_or("\0")).collect()
     }
 
     /// Whether it is a template of topics that can be published to; the error says why not.

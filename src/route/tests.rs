@@ -12,6 +12,10 @@ fn base() -> Base {
     "ilink".parse().unwrap()
 }
 
+fn compile(from: Vec<FromRule>, to: Vec<ToRule>, base: &Base) -> Result<Routes, Vec<RouteError>> {
+    Routes::compile(RuleSet { from, to }, base, &Arc::default())
+}
+
 fn from(name: &str, from: &str, topic: &str) -> FromRule {
     FromRule {
         name: name.to_owned(),
@@ -76,7 +80,7 @@ fn examples() -> Routes {
         keep: Keep::Latest,
         ..to("temp", "tele/+/SENSOR", "topic/home/${1}/temp")
     };
-    Routes::compile(vec![power, heater, dim], vec![power_state, temp], &base()).unwrap()
+    compile(vec![power, heater, dim], vec![power_state, temp], &base()).unwrap()
 }
 
 fn said(routes: &Routes, recv: &str, payload: &[u8]) -> Vec<(usize, Outcome<Publish>)> {
@@ -128,18 +132,18 @@ fn the_examples_to_ilink() {
 #[test]
 fn ids_pass_whatever_they_hold() {
     let rule = to("r", "x/+", "user/${1}/text");
-    let routes = Routes::compile(vec![], vec![rule], &base()).unwrap();
+    let routes = compile(vec![], vec![rule], &base()).unwrap();
     let [(0, Outcome::Fires(Call::SendText { to, .. }))] = &heard(&routes, "x/a%2Fb", b"m")[..] else { panic!() };
     assert_eq!(to.as_str(), "a%2Fb");
     let rule = FromRule { any_sender: true, ..from("r", "user/+/text", "x/${1}/y") };
-    let routes = Routes::compile(vec![rule], vec![], &base()).unwrap();
+    let routes = compile(vec![rule], vec![], &base()).unwrap();
     assert_eq!(said(&routes, "user/a%2Fb%2B/text", b"m"), [(0, publish("x/a%2Fb%2B/y", "m"))]);
 }
 
 /// The errors of rules, which must name the rule and say this.
 #[track_caller]
 fn refused(from: Vec<FromRule>, to: Vec<ToRule>, says: &[&str]) {
-    let errors = Routes::compile(from, to, &base()).unwrap_err();
+    let errors = compile(from, to, &base()).unwrap_err();
     let text = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     assert!(says.iter().all(|what| text.contains(what)), "{says:?} in:\n{text}");
 }
@@ -194,16 +198,16 @@ fn loops_are_refused_with_both_rules_named() {
     let fine = to("fine", "stat/+", "user/1/text");
     refused(vec![out.clone()], vec![fine.clone(), to("in", "cmnd/+/+", "user/1/text")], &says);
     refused(vec![out.clone()], vec![fine.clone(), to("in", "cmnd/lamp/POWER", "user/1/text")], &["loop"]);
-    Routes::compile(vec![out], vec![fine, to("in", "cmnd/+/RESULT", "user/1/text")], &base()).unwrap();
+    compile(vec![out], vec![fine, to("in", "cmnd/+/RESULT", "user/1/text")], &base()).unwrap();
 }
 
 #[test]
 fn a_wider_subscription_must_not_touch_the_base() {
     let base = "home/ilink".parse().unwrap();
     let rules = vec![to("a", "+/x", "user/1/text"), to("b", "home/+/#", "user/1/text")];
-    assert!(Routes::compile(vec![], rules, &base).unwrap_err()[0].to_string().contains("touches"));
+    assert!(compile(vec![], rules, &base).unwrap_err()[0].to_string().contains("touches"));
     let rules = vec![to("a", "+/x", "user/1/text"), to("b", "other/+", "user/1/text")];
-    let errors = Routes::compile(vec![], rules, &base).unwrap_err();
+    let errors = compile(vec![], rules, &base).unwrap_err();
     assert!(errors[0].to_string().contains("subscribed to as +/+"), "{errors:?}");
 }
 
@@ -220,7 +224,7 @@ fn a_thousand_routes_find_theirs() {
             )
         })
         .collect();
-    let routes = Routes::compile(rules, vec![], &base()).unwrap();
+    let routes = compile(rules, vec![], &base()).unwrap();
     let all = said(&routes, "user/413/text", b"LAMP500 off");
     assert_eq!(all.len(), 500);
     assert_eq!(all[0], (500, publish("cmnd/lamp500", "OFF")));
@@ -284,7 +288,7 @@ proptest! {
             any_sender: true,
             ..from("r", "user/+/text", &format!("cmnd{topic}"))
         };
-        let Ok(routes) = Routes::compile(vec![rule], vec![to("in", &subscribe, "user/1/text")], &base()) else {
+        let Ok(routes) = compile(vec![rule], vec![to("in", &subscribe, "user/1/text")], &base()) else {
             return Ok(());
         };
         let recv = format!("user/{}/text", crate::local::escape::escape_id(&id));
@@ -304,7 +308,7 @@ proptest! {
     fn json_holds(message in message()) {
         for payload in [r#"{"is":${payload|json}}"#, r#"{"is":${json:/a|json}}"#] {
             let rule = FromRule { payload: payload.to_owned(), ..from("r", "topic/t", "x") };
-            let routes = Routes::compile(vec![rule], vec![], &base()).unwrap();
+            let routes = compile(vec![rule], vec![], &base()).unwrap();
             for (_, outcome) in said(&routes, "topic/t", &message) {
                 if let Outcome::Fires(Publish { payload, .. }) = outcome {
                     let read: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&payload).unwrap();
@@ -326,7 +330,7 @@ proptest! {
             payload,
             ..to("r", "x/+/#", &to_template)
         };
-        if let Ok(routes) = Routes::compile(vec![], vec![rule], &base()) {
+        if let Ok(routes) = compile(vec![], vec![rule], &base()) {
             for (_, outcome) in heard(&routes, &format!("x/{topic}"), &message) {
                 if let Outcome::Fires(call) = outcome {
                     prop_assert!(call.receiver().is_some());

@@ -1,12 +1,14 @@
 //! MQTT → iLink: which calls a device's publish makes.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::filters::{cover, wildcard_levels};
 use super::pattern::{Index, Selection, check_name};
 use super::rule::{Outcome, ToRule};
 use super::template::Template;
 use super::values::{Document, Values};
+use crate::local::Names;
 use crate::local::command::send_call;
 use crate::local::filter::is_valid_filter;
 use crate::protocol::Call;
@@ -30,23 +32,28 @@ pub struct ToRoute {
     to: Template,
     payload: Template,
     reads_json: bool,
+    names: Arc<Names>,
 }
 
 impl ToRoute {
-    pub(super) fn new(rule: ToRule) -> Result<Self, String> {
+    pub(super) fn new(rule: ToRule, names: &Arc<Names>) -> Result<Self, String> {
         check_name(&rule.name)?;
         check_subscribe(&rule.subscribe).map_err(|error| format!("subscribe: {error}"))?;
         let selection = Selection::new(&rule.subscribe, rule.pattern.as_deref(), &rule.map, false)?;
         let to = selection.template("to", &rule.to)?;
         to.check_topic().map_err(|error| format!("to: {error}"))?;
         // The receiver is there whatever the values are.
-        send_call(&to.as_filter().replace('+', "x"), b"x").map_err(|error| format!("to = \"{}\": {error}", rule.to))?;
+        if to.has_value_in_name() {
+            return Err(format!("to = \"{}\": a name (@…) is fixed text, a value cannot be one", rule.to));
+        }
+        send_call(&to.as_filter().replace('+', "x"), b"x", names)
+            .map_err(|error| format!("to = \"{}\": {error}", rule.to))?;
         let payload = selection.template("payload", &rule.payload)?;
         if rule.payload.is_empty() {
             return Err("payload: it is empty, and iLink takes no empty messages".to_owned());
         }
         let reads_json = to.reads_json() || payload.reads_json();
-        Ok(Self { rule, selection, to, payload, reads_json })
+        Ok(Self { rule, selection, to, payload, reads_json, names: Arc::clone(names) })
     }
 
     /// The rule's name.
@@ -74,7 +81,8 @@ impl ToRoute {
             if payload.is_empty() {
                 return Err("the message is empty".to_owned());
             }
-            send_call(&to, &payload)
+            // A value that begins with @ is escaped: it is no name.
+            send_call(&to, &payload, &self.names)
         };
         Outcome::of(rendered())
     }

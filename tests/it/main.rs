@@ -22,6 +22,7 @@
 //! | `blackbox/faults.rs` | a task that panics ends the process, and nothing is answered after it |
 //! | `blackbox/for_now.rs` | a broker that refuses for now: nothing is lost, the order stays |
 //! | `blackbox/lifecycle.rs` | exit codes, the state directory, configuration errors, signals |
+//! | `blackbox/names.rs` | `[names]`: reached by name, called by name, read again |
 //! | `blackbox/outages.rs` | broker or service away, at the start or later |
 //! | `blackbox/proxy.rs` | a real nginx before the callback |
 //! | `blackbox/pushes.rs` | a push of each kind arrives on its topics, in both forms |

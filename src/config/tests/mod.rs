@@ -5,6 +5,7 @@ mod cluster;
 mod errors;
 mod example;
 mod loading;
+mod names;
 mod routes;
 mod schema;
 mod secrets;

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::protocol::{Qos, Receiver};
 
+mod named;
+
 fn base() -> Base {
     "ilink".parse().unwrap()
 }
@@ -14,7 +16,7 @@ fn rules() -> Rules {
 }
 
 fn raw(topic: &str, payload: &[u8]) -> Result<Call, Reason> {
-    match decode(&base(), &format!("ilink/{topic}"), payload, &rules()) {
+    match decode(&base(), &format!("ilink/{topic}"), payload, &rules(), &Names::default()) {
         Ok(Parsed::Command(command)) => Ok(command.call),
         Ok(other) => panic!("{other:?}"),
         Err(rejection) => Err(rejection.reason),
@@ -22,11 +24,11 @@ fn raw(topic: &str, payload: &[u8]) -> Result<Call, Reason> {
 }
 
 fn json(name: &str, json: &str) -> Result<Command, Reason> {
-    decode_call(name, json.as_bytes(), &rules()).map_err(|rejection| rejection.reason)
+    decode_call(name, json.as_bytes(), &rules(), &Names::default()).map_err(|rejection| rejection.reason)
 }
 
 fn reference_of(name: &str, json: &str) -> Option<String> {
-    match decode_call(name, json.as_bytes(), &rules()) {
+    match decode_call(name, json.as_bytes(), &rules(), &Names::default()) {
         Ok(command) => command.reference,
         Err(rejection) => rejection.reference,
     }
@@ -101,7 +103,7 @@ fn raw_topics_that_name_nothing() {
     ] {
         assert_eq!(raw(topic, b"{}"), Err(Reason::BadTopic), "{topic}");
     }
-    assert!(decode(&base(), "other/send/user/1/text", b"x", &rules()).is_err());
+    assert!(decode(&base(), "other/send/user/1/text", b"x", &rules(), &Names::default()).is_err());
 }
 
 #[test]
@@ -112,13 +114,15 @@ fn raw_payloads() {
         assert_eq!(raw(topic, &[b'x'; 17]), Err(Reason::TooLarge), "{topic}");
     }
     // Not parsed, whatever it looks like.
-    let rejection = decode(&base(), "ilink/send/user/1/text", br#"{"ref":1,"a":"aaaaaaaaaa"}"#, &rules()).unwrap_err();
+    let rejection =
+        decode(&base(), "ilink/send/user/1/text", br#"{"ref":1,"a":"aaaaaaaaaa"}"#, &rules(), &Names::default())
+            .unwrap_err();
     assert_eq!(rejection.reference, None);
 }
 
 #[test]
 fn the_self_test_is_no_command() {
-    let parsed = decode(&base(), "ilink/call/self_test/4f2a", b"", &rules());
+    let parsed = decode(&base(), "ilink/call/self_test/4f2a", b"", &rules(), &Names::default());
     assert_eq!(parsed, Ok(Parsed::SelfTest("4f2a".to_owned())));
 }
 
@@ -154,7 +158,7 @@ fn every_call() {
         named.insert(name);
         let all = Rules { allow_calls: Globs::all(), ..rules() };
         let topic = format!("ilink/by/c/call/{name}");
-        let command = |payload: &str| decode(&base(), &topic, payload.as_bytes(), &all);
+        let command = |payload: &str| decode(&base(), &topic, payload.as_bytes(), &all, &Names::default());
         let expected = Command { call, reference: None, ttl: None };
         assert_eq!(command(payload), Ok(Parsed::Command(expected)), "{name}");
         // Typos are noticed, and each call knows only its own fields.
@@ -194,7 +198,7 @@ fn payloads_that_are_no_object() {
     ] {
         assert_eq!(json("ham_group/list", payload), Err(Reason::BadPayload), "{payload}");
     }
-    let rejection = decode_call("ham_group/list", b"{\"ref\":\"\xff\"}", &rules()).unwrap_err();
+    let rejection = decode_call("ham_group/list", b"{\"ref\":\"\xff\"}", &rules(), &Names::default()).unwrap_err();
     assert_eq!((rejection.reason, rejection.reference), (Reason::BadPayload, None));
 }
 
@@ -339,7 +343,7 @@ fn permissions_come_before_payloads_and_after_topics() {
     }
     assert_eq!(json("ham_nothing", "{}"), Err(Reason::BadTopic));
     let user_only = Rules { allow_calls: Globs::new(["send_msg/text", "ham_user/*"]), ..rules() };
-    let reason = |topic: &str| match decode(&base(), topic, b"", &user_only) {
+    let reason = |topic: &str| match decode(&base(), topic, b"", &user_only, &Names::default()) {
         Err(rejection) => rejection.reason,
         Ok(parsed) => panic!("{parsed:?}"),
     };
@@ -355,7 +359,8 @@ fn permissions_come_before_payloads_and_after_topics() {
 
 #[test]
 fn messages_say_what_is_allowed_and_hold_no_content() {
-    let message = |name, json: &str| decode_call(name, json.as_bytes(), &rules()).unwrap_err().message;
+    let message =
+        |name, json: &str| decode_call(name, json.as_bytes(), &rules(), &Names::default()).unwrap_err().message;
     let typo = message("send_msg/text", r#"{"acept_uid":"1","content":"secret"}"#);
     assert_eq!(typo, r#"unknown field "acept_uid"; allowed are accept_uid, content, encoding, ref, ttl"#);
     assert!(!message("send_msg/text", r#""secret""#).contains("secret"));

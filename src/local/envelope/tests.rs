@@ -1,4 +1,5 @@
 use super::*;
+use crate::local::Target;
 use crate::local::publication::{BYTES, JSON, TEXT};
 use crate::protocol::Kind;
 
@@ -16,12 +17,13 @@ fn push(json: &str) -> Push {
 
 fn envelope(json: &str, flags: Flags) -> String {
     let id = received().id.to_string();
-    String::from_utf8(envelope_json(&push(json), &received(), flags)).unwrap().replace(&id, "ID")
+    String::from_utf8(envelope_json(&push(json), &received(), flags, &Names::default())).unwrap().replace(&id, "ID")
 }
 
 fn published(json: &str, output: Output, flags: Flags, stale: bool) -> Vec<Publication> {
     let deadline = Some(Duration::from_secs(9));
-    publications(&"ilink".parse().unwrap(), &push(json), &received(), output, flags, stale, deadline)
+    let (base, names) = ("ilink".parse().unwrap(), Names::default());
+    publications(Shape { base: &base, output, names: &names }, &push(json), &received(), flags, stale, deadline)
 }
 
 fn topics(json: &str, output: Output, flags: Flags, stale: bool) -> Vec<String> {
@@ -132,7 +134,8 @@ fn other_pushes_have_no_raw_form() {
 
 #[test]
 fn what_cannot_be_read_comes_as_it_came() {
-    let of = |push: &Push| String::from_utf8(envelope_json(push, &received(), Flags::default())).unwrap();
+    let of =
+        |push: &Push| String::from_utf8(envelope_json(push, &received(), Flags::default(), &Names::default())).unwrap();
     let unreadable = of(&Push::unreadable(b"\xff{"));
     assert!(
         unreadable.contains(r#""kind":"other""#) && unreadable.ends_with(r#","body_base64":"/3s="}"#),
@@ -152,4 +155,25 @@ fn an_id_that_no_property_can_hold_does_not_cost_the_envelope() {
     let event = &published(&long, Output::Json, Flags::default(), false)[0];
     assert!(event.user_properties.iter().all(|(name, _)| *name != "from_uid"));
     assert_eq!(event.topic, format!("ilink/event/{}", Kind::Text));
+}
+
+#[test]
+fn who_has_a_name_is_called_by_it() {
+    let mut names = Names::default();
+    names.add("ann", Target::User("413".parse().unwrap())).unwrap();
+    names.add("family", Target::Group("g/1".parse().unwrap())).unwrap();
+    names.add("lamp", Target::Subject("home/lamp".parse().unwrap())).unwrap();
+    let of = |json: &str| {
+        let json = envelope_json(&push(json), &received(), Flags::default(), &names);
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        ["name", "group_name", "subject_name"].map(|key| json[key].as_str().map(str::to_owned))
+    };
+    let called = |name: &str| Some(name.to_owned());
+    assert_eq!(of(TEXT_PUSH), [called("ann"), None, None]);
+    assert_eq!(of(PRESENCE), [called("ann"), None, None]);
+    let group = r#"{"from_uid":"413","group_id":"g/1","msg_type":3,"content":""}"#;
+    assert_eq!(of(group), [called("ann"), called("family"), None]);
+    assert_eq!(of(&group.replace("413", "412").replace("g/1", "413")), [None, None, None]);
+    let topic = r#"{"from_uid":"412","group_id":"home/lamp","msg_type":4,"content":""}"#;
+    assert_eq!(of(topic), [None, None, called("lamp")]);
 }

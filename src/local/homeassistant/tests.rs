@@ -100,6 +100,7 @@ fn discovery() -> Discovery {
             named(Correspondent::Subject("home/lamp".parse().unwrap()), "Lamp"),
         ],
         output: Output::Both,
+        names: Names::default(),
     }
 }
 
@@ -184,4 +185,18 @@ proptest! {
     fn no_two_uids_are_one_entity(one in "[a-c_%/é5F]{1,6}", other in "[a-c_%/é5F]{1,6}") {
         prop_assert_eq!(word(&one) == word(&other), one == other);
     }
+}
+
+#[test]
+fn presence_goes_by_the_contacts_name_then_by_the_bridges() {
+    let mut names = Names::default();
+    names.add("bob", crate::local::Target::User(uid("500"))).unwrap();
+    names.add("mum", crate::local::Target::User(uid("413"))).unwrap();
+    let all = entities(&Discovery { names, ..discovery() });
+    let called = |object: &str| {
+        let (_, config) = all.iter().find(|(topic, _)| topic.contains(object)).unwrap();
+        config["name"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(called("presence_500"), "bob online");
+    assert_eq!(called("presence_413"), "Ann online");
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use ulid::Ulid;
 
-use super::input::{account, assert_mqtt_string, base, parts, rules, switches, text};
+use super::input::{account, assert_mqtt_string, base, names, parts, rules, switches, text};
 
 /// Switches, the topic without the base, Response Topic, Correlation Data, payload.
 pub fn run(data: &[u8]) {
@@ -44,7 +44,7 @@ pub fn run(data: &[u8]) {
     check_digest(&message);
     let reply_to = reply_to(&message);
     let mark = reference(&base(), &message.topic, payload);
-    match decode(&base(), &message.topic, payload, &rules()) {
+    match decode(&base(), &message.topic, payload, &rules(), &names()) {
         Ok(Parsed::Command(command)) => {
             assert_eq!(command.reference, mark);
             check_command(command, &message, &reply_to);
@@ -175,7 +175,10 @@ fn check_control(line: &[u8]) {
     let Ok(verb) = serde_json::from_slice::<Verb>(line) else { return };
     assert_eq!(serde_json::from_slice::<Verb>(&serde_json::to_vec(&verb).unwrap()).unwrap(), verb);
     if let Verb::Call { name, json } = &verb {
-        match (parse_call(name, json, rules().max_content), decode_call(name, json.as_bytes(), &rules())) {
+        match (
+            parse_call(name, json, rules().max_content, &names()),
+            decode_call(name, json.as_bytes(), &rules(), &names()),
+        ) {
             (Ok(call), Ok(command)) => {
                 assert_eq!(call, command.call);
                 check_request(&call);

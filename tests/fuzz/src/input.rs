@@ -2,7 +2,7 @@
 
 use ilink2mqtt::local::escape::is_unsendable;
 use ilink2mqtt::local::filter::{MAX_STRING, matches};
-use ilink2mqtt::local::{Base, Globs, Rules};
+use ilink2mqtt::local::{Base, Globs, Names, Rules, Target};
 use ilink2mqtt::protocol::Account;
 
 /// Between the parts of an input: a byte that no text has.
@@ -30,6 +30,15 @@ pub fn base() -> Base {
 
 pub fn rules() -> Rules {
     Rules { allow_calls: Globs::all(), max_content: 1000 }
+}
+
+/// A user, a group and a subject have names.
+pub fn names() -> Names {
+    let mut names = Names::default();
+    names.add("ann", Target::User("413".parse().unwrap())).unwrap();
+    names.add("family", Target::Group("g".parse().unwrap())).unwrap();
+    names.add("lamp", Target::Subject("home/lamp".parse().unwrap())).unwrap();
+    names
 }
 
 pub fn account() -> Account {

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use ilink2mqtt::local::command::decode;
-use ilink2mqtt::local::{Flags, Output, Parsed, Publication, Received, envelope_json, publications};
+use ilink2mqtt::local::{Flags, Output, Parsed, Publication, Received, Shape, envelope_json, publications};
 use ilink2mqtt::protocol::{Call, Kind, Message, Push, Uid, content, lenient};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use ulid::Ulid;
 
-use super::input::{assert_mqtt_string, assert_publishable, base, parts, rules, switches};
+use super::input::{assert_mqtt_string, assert_publishable, base, names, parts, rules, switches};
 
 /// Switches, then the body.
 pub fn run(data: &[u8]) {
@@ -34,12 +34,13 @@ pub fn run(data: &[u8]) {
     let deadline = limited.then_some(Duration::from_secs(9));
     let received = Received { id: Ulid::from_parts(7, 8), received_at: "2026-01-02T03:04:05.678Z".to_owned() };
     let flags = Flags { late, not_allowed };
-    let published = publications(&base(), &push, &received, output, flags, stale, deadline);
+    let published =
+        publications(Shape { base: &base(), output, names: &names() }, &push, &received, flags, stale, deadline);
     assert!(!published.is_empty() || output == Output::Raw && push.message.kind() == Kind::Other);
     for publication in &published {
         check_publication(publication, &push, &received, body.len());
     }
-    check_envelope(&envelope_json(&push, &received, flags), &push, &text, body);
+    check_envelope(&envelope_json(&push, &received, flags, &names()), &push, &text, body);
     check_way_back(&push.message);
 }
 
@@ -117,7 +118,8 @@ fn check_envelope(json: &[u8], push: &Push, text: &str, whole: &[u8]) {
 /// An answer to where a message came from reaches whom it came from. NUL, and wildcards in subjects, cannot be answered.
 fn check_way_back(message: &Message) {
     let (base, content) = (base(), b"x".to_vec());
-    let answered = |topic: String| match decode(&base, &topic.replacen("/recv/", "/send/", 1), b"x", &rules()) {
+    let answered = |topic: String| match decode(&base, &topic.replacen("/recv/", "/send/", 1), b"x", &rules(), &names())
+    {
         Ok(Parsed::Command(command)) => command.call,
         other => panic!("{topic:?} is answered by {other:?}"),
     };

@@ -8,7 +8,7 @@ use ilink2mqtt::local::escape::{
 use ilink2mqtt::local::filter::{MAX_SLASHES, MAX_STRING, is_valid_filter, matches};
 use ilink2mqtt::local::{Base, Parsed, response_topic_allowed};
 
-use super::input::{assert_publishable, base, parts, rules, text};
+use super::input::{assert_publishable, base, names, parts, rules, text};
 
 /// Two texts that are tried as ids, topics and filters, then one that is tried as a base.
 pub fn run(data: &[u8]) {
@@ -41,6 +41,7 @@ fn check_escape(id: &str) {
     assert_eq!(unescape_id(&level), expected(false));
     assert_eq!(unescape_subject(&levels), expected(true));
     assert!(!level.contains('/'));
+    assert!(!level.starts_with('@') && !levels.starts_with('@'), "an id that is taken for a name");
     for topic in [&level, &levels] {
         assert!(!topic.contains(['+', '#']) && !topic.contains(is_unsendable), "{topic:?}");
         assert!(id.is_empty() || topic.split('/').all(|level| !level.is_empty()), "{topic:?}");
@@ -93,7 +94,7 @@ fn check_command_topic(base: &Base, topic: &str) {
         assert!(!answer.contains(['+', '#']) && !answer.contains(is_unsendable), "{answer:?} is no topic");
     }
     let _ = reference(base, topic, br#"{"ref":1}"#);
-    match decode(base, topic, b"x", &rules()) {
+    match decode(base, topic, b"x", &rules(), &names()) {
         Ok(Parsed::Command(command)) => {
             assert!(results.is_some() && command.call.receiver().is_some());
         }

@@ -10,6 +10,7 @@ mod fairness;
 mod faults;
 mod for_now;
 mod lifecycle;
+mod names;
 mod outages;
 mod proxy;
 mod pushes;

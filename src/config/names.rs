@@ -1,0 +1,128 @@
+//! `[names]`: what people call users, groups and subjects; and the keys whose ids may be names.
+//!
+//! The names are in the file only: a variable's name has no case, and a name has.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use figment::value::Value;
+
+use super::layers::Problem;
+use super::reader::{Failed, Reader};
+use super::values::{Given, Setting, quoted};
+use crate::local::{Contact, Correspondent, Nameable, Names, Target};
+use crate::protocol::{Qos, Subject, Uid};
+
+const WANTED: &str = "a name is a uid, such as ann = \"413\", or { group = \"…\" }, or { subject = \"…\" }";
+
+/// Reads all names.
+pub(super) fn read(reader: &mut Reader<'_>) -> Result<Arc<Names>, Failed> {
+    let Some((value, place)) = reader.section("names") else { return Ok(Arc::default()) };
+    let invalid = |key: String, found: &Value, wanted: String| Problem::Invalid {
+        key,
+        place: place.clone(),
+        found: Some(Given::Typed(found).show()),
+        wanted,
+    };
+    let Some(entries) = value.as_dict() else {
+        return Err(reader.fail(invalid("names".to_owned(), &value, format!("it must be a table [names]: {WANTED}"))));
+    };
+    let (mut names, mut failed) = (Names::default(), None);
+    for (name, value) in entries {
+        let added = target(value).ok_or_else(|| WANTED.to_owned()).and_then(|target| names.add(name, target));
+        if let Err(wanted) = added {
+            failed = Some(reader.fail(invalid(format!("names.{}", bare(name)), value, wanted)));
+        }
+    }
+    failed.map_or(Ok(Arc::new(names)), Err)
+}
+
+fn target(value: &Value) -> Option<Target> {
+    let Some(table) = value.as_dict() else { return Uid::read(&Given::Typed(value)).ok().map(Target::User) };
+    let mut keys = table.iter();
+    let (Some((kind, id)), None) = (keys.next(), keys.next()) else { return None };
+    let id = Given::Typed(id).text_or_digits().filter(|id| !id.chars().any(char::is_control))?;
+    match kind.as_str() {
+        "group" => id.parse().ok().map(Target::Group),
+        "subject" => id.parse().ok().filter(Subject::is_publishable).map(Target::Subject),
+        _ => None,
+    }
+}
+
+/// A key as TOML has it.
+fn bare(name: &str) -> String {
+    let is_bare = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    if is_bare { name.to_owned() } else { quoted(name) }
+}
+
+/// The names as they would be written.
+pub(super) fn describe(names: &Names) -> String {
+    let mut text = String::new();
+    for (name, target) in names.iter() {
+        if text.is_empty() {
+            text.push_str("\n[names]\n");
+        }
+        let (name, id) = (bare(name), quoted(target.id()));
+        // Writing to a string does not fail.
+        let _ = match target {
+            Target::User(_) => writeln!(text, "{name} = {id}"),
+            Target::Group(_) => writeln!(text, "{name} = {{ group = {id} }}"),
+            Target::Subject(_) => writeln!(text, "{name} = {{ subject = {id} }}"),
+        };
+    }
+    text
+}
+
+/// What is written for an id, which may be a name.
+pub(super) trait WithIds: Sized {
+    /// The same with the id in place of the name.
+    fn with_ids(self, names: &Names) -> Result<Self, String>;
+}
+
+fn id<T: Nameable>(written: T, names: &Names) -> Result<T, String> {
+    names.named(written.id()).unwrap_or(Ok(written))
+}
+
+impl WithIds for Uid {
+    fn with_ids(self, names: &Names) -> Result<Self, String> {
+        id(self, names)
+    }
+}
+
+impl WithIds for (Subject, Qos) {
+    fn with_ids(self, names: &Names) -> Result<Self, String> {
+        Ok((id(self.0, names)?, self.1))
+    }
+}
+
+impl WithIds for Contact {
+    fn with_ids(self, names: &Names) -> Result<Self, String> {
+        let id = match self.id {
+            Correspondent::User(uid) => Correspondent::User(id(uid, names)?),
+            Correspondent::Group(group) => Correspondent::Group(id(group, names)?),
+            Correspondent::Subject(subject) => Correspondent::Subject(id(subject, names)?),
+        };
+        Ok(Self { id, ..self })
+    }
+}
+
+impl<T: WithIds> WithIds for Vec<T> {
+    fn with_ids(self, names: &Names) -> Result<Self, String> {
+        self.into_iter().map(|one| one.with_ids(names)).collect()
+    }
+}
+
+/// A list of ids, in which each may be a name; empty by default.
+pub(super) fn list<T>(
+    reader: &mut Reader<'_>,
+    key: &'static str,
+    names: Result<&Names, Failed>,
+) -> Result<Vec<T>, Failed>
+where
+    Vec<T>: Setting + WithIds + Clone,
+{
+    // Without the names, what is wrong with them was told, and nothing can be said of the ids.
+    let check = |written: &Vec<T>| names.map_or(Ok(()), |names| written.clone().with_ids(names).map(drop));
+    let written = reader.or(key, "[]", check)?;
+    written.with_ids(names?).map_err(|_| Failed)
+}
