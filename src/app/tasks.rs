@@ -33,6 +33,8 @@ use crate::os::tasks::Steps;
 use crate::outbound::accept::Accept;
 use crate::outbound::attempt::{Attempts, Unstored};
 use crate::outbound::deliver::Deliver;
+use crate::outbound::intake::Intake;
+use crate::outbound::replies::Replies;
 use crate::outbound::results::Results;
 use crate::outbound::shares::Shares;
 use crate::protocol::Uid;
@@ -77,6 +79,19 @@ pub(super) fn start_loops(
     let (births, births_rx) = watch::channel(0);
     let desk = Arc::new(Desk::new(store.clone(), Arc::clone(&core.counters), Some(results.clone())));
     let shares = Arc::new(Shares::of(MAX_COMMANDS, store.limit(Queue::Outbound)));
+    let intake = Arc::new(Intake {
+        base: config.mqtt.base_topic.clone(),
+        spool: store.clone(),
+        shares: Arc::clone(&shares),
+        counters: Arc::clone(&core.counters),
+        told: Seldom::default(),
+    });
+    let replies = Replies {
+        intake: Arc::clone(&intake),
+        ttl: config.outbound.ttl,
+        max_content: config.outbound.max_content,
+        accepted: accepted.clone(),
+    };
     let relay = Relay {
         config: parts::relay_config(config),
         settings,
@@ -87,6 +102,7 @@ pub(super) fn start_loops(
         link: state.clone(),
         set_aside: set_aside.clone(),
         busy: BusyBoard::new("messages from iLink", Arc::clone(&core.busy)),
+        answers: Some(Arc::new(replies)),
         counters: Arc::clone(&core.counters),
         progress: relay_progress.clone(),
     };
@@ -101,11 +117,10 @@ pub(super) fn start_loops(
         births,
         accepted,
         results: results.clone(),
-        shares: Arc::clone(&shares),
+        intake,
         counters: Arc::clone(&core.counters),
         progress: accept_progress.clone(),
         ignored: SaidOnce::default(),
-        share_told: Seldom::default(),
     };
     let attempts = Arc::new(Attempts {
         spool: store.clone(),

@@ -53,15 +53,29 @@ pub fn from_ilink(routes: &Routes, senders: Senders<'_>, recv: &str, payload: &[
         return Ok(format!("no route fires for {recv}: {why}\n"));
     }
     let said = Said { recv, payload, from_uid: sender.as_deref(), time: Some(seconds()) };
-    let mut text = String::new();
+    let to = match levels.as_slice() {
+        ["group", group, _] => format!("group {}", unescape_id(group).map_err(|error| error.to_string())?),
+        _ => sender.as_deref().map_or_else(|| "whoever published it".to_owned(), |uid| format!("user {uid}")),
+    };
+    let replies = |text: &[u8]| format!("replies to {to}: {}", shown(text));
+    let (mut text, mut fired) = (String::new(), false);
     routes.from_ilink(&said, |number, outcome| {
         let name = routes.from_routes().get(number).map_or("", |route| route.name());
-        line(
-            &mut text,
-            name,
-            outcome.map(|Publish { topic, payload }| format!("publishes to {topic}: {}", shown(&payload))),
-        );
+        let mut answer = None;
+        let does = outcome.map(|Publish { topic, payload, reply }| {
+            answer = reply;
+            format!("publishes to {topic}: {}", shown(&payload))
+        });
+        fired |= matches!(does, Outcome::Fires(_));
+        line(&mut text, name, does);
+        if let Some(answer) = answer {
+            line(&mut text, name, Outcome::Fires(replies(&answer)));
+        }
     });
+    if !fired && let Some((number, outcome)) = routes.otherwise(&said) {
+        let name = routes.otherwise_routes().get(number).map_or("", |route| route.name());
+        line(&mut text, name, outcome.map(|answer| replies(&answer)));
+    }
     Ok(or_none(text, &format!("no route is for {recv}")))
 }
 
@@ -84,7 +98,12 @@ pub fn list(routes: &Routes) -> String {
     for route in routes.from_routes() {
         let rule = route.rule();
         let pattern = rule.pattern.as_ref().map(|pattern| format!(" matching {pattern}")).unwrap_or_default();
-        let _ = writeln!(text, "{}: from iLink {}{pattern} to {}", rule.name, rule.from, rule.topic);
+        let answers = rule.reply.as_ref().map(|reply| format!(", replies {reply}")).unwrap_or_default();
+        let _ = writeln!(text, "{}: from iLink {}{pattern} to {}{answers}", rule.name, rule.from, rule.topic);
+    }
+    for route in routes.otherwise_routes() {
+        let rule = route.rule();
+        let _ = writeln!(text, "{}: from iLink {} otherwise, replies {}", rule.name, rule.from, rule.reply);
     }
     for route in routes.to_routes() {
         let rule = route.rule();

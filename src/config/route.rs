@@ -1,4 +1,4 @@
-//! `[[route.from_ilink]]` and `[[route.to_ilink]]`: rules as they are written, and what is wrong with them.
+//! `[[route.from_ilink]]`, `[[route.otherwise]]` and `[[route.to_ilink]]`: rules as they are written, and what is wrong with them.
 //!
 //! What a rule means is [`route`](crate::route)'s.
 
@@ -13,7 +13,11 @@ use super::layers::Problem;
 use super::reader::{Failed, Reader};
 use super::values::{Given, Setting, quoted};
 use crate::local::{Base, Names};
-use crate::route::{FROM, FromRule, Keep, Maps, PAYLOAD, Rate, Routes, RuleSet, TO, ToRule, rule_name};
+use crate::route::{
+    FROM, FromRule, Keep, Maps, OTHERWISE, OtherwiseRule, PAYLOAD, Rate, Routes, RuleSet, TO, ToRule, rule_name,
+};
+
+const SECTIONS: [&str; 3] = [FROM, OTHERWISE, TO];
 
 impl Setting for Keep {
     fn read(given: &Given<'_>) -> Result<Self, String> {
@@ -68,14 +72,16 @@ pub(super) fn read(
     let Some((value, place)) = reader.section("route") else {
         return Ok(Arc::new(Routes::compile(RuleSet::default(), base?, names?).unwrap_or_default()));
     };
-    let wanted = || format!("it must be tables [[route.{FROM}]] and [[route.{TO}]]");
+    let wanted = || format!("it must be tables [[route.{FROM}]], [[route.{OTHERWISE}]] and [[route.{TO}]]");
     let invalid =
         |key: &str| Problem::Invalid { key: key.to_owned(), place: place.clone(), found: None, wanted: wanted() };
     let Value::Dict(_, sections) = value else { return Err(reader.fail(invalid("route"))) };
-    let (mut from, mut to, mut failed) = (Vec::new(), Vec::new(), None);
+    let (mut rule_set, mut failed) = (RuleSet::default(), None);
     for (section, rules) in &sections {
-        if section != FROM && section != TO {
-            let nearest = if section.contains("to") { TO } else { FROM };
+        if !SECTIONS.contains(&section.as_str()) {
+            let likeness = |known: &&str| strsim::normalized_damerau_levenshtein(known, section);
+            let nearest = SECTIONS.into_iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
+            let nearest = nearest.unwrap_or(FROM);
             let (key, nearest) = (format!("route.{section}"), Some(format!("route.{nearest}")));
             failed = Some(reader.fail(Problem::Unknown { key, place: place.clone(), nearest }));
             continue;
@@ -97,12 +103,10 @@ pub(super) fn read(
                 asked: Vec::new(),
                 problems: Vec::new(),
             };
-            if section == FROM {
-                let rule = from_rule(&mut table);
-                from.push(rule);
-            } else {
-                let rule = to_rule(&mut table);
-                to.push(rule);
+            match section.as_str() {
+                FROM => rule_set.from.push(from_rule(&mut table)),
+                OTHERWISE => rule_set.otherwise.push(otherwise_rule(&mut table, n)),
+                _ => rule_set.to.push(to_rule(&mut table)),
             }
             for problem in table.finish() {
                 failed = Some(reader.fail(problem));
@@ -112,7 +116,7 @@ pub(super) fn read(
     if let Some(failed) = failed {
         return Err(failed);
     }
-    let compiled = Routes::compile(RuleSet { from, to }, base?, names?);
+    let compiled = Routes::compile(rule_set, base?, names?);
     compiled.map(Arc::new).map_err(|errors| {
         let problems = errors.into_iter().map(|error| Problem::Conflict { message: format!("{place}: {error}") });
         problems.fold(Failed, |_, problem| reader.fail(problem))
@@ -128,6 +132,20 @@ fn from_rule(table: &mut Table<'_>) -> FromRule {
         topic: table.required("topic"),
         payload: table.get("payload").unwrap_or_else(|| PAYLOAD.to_owned()),
         max_age: table.get("max_age"),
+        any_sender: table.get("any_sender").unwrap_or_default(),
+        max_rate: table.get("max_rate").unwrap_or_default(),
+        reply: table.get("reply"),
+        help: table.get("help"),
+    }
+}
+
+/// Most have one, which needs no name.
+fn otherwise_rule(table: &mut Table<'_>, n: usize) -> OtherwiseRule {
+    let name = || if n == 0 { OTHERWISE.to_owned() } else { format!("{OTHERWISE}-{}", n + 1) };
+    OtherwiseRule {
+        name: table.get("name").unwrap_or_else(name),
+        from: table.required("from"),
+        reply: table.required("reply"),
         any_sender: table.get("any_sender").unwrap_or_default(),
         max_rate: table.get("max_rate").unwrap_or_default(),
     }
@@ -223,7 +241,15 @@ pub(super) fn describe(routes: &Routes) -> String {
         let _ = write!(text, "\n[[route.{FROM}]]\nname = {}\nfrom = {}\n", quoted(&rule.name), quoted(&rule.from));
         selection(&mut text, rule.pattern.as_deref(), &rule.map);
         let _ = write!(text, "topic = {}\npayload = {}\n", quoted(&rule.topic), quoted(&rule.payload));
-        optional(&mut text, "max_age", rule.max_age);
+        optional(&mut text, "max_age", rule.max_age.as_ref());
+        let _ = write!(text, "any_sender = {}\nmax_rate = {}\n", rule.any_sender, rule.max_rate.show());
+        optional(&mut text, "reply", rule.reply.as_ref());
+        optional(&mut text, "help", rule.help.as_ref());
+    }
+    for route in routes.otherwise_routes() {
+        let rule = route.rule();
+        let (name, from, reply) = (quoted(&rule.name), quoted(&rule.from), quoted(&rule.reply));
+        let _ = write!(text, "\n[[route.{OTHERWISE}]]\nname = {name}\nfrom = {from}\nreply = {reply}\n");
         let _ = write!(text, "any_sender = {}\nmax_rate = {}\n", rule.any_sender, rule.max_rate.show());
     }
     for route in routes.to_routes() {
@@ -233,8 +259,8 @@ pub(super) fn describe(routes: &Routes) -> String {
         selection(&mut text, rule.pattern.as_deref(), &rule.map);
         let _ = write!(text, "to = {}\npayload = {}\n", quoted(&rule.to), quoted(&rule.payload));
         let _ = write!(text, "on_change = {}\nkeep = {}\n", rule.on_change, rule.keep.show());
-        optional(&mut text, "ttl", rule.ttl);
-        optional(&mut text, "min_interval", rule.min_interval);
+        optional(&mut text, "ttl", rule.ttl.as_ref());
+        optional(&mut text, "min_interval", rule.min_interval.as_ref());
         let _ = write!(text, "retained = {}\nmax_rate = {}\n", rule.retained, rule.max_rate.show());
     }
     text
@@ -249,7 +275,7 @@ fn selection(text: &mut String, pattern: Option<&str>, map: &Maps) {
     }
 }
 
-fn optional(text: &mut String, key: &str, value: Option<Duration>) {
+fn optional<T: Setting>(text: &mut String, key: &str, value: Option<&T>) {
     if let Some(value) = value {
         let _ = writeln!(text, "{key} = {}", value.show());
     }

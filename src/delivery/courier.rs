@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::lanes::{Lanes, Memo, Outcome, Patience, Ticket, Verdict};
 use super::refused::BusyBoard;
-use super::{Part, Settled, hand_over, settle};
+use super::{Part, Reply, Settled, hand_over, settle};
 use crate::delivery::refused::{Kept, SetAside};
 use crate::mqtt::{ForNow, Publisher, Refusal};
 use crate::observe::log::clipped;
@@ -50,6 +50,15 @@ pub trait Owner: Send + Sync + 'static {
     fn lane(row: &Self::Row) -> Self::Lane;
     /// The row's outcome is known. `set_aside`: the broker refused one of its own publishes for good.
     fn done(&self, row: Self::Row, set_aside: bool) -> Self::Done;
+    /// What is answered when it is done with, beside what its publishes bring.
+    #[must_use]
+    fn replies(_: &mut Self::Row) -> Vec<Reply> {
+        Vec::new()
+    }
+    /// Makes an answer durable; false if the store has failed.
+    fn answer(&self, _: Reply) -> BoxFuture<'_, bool> {
+        ready(true).boxed()
+    }
     /// The row is about to be completed.
     fn completed(&self, seq: u64, done: Self::Done);
     /// The row by which a message comes back later, of which these parts were refused for good.
@@ -74,8 +83,9 @@ struct Ended<O: Owner> {
 }
 
 struct Done<D> {
-    done: D,
+    row: D,
     refused: Vec<(Part, Refusal)>,
+    replies: Vec<Reply>,
 }
 
 /// The rows that were taken from the spool and are not completed yet.
@@ -83,7 +93,7 @@ pub struct Courier<O: Owner> {
     owner: Arc<O>,
     lanes: Lanes<O::Lane, O::Memo, Done<O::Done>>,
     under_way: FuturesUnordered<BoxFuture<'static, Ended<O>>>,
-    /// Publishes that are being set aside; each resolves to its bytes.
+    /// Publishes that are being set aside, and answers that are being stored; each resolves to its bytes.
     keeping: FuturesUnordered<BoxFuture<'static, usize>>,
     /// The bytes of rows under way, and of publishes that are being set aside.
     bytes: usize,
@@ -229,8 +239,8 @@ impl<O: Owner> Courier<O> {
         self.bytes -= size;
         let now = clock::boot_now();
         match settled {
-            Settled::All { refused, acked } => {
-                let done = self.done(row, refused);
+            Settled::All { refused, acked, replies } => {
+                let done = self.done(row, refused, replies);
                 self.lanes.settled(&ticket, Outcome::Done { done, acked }, now);
             }
             Settled::Again { taken, late } => {
@@ -240,7 +250,7 @@ impl<O: Owner> Courier<O> {
                 self.owner.busy().refused(&why);
                 let outcome = Outcome::ForNow { taken, why: why.clone() };
                 if self.lanes.settled(&ticket, outcome, now) == Verdict::Condemned {
-                    let done = self.done(row, condemned(left, &why));
+                    let done = self.done(row, condemned(left, &why), Vec::new());
                     self.complete(ticket.seq, done);
                 }
             }
@@ -252,16 +262,18 @@ impl<O: Owner> Courier<O> {
         self.owner.busy().show(self.lanes.held_up());
     }
 
-    fn done(&self, row: O::Row, refused: Vec<(Part, Refusal)>) -> Done<O::Done> {
+    fn done(&self, mut row: O::Row, refused: Vec<(Part, Refusal)>, mut replies: Vec<Reply>) -> Done<O::Done> {
         // A refused publish of a route is counted as the route's failure.
         let set_aside = refused.iter().any(|(part, _)| part.route.is_none());
-        Done { done: self.owner.done(row, set_aside), refused }
+        replies.extend(O::replies(&mut row));
+        Done { row: self.owner.done(row, set_aside), refused, replies }
     }
 
-    /// Completes a row; all rows before it in its lane are completed.
-    fn complete(&mut self, seq: u64, Done { done, refused }: Done<O::Done>) {
-        self.owner.completed(seq, done);
-        if refused.is_empty() {
+    /// Completes a row; all rows before it in its lane are completed. Its answers are made durable first: a crash in between
+    /// gives a copy, and loses nothing.
+    fn complete(&mut self, seq: u64, Done { row, refused, replies }: Done<O::Done>) {
+        self.owner.completed(seq, row);
+        if refused.is_empty() && replies.is_empty() {
             return self.owner.spool().complete(O::QUEUE, seq);
         }
         let bytes = refused.iter().map(|(part, _)| part.publication.payload.len()).sum();
@@ -271,7 +283,11 @@ impl<O: Owner> Courier<O> {
             for route in refused.iter().filter_map(|(part, _)| part.route.as_ref()) {
                 route.counters.failed.add();
             }
-            if keep(&*owner, seq, &refused).await {
+            let mut kept = refused.is_empty() || keep(&*owner, seq, &refused).await;
+            for reply in replies {
+                kept &= owner.answer(reply).await;
+            }
+            if kept {
                 owner.spool().complete(O::QUEUE, seq);
             }
             bytes

@@ -11,11 +11,15 @@ pub mod lanes;
 pub mod refused;
 pub mod routing;
 
+use std::fmt::Debug;
 use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
 
 use crate::delivery::routing::RouteState;
 use crate::local::Publication;
 use crate::mqtt::{Completion, Delivery, ForNow, Handling, Publisher, Refusal};
+use crate::protocol::Call;
 
 /// One of the publishes that a row is made of.
 #[derive(Debug)]
@@ -24,6 +28,35 @@ pub struct Part {
     pub publication: Publication,
     /// The route that made it, if one did.
     pub route: Option<Arc<RouteState>>,
+    /// What is answered once the broker has taken it.
+    pub reply: Option<Box<Reply>>,
+}
+
+impl Part {
+    /// A publish that is nobody's in particular.
+    #[must_use]
+    pub fn plain(publication: Publication) -> Self {
+        Self { publication, route: None, reply: None }
+    }
+}
+
+/// What a route answers to whoever wrote a message.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// Made of the message's id, so that an answer that is given again after a crash is told by it.
+    pub id: [u8; 16],
+    /// The topic of the message under `recv/`.
+    pub recv: String,
+    /// The message to iLink.
+    pub call: Call,
+    /// Whose answer it is.
+    pub route: Arc<RouteState>,
+}
+
+/// Where answers go.
+pub trait Answers: Debug + Send + Sync {
+    /// Makes an answer durable, or counts it as failed; false if neither can be, because the store has failed.
+    fn answer(&self, reply: Reply) -> BoxFuture<'_, bool>;
 }
 
 /// A part that was handed to the link and whose outcome is awaited.
@@ -43,6 +76,8 @@ pub enum Settled {
         refused: Vec<(Part, Refusal)>,
         /// Whether the broker took any of them.
         acked: bool,
+        /// What is to be answered.
+        replies: Vec<Reply>,
     },
     /// The row must be sent again: its raw message has become too old, or it was withdrawn.
     Again {
@@ -92,6 +127,7 @@ pub async fn settle(mut sent: Vec<Sent>, handling: &Handling) -> Settled {
                     // A route's publish that is too old is only counted.
                     route.counters.late.add();
                     *taken = true;
+                    part.reply = None;
                 } else {
                     handling.withdraw();
                     (again, late) = (true, true);
@@ -102,12 +138,14 @@ pub async fn settle(mut sent: Vec<Sent>, handling: &Handling) -> Settled {
         }
     }
     if !again && why.is_none() {
+        let took = sent.iter_mut().filter(|sent| sent.taken);
+        let replies = took.filter_map(|sent| sent.part.reply.take()).map(|reply| *reply).collect();
         if refusals.is_empty() {
-            return Settled::All { refused: Vec::new(), acked };
+            return Settled::All { refused: Vec::new(), acked, replies };
         }
         let mut parts: Vec<_> = sent.into_iter().map(|sent| Some(sent.part)).collect();
         let part = |(number, refusal)| Some((parts.get_mut::<usize>(number)?.take()?, refusal));
-        return Settled::All { refused: refusals.into_iter().filter_map(part).collect(), acked };
+        return Settled::All { refused: refusals.into_iter().filter_map(part).collect(), acked, replies };
     }
     let (taken, left): (Vec<_>, Vec<_>) = sent.into_iter().partition(|sent| sent.taken);
     let parts = |sent: Vec<Sent>| sent.into_iter().map(|sent| sent.part).collect();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::observe::counters::Counter;
-use crate::route::{FromRoute, Keep, Rate, Routes, ToRoute};
+use crate::route::{FromRoute, Keep, OtherwiseRoute, Rate, Routes, ToRoute};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
@@ -100,8 +100,9 @@ impl RouteStates {
             state
         };
         let from = routes.from_routes().iter().map(|route| state(route.name())).collect();
+        let otherwise = routes.otherwise_routes().iter().map(|route| state(route.name())).collect();
         let to = routes.to_routes().iter().map(|route| state(route.name())).collect();
-        Arc::new(Routing { routes: Arc::clone(routes), from, to })
+        Arc::new(Routing { routes: Arc::clone(routes), from, otherwise, to })
     }
 
     /// What each route did.
@@ -118,6 +119,7 @@ pub struct Routing {
     /// The rules.
     pub routes: Arc<Routes>,
     from: Vec<Arc<RouteState>>,
+    otherwise: Vec<Arc<RouteState>>,
     to: Vec<Arc<RouteState>>,
 }
 
@@ -132,6 +134,18 @@ impl Routing {
     #[must_use]
     pub fn called(&self, names: &[String]) -> Vec<Arc<RouteState>> {
         self.from.iter().filter(|state| names.contains(&state.name)).cloned().collect()
+    }
+
+    /// The answer of this number to what fires none of them.
+    #[must_use]
+    pub fn otherwise(&self, number: usize) -> Option<(&OtherwiseRoute, &Arc<RouteState>)> {
+        self.routes.otherwise_routes().get(number).zip(self.otherwise.get(number))
+    }
+
+    /// What the route of this name did, whatever its kind.
+    #[must_use]
+    pub fn state(&self, name: &str) -> Option<&Arc<RouteState>> {
+        self.to.iter().chain(&self.from).chain(&self.otherwise).find(|state| state.name == name)
     }
 
     /// The route to iLink of this number.

@@ -8,8 +8,8 @@
 //!    [`room`] bounds the memory that pushes take;
 //! 3. **answer the sender**: `{"code":0}`; [`crate::http::answered`] notes the moment when the whole answer has left. A push
 //!    that could not be made durable gets no answer;
-//! 4. **deliver**: [`relay`] publishes it (`render`), with what the routes make of it, in the order of its sender
-//!    ([`crate::delivery::lanes`]);
+//! 4. **deliver**: [`relay`] publishes it (`render`), with what the routes make of it (`routed`), in the order of its sender
+//!    ([`crate::delivery::lanes`]); answers of routes go to iLink;
 //! 5. **complete**: the relay removes it from the spool once the broker has acknowledged every publish of it.
 //!
 //! Steps 1 to 3 do not need the broker.
@@ -22,5 +22,6 @@ pub mod relay;
 mod render;
 pub mod repeats;
 pub mod room;
+mod routed;
 pub mod server;
 pub mod store;

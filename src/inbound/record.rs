@@ -9,7 +9,7 @@ use ulid::Ulid;
 
 use crate::delivery::lanes::Memo;
 use crate::delivery::routing::RouteState;
-use crate::delivery::{Part, codec};
+use crate::delivery::{Part, Reply, codec};
 use crate::local::{Publication, Received, publication};
 use crate::observe::activity::Verdict;
 use crate::os::clock::{self, Stamp};
@@ -69,7 +69,7 @@ pub struct Refused {
 impl Refused {
     fn of(parts: &[&Part]) -> Self {
         let mut refused = Self::default();
-        for Part { publication, route } in parts {
+        for Part { publication, route, .. } in parts {
             match route {
                 Some(route) => refused.routes.push(route.name.clone()),
                 None => match Form::of(publication) {
@@ -158,6 +158,8 @@ pub struct Accepted {
     pub(super) fate: Fate,
     /// What of it is sent, if it is sent once more.
     pub(super) again: Option<Refused>,
+    /// What is answered when it is done with: because it fired no route, or by routes whose publishes were taken before.
+    pub(super) replies: Vec<Reply>,
 }
 
 /// What became of a push, for the list of recent messages.
@@ -205,7 +207,7 @@ impl Row {
     fn push(id: [u8; 16], at: Stamp, body: &[u8], again: Option<Refused>) -> Self {
         let push = Push::decode(body).unwrap_or_else(|_| Push::unreadable(body));
         let received = Received { id: Ulid::from_bytes(id), received_at: clock::rfc3339(at.wall_ms()) };
-        Self::Push(Box::new(Accepted { push, received, at, fate: Fate::Delivered, again }))
+        Self::Push(Box::new(Accepted { push, received, at, fate: Fate::Delivered, again, replies: Vec::new() }))
     }
 
     /// The sender, by whom lanes are made. Rows without a sender share one lane.
@@ -239,6 +241,8 @@ pub(super) struct More {
     pub(super) fired: Vec<Arc<RouteState>>,
     /// Those of them whose publishes the broker has.
     pub(super) settled_routes: Vec<Arc<RouteState>>,
+    /// Their answers.
+    pub(super) replies: Vec<Reply>,
     /// The topics of its own publishes that the broker has.
     pub(super) settled: Vec<String>,
 }
@@ -250,7 +254,8 @@ impl Memo for Seen {
             return;
         }
         let more = self.more.get_or_insert_default();
-        for Part { publication, route } in taken {
+        for Part { publication, route, reply } in taken {
+            more.replies.extend(reply.map(|reply| *reply));
             match route {
                 Some(route) => more.settled_routes.push(route),
                 None => more.settled.push(publication.topic),
@@ -262,12 +267,13 @@ impl Memo for Seen {
         if let Some(more) = &mut self.more {
             more.settled.clear();
             more.settled_routes.clear();
+            more.replies.clear();
         }
     }
 }
 
 impl Seen {
-    pub(super) fn is_settled(&self, Part { publication, route }: &Part) -> bool {
+    pub(super) fn is_settled(&self, Part { publication, route, .. }: &Part) -> bool {
         self.more.as_ref().is_some_and(|more| match route {
             Some(route) => more.settled_routes.iter().any(|settled| Arc::ptr_eq(settled, route)),
             None => more.settled.contains(&publication.topic),
@@ -291,7 +297,7 @@ mod tests {
         let publication = Publication::raw(topic.to_owned(), "x");
         let publication = if json { Publication::json(topic.to_owned(), b"{}".to_vec()) } else { publication };
         let content_type = if topic.contains("picture") { Some("image/png") } else { publication.content_type };
-        Part { publication: Publication { content_type, ..publication }, route: None }
+        Part::plain(Publication { content_type, ..publication })
     }
 
     #[test]

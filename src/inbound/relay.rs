@@ -19,6 +19,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +34,7 @@ use crate::delivery::courier::{Courier, Owner};
 use crate::delivery::lanes::Patience;
 use crate::delivery::refused::{BusyBoard, SetAside};
 use crate::delivery::routing::Routing;
+use crate::delivery::{Answers, Reply};
 use crate::local::{Base, Output};
 use crate::mqtt::{LinkState, Publisher};
 use crate::observe::activity::Passed;
@@ -94,6 +97,8 @@ pub struct Relay {
     pub set_aside: SetAside,
     /// Shows what is refused for now.
     pub busy: BusyBoard,
+    /// Where the answers of routes go.
+    pub answers: Option<Arc<dyn Answers>>,
     /// What is counted.
     pub counters: Arc<Counters>,
     /// Whether the loop is stuck.
@@ -210,6 +215,17 @@ impl Owner for Relay {
             }
         };
         Done { push, set_aside }
+    }
+
+    fn replies(row: &mut Row) -> Vec<Reply> {
+        match row {
+            Row::Push(accepted) => std::mem::take(&mut accepted.replies),
+            Row::States(_) | Row::StatesAgain(_) => Vec::new(),
+        }
+    }
+
+    fn answer(&self, reply: Reply) -> BoxFuture<'_, bool> {
+        self.answers.as_ref().map_or_else(|| ready(true).boxed(), |answers| answers.answer(reply))
     }
 
     fn completed(&self, seq: u64, Done { push, set_aside }: Done) {

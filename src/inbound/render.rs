@@ -1,23 +1,17 @@
-//! Makes publishes of a row of the inbound queue: its `recv/` and `event/` messages, and those of the routes that it fires.
-//!
-//! Only a message that may be a command to a device fires a route: it must be young enough, from an allowed sender, and not
-//! from our own uid.
+//! Makes publishes of a row of the inbound queue: its `recv/` and `event/` messages, and those of the routes that it fires
+//! (`routed`), if its sender is allowed.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use tracing::debug;
 
 use super::presence::{PresenceBook, Retained};
 use super::record::{Accepted, Fate, Row, Seen, SentAs};
 use super::relay::Relay;
+use super::routed::{Routed, routed};
 use crate::delivery::Part;
-use crate::delivery::routing::{RouteState, Routing};
-use crate::local::{Flags, Nameable, Publication, Received, Shape, picture_of, publications, recv_levels};
+use crate::local::{Flags, Nameable, Publication, Shape, picture_of, publications};
 use crate::observe::activity::{Passed, Way, shown};
-use crate::os::clock::{self, Stamp};
+use crate::os::clock;
 use crate::protocol::{Message, Uid};
-use crate::route::{Outcome, Publish, Said};
 
 impl Relay {
     /// The parts of a row that are to be published now. The row is counted once, however often it is sent.
@@ -79,11 +73,17 @@ impl Relay {
             let before = seen.more.as_ref().map(|more| more.fired.as_slice());
             let earlier = accepted.again.as_ref().map(|refused| routing.called(&refused.routes));
             let only = if again { Some(before.unwrap_or_default()) } else { earlier.as_deref() };
-            let routed = routed(&routing, message, when, &config.uid, config.raw_max_age, only);
-            if !again && !routed.is_empty() {
-                seen.more.get_or_insert_default().fired = routed.iter().filter_map(|part| part.route.clone()).collect();
+            let Routed { parts: routed, otherwise } =
+                routed(&routing, message, when, &config.uid, config.raw_max_age, only);
+            let has_fired = !routed.is_empty() || otherwise.is_some();
+            if has_fired && !again {
+                let by = routed.iter().filter_map(|part| part.route.as_ref());
+                let by = by.chain(otherwise.as_ref().map(|reply| &reply.route));
+                seen.more.get_or_insert_default().fired = by.cloned().collect();
             }
             parts.extend(routed);
+            let taken = seen.more.iter().flat_map(|more| &more.replies);
+            accepted.replies = taken.cloned().chain(otherwise).collect();
         }
         parts
     }
@@ -141,55 +141,5 @@ fn called(id: &impl Nameable, name: Option<&str>) -> String {
 }
 
 fn plain(publications: impl IntoIterator<Item = Publication>) -> Vec<Part> {
-    publications.into_iter().map(|publication| Part { publication, route: None }).collect()
-}
-
-/// The publishes of the routes that a push fires. `raw_max_age` is for routes without a `max_age` of their own. `only`: the
-/// push is published again, by the routes that it fired the first time; this is not counted again, and does not count towards
-/// their rate.
-pub(super) fn routed(
-    routing: &Routing,
-    message: &Message,
-    (received, at): (&Received, &Stamp),
-    own: &Uid,
-    raw_max_age: Option<Duration>,
-    only: Option<&[Arc<RouteState>]>,
-) -> Vec<Part> {
-    let mut routed = Vec::new();
-    let (Some(recv), Some(content)) = (recv_levels(message), message.content()) else { return routed };
-    if routing.routes.from_routes().is_empty() || message.from_uid() == Some(own) {
-        return routed;
-    }
-    if only.is_some_and(<[_]>::is_empty) {
-        return routed;
-    }
-    let from_uid = message.from_uid().map(Uid::as_str);
-    let said = Said { recv: &recv, payload: &content.bytes, from_uid, time: message.time() };
-    routing.routes.from_ilink(&said, |number, outcome| {
-        let Some((route, state)) = routing.from_ilink(number) else { return };
-        if only.is_some_and(|only| !only.iter().any(|fired| Arc::ptr_eq(fired, state))) {
-            return;
-        }
-        match outcome {
-            Outcome::NoMatch => state.counters.no_match.add(),
-            Outcome::Missing(why) => {
-                state.counters.missing.add();
-                debug!(route = state.name, %why, "a push does not fire a route");
-            }
-            Outcome::Fires(Publish { topic, payload }) => {
-                let max_age = route.max_age(raw_max_age);
-                if max_age.is_some_and(|most| at.age() > most) {
-                    state.counters.late.add();
-                // The rate is measured by the time of acceptance: a backlog that waited for the broker is no loop.
-                } else if only.is_some() || state.may_fire(route.max_rate(), at.plus(Duration::ZERO)) {
-                    state.counters.fired.add_if(only.is_none());
-                    let user_properties = vec![("id", received.id.to_string()), ("route", state.name.clone())];
-                    let deadline = max_age.map(|most| at.plus(most));
-                    let publication = Publication { user_properties, deadline, ..Publication::raw(topic, payload) };
-                    routed.push(Part { publication, route: Some(Arc::clone(state)) });
-                }
-            }
-        }
-    });
-    routed
+    publications.into_iter().map(Part::plain).collect()
 }

@@ -28,10 +28,10 @@ use ulid::Ulid;
 
 use super::attempt::passed;
 use super::deliver::Accepted;
+use super::intake::Intake;
 use super::record::{Command, Mark, ReplyTo, StoredResult};
 use super::redelivery::{Digest, Redelivery, digest};
 use super::route_book::{Remembered, RouteBook};
-use super::shares::Shares;
 use crate::delivery::refused::{Kept, SetAside};
 use crate::delivery::routing::Routing;
 use crate::delivery::{Part, Settled, hand_over, settle};
@@ -39,7 +39,7 @@ use crate::local::command::{decode, reference};
 use crate::local::{Base, Command as Decoded, CommandResult, Parsed, Reason, Rejection, Rules, response_topic_allowed};
 use crate::mqtt::{AckToken, Arrived, Backoff, Commands, Handling, Incoming, LinkState, Publisher};
 use crate::observe::counters::Counters;
-use crate::observe::log::{SaidOnce, Seldom, clipped};
+use crate::observe::log::{SaidOnce, clipped};
 use crate::observe::progress::Progress;
 use crate::os::clock::Stamp;
 use crate::store::{AppendError, Key, Queue, SpoolError, Store};
@@ -89,16 +89,14 @@ pub struct Accept {
     pub accepted: mpsc::UnboundedSender<Accepted>,
     /// Gets the row number of every durable result.
     pub results: mpsc::UnboundedSender<u64>,
-    /// How much of the queue each client holds.
-    pub shares: Arc<Shares>,
+    /// The way into the queue.
+    pub intake: Arc<Intake>,
     /// What is counted.
     pub counters: Arc<Counters>,
     /// Whether the loop is stuck.
     pub progress: Progress,
     /// The ignored response topics that the log has told of.
     pub ignored: SaidOnce,
-    /// Limits how often the log says that a client fills its share.
-    pub share_told: Seldom,
 }
 
 /// A message in the first stage: it is stored or refused.
@@ -353,7 +351,7 @@ impl Accept {
         let mut backoff = Backoff::between(Duration::from_secs(1), Duration::from_mins(1));
         loop {
             let parts = reply_to.publications(&self.config.base, result).into_iter();
-            let parts = parts.map(|publication| Part { publication, route: None }).collect();
+            let parts = parts.map(Part::plain).collect();
             let handling = Handling::default();
             match settle(hand_over(&self.publisher, parts, &handling).await, &handling).await {
                 Settled::All { refused, .. } => {

@@ -308,7 +308,7 @@ impl Attempts {
             && let Some((route, topic)) = self.base.origin_of_route(&command.reply_to.topic)
         {
             self.book.not_delivered(route, topic, &command.call);
-            if let Some((_, state)) = self.routing.borrow().named(route) {
+            if let Some(state) = self.routing.borrow().state(route) {
                 state.counters.failed.add();
             }
         }

@@ -95,7 +95,7 @@ impl Results {
         let Ok(result) = CommandResult::from_json(&row.json) else { return Vec::new() };
         let publications = row.reply_to.publications(&self.base, &result);
         let left = publications.into_iter().filter(|publication| !settled.0.contains(&publication.topic));
-        left.map(|publication| Part { publication, route: None }).collect()
+        left.map(Part::plain).collect()
     }
 }
 

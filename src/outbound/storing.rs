@@ -1,42 +1,33 @@
 //! Makes commands durable: those from the command topics, and those that routes make. Each needs room in the queue, and in its
-//! client's share.
+//! client's share ([`intake`](super::intake)).
 
 use std::future::ready;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use tracing::{debug, warn};
+use tracing::debug;
 use ulid::Ulid;
 
 use super::accept::{Accept, Answering, Fate, Storing};
 use super::deliver::Accepted;
+use super::intake::NotStored;
 use super::record::{Command, Mark, Record, ReplyTo};
 use super::redelivery::{Digest, Redelivery};
 use super::route_book::{LeftOut, Remembered};
-use super::shares::Client;
 use crate::delivery::routing::RouteState;
 use crate::local::{Reason, Rejection};
 use crate::mqtt::{AckToken, Incoming};
-use crate::observe::log::clipped;
 use crate::os::clock::{self, Stamp};
 use crate::protocol::Call;
 use crate::route::{Heard, Keep, Outcome, ToRoute};
-use crate::store::{AppendError, Key, Queue, SpoolError};
-
-/// Why a command was not made durable.
-enum NotStored {
-    /// There is no room for it, or not for this client; the reason for the sender.
-    NoRoom(String),
-    /// The spool failed.
-    Failed(SpoolError),
-}
+use crate::store::{Key, SpoolError};
 
 impl Accept {
     pub(super) async fn store(self: Arc<Self>, command: Command, key: Option<Key>, ack: Option<AckToken>) -> Fate {
         let (id, lane, deadline) = (command.id, command.call.receiver(), command.deadline());
         let (reply_to, reference) = (command.reply_to.clone(), command.reference.clone());
         let Ok(row) = Record::Command(command).encode() else { return Fate::Acknowledged(None) };
-        match self.append(&reply_to.topic, row, key).await {
+        match self.intake.append(&reply_to.topic, row, key).await {
             Ok((seq, client)) => {
                 debug!(seq, topic = reply_to.topic, "stored a command");
                 Fate::Stored(Accepted { seq, client, lane, deadline, latest: None }, ack)
@@ -46,33 +37,6 @@ impl Accept {
                 let rejection = Rejection::new(Reason::QueueFull, why, reference);
                 Fate::Refused(Box::pin(self.refuse(id, reply_to, rejection, ack)))
             }
-        }
-    }
-
-    /// Makes a command durable, if its client's share has room for it.
-    async fn append(&self, topic: &str, row: Vec<u8>, key: Option<Key>) -> Result<(u64, Client), NotStored> {
-        let client = self.shares.client(&self.config.base, topic);
-        let Some(place) = self.shares.ask(client, row.len()) else {
-            if self.share_told.may() {
-                warn!(
-                    command = clipped(topic),
-                    "a client fills its share of the outbound queue: its commands are refused until iLink takes what waits; others' are taken"
-                );
-            }
-            let why = "this client's commands fill its share of the bridge's queue to iLink: send it again later";
-            return Err(NotStored::NoRoom(why.to_owned()));
-        };
-        match self.spool.append(Queue::Outbound, row.into(), key).await {
-            Ok(seq) => {
-                place.keep(seq);
-                self.counters.commands_stored.add();
-                Ok((seq, client))
-            }
-            Err(AppendError::Spool(failed @ SpoolError::Failed(_))) => Err(NotStored::Failed(failed)),
-            Err(AppendError::Full) => {
-                Err(NotStored::NoRoom("the bridge's queue to iLink is full: send it again later".to_owned()))
-            }
-            Err(AppendError::Spool(refused @ SpoolError::Unwritable(_))) => Err(NotStored::NoRoom(refused.to_string())),
         }
     }
 }
@@ -176,7 +140,7 @@ impl Accept {
         let mut stores = Vec::with_capacity(routed.len());
         // Backwards, because the last one takes the key.
         for routed in routed.into_iter().rev() {
-            let fits = content(&routed.command.call).len() <= self.config.rules.max_content;
+            let fits = routed.command.call.content().map_or(0, <[u8]>::len) <= self.config.rules.max_content;
             let key = if fits { key.take() } else { None };
             stores.push(self.store_one(routed, fits, key));
         }
@@ -215,12 +179,12 @@ impl Accept {
             NotAccepted::Refused(Refused { id, reply_to: reply_to.clone(), rejection })
         };
         if !fits {
-            let (len, most) = (content(&command.call).len(), self.config.rules.max_content);
+            let (len, most) = (command.call.content().map_or(0, <[u8]>::len), self.config.rules.max_content);
             let message = format!("the message has {len} bytes, outbound.max_content allows {most}");
             return Err(refuse(Reason::TooLarge, message));
         }
         let row = Record::Command(command).encode().map_err(|error| refuse(Reason::QueueFull, error.to_string()))?;
-        match self.append(&reply_to.topic, row, key).await {
+        match self.intake.append(&reply_to.topic, row, key).await {
             Ok((seq, client)) => {
                 debug!(seq, route = state.name, "stored a command of a route");
                 let latest = (keep == Keep::Latest).then(|| reply_to.topic.as_str().into());
@@ -236,16 +200,5 @@ impl Accept {
             ack = Arc::clone(&self).refuse(id, reply_to, rejection, ack).await;
         }
         ack
-    }
-}
-
-/// The message in a call that routes make.
-fn content(call: &Call) -> &[u8] {
-    match call {
-        Call::SendText { content, .. }
-        | Call::SendFile { content, .. }
-        | Call::SendGroup { content, .. }
-        | Call::Publish { content, .. } => content,
-        _ => &[],
     }
 }

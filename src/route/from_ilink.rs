@@ -7,11 +7,14 @@ use super::filters::wildcard_levels;
 use super::pattern::{Index, Selection, check_name};
 use super::rule::{FromRule, Outcome, Rate};
 use super::template::Template;
-use super::values::{Document, Values};
+use super::values::{Document, Offers, Values};
 use crate::local::escape::{escape_id, escape_subject, unescape_id};
-use crate::local::filter::is_valid_filter;
+use crate::local::filter::{is_valid_filter, matches};
 use crate::local::{Nameable, Names};
 use crate::protocol::{GroupId, Subject, Uid};
+
+/// What these rules offer their templates.
+pub(super) const SENDER: Offers = Offers { sender: true, help: false };
 
 /// A message from iLink, as routes see it.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +36,8 @@ pub struct Publish {
     pub topic: String,
     /// What.
     pub payload: Vec<u8>,
+    /// What is answered to whoever wrote the message, once this is acknowledged.
+    pub reply: Option<Vec<u8>>,
 }
 
 /// A compiled rule of `[[route.from_ilink]]`.
@@ -44,6 +49,7 @@ pub struct FromRoute {
     pub(super) selection: Selection,
     topic: Template,
     payload: Template,
+    reply: Option<Template>,
     reads_json: bool,
 }
 
@@ -52,12 +58,16 @@ impl FromRoute {
         check_name(&rule.name)?;
         let from = with_ids(&rule.from, names).map_err(|error| format!("from: {error}"))?;
         check_from(&from, rule.any_sender).map_err(|error| format!("from: {error}"))?;
-        let selection = Selection::new(&from, rule.pattern.as_deref(), &rule.map, true)?;
+        let selection = Selection::new(&from, rule.pattern.as_deref(), &rule.map, SENDER)?;
         let topic = selection.template("topic", &rule.topic)?;
         topic.check_topic().map_err(|error| format!("topic: {error}"))?;
         let payload = selection.template("payload", &rule.payload)?;
-        let reads_json = topic.reads_json() || payload.reads_json();
-        Ok(Self { rule, from, selection, topic, payload, reads_json })
+        let reply = rule.reply.as_ref().map(|reply| selection.template("reply", reply)).transpose()?;
+        if [&rule.reply, &rule.help].into_iter().flatten().any(String::is_empty) {
+            return Err("reply and help: an empty one is left out".to_owned());
+        }
+        let reads_json = [&topic, &payload].into_iter().chain(&reply).any(Template::reads_json);
+        Ok(Self { rule, from, selection, topic, payload, reply, reads_json })
     }
 
     /// The rule's name.
@@ -98,13 +108,16 @@ impl FromRoute {
         let levels = wildcard_levels(&self.from, said.recv).into_iter().map(decoded).collect();
         let values = Values::new(said.payload, document, levels, said.from_uid, said.time)
             .of_rule(captures, &self.selection.tables);
-        let rendered = || Ok(Publish { payload: self.payload.payload(&values)?, topic: self.topic.topic(&values)? });
+        let rendered = || {
+            let reply = self.reply.as_ref().map(|reply| reply.message(&values)).transpose()?;
+            Ok(Publish { payload: self.payload.payload(&values)?, topic: self.topic.topic(&values)?, reply })
+        };
         Outcome::of(rendered())
     }
 }
 
 /// Ids stand escaped in topics; a template gets them as they are.
-fn decoded(levels: &str) -> Cow<'_, str> {
+pub(super) fn decoded(levels: &str) -> Cow<'_, str> {
     if !levels.contains('%') {
         return Cow::Borrowed(levels);
     }
@@ -123,6 +136,13 @@ impl FromRoutes {
     pub(super) fn new(routes: Vec<FromRoute>) -> Self {
         let index = Index::new(routes.iter().map(|route| (route.from.as_str(), route.selection.pattern.as_ref())));
         Self { routes, index }
+    }
+
+    /// What one may say to whoever a message with these levels is for: a line for each route that has a `help`.
+    pub(super) fn help(&self, recv: &str) -> Option<String> {
+        let lines = self.routes.iter().filter(|route| matches(&route.from, recv));
+        let lines: Vec<&str> = lines.filter_map(|route| route.rule.help.as_deref()).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
     pub(super) fn apply(&self, said: &Said<'_>, mut each: impl FnMut(usize, Outcome<Publish>)) {
@@ -172,7 +192,7 @@ fn name_to_id<T: Nameable>(level: &mut Cow<'_, str>, names: &Names) -> Result<()
 }
 
 /// Whether `from` can select anything under `recv/`, and names its sender or says that it does not.
-fn check_from(from: &str, any_sender: bool) -> Result<(), String> {
+pub(super) fn check_from(from: &str, any_sender: bool) -> Result<(), String> {
     const SHAPES: &str = "it must be user/<uid>/text, user/<uid>/file, group/<group_id>/<uid> or topic/<subject>, where + stands \
                           for any level and a last # for all that follow";
     if !is_valid_filter(from) {

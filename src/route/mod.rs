@@ -13,6 +13,7 @@
 
 mod filters;
 mod from_ilink;
+mod otherwise;
 mod pattern;
 mod rule;
 mod template;
@@ -23,7 +24,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use from_ilink::{FromRoute, Publish, Said, with_ids};
-pub use rule::{FromRule, Keep, Maps, Outcome, PAYLOAD, Rate, RouteError, RuleSet, ToRule, rule_name};
+pub use otherwise::OtherwiseRoute;
+pub use rule::{FromRule, Keep, Maps, OtherwiseRule, Outcome, PAYLOAD, Rate, RouteError, RuleSet, ToRule, rule_name};
 pub use to_ilink::{Heard, ToRoute};
 
 use crate::local::filter::matches;
@@ -35,6 +37,8 @@ use to_ilink::ToRoutes;
 
 /// The section of rules from iLink.
 pub const FROM: &str = "from_ilink";
+/// The section of answers to what fires none of them.
+pub const OTHERWISE: &str = "otherwise";
 /// The section of rules to iLink.
 pub const TO: &str = "to_ilink";
 
@@ -42,6 +46,7 @@ pub const TO: &str = "to_ilink";
 #[derive(Debug, Clone, Default)]
 pub struct Routes {
     from: FromRoutes,
+    otherwise: Vec<OtherwiseRoute>,
     to: ToRoutes,
     names: Arc<Names>,
 }
@@ -53,7 +58,7 @@ impl Routes {
     ///
     /// Everything that is wrong with them.
     pub fn compile(rules: RuleSet, base: &Base, known: &Arc<Names>) -> Result<Self, Vec<RouteError>> {
-        let RuleSet { from, to } = rules;
+        let RuleSet { from, otherwise, to } = rules;
         let mut errors = Vec::new();
         let mut names = HashMap::new();
         let mut compiled = (Vec::new(), Vec::new());
@@ -62,6 +67,15 @@ impl Routes {
             same_name(&mut names, &rule.name, &name, &mut errors);
             match FromRoute::new(rule, known) {
                 Ok(route) => compiled.0.push((name, route)),
+                Err(what) => errors.push(RouteError { rule: name, what }),
+            }
+        }
+        let mut answers = Vec::new();
+        for (n, rule) in otherwise.into_iter().enumerate() {
+            let name = rule_name(OTHERWISE, n + 1, &rule.name);
+            same_name(&mut names, &rule.name, &name, &mut errors);
+            match OtherwiseRoute::new(rule, known) {
+                Ok(route) => answers.push(route),
                 Err(what) => errors.push(RouteError { rule: name, what }),
             }
         }
@@ -76,6 +90,7 @@ impl Routes {
         check_loops(&compiled.0, &compiled.1, base, &mut errors);
         let routes = Self {
             from: FromRoutes::new(compiled.0.into_iter().map(|(_, route)| route).collect()),
+            otherwise: answers,
             to: ToRoutes::new(compiled.1.into_iter().map(|(_, route)| route).collect()),
             names: Arc::clone(known),
         };
@@ -96,6 +111,13 @@ impl Routes {
         self.from.apply(said, each);
     }
 
+    /// What is answered to a message from iLink that fires no route: by the first rule that is for it.
+    #[must_use]
+    pub fn otherwise(&self, said: &Said<'_>) -> Option<(usize, Outcome<Vec<u8>>)> {
+        let (number, route) = self.otherwise.iter().enumerate().find(|(_, route)| route.is_for(said.recv))?;
+        Some((number, route.reply(said, self.from.help(said.recv))))
+    }
+
     /// The same for a device's publish.
     pub fn to_ilink(&self, heard: &Heard<'_>, each: impl FnMut(usize, Outcome<Call>)) {
         self.to.apply(heard, each);
@@ -105,6 +127,18 @@ impl Routes {
     #[must_use]
     pub fn from_routes(&self) -> &[FromRoute] {
         &self.from.routes
+    }
+
+    /// The answers to what fires none of them, by the numbers that [`Self::otherwise`] tells.
+    #[must_use]
+    pub fn otherwise_routes(&self) -> &[OtherwiseRoute] {
+        &self.otherwise
+    }
+
+    /// Whether a message from iLink can do anything.
+    #[must_use]
+    pub fn hear_ilink(&self) -> bool {
+        !(self.from.routes.is_empty() && self.otherwise.is_empty())
     }
 
     /// The routes to iLink, by the numbers that [`Self::to_ilink`] tells.
@@ -137,7 +171,7 @@ impl Routes {
     /// Whether there is no rule at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.from.routes.is_empty() && self.to.routes.is_empty()
+        !self.hear_ilink() && self.to.routes.is_empty()
     }
 }
 

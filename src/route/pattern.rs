@@ -9,7 +9,7 @@ use regex::{Captures, Regex, RegexBuilder, RegexSet};
 use super::filters::wildcards;
 use super::rule::Maps;
 use super::template::Template;
-use super::values::{Scope, Source, Tables};
+use super::values::{Offers, Scope, Source, Tables};
 use crate::local::names::is_name;
 
 /// The most memory that one pattern may take, in bytes; a thousand of them must fit a small board.
@@ -46,13 +46,13 @@ pub(super) struct Selection {
     pub(super) filter: String,
     pub(super) pattern: Option<Regex>,
     pub(super) tables: Tables,
-    sender: bool,
+    offers: Offers,
 }
 
 impl Selection {
-    pub(super) fn new(filter: &str, pattern: Option<&str>, map: &Maps, sender: bool) -> Result<Self, String> {
+    pub(super) fn new(filter: &str, pattern: Option<&str>, map: &Maps, offers: Offers) -> Result<Self, String> {
         let pattern = pattern.map(compile).transpose()?;
-        let mut selection = Self { filter: filter.to_owned(), pattern, tables: Tables::new(), sender };
+        let mut selection = Self { filter: filter.to_owned(), pattern, tables: Tables::new(), offers };
         for (source, table) in map {
             let parsed = Source::parse(source, &selection.scope()).map_err(|error| format!("map.{source}: {error}"))?;
             selection.tables.insert(parsed, table.clone());
@@ -64,7 +64,7 @@ impl Selection {
         Scope {
             levels: wildcards(&self.filter),
             captures: self.pattern.as_ref().map(names).unwrap_or_default(),
-            sender: self.sender,
+            offers: self.offers,
         }
     }
 

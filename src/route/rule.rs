@@ -17,6 +17,8 @@ pub const PAYLOAD: &str = "${payload}";
 pub struct RuleSet {
     /// `[[route.from_ilink]]`.
     pub from: Vec<FromRule>,
+    /// `[[route.otherwise]]`.
+    pub otherwise: Vec<OtherwiseRule>,
     /// `[[route.to_ilink]]`.
     pub to: Vec<ToRule>,
 }
@@ -38,6 +40,25 @@ pub struct FromRule {
     pub payload: String,
     /// An older message does not fire; zero is no limit, none is `inbound.raw_max_age`.
     pub max_age: Option<Duration>,
+    /// Whether the sender may be a wildcard.
+    pub any_sender: bool,
+    /// More than this opens the breaker.
+    pub max_rate: Rate,
+    /// The template of the answer to whoever wrote the message, once the publish is acknowledged.
+    pub reply: Option<String>,
+    /// What one writes to fire it, for people.
+    pub help: Option<String>,
+}
+
+/// `[[route.otherwise]]`: a message that fires no route is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherwiseRule {
+    /// Names the route in counters, logs and result topics.
+    pub name: String,
+    /// Which messages: a filter over the levels under `recv/`.
+    pub from: String,
+    /// The template of the answer.
+    pub reply: String,
     /// Whether the sender may be a wildcard.
     pub any_sender: bool,
     /// More than this opens the breaker.

@@ -137,6 +137,14 @@ impl Template {
     }
 }
 
+impl Template {
+    /// As a message to iLink, which takes no empty ones.
+    pub(super) fn message(&self, values: &Values<'_>) -> Result<Vec<u8>, String> {
+        let message = self.payload(values)?;
+        if message.is_empty() { Err("the message is empty".to_owned()) } else { Ok(message) }
+    }
+}
+
 impl Part {
     fn text(&self) -> Option<&str> {
         match self {
@@ -168,10 +176,10 @@ fn filtered<'v>(value: Value<'v>, filters: &[Filter], source: &Source) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::values::Document;
+    use crate::route::values::{Document, Offers};
 
     fn scope() -> Scope<'static> {
-        Scope { levels: 2, captures: vec!["dev", "v"], sender: true }
+        Scope { levels: 2, captures: vec!["dev", "v"], offers: Offers { sender: true, ..Offers::default() } }
     }
 
     fn parse(text: &str) -> Template {
@@ -240,7 +248,7 @@ mod tests {
             let error = Template::parse(template, &scope()).unwrap_err();
             assert!(error.contains(says), "{template}: {error}");
         }
-        let none = Scope { levels: 0, captures: Vec::new(), sender: false };
+        let none = Scope { levels: 0, captures: Vec::new(), offers: Offers::default() };
         assert!(Template::parse("${from_uid}", &none).unwrap_err().contains("messages from iLink"));
         assert!(Template::parse("${device}", &none).unwrap_err().contains("(?<device>…)"));
     }

@@ -13,7 +13,7 @@ fn base() -> Base {
 }
 
 fn compile(from: Vec<FromRule>, to: Vec<ToRule>, base: &Base) -> Result<Routes, Vec<RouteError>> {
-    Routes::compile(RuleSet { from, to }, base, &Arc::default())
+    Routes::compile(RuleSet { from, to, ..RuleSet::default() }, base, &Arc::default())
 }
 
 fn from(name: &str, from: &str, topic: &str) -> FromRule {
@@ -27,6 +27,8 @@ fn from(name: &str, from: &str, topic: &str) -> FromRule {
         max_age: None,
         any_sender: false,
         max_rate: Rate::default(),
+        reply: None,
+        help: None,
     }
 }
 
@@ -97,7 +99,7 @@ fn heard(routes: &Routes, topic: &str, payload: &[u8]) -> Vec<(usize, Outcome<Ca
 }
 
 fn publish(topic: &str, payload: &str) -> Outcome<Publish> {
-    Outcome::Fires(Publish { topic: topic.to_owned(), payload: payload.into() })
+    Outcome::Fires(Publish { topic: topic.to_owned(), payload: payload.into(), reply: None })
 }
 
 #[test]

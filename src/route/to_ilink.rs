@@ -7,7 +7,7 @@ use super::filters::{cover, wildcard_levels};
 use super::pattern::{Index, Selection, check_name};
 use super::rule::{Outcome, ToRule};
 use super::template::Template;
-use super::values::{Document, Values};
+use super::values::{Document, Offers, Values};
 use crate::local::Names;
 use crate::local::command::send_call;
 use crate::local::filter::is_valid_filter;
@@ -39,7 +39,7 @@ impl ToRoute {
     pub(super) fn new(rule: ToRule, names: &Arc<Names>) -> Result<Self, String> {
         check_name(&rule.name)?;
         check_subscribe(&rule.subscribe).map_err(|error| format!("subscribe: {error}"))?;
-        let selection = Selection::new(&rule.subscribe, rule.pattern.as_deref(), &rule.map, false)?;
+        let selection = Selection::new(&rule.subscribe, rule.pattern.as_deref(), &rule.map, Offers::default())?;
         let to = selection.template("to", &rule.to)?;
         to.check_topic().map_err(|error| format!("to: {error}"))?;
         // The receiver is there whatever the values are.
@@ -77,10 +77,7 @@ impl ToRoute {
         let values = Values::new(heard.payload, document, levels, None, Some(heard.time))
             .of_rule(captures, &self.selection.tables);
         let rendered = || {
-            let (to, payload) = (self.to.topic(&values)?, self.payload.payload(&values)?);
-            if payload.is_empty() {
-                return Err("the message is empty".to_owned());
-            }
+            let (to, payload) = (self.to.topic(&values)?, self.payload.message(&values)?);
             // A value that begins with @ is escaped: it is no name.
             send_call(&to, &payload, &self.names)
         };

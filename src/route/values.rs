@@ -31,6 +31,7 @@ pub(super) struct Values<'m> {
     time: Option<i64>,
     captures: Option<Captures<'m>>,
     tables: Option<&'m Tables>,
+    help: Option<String>,
 }
 
 /// One of them.
@@ -78,12 +79,17 @@ impl<'m> Values<'m> {
         from_uid: Option<&'m str>,
         time: Option<i64>,
     ) -> Self {
-        Self { payload, document, levels, from_uid, time, captures: None, tables: None }
+        Self { payload, document, levels, from_uid, time, captures: None, tables: None, help: None }
     }
 
     /// With what a rule's pattern found and its word tables.
     pub(super) fn of_rule(self, captures: Option<Captures<'m>>, tables: &'m Tables) -> Self {
         Self { captures, tables: Some(tables), ..self }
+    }
+
+    /// With what its sender may say.
+    pub(super) fn with_help(self, help: Option<String>) -> Self {
+        Self { help, ..self }
     }
 
     /// The value of a source, through its word table if it has one; the error says what is missing.
@@ -105,6 +111,10 @@ impl<'m> Values<'m> {
                 Value::Json(document.pointer(pointer).ok_or_else(missing)?)
             }
             Source::FromUid => Value::Text(Cow::Borrowed(self.from_uid.ok_or_else(missing)?)),
+            Source::Help => {
+                let help = self.help.as_deref().ok_or("${help}: no route for this sender has a help")?;
+                Value::Text(Cow::Borrowed(help))
+            }
             Source::Time => Value::from(self.time.ok_or_else(missing)?.to_string()),
         };
         match self.tables.and_then(|tables| tables.get(source)) {
@@ -133,6 +143,17 @@ pub(super) enum Source {
     FromUid,
     /// When, in seconds since the epoch.
     Time,
+    /// What the sender may say.
+    Help,
+}
+
+/// What a rule has to offer its templates, beside what every message has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Offers {
+    /// There is a sender.
+    pub(super) sender: bool,
+    /// It can tell what the sender may say.
+    pub(super) help: bool,
 }
 
 /// What a rule's templates may use.
@@ -142,8 +163,8 @@ pub(super) struct Scope<'a> {
     pub(super) levels: usize,
     /// Named groups of the regular expression.
     pub(super) captures: Vec<&'a str>,
-    /// Whether there is a sender.
-    pub(super) sender: bool,
+    /// What else there is.
+    pub(super) offers: Offers,
 }
 
 impl fmt::Display for Source {
@@ -155,6 +176,7 @@ impl fmt::Display for Source {
             Self::Json(pointer) => write!(f, "json:{pointer}"),
             Self::FromUid => f.write_str("from_uid"),
             Self::Time => f.write_str("time"),
+            Self::Help => f.write_str("help"),
         }
     }
 }
@@ -165,7 +187,8 @@ impl Source {
         let source = match text {
             "payload" => Self::Payload,
             "time" => Self::Time,
-            "from_uid" if scope.sender => Self::FromUid,
+            "help" if scope.offers.help => Self::Help,
+            "from_uid" if scope.offers.sender => Self::FromUid,
             "from_uid" => return Err("${from_uid} is known of messages from iLink only".to_owned()),
             _ => match (text.strip_prefix("json:"), text.parse::<usize>()) {
                 (Some(pointer), _) if pointer.is_empty() || pointer.starts_with('/') => Self::Json(pointer.to_owned()),
@@ -185,8 +208,12 @@ impl Source {
 }
 
 fn unknown(text: &str, scope: &Scope<'_>) -> String {
+    if text == "help" {
+        return "${help} is for the reply of [[route.otherwise]]".to_owned();
+    }
     let mut known = vec!["payload", "time", "json:/…"];
-    known.extend(scope.sender.then_some("from_uid"));
+    known.extend(scope.offers.sender.then_some("from_uid"));
+    known.extend(scope.offers.help.then_some("help"));
     known.extend(scope.captures.iter().copied());
     let nearest = known
         .iter()

@@ -107,6 +107,7 @@
 //! | `link/standing.rs` | what should stand at the broker comes to stand there |
 //! | `link/tls.rs` | `mqtts://` with and without a client certificate |
 //! | **`routes/`** | routes: devices with topics and payloads of their own |
+//! | `routes/answers.rs` | routes that answer: to whom, after what, and never themselves |
 //! | `routes/durable.rs` | `kill -9` may repeat, and leaves out nothing |
 //! | `routes/examples.rs` | the examples of routes.md, Tasmota, zigbee2mqtt, `ESPHome` |
 //! | `routes/limits.rs` | what does not fire a route, and how often one may |

@@ -52,7 +52,7 @@ fn the_shipped_file_says_what_is_printed() {
 #[test]
 fn routes_have_lines_of_their_own() {
     let acl = load(super::routes::EXAMPLES).unwrap().mosquitto_acl();
-    let lines: Vec<_> = acl.lines().skip_while(|line| !line.starts_with("# What the routes")).take(6).collect();
+    let lines: Vec<_> = acl.lines().skip_while(|line| !line.starts_with("# What the routes")).take(7).collect();
     assert_eq!(
         lines,
         [
@@ -61,6 +61,7 @@ fn routes_have_lines_of_their_own() {
             "topic read tele/+/SENSOR",
             "topic write cmnd/+/POWER",
             "topic write cmnd/heater/POWER",
+            "topic write cmnd/light/POWER",
             "topic write zigbee2mqtt/lamp/set",
         ]
     );

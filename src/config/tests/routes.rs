@@ -42,6 +42,25 @@ payload = "${json:/AM2301/Temperature}"
 keep = "latest"
 ttl = "1h"
 min_interval = "5m"
+
+[[route.from_ilink]]
+name = "light"
+from = "user/413/text"
+topic = "cmnd/light/POWER"
+reply = "light: ${payload}"
+help = "light on | off"
+
+[[route.otherwise]]
+from = "user/413/text"
+reply = """
+Say:
+${help}"""
+
+[[route.otherwise]]
+from = "user/+/text"
+any_sender = true
+reply = "what?"
+max_rate = "1/h"
 "#;
 
 #[test]
@@ -51,7 +70,8 @@ fn the_contracts_examples_are_read() {
     let said = Said { recv: group, payload: "暖气关".as_bytes(), from_uid: Some("413"), time: None };
     let mut fired = Vec::new();
     config.routes.from_ilink(&said, |_, outcome| fired.push(outcome));
-    assert_eq!(fired, [Outcome::Fires(Publish { topic: "cmnd/heater/POWER".to_owned(), payload: b"OFF".to_vec() })]);
+    let (topic, payload) = ("cmnd/heater/POWER".to_owned(), b"OFF".to_vec());
+    assert_eq!(fired, [Outcome::Fires(Publish { topic, payload, reply: None })]);
     let mut calls = 0;
     config.routes.to_ilink(&Heard { topic: "stat/x/POWER", payload: b"ON", time: 0 }, |_, _| calls += 1);
     assert_eq!(calls, 1);
@@ -67,8 +87,9 @@ fn what_check_prints_reads_back_as_the_same() {
     let again = load(&routes).unwrap();
     let rules = |config: &Config| {
         let from: Vec<_> = config.routes.from_routes().iter().map(|route| route.rule().clone()).collect();
+        let otherwise: Vec<_> = config.routes.otherwise_routes().iter().map(|route| route.rule().clone()).collect();
         let to: Vec<_> = config.routes.to_routes().iter().map(|route| route.rule().clone()).collect();
-        (from, to)
+        (from, otherwise, to)
     };
     assert_eq!(rules(&again), rules(&config));
 }
@@ -77,6 +98,7 @@ fn what_check_prints_reads_back_as_the_same() {
 fn mistakes_name_the_rule_the_key_and_the_file() {
     let from = "[[route.from_ilink]]\nname = \"lamp\"\nfrom = \"user/413/text\"\ntopic = \"x\"\n";
     let to = "[[route.to_ilink]]\nname = \"state\"\nsubscribe = \"stat/+\"\nto = \"user/413/text\"\n";
+    let otherwise = |from: &str, reply: &str| format!("[[route.otherwise]]\nfrom = \"{from}\"\nreply = \"{reply}\"\n");
     for (toml, says) in [
         ("[[route.from_ilnk]]\nname = \"a\"".to_owned(), &["no key route.from_ilnk", "route.from_ilink"][..]),
         ("[route.from_ilink]\nname = \"a\"".to_owned(), &["route.from_ilink", "[[route.from_ilink]]"]),
@@ -92,6 +114,16 @@ fn mistakes_name_the_rule_the_key_and_the_file() {
         (format!("{to}ttl = \"0s\""), &["(\"state\"): ttl", "between"]),
         (format!("{to}any_sender = true"), &["(\"state\"): any_sender"]),
         (format!("{to}on_change = 1"), &["(\"state\"): on_change = 1", "true or false"]),
+        (format!("{from}reply = \"${{v}}\""), &["(\"lamp\"): reply: there is no value ${v}"]),
+        (format!("{from}reply = \"${{help}}\""), &["(\"lamp\"): reply: ${help} is for", "[[route.otherwise]]"]),
+        (format!("{from}help = \"\""), &["(\"lamp\"): reply and help"]),
+        ("[[route.otherwise]]\nfrom = \"user/413/text\"".to_owned(), &["route.otherwise 1: reply is not set"]),
+        (otherwise("user/+/text", "x"), &["route.otherwise 1 (\"otherwise\"): from", "any_sender"]),
+        (otherwise("413", "x"), &["(\"otherwise\"): from", "user/<uid>/text"]),
+        (otherwise("user/413/text", ""), &["(\"otherwise\"): reply", "empty"]),
+        (otherwise("user/413/text", "${halp}"), &["(\"otherwise\"): reply", "did you mean ${help}?"]),
+        (otherwise("user/413/text", "x") + "match = \"x\"", &["route.otherwise 1: match"]),
+        ("[[route.otherwize]]\nname = \"a\"".to_owned(), &["no key route.otherwize", "route.otherwise"]),
         (format!("{from}{from}"), &["route.from_ilink 2 (\"lamp\")", "same name"]),
         (format!("{to}[mqtt]\nbase_topic = \"stat\""), &["(\"state\"): subscribe", "stat/#"]),
     ] {

@@ -36,7 +36,7 @@ fn lanes() -> Tested {
 }
 
 fn part(topic: &str) -> Part {
-    Part { publication: Publication::raw(topic.to_owned(), ""), route: None }
+    Part::plain(Publication::raw(topic.to_owned(), ""))
 }
 
 fn for_now() -> Outcome<()> {

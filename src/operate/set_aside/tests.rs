@@ -36,7 +36,7 @@ impl Room {
         let Record::Push { id, .. } = &record else { panic!() };
         let id = Ulid::from_bytes(*id).to_string();
         let publication = Publication::raw(format!("ilink/recv/user/{from}/text"), text.to_owned());
-        let part = Part { publication, route: None };
+        let part = Part::plain(publication);
         let row = record.again(&[&part]).encode().unwrap();
         let refusal = Refusal { reason: "not authorized".to_owned(), remedy: "add a line".to_owned() };
         self.keep_row(&Kept::new(Queue::Inbound, &[(part, refusal)], row.into())).await;

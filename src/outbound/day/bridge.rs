@@ -29,6 +29,7 @@ use crate::os::files::Directory;
 use crate::outbound::accept::{Accept, AcceptConfig};
 use crate::outbound::attempt::{Ambiguous, Attempts, Unstored};
 use crate::outbound::deliver::{Deliver, DeliverConfig};
+use crate::outbound::intake::Intake;
 use crate::outbound::results::Results;
 use crate::outbound::route_book::RouteBook;
 use crate::outbound::shares::Shares;
@@ -145,6 +146,13 @@ impl World {
         let (accepted, accepted_rx) = mpsc::unbounded_channel();
         let (results, results_rx) = mpsc::unbounded_channel();
         let base: Base = "ilink".parse().unwrap();
+        let intake = Arc::new(Intake {
+            base: base.clone(),
+            spool: spool.clone(),
+            shares: Arc::clone(&shares),
+            counters: Arc::clone(&counters),
+            told: Seldom::default(),
+        });
         let accept = Accept {
             config: AcceptConfig {
                 base: base.clone(),
@@ -164,11 +172,10 @@ impl World {
             births: watch::channel(0).0,
             accepted,
             results: results.clone(),
-            shares: Arc::clone(&shares),
+            intake,
             counters: Arc::clone(&counters),
             progress: Progress::default(),
             ignored: SaidOnce::default(),
-            share_told: Seldom::default(),
         };
         let attempts = Arc::new(Attempts {
             spool: spool.clone(),

@@ -85,6 +85,7 @@ impl World {
             link: link.link.state.clone(),
             set_aside: SetAside::new(spool.clone(), Arc::clone(&counters)),
             busy: BusyBoard::new("messages from iLink", all),
+            answers: None,
             counters: Arc::clone(&counters),
             progress: Progress::default(),
         };

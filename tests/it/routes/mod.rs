@@ -3,6 +3,7 @@
 //! Payloads are as the projects document them: Tasmota (`cmnd/…`, `stat/…`, `tele/…`), zigbee2mqtt
 //! (`zigbee2mqtt/<name>`, `…/set`) and `ESPHome` (`<prefix>/<component>/<id>/state`, retained).
 
+mod answers;
 mod durable;
 mod examples;
 mod limits;
