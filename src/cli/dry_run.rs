@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::local::escape::unescape_id;
 use crate::os::clock;
 use crate::protocol::{Call, Receiver, Uid};
-use crate::route::{Heard, Keep, Outcome, Publish, Routes, Said, with_ids};
+use crate::route::{Heard, Keep, Outcome, Publish, Routes, Said, Side, Telling, ToRoute, with_ids};
 
 /// Whose messages fire no route, whatever its rule says.
 #[derive(Debug, Clone, Copy)]
@@ -29,8 +29,8 @@ impl Senders<'_> {
     }
 }
 
-/// What the routes make of a message from iLink: `recv` is its topic under `recv/`, in which ids may be names. Who publishes to a topic does not
-/// stand in it, so for those anybody is taken to be allowed.
+/// What the routes make of a message from iLink: `recv` is its topic under `recv/`, in which ids may be names. Who publishes to
+/// a topic does not stand in it, so for those anybody is taken to be allowed.
 ///
 /// # Errors
 /// If no message has that topic, or there is no such name.
@@ -85,7 +85,7 @@ pub fn to_ilink(routes: &Routes, topic: &str, payload: &[u8]) -> String {
     let mut text = String::new();
     routes.to_ilink(&Heard { topic, payload, time: seconds() }, |number, outcome| {
         let name = routes.to_routes().get(number).map_or("", |route| route.name());
-        line(&mut text, name, outcome.map(|call| sends(&call)));
+        line(&mut text, name, limited(routes.to_routes().get(number), outcome));
     });
     or_none(text, &format!("no route subscribes to {topic}"))
 }
@@ -112,6 +112,10 @@ pub fn list(routes: &Routes) -> String {
         let latest = (rule.keep == Keep::Latest).then(|| "newest only".to_owned());
         let changes = rule.on_change.then(|| "changes only".to_owned());
         let interval = rule.min_interval.map(|least| format!("at most every {}", humantime::format_duration(least)));
+        let limit = |word: &str, limit: Option<f64>| limit.map(|limit| format!("{word} {limit}"));
+        let limits = limit("above", rule.above).into_iter().chain(limit("below", rule.below));
+        let lasts = rule.hold.map(|hold| format!("for {}", humantime::format_duration(hold)));
+        let changes = limits.chain(lasts).chain(changes);
         let how: Vec<String> = changes.into_iter().chain(latest).chain(interval).collect();
         let _ = if how.is_empty() { writeln!(text) } else { writeln!(text, " ({})", how.join(", ")) };
     }
@@ -128,6 +132,28 @@ fn line(text: &mut String, name: &str, outcome: Outcome<String>) {
         Outcome::NoMatch => writeln!(text, "{name}: does not fire: match does not match"),
         Outcome::Missing(why) => writeln!(text, "{name}: does not fire: {why}"),
     };
+}
+
+/// What a device's publish does, if its number was between the limits before.
+fn limited(route: Option<&ToRoute>, outcome: Outcome<Telling>) -> Outcome<String> {
+    let (told, limits) = match (outcome, route.and_then(ToRoute::limits)) {
+        (Outcome::Fires(told), Some(limits)) => (told, limits),
+        (outcome, _) => return outcome.map(|told| sends(&told.call)),
+    };
+    let Some(value) = told.value else { return Outcome::Fires(sends(&told.call)) };
+    let lasts = route.and_then(|route| route.rule().hold).map(humantime::format_duration);
+    let lasts = lasts.map(|hold| format!(" and has stayed so for {hold}")).unwrap_or_default();
+    let when = match limits.side(Side::Within, value) {
+        Side::Within => {
+            let over = limits.above.map(|above| format!("above {above}"));
+            let under = limits.below.map(|below| format!("below {below}"));
+            let limits: Vec<String> = over.into_iter().chain(under).collect();
+            return Outcome::Missing(format!("{value} is not {}", limits.join(" or ")).into());
+        }
+        Side::Above => "above",
+        Side::Below => "below",
+    };
+    Outcome::Fires(format!("{} (once, when {value} is newly {when} the limit{lasts})", sends(&told.call)))
 }
 
 fn sends(call: &Call) -> String {

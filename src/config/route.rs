@@ -14,7 +14,8 @@ use super::reader::{Failed, Reader};
 use super::values::{Given, Setting, quoted};
 use crate::local::{Base, Names};
 use crate::route::{
-    FROM, FromRule, Keep, Maps, OTHERWISE, OtherwiseRule, PAYLOAD, Rate, Routes, RuleSet, TO, ToRule, rule_name,
+    FROM, FromRule, Keep, MOST_PLACES, Maps, OTHERWISE, OtherwiseRule, PAYLOAD, Rate, Routes, RuleSet, TO, ToRule,
+    VALUE, rule_name,
 };
 
 const SECTIONS: [&str; 3] = [FROM, OTHERWISE, TO];
@@ -26,6 +27,23 @@ impl Setting for Keep {
 
     fn show(&self) -> String {
         quoted(self.as_str())
+    }
+}
+
+impl Setting for f64 {
+    fn read(given: &Given<'_>) -> Result<Self, String> {
+        let number = match given {
+            Given::Typed(Value::Num(_, number)) => {
+                number.to_f64().or_else(|| number.to_i128().and_then(|n| n.to_string().parse().ok()))
+            }
+            Given::Typed(_) => None,
+            Given::Untyped(text) => text.trim().parse().ok(),
+        };
+        number.filter(|number: &Self| number.is_finite()).ok_or_else(|| "it must be a number, such as 21.5".to_owned())
+    }
+
+    fn show(&self) -> String {
+        format!("{self:?}")
     }
 }
 
@@ -157,13 +175,31 @@ fn to_rule(table: &mut Table<'_>) -> ToRule {
     if ttl.is_some_and(|ttl| ttl < Duration::from_secs(1) || ttl > LONGEST) {
         table.invalid("ttl", "it must be between \"1s\" and \"30days\"".to_owned());
     }
+    let hysteresis = table.get("hysteresis");
+    if hysteresis.is_some_and(|hysteresis: f64| hysteresis < 0.0) {
+        table.invalid("hysteresis", "it must not be negative".to_owned());
+    }
+    let round: Option<i64> = table.get("round");
+    let places = round.and_then(|round| u8::try_from(round).ok()).filter(|places| *places <= MOST_PLACES);
+    if round.is_some() && places.is_none() {
+        table.invalid("round", format!("it must be a number of decimal places, from 0 to {MOST_PLACES}"));
+    }
+    let (value, above, below, round): (Option<String>, Option<f64>, Option<f64>, _) =
+        (table.get("value"), table.get("above"), table.get("below"), places);
+    let numeric = value.is_some() || above.is_some() || below.is_some() || round.is_some();
     ToRule {
         name: table.required("name"),
         subscribe: table.required("subscribe"),
         pattern: table.get("match"),
         map: table.get("map").unwrap_or_default(),
         to: table.required("to"),
-        payload: table.get("payload").unwrap_or_else(|| PAYLOAD.to_owned()),
+        payload: table.get("payload").unwrap_or_else(|| if numeric { VALUE } else { PAYLOAD }.to_owned()),
+        value,
+        above,
+        below,
+        hysteresis,
+        hold: table.get("for").filter(|hold: &Duration| !hold.is_zero()),
+        round,
         on_change: table.get("on_change").unwrap_or_default(),
         keep: table.get("keep").unwrap_or_default(),
         ttl,
@@ -258,6 +294,12 @@ pub(super) fn describe(routes: &Routes) -> String {
         let _ = write!(text, "\n[[route.{TO}]]\nname = {name}\nsubscribe = {filter}\n");
         selection(&mut text, rule.pattern.as_deref(), &rule.map);
         let _ = write!(text, "to = {}\npayload = {}\n", quoted(&rule.to), quoted(&rule.payload));
+        optional(&mut text, "value", rule.value.as_ref());
+        optional(&mut text, "above", rule.above.as_ref());
+        optional(&mut text, "below", rule.below.as_ref());
+        optional(&mut text, "hysteresis", rule.hysteresis.as_ref());
+        optional(&mut text, "for", rule.hold.as_ref());
+        optional(&mut text, "round", rule.round.map(i64::from).as_ref());
         let _ = write!(text, "on_change = {}\nkeep = {}\n", rule.on_change, rule.keep.show());
         optional(&mut text, "ttl", rule.ttl.as_ref());
         optional(&mut text, "min_interval", rule.min_interval.as_ref());

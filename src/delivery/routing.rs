@@ -40,6 +40,10 @@ counters! {
     late,
     /// Retained messages.
     retained,
+    /// Messages whose number crossed no limit (`above`, `below`).
+    not_crossed,
+    /// Messages whose number is beyond a limit, and must last (`for`).
+    lasting,
     /// Messages left out by `on_change`.
     unchanged,
     /// Messages left out by `min_interval`.

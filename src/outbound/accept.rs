@@ -21,7 +21,7 @@ use std::time::Duration;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::coop::{Unconstrained, unconstrained};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use ulid::Ulid;
@@ -41,7 +41,7 @@ use crate::mqtt::{AckToken, Arrived, Backoff, Commands, Handling, Incoming, Link
 use crate::observe::counters::Counters;
 use crate::observe::log::{SaidOnce, clipped};
 use crate::observe::progress::Progress;
-use crate::os::clock::Stamp;
+use crate::os::clock::{self, Stamp};
 use crate::store::{AppendError, Key, Queue, SpoolError, Store};
 
 /// The most messages under way. An MQTT 5 broker sends fewer; this bounds QoS 0 and MQTT 3.1.1.
@@ -131,12 +131,17 @@ impl Accept {
         let mut answering: FuturesOrdered<Answering> = FuturesOrdered::new();
         loop {
             accept.progress.rest();
-            // next() and changed() are cancel-safe; FuturesOrdered keeps what is not finished.
+            let due = accept.next_due().map(|at| Instant::now() + clock::nap(at, clock::boot_now()));
+            // next() and changed() are cancel-safe, the timer only observes; FuturesOrdered keeps what is not finished.
             let arrived = tokio::select! {
                 () = stop.cancelled() => break,
                 // At once: if the bridge were killed before the next message, the next run would not know of the loss.
                 Ok(()) = link.changed() => {
                     accept.forget_lost_session(&mut session, &mut redelivery).await?;
+                    continue;
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    storing.push_back(unconstrained(accept.take_due()));
                     continue;
                 }
                 Some(fate) = storing.next() => {

@@ -10,14 +10,15 @@
 //!    `gate` checks the deadline and marks the command as sent. One commit replaces the command by its result;
 //! 5. **complete**: [`results`] publishes the result and removes the row once the broker has acknowledged it.
 //!
-//! Routes make commands of what devices publish on their own topics (`storing`, [`route_book`]), and answers to messages from
-//! iLink ([`replies`]). From step 2 on these go the same way.
+//! Routes make commands of what devices publish on their own topics (`storing`, [`route_book`], `crossings`), and answers to
+//! messages from iLink ([`replies`]). From step 2 on these go the same way.
 //!
 //! At the start, results in the spool are published. A command that may have been executed and must not be tried again becomes
 //! `uncertain`; all others are delivered.
 
 pub mod accept;
 pub mod attempt;
+mod crossings;
 #[cfg(test)]
 mod day;
 pub mod deliver;

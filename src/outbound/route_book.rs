@@ -1,4 +1,5 @@
-//! The *route book*: what each route last sent for each device. `on_change` and `min_interval` are decided by it.
+//! The *route book*: what each route last sent for each device. `on_change` and `min_interval` are decided by it, and, with
+//! [`crossings`](super::crossings), `above` and `below`.
 //!
 //! It is kept in memory, and as notes in the spool for the next run. A note is written after its message is durable: after a
 //! crash a message may be sent once more, but no message is left out because of one that was never stored. A message that could
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::crossings::{Crossed, Crossings};
 use crate::os::clock::Stamp;
 use crate::protocol::Call;
 use crate::route::{Routes, ToRule};
@@ -31,8 +33,8 @@ struct Known {
 /// A message that is being sent: passed to [`RouteBook::stored`] once it is durable.
 #[derive(Debug, Clone)]
 pub struct Remembered {
-    key: String,
-    known: Known,
+    sent: Option<(String, Known)>,
+    crossed: Option<Crossed>,
 }
 
 /// Why a message is left out.
@@ -49,6 +51,8 @@ pub enum LeftOut {
 pub struct RouteBook {
     spool: Arc<dyn Store>,
     known: Arc<Mutex<HashMap<String, Known>>>,
+    /// On which side of its limits each value lies.
+    pub(super) crossings: Crossings,
 }
 
 impl RouteBook {
@@ -61,7 +65,9 @@ impl RouteBook {
         let known = notes.into_iter().filter_map(|(key, value)| {
             Some((key.strip_prefix(PREFIX)?.to_owned(), postcard::from_bytes(&value).ok()?))
         });
-        let book = Self { spool, known: Arc::new(Mutex::new(known.collect())) };
+        let known = Arc::new(Mutex::new(known.collect()));
+        let crossings = Crossings::open(Arc::clone(&spool)).await?;
+        let book = Self { spool, known, crossings };
         book.reconfigure(routes);
         Ok(book)
     }
@@ -73,6 +79,7 @@ impl RouteBook {
             routes.to_routes().iter().any(|route| Some(route.name()) == name && remembers(route.rule()))
         };
         self.forget_where(|key, _| !remember(key));
+        self.crossings.reconfigure(routes);
     }
 
     /// Checks whether `rule` allows this call for a message on `topic`.
@@ -88,11 +95,19 @@ impl RouteBook {
         if rule.min_interval.is_some_and(|least| at.age() < least) { Err(LeftOut::TooSoon) } else { Ok(()) }
     }
 
-    /// Notes that a message is being sent; later ones are compared with it. None if the rule needs no such comparison.
-    pub fn note(&self, rule: &ToRule, topic: &str, call: &Call, at: Stamp) -> Option<Remembered> {
-        if !remembers(rule) {
-            return None;
-        }
+    /// Notes that a message is being sent; later ones are compared with it, if the rule asks for that.
+    pub(super) fn note(
+        &self,
+        rule: &ToRule,
+        topic: &str,
+        call: &Call,
+        at: Stamp,
+        crossed: Option<Crossed>,
+    ) -> Remembered {
+        Remembered { sent: remembers(rule).then(|| self.note_sent(rule, topic, call, at)), crossed }
+    }
+
+    fn note_sent(&self, rule: &ToRule, topic: &str, call: &Call, at: Stamp) -> (String, Known) {
         let (key, known) = (key(rule, topic), Known { digest: Some(digest(call)), at });
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(key.clone(), known);
@@ -101,24 +116,35 @@ impl RouteBook {
         if full {
             self.make_room();
         }
-        Some(Remembered { key, known })
+        (key, known)
     }
 
     /// The message is durable.
     pub fn stored(&self, remembered: &Remembered) {
-        self.write(&remembered.key, remembered.known);
+        if let Some((key, known)) = &remembered.sent {
+            self.write(key, *known);
+        }
+        if let Some(crossed) = &remembered.crossed {
+            self.crossings.stored(crossed);
+        }
     }
 
     /// The message could not be stored.
     pub fn not_stored(&self, remembered: &Remembered) {
-        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.get(&remembered.key) == Some(&remembered.known) {
-            all.remove(&remembered.key);
+        if let Some((key, known)) = &remembered.sent {
+            let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.get(key) == Some(known) {
+                all.remove(key);
+            }
+        }
+        if let Some(crossed) = &remembered.crossed {
+            self.crossings.not_told(crossed);
         }
     }
 
     /// The message that the route `name` made of one on `topic` could not be delivered.
     pub fn not_delivered(&self, name: &str, topic: &str, call: &Call) {
+        self.crossings.not_delivered(name, topic);
         let (key, digest) = (format!("{name}/{topic}"), Some(digest(call)));
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get_mut(&key).filter(|known| known.digest == digest) {
@@ -190,6 +216,12 @@ mod tests {
             map: Maps::new(),
             to: "user/413/text".to_owned(),
             payload: "${payload}".to_owned(),
+            value: None,
+            above: None,
+            below: None,
+            hysteresis: None,
+            hold: None,
+            round: None,
             on_change: true,
             keep: Keep::All,
             ttl: None,
@@ -224,7 +256,7 @@ mod tests {
         let place = Place(tempfile::tempdir().unwrap());
         let (spool, book) = place.open(vec![rule()]).await;
         assert_eq!(book.check(&rule(), "stat/a", &call("ON")), Ok(()));
-        let remembered = book.note(&rule(), "stat/a", &call("ON"), Stamp::now()).unwrap();
+        let remembered = book.note(&rule(), "stat/a", &call("ON"), Stamp::now(), None);
         assert_eq!(book.check(&rule(), "stat/a", &call("ON")), Err(LeftOut::Unchanged));
         assert_eq!(book.check(&rule(), "stat/a", &call("OFF")), Ok(()));
         assert_eq!(book.check(&rule(), "stat/b", &call("ON")), Ok(()));
@@ -252,10 +284,10 @@ mod tests {
         let place = Place(tempfile::tempdir().unwrap());
         let rule = ToRule { on_change: false, min_interval: Some(Duration::from_hours(1)), ..rule() };
         let (spool, book) = place.open(vec![rule.clone()]).await;
-        let remembered = book.note(&rule, "stat/a", &call("1"), Stamp::now()).unwrap();
+        let remembered = book.note(&rule, "stat/a", &call("1"), Stamp::now(), None);
         book.not_stored(&remembered);
         assert_eq!(book.check(&rule, "stat/a", &call("2")), Ok(()));
-        let remembered = book.note(&rule, "stat/a", &call("2"), Stamp::now()).unwrap();
+        let remembered = book.note(&rule, "stat/a", &call("2"), Stamp::now(), None);
         book.stored(&remembered);
         spool.close().await;
         let (_spool, book) = place.open(vec![rule.clone()]).await;
@@ -268,7 +300,7 @@ mod tests {
         let place = Place(tempfile::tempdir().unwrap());
         let (_spool, book) = place.open(vec![rule()]).await;
         for n in 0..=KNOWN_MOST {
-            book.note(&rule(), &format!("stat/{n}"), &call("ON"), Stamp::now());
+            book.note(&rule(), &format!("stat/{n}"), &call("ON"), Stamp::now(), None);
         }
         let known = book.known.lock().unwrap().len();
         assert!(known <= KNOWN_MOST, "{known}");

@@ -3,12 +3,14 @@
 
 use std::future::ready;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tracing::debug;
 use ulid::Ulid;
 
 use super::accept::{Accept, Answering, Fate, Storing};
+use super::crossings::{Crossed, Due, Verdict};
 use super::deliver::Accepted;
 use super::intake::NotStored;
 use super::record::{Command, Mark, Record, ReplyTo};
@@ -19,7 +21,7 @@ use crate::local::{Reason, Rejection};
 use crate::mqtt::{AckToken, Incoming};
 use crate::os::clock::{self, Stamp};
 use crate::protocol::Call;
-use crate::route::{Heard, Keep, Outcome, ToRoute};
+use crate::route::{Heard, Keep, Outcome, Telling, ToRoute};
 use crate::store::{Key, SpoolError};
 
 impl Accept {
@@ -45,9 +47,21 @@ impl Accept {
 struct Routed {
     command: Command,
     keep: Keep,
-    remembered: Option<Remembered>,
+    remembered: Remembered,
     state: Arc<RouteState>,
 }
+
+/// What a route's message is about.
+struct Origin<'a> {
+    topic: &'a str,
+    /// MQTT 5 message expiry, in seconds.
+    expiry: Option<u32>,
+    at: Stamp,
+    crossed: Option<Crossed>,
+}
+
+/// A number has crossed no limit, or not for long enough.
+struct NotTold;
 
 /// Why a command of a route was not stored.
 enum NotAccepted {
@@ -100,30 +114,87 @@ impl Accept {
                     counters.missing.add();
                     debug!(route = state.name, %why, "a message does not fire a route");
                 }
-                Outcome::Fires(call) => match self.book.check(route.rule(), &message.topic, &call) {
-                    Err(LeftOut::Unchanged) => counters.unchanged.add(),
-                    Err(LeftOut::TooSoon) => counters.too_soon.add(),
-                    Ok(()) if state.may_fire(route.rule().max_rate, clock::boot_now()) => {
-                        counters.fired.add();
-                        routed.push(self.command(message, route, state, call, at));
-                    }
-                    Ok(()) => {}
-                },
+                Outcome::Fires(told) => {
+                    let Ok(crossed) = self.crossed(route, state, &message.topic, &told) else { return };
+                    let origin = Origin { topic: &message.topic, expiry: message.message_expiry, at, crossed };
+                    routed.extend(self.fire(route, state, told.call, origin));
+                }
             }
         });
         routed
     }
 
-    fn command(&self, message: &Incoming, route: &ToRoute, state: &Arc<RouteState>, call: Call, at: Stamp) -> Routed {
+    /// The crossing of a limit that a message tells of, none if its route has no limits; an error if it is not to be told.
+    fn crossed(
+        &self,
+        route: &ToRoute,
+        state: &RouteState,
+        topic: &str,
+        Telling { call, value }: &Telling,
+    ) -> Result<Option<Crossed>, NotTold> {
+        let (Some(limits), Some(value)) = (route.limits(), value) else { return Ok(None) };
+        match self.book.crossings.judge((route.name(), topic), limits, route.rule().hold, *value, call) {
+            Verdict::Crossed(crossed) => return Ok(Some(crossed)),
+            Verdict::Lasts => state.counters.lasting.add(),
+            Verdict::Same => state.counters.not_crossed.add(),
+        }
+        Err(NotTold)
+    }
+
+    /// What a route sends, unless something speaks against it.
+    fn fire(&self, route: &ToRoute, state: &Arc<RouteState>, call: Call, origin: Origin<'_>) -> Option<Routed> {
+        let counters = &state.counters;
+        let left_out = match self.book.check(route.rule(), origin.topic, &call) {
+            Ok(()) if state.may_fire(route.rule().max_rate, clock::boot_now()) => {
+                counters.fired.add();
+                return Some(self.command(route, state, call, origin));
+            }
+            Ok(()) => None,
+            Err(left_out) => Some(left_out),
+        };
+        match left_out {
+            // That is what was said last.
+            Some(LeftOut::Unchanged) => {
+                counters.unchanged.add();
+                origin.crossed.iter().for_each(|crossed| self.book.crossings.stored(crossed));
+            }
+            left_out => {
+                counters.too_soon.add_if(left_out.is_some());
+                origin.crossed.iter().for_each(|crossed| self.book.crossings.not_told(crossed));
+            }
+        }
+        None
+    }
+
+    /// When the next crossing of a limit has lasted long enough, by the boot-time clock.
+    pub(super) fn next_due(&self) -> Option<Duration> {
+        self.book.crossings.next_due()
+    }
+
+    /// What is told because it has lasted.
+    pub(super) fn take_due(self: &Arc<Self>) -> Storing {
+        let routing = Arc::clone(&self.routing.borrow());
+        let (at, now) = (Stamp::now(), clock::boot_now());
+        let mut routed = Vec::new();
+        for Due { route, topic, call, crossed } in self.book.crossings.take_due(now) {
+            let Some((route, state)) = routing.named(&route) else { continue };
+            let origin = Origin { topic: &topic, expiry: None, at, crossed: Some(crossed) };
+            routed.extend(self.fire(route, state, call, origin));
+        }
+        Box::pin(Arc::clone(self).store_routed(routed, None, None))
+    }
+
+    fn command(&self, route: &ToRoute, state: &Arc<RouteState>, call: Call, origin: Origin<'_>) -> Routed {
+        let Origin { topic, expiry, at, crossed } = origin;
         let rule = route.rule();
-        let told = rule.ttl.into_iter().chain(message.message_expiry.map(|s| std::time::Duration::from_secs(s.into())));
+        let told = rule.ttl.into_iter().chain(expiry.map(|seconds| Duration::from_secs(seconds.into())));
         let command = Command {
             id: Ulid::generate().to_bytes(),
             at,
             ttl: told.min().unwrap_or(self.config.ttl),
             reference: None,
             reply_to: ReplyTo {
-                topic: self.config.base.route_origin(&rule.name, &message.topic),
+                topic: self.config.base.route_origin(&rule.name, topic),
                 response_topic: None,
                 correlation_data: None,
             },
@@ -132,7 +203,7 @@ impl Accept {
             unknown: 0,
             mark: Mark::Unsent,
         };
-        let remembered = self.book.note(rule, &message.topic, &command.call, at);
+        let remembered = self.book.note(rule, topic, &command.call, at, crossed);
         Routed { command, keep: rule.keep, remembered, state: Arc::clone(state) }
     }
 
@@ -150,7 +221,7 @@ impl Accept {
             match stored {
                 Ok((one, known)) => {
                     accepted.push(one);
-                    remembered.extend(known);
+                    remembered.push(known);
                 }
                 Err(NotAccepted::Refused(one)) => refused.push(one),
                 Err(NotAccepted::Failed(error)) => return Fate::Failed(error),
@@ -166,15 +237,13 @@ impl Accept {
         routed: Routed,
         fits: bool,
         key: Option<Key>,
-    ) -> Result<(Accepted, Option<Remembered>), NotAccepted> {
+    ) -> Result<(Accepted, Remembered), NotAccepted> {
         let Routed { command, keep, remembered, state } = routed;
         let (id, lane, deadline) = (command.id, command.call.receiver(), command.deadline());
         let reply_to = command.reply_to.clone();
         let refuse = |reason, message: String| {
             state.counters.failed.add();
-            if let Some(remembered) = &remembered {
-                self.book.not_stored(remembered);
-            }
+            self.book.not_stored(&remembered);
             let rejection = Rejection::new(reason, message, None);
             NotAccepted::Refused(Refused { id, reply_to: reply_to.clone(), rejection })
         };

@@ -14,7 +14,7 @@ use crate::local::{Nameable, Names};
 use crate::protocol::{GroupId, Subject, Uid};
 
 /// What these rules offer their templates.
-pub(super) const SENDER: Offers = Offers { sender: true, help: false };
+pub(super) const SENDER: Offers = Offers { sender: true, help: false, number: false };
 
 /// A message from iLink, as routes see it.
 #[derive(Debug, Clone, Copy)]

@@ -13,6 +13,7 @@
 
 mod filters;
 mod from_ilink;
+mod number;
 mod otherwise;
 mod pattern;
 mod rule;
@@ -24,13 +25,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use from_ilink::{FromRoute, Publish, Said, with_ids};
+pub use number::{Limits, MOST_PLACES, Side};
 pub use otherwise::OtherwiseRoute;
-pub use rule::{FromRule, Keep, Maps, OtherwiseRule, Outcome, PAYLOAD, Rate, RouteError, RuleSet, ToRule, rule_name};
-pub use to_ilink::{Heard, ToRoute};
+pub use rule::{
+    FromRule, Keep, Maps, OtherwiseRule, Outcome, PAYLOAD, Rate, RouteError, RuleSet, ToRule, VALUE, rule_name,
+};
+pub use to_ilink::{Heard, Telling, ToRoute};
 
 use crate::local::filter::matches;
 use crate::local::{Base, Names};
-use crate::protocol::Call;
 use filters::overlap;
 use from_ilink::FromRoutes;
 use to_ilink::ToRoutes;
@@ -119,7 +122,7 @@ impl Routes {
     }
 
     /// The same for a device's publish.
-    pub fn to_ilink(&self, heard: &Heard<'_>, each: impl FnMut(usize, Outcome<Call>)) {
+    pub fn to_ilink(&self, heard: &Heard<'_>, each: impl FnMut(usize, Outcome<Telling>)) {
         self.to.apply(heard, each);
     }
 

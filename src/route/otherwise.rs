@@ -23,7 +23,7 @@ impl OtherwiseRoute {
         check_name(&rule.name)?;
         let from = with_ids(&rule.from, names).map_err(|error| format!("from: {error}"))?;
         check_from(&from, rule.any_sender).map_err(|error| format!("from: {error}"))?;
-        let offers = Offers { sender: true, help: true };
+        let offers = Offers { sender: true, help: true, number: false };
         let scope = Scope { levels: wildcards(&from), captures: Vec::new(), offers };
         let reply = Template::parse(&rule.reply, &scope).map_err(|error| format!("reply: {error}"))?;
         if rule.reply.is_empty() {

@@ -52,6 +52,9 @@ pub(super) struct Selection {
 impl Selection {
     pub(super) fn new(filter: &str, pattern: Option<&str>, map: &Maps, offers: Offers) -> Result<Self, String> {
         let pattern = pattern.map(compile).transpose()?;
+        if offers.number && pattern.as_ref().is_some_and(|pattern| names(pattern).contains(&"value")) {
+            return Err("match: the group (?<value>…) has the name of another value".to_owned());
+        }
         let mut selection = Self { filter: filter.to_owned(), pattern, tables: Tables::new(), offers };
         for (source, table) in map {
             let parsed = Source::parse(source, &selection.scope()).map_err(|error| format!("map.{source}: {error}"))?;

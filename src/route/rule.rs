@@ -11,9 +11,11 @@ pub type Maps = BTreeMap<String, BTreeMap<String, String>>;
 
 /// What a message becomes when nothing else is said.
 pub const PAYLOAD: &str = "${payload}";
+/// The same for a rule that reads a number.
+pub const VALUE: &str = "${value}";
 
 /// All rules, in the order of the file.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct RuleSet {
     /// `[[route.from_ilink]]`.
     pub from: Vec<FromRule>,
@@ -66,7 +68,7 @@ pub struct OtherwiseRule {
 }
 
 /// `[[route.to_ilink]]`: a publish of a device becomes a message to iLink.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ToRule {
     /// Names the route in counters, logs and result topics.
     pub name: String,
@@ -80,6 +82,18 @@ pub struct ToRule {
     pub to: String,
     /// The message's template.
     pub payload: String,
+    /// The template of the number that the next ones are about; none is the payload.
+    pub value: Option<String>,
+    /// It is sent when the number goes above this.
+    pub above: Option<f64>,
+    /// It is sent when the number goes below this.
+    pub below: Option<f64>,
+    /// So far the number must come back before it can cross again.
+    pub hysteresis: Option<f64>,
+    /// So long a crossing must last (`for`).
+    pub hold: Option<Duration>,
+    /// So many decimal places the number has in the message.
+    pub round: Option<u8>,
     /// Whether only a change is sent.
     pub on_change: bool,
     /// Which of several waiting messages are sent.

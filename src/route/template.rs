@@ -61,6 +61,11 @@ impl Template {
         self.0.iter().any(|part| matches!(part, Part::Value { source: Source::Json(_), .. }))
     }
 
+    /// Whether it uses the number that a rule reads.
+    pub(super) fn reads_number(&self) -> bool {
+        self.0.iter().any(|part| matches!(part, Part::Value { source: Source::Number, .. }))
+    }
+
     /// The topic filter of all that this can become as a topic: `+` for each level with a value in it.
     pub(super) fn as_filter(&self) -> String {
         let marked = self.marked();

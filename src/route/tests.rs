@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::local::filter::matches;
+use crate::protocol::Call;
 
 fn base() -> Base {
     "ilink".parse().unwrap()
@@ -40,6 +41,12 @@ fn to(name: &str, subscribe: &str, to: &str) -> ToRule {
         map: Maps::new(),
         to: to.to_owned(),
         payload: PAYLOAD.to_owned(),
+        value: None,
+        above: None,
+        below: None,
+        hysteresis: None,
+        hold: None,
+        round: None,
         on_change: false,
         keep: Keep::All,
         ttl: None,
@@ -94,7 +101,7 @@ fn said(routes: &Routes, recv: &str, payload: &[u8]) -> Vec<(usize, Outcome<Publ
 
 fn heard(routes: &Routes, topic: &str, payload: &[u8]) -> Vec<(usize, Outcome<Call>)> {
     let mut all = Vec::new();
-    routes.to_ilink(&Heard { topic, payload, time: 7 }, |n, outcome| all.push((n, outcome)));
+    routes.to_ilink(&Heard { topic, payload, time: 7 }, |n, outcome| all.push((n, outcome.map(|told| told.call))));
     all
 }
 
@@ -340,4 +347,54 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_rule_reads_its_number() {
+    let rule = ToRule {
+        value: Some("${json:/t}".to_owned()),
+        payload: "${value} of ${1}".to_owned(),
+        above: Some(30.0),
+        round: Some(1),
+        ..to("r", "tele/+", "user/1/text")
+    };
+    let routes = compile(vec![], vec![rule.clone()], &base()).unwrap();
+    let told = |routes: &Routes, payload: &str| {
+        let mut all = Vec::new();
+        let heard = Heard { topic: "tele/a", payload: payload.as_bytes(), time: 7 };
+        routes.to_ilink(&heard, |_, outcome| {
+            all.push(
+                outcome.map(|told| (told.value, String::from_utf8(told.call.content().unwrap().to_vec()).unwrap())),
+            );
+        });
+        all
+    };
+    // Whether it crosses is for those to say who know where it was.
+    for (payload, value, text) in [
+        (r#"{"t":31.26}"#, 31.26, "31.3 of a"),
+        (r#"{"t":"31.26"}"#, 31.26, "31.3 of a"),
+        (r#"{"t":3}"#, 3.0, "3.0 of a"),
+        (r#"{"t":-0.01}"#, -0.01, "0.0 of a"),
+    ] {
+        assert_eq!(told(&routes, payload), [Outcome::Fires((Some(value), text.to_owned()))], "{payload}");
+    }
+    for payload in [
+        "{}",
+        "31",
+        "",
+        "no json",
+        r#"{"t":null}"#,
+        r#"{"t":true}"#,
+        r#"{"t":"21,5"}"#,
+        r#"{"t":"NaN"}"#,
+        r#"{"t":1e999}"#,
+        r#"{"t":[1]}"#,
+        r#"{"t":""}"#,
+    ] {
+        assert!(matches!(&told(&routes, payload)[..], [Outcome::Missing(_)]), "{payload}");
+    }
+    let plain = ToRule { value: None, round: None, payload: VALUE.to_owned(), ..rule };
+    let routes = compile(vec![], vec![plain], &base()).unwrap();
+    assert_eq!(told(&routes, " 31.260\n"), [Outcome::Fires((Some(31.26), "31.260".to_owned()))]);
+    assert!(matches!(&told(&routes, "\u{ff10}")[..], [Outcome::Missing(_)]));
 }

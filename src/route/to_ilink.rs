@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::filters::{cover, wildcard_levels};
+use super::number::{Limits, Reading};
 use super::pattern::{Index, Selection, check_name};
-use super::rule::{Outcome, ToRule};
+use super::rule::{Outcome, PAYLOAD, ToRule};
 use super::template::Template;
 use super::values::{Document, Offers, Values};
 use crate::local::Names;
@@ -24,6 +25,15 @@ pub struct Heard<'m> {
     pub time: i64,
 }
 
+/// What a route sends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Telling {
+    /// The message.
+    pub call: Call,
+    /// The number that it is about, if the rule reads one.
+    pub value: Option<f64>,
+}
+
 /// A compiled rule of `[[route.to_ilink]]`.
 #[derive(Debug, Clone)]
 pub struct ToRoute {
@@ -31,6 +41,8 @@ pub struct ToRoute {
     pub(super) selection: Selection,
     to: Template,
     payload: Template,
+    reading: Option<Reading>,
+    limits: Option<Limits>,
     reads_json: bool,
     names: Arc<Names>,
 }
@@ -39,7 +51,7 @@ impl ToRoute {
     pub(super) fn new(rule: ToRule, names: &Arc<Names>) -> Result<Self, String> {
         check_name(&rule.name)?;
         check_subscribe(&rule.subscribe).map_err(|error| format!("subscribe: {error}"))?;
-        let selection = Selection::new(&rule.subscribe, rule.pattern.as_deref(), &rule.map, Offers::default())?;
+        let selection = Selection::new(&rule.subscribe, rule.pattern.as_deref(), &rule.map, offers(&rule))?;
         let to = selection.template("to", &rule.to)?;
         to.check_topic().map_err(|error| format!("to: {error}"))?;
         // The receiver is there whatever the values are.
@@ -52,8 +64,11 @@ impl ToRoute {
         if rule.payload.is_empty() {
             return Err("payload: it is empty, and iLink takes no empty messages".to_owned());
         }
-        let reads_json = to.reads_json() || payload.reads_json();
-        Ok(Self { rule, selection, to, payload, reads_json, names: Arc::clone(names) })
+        let limits = limits(&rule)?;
+        let reading = reading(&rule, &selection)?;
+        let value = reading.as_ref().map(|reading| &reading.value);
+        let reads_json = [&to, &payload].into_iter().chain(value).any(Template::reads_json);
+        Ok(Self { rule, selection, to, payload, reading, limits, reads_json, names: Arc::clone(names) })
     }
 
     /// The rule's name.
@@ -68,7 +83,13 @@ impl ToRoute {
         &self.rule
     }
 
-    fn render(&self, heard: &Heard<'_>, text: Option<&str>, document: &Document) -> Outcome<Call> {
+    /// The limits of its number, if it has any.
+    #[must_use]
+    pub fn limits(&self) -> Option<&Limits> {
+        self.limits.as_ref()
+    }
+
+    fn render(&self, heard: &Heard<'_>, text: Option<&str>, document: &Document) -> Outcome<Telling> {
         let Ok(captures) = self.selection.captures(text) else { return Outcome::NoMatch };
         if self.reads_json && document.of(heard.payload).is_none() {
             return Outcome::NOT_JSON;
@@ -76,10 +97,16 @@ impl ToRoute {
         let levels = wildcard_levels(&self.rule.subscribe, heard.topic).into_iter().map(Cow::Borrowed).collect();
         let values = Values::new(heard.payload, document, levels, None, Some(heard.time))
             .of_rule(captures, &self.selection.tables);
+        let read = match self.reading.as_ref().map(|reading| reading.read(&values)).transpose() {
+            Ok(read) => read,
+            Err(why) => return Outcome::Missing(why.into()),
+        };
+        let (value, number) = read.unzip();
+        let values = values.with_number(number);
         let rendered = || {
             let (to, payload) = (self.to.topic(&values)?, self.payload.message(&values)?);
             // A value that begins with @ is escaped: it is no name.
-            send_call(&to, &payload, &self.names)
+            Ok(Telling { call: send_call(&to, &payload, &self.names)?, value })
         };
         Outcome::of(rendered())
     }
@@ -102,7 +129,7 @@ impl ToRoutes {
         Self { routes, subscriptions, index }
     }
 
-    pub(super) fn apply(&self, heard: &Heard<'_>, mut each: impl FnMut(usize, Outcome<Call>)) {
+    pub(super) fn apply(&self, heard: &Heard<'_>, mut each: impl FnMut(usize, Outcome<Telling>)) {
         let text = std::str::from_utf8(heard.payload).ok();
         let found = self.index.candidates(heard.topic, text);
         let document = Document::default();
@@ -115,6 +142,45 @@ impl ToRoutes {
             each(number, Outcome::NoMatch);
         }
     }
+}
+
+/// Whether it reads a number.
+fn is_numeric(rule: &ToRule) -> bool {
+    rule.value.is_some() || rule.round.is_some() || rule.above.is_some() || rule.below.is_some()
+}
+
+fn offers(rule: &ToRule) -> Offers {
+    Offers { number: is_numeric(rule), ..Offers::default() }
+}
+
+/// How a rule reads its number, if it does.
+fn reading(rule: &ToRule, selection: &Selection) -> Result<Option<Reading>, String> {
+    if !is_numeric(rule) {
+        return Ok(None);
+    }
+    let text = rule.value.as_deref().unwrap_or(PAYLOAD);
+    let value = selection.template("value", text)?;
+    if value.reads_number() {
+        return Err("value: it cannot be made of ${value}".to_owned());
+    }
+    Ok(Some(Reading { value, round: rule.round }))
+}
+
+/// The limits of a rule's number, if it has any.
+fn limits(rule: &ToRule) -> Result<Option<Limits>, String> {
+    let (above, below) = (rule.above, rule.below);
+    if above.is_none() && below.is_none() {
+        let without = |key: &str| format!("{key}: it means nothing without above or below");
+        return match (rule.hysteresis, rule.hold) {
+            (Some(_), _) => Err(without("hysteresis")),
+            (None, Some(_)) => Err(without("for")),
+            (None, None) => Ok(None),
+        };
+    }
+    if above.zip(below).is_some_and(|(above, below)| below >= above) {
+        return Err("below: it must be less than above; in between is the normal state".to_owned());
+    }
+    Ok(Some(Limits { above, below, hysteresis: rule.hysteresis.unwrap_or_default() }))
 }
 
 fn check_subscribe(filter: &str) -> Result<(), String> {

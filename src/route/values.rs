@@ -32,6 +32,7 @@ pub(super) struct Values<'m> {
     captures: Option<Captures<'m>>,
     tables: Option<&'m Tables>,
     help: Option<String>,
+    number: Option<String>,
 }
 
 /// One of them.
@@ -79,7 +80,7 @@ impl<'m> Values<'m> {
         from_uid: Option<&'m str>,
         time: Option<i64>,
     ) -> Self {
-        Self { payload, document, levels, from_uid, time, captures: None, tables: None, help: None }
+        Self { payload, document, levels, from_uid, time, captures: None, tables: None, help: None, number: None }
     }
 
     /// With what a rule's pattern found and its word tables.
@@ -90,6 +91,11 @@ impl<'m> Values<'m> {
     /// With what its sender may say.
     pub(super) fn with_help(self, help: Option<String>) -> Self {
         Self { help, ..self }
+    }
+
+    /// With the number that a rule reads.
+    pub(super) fn with_number(self, number: Option<String>) -> Self {
+        Self { number, ..self }
     }
 
     /// The value of a source, through its word table if it has one; the error says what is missing.
@@ -115,6 +121,7 @@ impl<'m> Values<'m> {
                 let help = self.help.as_deref().ok_or("${help}: no route for this sender has a help")?;
                 Value::Text(Cow::Borrowed(help))
             }
+            Source::Number => Value::Text(Cow::Borrowed(self.number.as_deref().ok_or_else(missing)?)),
             Source::Time => Value::from(self.time.ok_or_else(missing)?.to_string()),
         };
         match self.tables.and_then(|tables| tables.get(source)) {
@@ -145,6 +152,8 @@ pub(super) enum Source {
     Time,
     /// What the sender may say.
     Help,
+    /// The number that the rule reads.
+    Number,
 }
 
 /// What a rule has to offer its templates, beside what every message has.
@@ -154,6 +163,8 @@ pub(super) struct Offers {
     pub(super) sender: bool,
     /// It can tell what the sender may say.
     pub(super) help: bool,
+    /// It reads a number.
+    pub(super) number: bool,
 }
 
 /// What a rule's templates may use.
@@ -177,6 +188,7 @@ impl fmt::Display for Source {
             Self::FromUid => f.write_str("from_uid"),
             Self::Time => f.write_str("time"),
             Self::Help => f.write_str("help"),
+            Self::Number => f.write_str("value"),
         }
     }
 }
@@ -188,6 +200,7 @@ impl Source {
             "payload" => Self::Payload,
             "time" => Self::Time,
             "help" if scope.offers.help => Self::Help,
+            "value" if scope.offers.number => Self::Number,
             "from_uid" if scope.offers.sender => Self::FromUid,
             "from_uid" => return Err("${from_uid} is known of messages from iLink only".to_owned()),
             _ => match (text.strip_prefix("json:"), text.parse::<usize>()) {
@@ -211,9 +224,13 @@ fn unknown(text: &str, scope: &Scope<'_>) -> String {
     if text == "help" {
         return "${help} is for the reply of [[route.otherwise]]".to_owned();
     }
+    if text == "value" {
+        return "${value} is for to_ilink routes that have value, round, above or below".to_owned();
+    }
     let mut known = vec!["payload", "time", "json:/…"];
     known.extend(scope.offers.sender.then_some("from_uid"));
     known.extend(scope.offers.help.then_some("help"));
+    known.extend(scope.offers.number.then_some("value"));
     known.extend(scope.captures.iter().copied());
     let nearest = known
         .iter()

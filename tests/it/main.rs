@@ -111,6 +111,7 @@
 //! | `routes/durable.rs` | `kill -9` may repeat, and leaves out nothing |
 //! | `routes/examples.rs` | the examples of routes.md, Tasmota, zigbee2mqtt, `ESPHome` |
 //! | `routes/limits.rs` | what does not fire a route, and how often one may |
+//! | `routes/numbers.rs` | numbers that cross a limit: Tasmota, zigbee2mqtt, `ESPHome`, Shelly |
 //! | `routes/reload.rs` | SIGHUP: all or nothing |
 //! | `routes/verbs.rs` | `route test`, `route list`, `check` |
 //! | **`sim/`** | the simulated service itself, driven over HTTP |

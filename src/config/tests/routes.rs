@@ -50,6 +50,17 @@ topic = "cmnd/light/POWER"
 reply = "light: ${payload}"
 help = "light on | off"
 
+[[route.to_ilink]]
+name = "heat"
+subscribe = "tele/+/SENSOR"
+to = "user/413/text"
+value = "${json:/AM2301/Temperature}"
+above = 30
+below = -1.5e1
+hysteresis = 0.5
+for = "5m"
+round = 1
+
 [[route.otherwise]]
 from = "user/413/text"
 reply = """
@@ -112,6 +123,18 @@ fn mistakes_name_the_rule_the_key_and_the_file() {
         (format!("{from}match = \"(\""), &["(\"lamp\"): match: ", "unclosed group"]),
         (format!("{to}keep = \"newest\""), &["route.to_ilink 1 (\"state\"): keep", "\"latest\""]),
         (format!("{to}ttl = \"0s\""), &["(\"state\"): ttl", "between"]),
+        (format!("{to}above = \"30\""), &["(\"state\"): above = \"30\"", "a number"]),
+        (format!("{to}above = nan"), &["(\"state\"): above", "a number"]),
+        (format!("{to}below = -inf"), &["(\"state\"): below", "a number"]),
+        (format!("{to}above = 1\nbelow = 1"), &["(\"state\"): below", "less than above"]),
+        (format!("{to}hysteresis = 1"), &["(\"state\"): hysteresis", "above or below"]),
+        (format!("{to}above = 1\nhysteresis = -1"), &["(\"state\"): hysteresis", "negative"]),
+        (format!("{to}for = \"5m\""), &["(\"state\"): for", "above or below"]),
+        (format!("{to}round = 1.5"), &["(\"state\"): round"]),
+        (format!("{to}round = 10"), &["(\"state\"): round", "0 to 9"]),
+        (format!("{to}payload = \"${{value}}\""), &["(\"state\"): payload: ${value} is for", "above"]),
+        (format!("{to}round = 1\nvalue = \"${{value}}\""), &["(\"state\"): value"]),
+        (format!("{to}round = 1\nmatch = '(?<value>.)'"), &["(\"state\"): match", "another value"]),
         (format!("{to}any_sender = true"), &["(\"state\"): any_sender"]),
         (format!("{to}on_change = 1"), &["(\"state\"): on_change = 1", "true or false"]),
         (format!("{from}reply = \"${{v}}\""), &["(\"lamp\"): reply: there is no value ${v}"]),

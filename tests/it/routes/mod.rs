@@ -7,6 +7,7 @@ mod answers;
 mod durable;
 mod examples;
 mod limits;
+mod numbers;
 mod reload;
 mod verbs;
 
