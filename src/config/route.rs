@@ -259,13 +259,14 @@ impl Table<'_> {
 
 /// The keys of each kind of rule.
 #[cfg(test)]
-pub(super) fn keys() -> [(&'static str, Vec<&'static str>); 2] {
+pub(super) fn keys() -> [(&'static str, Vec<&'static str>); 3] {
     let dict = Dict::new();
     let table = || Table { rule: String::new(), dict: &dict, place: "", asked: Vec::new(), problems: Vec::new() };
-    let (mut from, mut to) = (table(), table());
+    let (mut from, mut otherwise, mut to) = (table(), table(), table());
     from_rule(&mut from);
+    otherwise_rule(&mut otherwise, 0);
     to_rule(&mut to);
-    [(FROM, from.asked), (TO, to.asked)]
+    [(FROM, from.asked), (OTHERWISE, otherwise.asked), (TO, to.asked)]
 }
 
 /// The routes as they would be written.

@@ -171,7 +171,8 @@ impl Discovery {
             "payload_off": "offline",
             "device_class": "connectivity",
         });
-        let contact = self.contacts.iter().find(|contact| contact.uid() == Some(uid)).map(|contact| contact.name.as_str());
+        let contact =
+            self.contacts.iter().find(|contact| contact.uid() == Some(uid)).map(|contact| contact.name.as_str());
         let name = contact.or_else(|| self.names.of_user(uid)).unwrap_or(uid.as_str());
         self.entity("binary_sensor", &format!("presence_{}", word(uid.as_str())), &format!("{name} online"), keys)
     }

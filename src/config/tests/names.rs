@@ -22,7 +22,7 @@ fn names_stand_for_ids_wherever_they_are_written() {
         [inbound]
         allow_from = ["@ann", "@张三", 412, "@@me"]
         [homeassistant]
-        contacts = [{{ uid = "@ann" }}, {{ uid = "@bob", name = "Bob" }}]
+        contacts = [{{ uid = "@ann" }}, {{ uid = "@bob", name = "Bob" }}, {{ group = "@family" }}, {{ subject = "@lamp" }}]
         [[route.from_ilink]]
         name = "in"
         from = "group/@family/@ann"
@@ -39,8 +39,9 @@ fn names_stand_for_ids_wherever_they_are_written() {
     assert_eq!(shown(&config.ilink.presence), ["413", "7"]);
     let subjects: Vec<_> = config.ilink.topics.iter().map(|(subject, _)| subject.as_str()).collect();
     assert_eq!(subjects, ["home/lamp", "@x"]);
-    let contacts: Vec<_> = config.homeassistant.contacts.iter().map(|c| (c.uid.as_str(), c.name.as_str())).collect();
-    assert_eq!(contacts, [("413", "ann"), ("412", "Bob")]);
+    let contacts: Vec<_> = config.homeassistant.contacts.iter().map(|c| (c.id.as_str(), c.name.as_str())).collect();
+    let things = [("4cdad356-85b4-008627", "family"), ("home/lamp", "lamp")];
+    assert_eq!(contacts, [&[("413", "ann"), ("412", "Bob")][..], &things].concat());
     assert_eq!(config.routes.names().iter().count(), 5);
     // What is shown is what was written.
     let described = config.describe();

@@ -98,6 +98,12 @@ impl Schema {
                     self.check_object(keyword, schema, value, at, errors);
                     true
                 }
+                "propertyNames" => {
+                    for key in value.as_object().into_iter().flat_map(|object| object.keys()) {
+                        self.check(wanted, &Value::from(key.as_str()), &format!("{at}/{key}"), errors);
+                    }
+                    true
+                }
                 "items" => {
                     for (n, item) in value.as_array().into_iter().flatten().enumerate() {
                         self.check(wanted, item, &format!("{at}/{n}"), errors);
