@@ -205,9 +205,12 @@ impl Crossings {
 
     /// What was told is durable.
     pub(super) fn stored(&self, Crossed { key, side }: &Crossed) {
-        let state = self.state();
+        let mut state = self.state();
         if let Some(known) = state.known.get(key).filter(|known| known.told == *side) {
             self.note(key, known);
+        }
+        if state.known.len() > KNOWN_MOST {
+            self.make_room(&mut state);
         }
     }
 

@@ -1,5 +1,5 @@
 //! The *route book*: what each route last sent for each device. `on_change` and `min_interval` are decided by it, and, with
-//! [`crossings`](super::crossings), `above` and `below`.
+//! `crossings`, `above` and `below`.
 //!
 //! It is kept in memory, and as notes in the spool for the next run. A note is written after its message is durable: after a
 //! crash a message may be sent once more, but no message is left out because of one that was never stored. A message that could

@@ -126,6 +126,12 @@ async fn memory_is_bounded_and_what_no_route_wants_is_forgotten() {
     };
     let (known, due) = sizes(&crossings);
     assert!(known <= KNOWN_MOST && known == due, "{known} {due}");
+    for n in 0..=KNOWN_MOST {
+        let verdict = crossings.judge(("told", &n.to_string()), &HOT, None, 31.0, &call("x"));
+        let Verdict::Crossed(crossed) = verdict else { panic!("it is told at once") };
+        crossings.stored(&crossed);
+    }
+    assert!(sizes(&crossings).0 <= KNOWN_MOST);
     crossings.reconfigure(&Routes::default());
     assert_eq!(sizes(&crossings), (0, 0));
     spool.close().await;
