@@ -250,12 +250,9 @@ pub(super) async fn endpoints(config: &Config) -> Result<Vec<(String, Result<Str
 
 async fn look(etcd: Arc<Etcd>, of: usize) -> ClusterHealth {
     let trouble = etcd.session().borrow().clone().err().map(|error| error.to_string());
-    let none = ClusterHealth { leader: None, members: Vec::new(), etcd: EtcdHealth { healthy: 0, of }, trouble };
-    let asking = async {
-        let (members, endpoints) = tokio::join!(etcd.members(), etcd.endpoints());
-        (members.unwrap_or_default(), endpoints.iter().filter(|(_, version)| version.is_ok()).count())
-    };
-    let Ok((members, healthy)) = timeout(LOOK_WITHIN, asking).await else { return none };
+    let (members, endpoints) = tokio::join!(timeout(LOOK_WITHIN, etcd.members()), etcd.endpoints(LOOK_WITHIN));
+    let healthy = endpoints.iter().filter(|(_, version)| version.is_ok()).count();
+    let members = members.ok().and_then(Result::ok).unwrap_or_default();
     let member = |member: &MemberInfo| Member {
         name: member.name.clone(),
         role: if member.leads { Role::Leader } else { Role::Standby },
@@ -265,7 +262,7 @@ async fn look(etcd: Arc<Etcd>, of: usize) -> ClusterHealth {
         leader: members.iter().find(|member| member.leads).map(|member| member.name.clone()),
         members: members.iter().map(member).collect(),
         etcd: EtcdHealth { healthy, of },
-        ..none
+        trouble,
     }
 }
 

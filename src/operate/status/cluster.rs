@@ -61,7 +61,7 @@ pub struct EtcdHealth {
 pub struct ClusterHealth {
     /// Who leads, if anybody does.
     pub leader: Option<String>,
-    /// All members that are connected to etcd.
+    /// All members that are connected to etcd; none if etcd does not say.
     pub members: Vec<Member>,
     /// How etcd is.
     pub etcd: EtcdHealth,
@@ -106,6 +106,10 @@ pub async fn tell_cluster(member: Membership, base: Base, publisher: Publisher, 
     // A tick only waits.
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         let Some(health) = stop.run_until_cancelled((member.look)()).await else { return };
+        if health.members.is_empty() {
+            // etcd did not say: what was told last stands.
+            continue;
+        }
         let health = health.json();
         if told != health {
             told.clone_from(&health);

@@ -65,6 +65,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch as channel;
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use client::Client;
@@ -133,9 +134,10 @@ impl Etcd {
         Ok(Arc::new(Self { client, keys, session, member, takeover, limits, appending, ended, _end: end }))
     }
 
-    /// What each endpoint is (its version), or what is wrong with it.
-    pub async fn endpoints(&self) -> Vec<(String, Result<String, EtcdError>)> {
-        look_at_all(&self.client).await
+    /// What each endpoint is (its version), or what is wrong with it. One that is silent for `within` counts as such, and keeps
+    /// nobody from being told of the others.
+    pub async fn endpoints(&self, within: Duration) -> Vec<(String, Result<String, EtcdError>)> {
+        look_at_all(&self.client, within).await
     }
 
     /// As [`Self::endpoints`], for who does not begin to be a member.
@@ -144,7 +146,7 @@ impl Etcd {
     ///
     /// If the configuration cannot be used, files included.
     pub async fn look_at(config: &EtcdConfig) -> Result<Vec<(String, Result<String, EtcdError>)>, EtcdError> {
-        Ok(look_at_all(&Client::new(config)?).await)
+        Ok(look_at_all(&Client::new(config)?, Duration::MAX).await)
     }
 
     /// Whether this member is registered; if not, why.
@@ -263,7 +265,10 @@ impl Etcd {
     }
 }
 
-async fn look_at_all(client: &Client) -> Vec<(String, Result<String, EtcdError>)> {
-    let looks = client.endpoints().map(|(index, url)| async move { (url.to_owned(), client.look_at(index).await) });
+async fn look_at_all(client: &Client, within: Duration) -> Vec<(String, Result<String, EtcdError>)> {
+    let looks = client.endpoints().map(|(index, url)| async move {
+        let silent = |_| Err(EtcdError::Unanswered { at: url.to_owned(), cause: format!("nothing in {within:?}") });
+        (url.to_owned(), timeout(within, client.look_at(index)).await.unwrap_or_else(silent))
+    });
     futures_util::future::join_all(looks).await
 }

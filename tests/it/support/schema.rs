@@ -170,9 +170,8 @@ pub(crate) fn check(inbox: &Mutex<Vec<(Message, bool)>>) {
     let Some(inbox) = inbox.lock().ok().filter(|_| !std::thread::panicking()) else { return };
     let is_json = |message: &&Message| message.properties.content_type.as_deref() == Some("application/json");
     for message in inbox.iter().map(|(message, _)| message).filter(is_json).take(LOOKED_AT) {
-        // As deep as a push may be, and the envelope around it, is deeper than serde_json reads.
-        let too_deep = |error: serde_json::Error| error.to_string().starts_with("recursion limit");
-        if serde_json::from_slice::<Value>(&message.payload).is_err_and(too_deep) {
+        // A push that is kept as it came may nest deeper than serde_json reads, or have an escape that is no Unicode.
+        if message.topic.ends_with("/event/other") && serde_json::from_slice::<Value>(&message.payload).is_err() {
             continue;
         }
         if let Some(schema) = schema_of(&message.topic) {

@@ -55,7 +55,7 @@ async fn what_is_not_an_etcd_of_ours_is_told_for_what_it_is() {
     let mut two = config(shared(), "a");
     two.endpoints.push(Url::parse(&other.url()).unwrap());
     let etcd = Etcd::open(&two).unwrap();
-    let told = in_time(etcd.endpoints()).await;
+    let told = in_time(etcd.endpoints(Duration::from_secs(10))).await;
     assert_eq!(told.iter().filter(|(_, told)| told.is_ok()).count(), 1);
     let foreign = told.iter().find_map(|(_, told)| told.as_ref().err()).unwrap();
     assert!(matches!(foreign, EtcdError::Foreign { .. }), "{foreign}");
@@ -73,6 +73,9 @@ async fn an_endpoint_that_fails_is_left_for_the_next() {
 
     // One that stands still takes the time of a try, and whether it was carried out is not known.
     paused.pause();
+    let etcd = Etcd::open(&config).unwrap();
+    let told = in_time(etcd.endpoints(Duration::from_millis(200))).await;
+    assert!(told.iter().any(|(_, told)| matches!(told, Err(EtcdError::Unanswered { .. }))), "{told:?}");
     let failed = client.ask::<Value>("/v3/kv/txn", &put, Duration::from_millis(300)).await.unwrap_err();
     assert!(failed.unknown, "{failed:?}");
     paused.resume();
