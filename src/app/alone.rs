@@ -1,8 +1,8 @@
-//! The operator's verbs without a running daemon: under the state directory's lock, with just the parts each needs. And
-//! `ilink2mqtt report`: one archive for a bug report, of a bridge that runs or of one that does not.
+//! The operator's verbs without a running daemon. They hold the state directory's lock, and start only the parts they need.
+//! Also `ilink2mqtt report`: one archive for a bug report, whether the bridge runs or not.
 //!
-//! What a report tells is gathered by the bridge itself where one runs ([`crate::operate::control`]), else from what it left.
-//! Content and secrets are not in it, and ids are pseudonyms ([`crate::operate::status::bundle`]).
+//! A running bridge gathers the report's content itself ([`crate::operate::control`]); otherwise it comes from the state
+//! directory. It contains no messages and no secrets, and ids are pseudonyms ([`crate::operate::status::bundle`]).
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;

@@ -1,4 +1,4 @@
-//! What the daemon and the verbs without a daemon have in common: the state directory and what is made of it.
+//! What the daemon shares with the verbs that run without it: the state directory, and what is built from it.
 
 use std::path::Path;
 use std::sync::{Arc, RwLock};

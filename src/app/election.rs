@@ -1,4 +1,4 @@
-//! Which bridge of an account leads: if there is one bridge, that one, always; in a cluster, the member that etcd says.
+//! Which bridge of an account leads: a single bridge always does; in a cluster, etcd decides.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! Keeps what Home Assistant finds us by at the broker, and takes back what is configured no longer.
+//! Publishes the discovery configurations for Home Assistant, and removes those that are no longer configured.
 //!
-//! The configurations of the entities are retained, sent again on each connection like everything about the bridge itself, and
-//! once more when Home Assistant says that it has started. Which topics the broker may have one at, or a contact's picture, is
-//! noted in the spool before they are published, so that the next run knows what to take back, also when it is switched off.
+//! They are retained. They are sent again on each connection, like everything about the bridge itself, and whenever Home
+//! Assistant announces that it has started. Before a configuration or a contact's picture is published, its topic is noted in
+//! the spool. So the next run knows what to remove, even if discovery has been switched off by then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

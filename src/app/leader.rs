@@ -1,7 +1,7 @@
-//! What one bridge of an account does, and no other at the same time: the link to the broker, the session with iLink, the loops
-//! between them, and what looks at those. All of it starts and stops as one.
+//! What only one bridge of an account may do at a time: the link to the broker, the session with iLink, the loops between them,
+//! and what monitors those. All of it starts and stops together.
 //!
-//! A bridge that is alone leads from its start to its stop. A member of a cluster leads while etcd says so ([`super::election`]).
+//! A single bridge leads from start to stop. A member of a cluster leads while etcd says so ([`super::election`]).
 
 use std::sync::Arc;
 use std::time::Duration;

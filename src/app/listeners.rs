@@ -1,5 +1,5 @@
-//! The sockets the daemon listens on, its own or those that a service manager handed over; and how many connections each may
-//! have, so that whatever strangers do, the spool, the broker and the calls to iLink find an open file left.
+//! The sockets the daemon listens on: its own, or those passed by a service manager. Limits the connections of each, so that
+//! clients can never use up the open files that the spool, the broker and the calls to iLink need.
 
 use std::net::SocketAddr;
 

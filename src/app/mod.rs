@@ -1,11 +1,11 @@
 //! Builds the parts of the daemon, in one place; starts them in order, reloads at SIGHUP what can change, stops them in order.
 //!
-//! Start: state directory and spool; the callback's socket; then what leads (`leader.rs`): the link, the session (iLink calls us
-//! back *during* the registration, so the callback is served first), the loops. Stop: see `office.rs`; the callback closes last,
-//! or first of all if a part has failed.
+//! Start: the state directory and the spool, then the callback's socket, then what leads (`leader.rs`): the link, the session,
+//! the loops. iLink calls back *during* the registration, so the callback is served first. Stop: see `office.rs`. The callback
+//! closes last, or first if a part has failed.
 //!
-//! A reload is all or nothing: a broken file changes nothing and says why. What cannot change while running is named, with the
-//! old value still in force.
+//! A reload is all or nothing: an invalid file changes nothing, and the log says why. A changed key that needs a restart is
+//! named, and its old value stays in force.
 
 pub mod alone;
 pub mod checkup;

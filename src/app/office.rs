@@ -1,5 +1,5 @@
-//! Leads while this bridge is to lead, and stands by while another member of its cluster does: starts and stops what leads, and
-//! shows whoever asks what there is at the moment.
+//! Leads while this bridge is the leader, and stands by while another member of its cluster is. It starts and stops what leads,
+//! and gives others access to whichever parts are running.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! From the configuration's values to each part's own; among them the routes' common parts: what is in force, what was sent
-//! last, what is subscribed to, and their reload.
+//! Builds each part's settings from the configuration. Among them is what routes share: the rules in force, the values last
+//! sent, the subscriptions, and their reload.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! Every task of the daemon has a supervisor: one that ends unasked, or at which the program has a fault, is told by its name,
-//! and the process ends with it. A bridge that goes on without one of its parts would take pushes and deliver nothing.
+//! Supervises every task of the daemon. If a task ends unasked or panics, its name is logged and the process ends. A bridge
+//! that went on without one of its parts would accept pushes and deliver nothing.
 //!
-//! What a part spawns by itself it watches by itself; it ends with what it spawned.
+//! A part that spawns tasks of its own watches them itself, and ends with them.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

@@ -1,6 +1,6 @@
-//! The tasks: the four loops that carry messages, each joined to what it needs; what runs beside them, which says how they
-//! are, and notes in the spool what the next run must know (what iLink tells of presence, what the broker has of us); and what
-//! answers who asks.
+//! The tasks of a leader: the four loops that carry messages, each with what it needs; the tasks beside them, which report
+//! health and note in the spool what the next run must know (presence, and what the broker retains of us); and the task that
+//! answers requests.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

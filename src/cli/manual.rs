@@ -1,5 +1,4 @@
-//! What a package installs beside the program: shell completions and the manual page, made from the definition of the
-//! command line itself.
+//! Shell completions and the manual page, generated from the command line's own definition. Packages install them.
 
 use std::io;
 

@@ -1,6 +1,6 @@
-//! The command line: what may be typed, and nothing about what it does.
+//! The command line: its verbs and arguments, and nothing about what they do.
 //!
-//! `main` parses with [`Cli::parse_or_exit`] and hands the command on.
+//! `main` parses with [`Cli::parse_or_exit`] and runs the command.
 
 pub mod dry_run;
 pub mod manual;

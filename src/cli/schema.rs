@@ -1,8 +1,8 @@
-//! `ilink2mqtt schema`: what may be in the configuration, and what the bridge publishes, for editors and programs.
+//! `ilink2mqtt schema`: JSON Schemas of the configuration and of what the bridge publishes, for editors and programs.
 //!
-//! The documents are the files of `deploy/schema/`; they are written by hand, one line for each key, and the tests hold the
-//! configuration's reader and real messages against them. Only the one of all topics is put together here, so that it needs no
-//! other file.
+//! The documents are the files of `deploy/schema/`. They are written by hand, one line per key; the tests check the
+//! configuration's reader and real messages against them. Only the AsyncAPI document is assembled here, because it includes the
+//! others.
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;

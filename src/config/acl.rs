@@ -1,4 +1,4 @@
-//! What the broker must let the bridge do, as lines of Mosquitto's ACL file (`check --acl`).
+//! The lines of a Mosquitto ACL file that give the bridge the access it needs (`check --acl`).
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -1,4 +1,4 @@
-//! `[cluster]`: several bridges for one account, which share what they store in etcd.
+//! `[cluster]`: several bridges for one account, which share their storage in etcd.
 
 use std::path::PathBuf;
 use std::time::Duration;

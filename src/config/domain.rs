@@ -1,4 +1,4 @@
-//! How ids, topics, networks and lists are read and shown: see [`Setting`].
+//! How ids, topics, networks and lists are read and shown; implements [`Setting`] for each.
 
 use figment::value::{Dict, Value};
 use ipnet::IpNet;

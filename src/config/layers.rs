@@ -1,7 +1,7 @@
-//! The file and, over it, the environment: what was written, before anything is known about keys; and what can be wrong with a
-//! configuration, in words that say what to do. Never with the value of a secret.
+//! The layers of a configuration: the file, and the environment over it, before any key has a meaning. Also [`Problem`]: what can
+//! be wrong with a configuration, in words that say what to do and never with the value of a secret.
 //!
-//! The process environment is a plain value here, so that loading is a function of its arguments.
+//! The process environment is passed in as a plain value, so loading depends on its arguments alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};

@@ -1,8 +1,8 @@
 //! The configuration: TOML file, environment and credentials become one checked value, [`Config`].
 //!
-//! `main` loads it, `app` hands its plain values to the parts, which do not know this module. Every key has one getter call
-//! in one section's file: with it come the key's type, range, default and place in [`Config::describe`], and what has no such
-//! call is an unknown key. Nothing is ever written, and no secret is ever shown.
+//! `main` loads it; `app` passes plain values on to the parts, which do not know this module. Each key has exactly one getter
+//! call, in its section's file. That call gives the key's type, range, default and place in [`Config::describe`]; a key without
+//! one is unknown. The configuration is never written, and no secret is ever shown.
 
 mod acl;
 mod callback;

@@ -1,4 +1,4 @@
-//! `[mqtt]`: the local broker and what is said to it.
+//! `[mqtt]`: the local broker, and how the bridge uses it.
 
 use std::path::PathBuf;
 use std::time::Duration;

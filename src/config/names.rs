@@ -1,6 +1,6 @@
-//! `[names]`: what people call users, groups and subjects; and the keys whose ids may be names.
+//! `[names]`: names for users, groups and subjects, and the list of keys whose ids may be names.
 //!
-//! The names are in the file only: a variable's name has no case, and a name has.
+//! Names are read from the file only: names are case-sensitive, environment variables are not.
 
 use std::fmt::Write;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! Reads keys one by one, and remembers all that is wrong, and what was read: for showing it, and for comparing it with what is
-//! read later.
+//! Reads keys one by one. It collects every problem, and records what was read, to show it and to compare it at the next
+//! reload.
 //!
-//! A section asks for all its keys before it gives up on one: so every problem is reported at once, and every key is known
-//! when what is left over is judged.
+//! A section reads all its keys before it fails on any of them. So all problems are reported at once, and every known key has
+//! been read by the time the unknown ones are looked for.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -1,6 +1,7 @@
-//! `[[route.from_ilink]]`, `[[route.otherwise]]` and `[[route.to_ilink]]`: rules as they are written, and what is wrong with them.
+//! `[[route.from_ilink]]`, `[[route.otherwise]]` and `[[route.to_ilink]]`: reads the rules as written and reports what is
+//! wrong.
 //!
-//! What a rule means is [`route`](crate::route)'s.
+//! What a rule means is defined in [`route`](crate::route).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

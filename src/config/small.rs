@@ -1,4 +1,4 @@
-//! The sections that are short: `[ilink]`, `[inbound]`, `[outbound]`, `[spool]`, `[admin]`, `[homeassistant]`, `[log]`.
+//! The short sections: `[ilink]`, `[inbound]`, `[outbound]`, `[spool]`, `[admin]`, `[homeassistant]`, `[log]`.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};

@@ -1,4 +1,4 @@
-//! URLs: the four kinds of keys that are one, each with what it may have.
+//! URLs: the four kinds that appear as keys, and what each may contain.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! How one value is read from what was written, and shown again: by its type, whatever the key.
+//! How a value of each type is read and shown, whatever its key.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;

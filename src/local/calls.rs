@@ -1,9 +1,9 @@
-//! The JSON calls: their names, the fields of each, how these are read, and the call they make.
+//! The JSON calls: their names, their fields, and how each is read.
 //!
-//! One table, so that what is documented as allowed is what is read. It is read strictly: what is not understood is refused, so
-//! that no typo goes unnoticed. What editors and C strings leave around the object (a byte order mark, a NUL) is no typo, and
-//! is skipped. Values stay unread until they are asked for; errors say which field and what is allowed, and hold no content.
-//! `ref`, `ttl` and permissions are [`command`](super::command)'s.
+//! One table serves both the documentation and the reader, so they cannot differ. Reading is strict: anything unknown is
+//! refused, so no typo goes unnoticed. A byte order mark before the object and a NUL after it are skipped; editors and C
+//! strings leave those. Errors name the field and what is allowed, and never contain content. `ref`, `ttl` and permissions are
+//! handled in [`command`](super::command).
 
 use std::fmt;
 

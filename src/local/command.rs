@@ -1,11 +1,11 @@
 //! Commands: what a message on a command topic asks for, or why it is refused.
 //!
-//! Raw topics (`send/…`) name the call and the receiver, the payload is the content and is never parsed. Calls (`call/…`)
-//! name the call, the payload is a JSON object with the vendor's fields, read strictly. `mqtt.allow_calls` applies to both:
-//! `send/user/<uid>/text` *is* `send_msg/text`, and an operator who forbids that means it.
+//! Raw topics (`send/…`) name the call and the receiver; the payload is the content and is never parsed. Call topics (`call/…`)
+//! name the call; the payload is a JSON object with the vendor's fields, read strictly. `mqtt.allow_calls` applies to both:
+//! `send/user/<uid>/text` *is* `send_msg/text`, so forbidding the call forbids the topic.
 //!
-//! Refusals by what a message is rather than by what it says (retained, queue full) are the caller's, who makes them of
-//! [`Rejection::new`] and [`reference()`].
+//! Refusals that do not depend on the content (retained, queue full) are made by the caller, with [`Rejection::new`] and
+//! [`reference()`].
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! What a push becomes on the LAN: its raw copy, its JSON envelope, and a user's retained presence.
 //!
-//! Which of them are published follows from `mqtt.output` and from what the caller found out about the push ([`Flags`],
-//! stale presence); ages, senders' permissions and earlier presence are the caller's to judge. Every copy carries the same id.
+//! Which of them are published depends on `mqtt.output` and on the caller's findings ([`Flags`], stale presence). The caller
+//! judges ages, senders' permissions and earlier presence. All copies carry the same id.
 
 use std::borrow::Cow;
 use std::str::FromStr;

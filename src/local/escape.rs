@@ -1,13 +1,13 @@
 //! Ids and subjects as topic levels, and back.
 //!
-//! An id becomes one level, a subject may become several; what a level cannot hold is percent-encoded as UTF-8 with
-//! upper-case hex digits. Percent-decoding gives the id back whatever it was, so no two share a topic. The inverse reads
-//! command topics and is lenient about what needed no escape; where ids stand in a topic is [`topics`](super::topics)'s.
+//! An id becomes one level; a subject may become several. What a level cannot contain is percent-encoded as UTF-8 with
+//! upper-case hex digits. The encoding is reversible, so no two ids share a topic. Decoding reads command topics, and accepts
+//! escapes that were not needed. Where ids stand in a topic is defined in [`topics`](super::topics).
 //!
-//! An `@` at the beginning is encoded too: there it means a name ([`names`](super::names)).
+//! A leading `@` is encoded too: there it marks a name ([`names`](super::names)).
 //!
-//! Beyond `% / + #` and control characters, Unicode's noncharacters (U+FFFE, U+FDD0, …) are encoded: Mosquitto drops the
-//! connection of a client that sends either, in a topic as in a user property.
+//! Besides `% / + #` and control characters, Unicode's noncharacters (U+FFFE, U+FDD0, …) are encoded: Mosquitto disconnects a
+//! client that sends one, in a topic or in a user property.
 
 use std::borrow::Cow;
 

@@ -1,6 +1,6 @@
-//! MQTT topic filters: which are valid, and which topics they match (MQTT 5 §4.7).
+//! MQTT topic filters: validity, and matching against topics (MQTT 5 §4.7).
 //!
-//! Used for `mqtt.response_topics`; what the broker matches is the broker's.
+//! Used for `mqtt.response_topics`. Subscriptions are matched by the broker.
 
 /// The longest MQTT string, in bytes.
 pub const MAX_STRING: usize = 65_535;

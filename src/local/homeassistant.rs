@@ -1,9 +1,9 @@
-//! What Home Assistant finds us by: MQTT discovery, one retained configuration per entity.
+//! MQTT discovery for Home Assistant: one retained configuration per entity.
 //!
-//! One topic for each, `<prefix>/<component>/<node>/<object>/config`: every version of Home Assistant reads it, and each entity
-//! can be taken back alone, by an empty payload. All of them belong to one device and are unavailable while the bridge is. What
-//! they show are topics that there are anyway; for Home Assistant alone are only these configurations and the
-//! last pictures of the contacts.
+//! Each has its own topic, `<prefix>/<component>/<node>/<object>/config`. Every version of Home Assistant reads that form, and
+//! an empty payload removes one entity alone. All entities belong to one device, and are unavailable while the bridge is. Their
+//! states come from topics that exist anyway; only these configurations and the contacts' last pictures are there for Home
+//! Assistant alone.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -1,10 +1,10 @@
-//! What we say and hear by MQTT: topics, envelopes, commands and results, and nothing else.
+//! The bridge's vocabulary on MQTT: topics, envelopes, commands and results.
 //!
-//! Place in the flow: between [`protocol`](crate::protocol), whose types it takes and gives, and the adapters. Inbound, a
-//! decoded push becomes [`Publication`]s ([`publications`]). Outbound, an MQTT message becomes a [`Command`] or a
-//! [`Rejection`] ([`command::decode`]), and what became of it a [`CommandResult`].
+//! It stands between [`protocol`](crate::protocol), whose types it takes and gives, and the adapters. Inbound, a decoded push
+//! becomes [`Publication`]s ([`publications`]). Outbound, an MQTT message becomes a [`Command`] or a [`Rejection`]
+//! ([`command::decode`]), and its outcome a [`CommandResult`].
 //!
-//! It performs nothing: no sockets, files, clocks or randomness. Ids and times come from the caller.
+//! Nothing here has side effects: no sockets, files, clocks or randomness. The caller supplies ids and times.
 
 mod calls;
 pub mod command;

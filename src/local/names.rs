@@ -1,8 +1,8 @@
-//! Names for ids (`[names]`): where an id may be written, `@ann` stands for the one that is called `ann`.
+//! Names for ids (`[names]`): wherever an id may be written, `@ann` stands for the id named `ann`.
 //!
-//! A name is one topic level, and case matters. What begins with `@` is a name and nothing else: an id that itself begins
-//! with `@` is written `%40…` in topics and `@@…` in JSON and in the configuration. Where the names come from is the
-//! configuration's business; here they are looked up, in both directions.
+//! A name is one topic level and case-sensitive. Anything that begins with `@` is a name: an id that itself begins with `@` is
+//! written `%40…` in topics and `@@…` in JSON and in the configuration. The configuration supplies the names; here they are
+//! looked up, in both directions.
 
 use std::collections::{BTreeMap, HashMap};
 

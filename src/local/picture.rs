@@ -1,4 +1,4 @@
-//! Which files are pictures, told by their first bytes: those that browsers show.
+//! Recognises the picture formats that browsers show, by their first bytes.
 
 /// The media type of a JPEG, PNG, WebP or GIF.
 pub(super) fn media_type(file: &[u8]) -> Option<&'static str> {

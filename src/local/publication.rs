@@ -1,6 +1,6 @@
 //! A message for the local broker, complete and independent of any MQTT library.
 //!
-//! What is to be published is decided here and above; the mqtt adapter sends it, at QoS 1, and leaves out what MQTT 3.1.1
+//! This room and those above it decide what is published. The MQTT adapter sends it at QoS 1, and leaves out what MQTT 3.1.1
 //! does not have.
 
 use std::fmt;

@@ -1,9 +1,9 @@
-//! What became of a command, as its requester reads it, and where a requester may have it sent.
+//! The outcome of a command, as the requester reads it, and where a requester may have it sent.
 //!
-//! A result is made once, stored as its JSON, and may be published again with the same id. When which status applies is
-//! the deliver loop's to decide. It goes where [`Base::result`] says, and to the MQTT 5 Response Topic, which is chosen by
-//! whoever may send commands, while the bridge publishes there with its own rights: without a guard it could be told to switch
-//! other devices, or to send itself commands.
+//! A result is made once and stored as JSON; it may be published again with the same id. The deliver loop decides which status
+//! applies. A result is published to [`Base::result`] and to the MQTT 5 Response Topic. The requester chooses that topic, but
+//! the bridge publishes there with its own rights. So it is checked: otherwise a requester could have the bridge switch other
+//! devices, or send commands to itself.
 
 use std::borrow::Cow;
 

@@ -1,6 +1,6 @@
-//! The topics under the base: every one the bridge publishes to, and the anatomy of those it takes commands from.
+//! The topics under the base: all that the bridge publishes to, and the structure of those it takes commands from.
 //!
-//! Ids are escaped here and nowhere else. What a command topic asks for is [`command`](super::command)'s.
+//! Ids are escaped here and nowhere else. What a command topic asks for is defined in [`command`](super::command).
 
 use std::fmt;
 use std::str::FromStr;

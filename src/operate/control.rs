@@ -1,7 +1,7 @@
 //! The control socket: the operator's verbs, carried out by a running daemon. [`crate::app::alone`] does them without one.
 //!
-//! `control.sock` in the state directory, open to its owner alone. One request and one answer for each connection, each a
-//! JSON document on one line.
+//! The socket is `control.sock` in the state directory, accessible to its owner alone. Each connection carries one request and
+//! one answer, each a JSON document on one line.
 
 use std::fs::Permissions;
 use std::future::Future;

@@ -1,6 +1,6 @@
-//! What the operator sees of a running bridge, and what they ask of it: its state in one piece ([`status`]), over HTTP
-//! ([`admin`]), on the control socket ([`control`]), what is set aside ([`set_aside`]), the leadership of a cluster ([`step_down`]), and towards a
-//! service manager ([`systemd`]).
+//! What operators see of a running bridge, and what they can ask of it: its state ([`status`]), shown over HTTP ([`admin`]) and
+//! on the control socket ([`control`]); what is set aside ([`set_aside`]); handing over the leadership of a cluster
+//! ([`step_down`]); and the service manager ([`systemd`]).
 
 pub mod admin;
 pub mod control;

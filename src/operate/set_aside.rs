@@ -1,8 +1,8 @@
-//! What is set aside: listed, put back into its queue, or dropped. For the verb `set-aside` and the status page.
+//! What is set aside: listed, retried, or dropped, for the verb `set-aside` and for the status page.
 //!
-//! Putting back is two steps: the message is appended to its queue, durably, and then its row here is completed. A crash in
-//! between leaves both: a copy with the same id, and nothing lost. Whatever is refused again meanwhile is not put back in the
-//! same run.
+//! A retry has two steps: the message is appended to its queue, durably, and then its row here is completed. A crash in between
+//! leaves both: a copy with the same id, and nothing lost. A message that is refused again is not retried twice in the same
+//! run.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! Handing the leadership of a cluster over, on the operator's behalf: the verb asks, and who leads answers.
+//! Hands over the leadership of a cluster: the verb asks, the leader answers.
 
 use tokio::sync::{mpsc, oneshot};
 

@@ -1,4 +1,4 @@
-//! What topic filters have in common: whether two overlap, and filters that cover many without overlapping each other.
+//! Operations on topic filters: whether two overlap, and how to cover many with a set that does not overlap itself.
 
 /// Whether some topic is selected by both filters.
 pub(super) fn overlap(one: &str, other: &str) -> bool {

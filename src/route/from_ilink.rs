@@ -1,4 +1,4 @@
-//! iLink → MQTT: which publishes a message from iLink fires.
+//! iLink → MQTT: the publishes that a message from iLink triggers.
 
 use std::borrow::Cow;
 use std::time::Duration;

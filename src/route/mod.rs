@@ -1,15 +1,15 @@
-//! Routes: what existing devices say and hear on topics of their own becomes messages of iLink, and back.
+//! Routes: existing devices keep their own topics, and what they publish and receive there is translated to and from iLink.
 //!
-//! Rules are checked and compiled once ([`Routes::compile`]); then a message goes in and publishes
-//! ([`Routes::from_ilink`]) or calls ([`Routes::to_ilink`]) come out. Nothing here performs anything: no sockets, files,
-//! clocks or randomness. Publishing is the relay's, making durable the command loop's.
+//! Rules are checked and compiled once ([`Routes::compile`]). After that, a message goes in and publishes
+//! ([`Routes::from_ilink`]) or calls ([`Routes::to_ilink`]) come out. Nothing here has side effects: no sockets, files, clocks
+//! or randomness. The relay publishes; the command loop stores.
 //!
-//! # What may not be
+//! # Loops
 //!
-//! A route cannot hear itself or another route, nor touch the bridge's own topics, whatever the messages hold: a value in
-//! a topic is escaped like an id, so that it never adds a level, and a rule whose output (each level with a value in it as
-//! `+`) overlaps what any rule subscribes to is refused at start. Patterns take time linear in the message, and their
-//! compiled size is bounded.
+//! A route cannot trigger itself or another route, nor reach the bridge's own topics, whatever a message contains. A value in a
+//! topic is escaped like an id, so it never adds a level. A rule is refused at start if its output (with every level that holds
+//! a value taken as `+`) overlaps any rule's subscription. Matching takes time linear in the message, and the compiled size of
+//! patterns is bounded.
 
 mod filters;
 mod from_ilink;

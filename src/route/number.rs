@@ -1,7 +1,7 @@
-//! Numbers in messages: which text is one, how it is rounded, and on which side of its limits a value lies.
+//! Numbers in messages: which texts count as numbers, how they are rounded, and on which side of its limits a value lies.
 //!
-//! The side depends on where the value was before: with a hysteresis it must come back further than the limit. Whoever keeps
-//! the sides keeps them durable; nothing here remembers.
+//! The side depends on the previous side: with a hysteresis, a value must come back further than the limit. The caller stores
+//! the sides; nothing is remembered here.
 
 use serde::{Deserialize, Serialize};
 

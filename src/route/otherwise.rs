@@ -1,4 +1,4 @@
-//! What is answered to a message from iLink that fires no route.
+//! The reply to a message from iLink that triggered no route.
 
 use super::filters::{wildcard_levels, wildcards};
 use super::from_ilink::{Said, check_from, decoded, with_ids};

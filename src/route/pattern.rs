@@ -1,6 +1,6 @@
-//! What both directions' rules have in common: their patterns, word tables and names, and the [`Index`] that finds the routes
-//! which a message may fire without trying them all: by the levels of its topic first, then by one pass over the regular
-//! expressions of those that are left.
+//! What the rules of both directions share: patterns, word tables, names, and the [`Index`]. The index finds the routes that a
+//! message may trigger without trying them all: first by the levels of its topic, then by one pass over the remaining regular
+//! expressions.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Rules as they were written, before anything of them is checked.
+//! Rules as written, before anything is checked.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

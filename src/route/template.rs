@@ -1,7 +1,7 @@
 //! Templates: fixed text with `${value|filter}` in it.
 //!
-//! A template is parsed and checked once. It has no loops and no conditions: a value that is missing means that the route
-//! does not fire. In a topic each value is one level or a part of one, whatever it holds.
+//! A template is parsed and checked once. There are no loops and no conditions: if a value is missing, the route does not fire.
+//! In a topic, a value is one level or part of one, whatever it contains.
 
 use super::values::{Scope, Source, Value, Values};
 use crate::local::escape::{escape_id, is_unsendable};

@@ -1,4 +1,4 @@
-//! MQTT → iLink: which calls a device's publish makes.
+//! MQTT → iLink: the calls that a device's publish triggers.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The values that a message offers to templates, and how `${…}` names them.
+//! The values that a message offers to templates, and their names in `${…}`.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;

@@ -1,8 +1,8 @@
-//! What the configured URLs lead to: do their names resolve, can these addresses be meant, and until when are the certificates
-//! valid?
+//! Checks the configured URLs: whether their names resolve, whether the addresses are plausible, and when the certificates
+//! expire.
 //!
-//! Certificates are looked at without being trusted: whether they are is told by the steps that use them. Nothing is said on
-//! these connections.
+//! Certificates are read without being verified; the steps that use them verify them. Nothing is sent on these connections
+//! beyond the TLS handshake.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

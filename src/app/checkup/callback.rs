@@ -1,7 +1,7 @@
-//! The callback: does its public URL lead to our listener?
+//! Checks that the callback's public URL leads to this listener.
 //!
-//! As seen from this machine, which says something about iLink's way only where that is the same: many routers do not let
-//! their own network in by the public address. Not reaching it is therefore a warning; reaching somebody else is a failure.
+//! It looks from this machine, which is not always how iLink sees it: many routers do not let their own network reach their
+//! public address. So failing to reach the URL is a warning; reaching a different server is a failure.
 
 use std::io;
 use std::sync::{Arc, RwLock};

@@ -1,4 +1,4 @@
-//! What the steps have in common: what came of each, and who we are.
+//! What the steps share: their outcomes, and the identity of this bridge.
 
 use secrecy::{ExposeSecret as _, SecretString};
 

@@ -1,9 +1,8 @@
-//! `check --connect`: whether everything the bridge needs can be reached and lets it work, step by step, each with its cause
-//! and its remedy.
+//! `check --connect`: checks, step by step, that everything the bridge needs can be reached and used. Each problem comes with
+//! its cause and its remedy.
 //!
-//! It looks and changes nothing: no token is asked for (a new one would end the one that a running bridge uses), nothing is
-//! registered, nothing is retained, the broker sees another client than the bridge. Beside a running bridge, iLink is asked
-//! through it.
+//! It changes nothing. It does not ask for a token (a new one would end the one that a running bridge uses), registers nothing,
+//! retains nothing, and connects to the broker under a different client id. If a bridge is running, iLink is asked through it.
 
 mod addresses;
 mod callback;

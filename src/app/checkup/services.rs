@@ -1,7 +1,7 @@
-//! The two that we call. iLink: can it be reached, is our clock near its clock, are the credentials right? The broker: does it
-//! let us in, and may we do there what the bridge does?
+//! Checks the two services the bridge connects to. iLink: is it reachable, do the clocks agree, are the credentials right? The
+//! broker: does it accept the bridge, and does its ACL allow what the bridge does?
 //!
-//! The credentials are tried by a query of the registration: that needs no access token and changes nothing.
+//! The credentials are tried by querying the registration: that needs no access token and changes nothing.
 
 use std::time::{Duration, SystemTime};
 

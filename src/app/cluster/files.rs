@@ -1,4 +1,4 @@
-//! The small files that the members share (identity, token, quotas, subscriptions), in etcd.
+//! The small files that the members share through etcd: identity, token, quotas, subscriptions.
 
 use std::fmt;
 use std::future::Future;

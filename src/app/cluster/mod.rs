@@ -1,7 +1,7 @@
-//! A member of a cluster: what it has in etcd instead of in its state directory, and how it comes to lead.
+//! A member of a cluster: what it keeps in etcd instead of in its state directory, and how it becomes the leader.
 //!
-//! Every member takes pushes in and serves the callback under the shared identity. One leads: it has a lease at etcd, and each
-//! of its writes is refused once another member leads. See `deploy/docs/cluster.md` for what this is good for.
+//! Every member accepts pushes and serves the callback under the shared identity. One member leads: it holds a lease at etcd,
+//! and its writes are refused once another member leads. `deploy/docs/cluster.md` says when a cluster is worth having.
 
 mod files;
 mod moving;

@@ -1,8 +1,8 @@
-//! What a bridge that was alone had in its state directory moves into the cluster, once: identity, token and the like, what waits
-//! in the spool, and the notes that the spool keeps.
+//! Moves the state of a single bridge into the cluster, once: identity, token and similar files, the rows waiting in the spool,
+//! and the spool's notes.
 //!
-//! Each thing is in the cluster before it is gone here. Interrupted, the move goes on at the next start; a row that was on its
-//! way may then be there twice, with the same id.
+//! Each item is stored in the cluster before it is removed here. An interrupted move continues at the next start; the row that
+//! was being moved may then be there twice, with the same id.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What every member watches, whoever leads: whether etcd takes what it has to store, and the shared identity.
+//! What every member watches, leader or not: whether etcd accepts what has to be stored, and the shared identity.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The questions, the answers, and the configuration that they make.
+//! The questions, the answers, and the configuration they produce.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

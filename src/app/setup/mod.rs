@@ -1,8 +1,9 @@
-//! `ilink2mqtt setup`: asks for what the bridge needs, tries each answer at once, writes the configuration, and says what to
-//! type next.
+//! `ilink2mqtt setup`: asks for what the bridge needs, tries each answer at once, writes the configuration, and prints the next
+//! command.
 //!
-//! Three steps (account, broker, callback), each the same: ask, check the form, try it by the steps of `check --connect`,
-//! and go on or ask again. Nothing is written before the last step has gone well, and nothing is replaced unasked.
+//! There are three steps: account, broker, callback. Each one asks, checks the form, tries the answer with the steps of `check
+//! --connect`, and goes on or asks again. Nothing is written before the last step has succeeded, and nothing is overwritten
+//! without asking.
 
 mod answers;
 

@@ -1,8 +1,8 @@
-//! The status page's form: what is set aside is put back or dropped.
+//! The status page's form: retries or drops what is set aside.
 //!
-//! It is the one thing that the page changes, so it is guarded twice against other pages in the operator's browser: the browser
-//! must not say that the form came from elsewhere (`Sec-Fetch-Site`, else `Origin`), and the form must hold a word that only
-//! this page has. It is there only with `admin.token`, and whoever sends it must have that, also on loopback.
+//! It is the only thing on the page that changes anything, so it is guarded twice against cross-site requests. The browser must
+//! not report another origin (`Sec-Fetch-Site`, else `Origin`), and the form must contain a token that only this page has. It
+//! is shown only with `admin.token`, and the request must carry that token, even on loopback.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! `/events`: the status page's sections as server-sent events, each when it changes.
+//! `/events`: the status page's sections as server-sent events, each sent when it changes.
 //!
-//! A stream is a task that looks, and a channel of one event that the connection reads. However fast messages pass, it looks
-//! a few times a second; a peer that reads too slowly to take an event in time is cut, and every stream ends after a while,
-//! so that those of peers that silently went do not stay. The page opens another one by itself.
+//! Each stream is a task that looks a few times a second, however fast messages pass, and a channel of one event that the
+//! connection reads. A client that reads too slowly is disconnected. Every stream ends after a while, so that those of clients
+//! that vanished do not pile up; the page reconnects by itself.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! The admin listener: `/healthz`, `/readyz`, `/metrics`, and the status page `/` with its `/events`.
 //!
-//! It must be safe to have on by default: it answers only to names it was told (a web page in the operator's browser cannot
-//! reach it under another), and off loopback only to who has the token, or comes by an ingress that asks for itself who it
-//! is (Home Assistant's, which shows the page in a frame of its own). It shows states, never secrets, and contents of
-//! messages only if the operator asked for them. Streams of events are few: the listener always has room for a `/healthz`.
+//! It must be safe to have on by default. It answers only to host names it knows, so a web page in the operator's browser
+//! cannot reach it under another name. Off loopback it requires the token, unless the request comes through an ingress that
+//! authenticates users itself (Home Assistant's, which shows the page in a frame). It shows states, never secrets, and message
+//! contents only if the operator asked for them. Event streams are limited, so there is always room for a `/healthz`.
 
 mod forms;
 mod live;

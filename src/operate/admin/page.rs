@@ -1,7 +1,7 @@
-//! The status page: one embedded file with places for what changes, which is rendered here, section by section.
+//! The status page: one embedded file with placeholders, filled here section by section.
 //!
-//! Whatever is put there is escaped by `maud`; the sections' HTML is the same whether it comes with the page or later, as an
-//! event. Style and script are allowed by their digests alone, so that nothing else is executed even if a value got through.
+//! `maud` escapes every value. A section's HTML is the same whether it comes with the page or later as an event. Style and
+//! script are allowed by their digests alone, so nothing else would run even if a value got through unescaped.
 
 use std::sync::LazyLock;
 use std::time::Duration;

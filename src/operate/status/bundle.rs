@@ -1,7 +1,8 @@
-//! What a bug report holds: the texts that tell how the bridge is, without content and secrets, and with ids as pseudonyms.
+//! The content of a bug report: texts that describe the bridge, without message content and secrets, and with pseudonyms for
+//! ids.
 //!
-//! An id's pseudonym is the same in all of a bridge's reports, so that one can follow it, and says nothing to whoever does not
-//! have the bridge's state directory.
+//! An id has the same pseudonym in all reports of a bridge, so it can be followed. It reveals nothing without the bridge's
+//! state directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;

@@ -1,4 +1,4 @@
-//! A member's view of its cluster: who leads, who stands by, how etcd is. Retained on `bridge/cluster` by the leader.
+//! A member's view of its cluster: who leads, who stands by, how etcd is. The leader retains it on `bridge/cluster`.
 
 use std::fmt;
 use std::sync::Arc;

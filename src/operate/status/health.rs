@@ -1,4 +1,4 @@
-//! `bridge/info` and `bridge/health`, for programs: a field that is there stays.
+//! `bridge/info` and `bridge/health`, read by programs: no field is ever removed or renamed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;

@@ -1,7 +1,7 @@
-//! `/metrics`: everything that is known in numbers, in the text format of Prometheus.
+//! `/metrics`: all figures, in Prometheus' text format.
 //!
-//! Units are in the names: seconds, bytes, `_total` for what only grows. A gauge of which nothing is known (the age of a
-//! token that is not there) is left out. What has labels, and histograms, come from [`Series`](crate::observe::counters::Series).
+//! Units are in the names: seconds, bytes, `_total` for counters. A gauge without a value (the age of a token that does not
+//! exist) is left out. Series with labels, and histograms, come from [`Series`](crate::observe::counters::Series).
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

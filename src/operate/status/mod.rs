@@ -1,8 +1,7 @@
 //! What the bridge tells about itself: the retained `bridge/` topics, and the same for readiness and `status`.
 //!
-//! [`Report`] looks at every part and makes a [`Health`] of it; [`run`] publishes it when something changes, soon after a queue has
-//! emptied or filled, and every minute.
-//! It watches; it decides nothing.
+//! [`Report`] looks at every part and makes a [`Health`] of it. [`run`] publishes that when something changes, soon after a
+//! queue has emptied or filled, and every minute. It observes and decides nothing.
 
 pub mod bundle;
 mod cluster;

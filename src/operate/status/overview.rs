@@ -1,4 +1,4 @@
-//! Everything at one look: what the status page shows, and for people what `status` prints.
+//! The whole state on one screen: the content of the status page, and what `status` prints.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! Every part, so that it can be looked at: whether it is ready, why not, and since when (`/readyz`).
+//! The state of every part: whether it is ready, why not, and since when (`/readyz`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,8 +1,8 @@
-//! What a service manager of systemd's kind hands to a daemon, and what it wants to hear from it.
+//! The interface to systemd and compatible service managers.
 //!
-//! Listening sockets come in ([`Sockets`], `sd_listen_fds(3)`): connections wait in them while one process of ours is replaced
-//! by the next. `LISTEN_FDNAMES` tells which is which: `callback` or `admin`; a single socket that has neither name is the
-//! callback's. The daemon's state goes out ([`Notifier`]). Without a service manager all of it does nothing.
+//! Listening sockets come in ([`Sockets`], `sd_listen_fds(3)`): connections wait in them while one process of ours replaces
+//! another. `LISTEN_FDNAMES` tells which is which: `callback` or `admin`; a single socket with neither name is the callback's.
+//! The daemon's state goes out ([`Notifier`]). Without a service manager none of it does anything.
 
 mod notify;
 

@@ -1,7 +1,7 @@
-//! Telling the service manager how we are (`sd_notify(3)`), and feeding its watchdog.
+//! Reports the daemon's state to the service manager (`sd_notify(3)`), and feeds its watchdog.
 //!
-//! One datagram for each piece of news, to the socket that `NOTIFY_SOCKET` names. It is sent without blocking: a service
-//! manager that does not read must not hold the bridge up. What it missed it learns with the next change, the next ping.
+//! Each report is one datagram to the socket that `NOTIFY_SOCKET` names, sent without blocking: a service manager that does not
+//! read must not stop the bridge. It learns what it missed with the next change or the next ping.
 
 use std::ffi::OsStr;
 use std::io;
