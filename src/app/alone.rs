@@ -156,7 +156,7 @@ async fn post(config: &Config, core: &Core, request: &SetConfig<'_>) -> Result<R
     if let Ok(reply) = &reply
         && let Err(error) = quota.heard(reply.code)
     {
-        warn!(%error, "that iLink was asked too often could not be recorded: a restart asks it again at once");
+        warn!(%error, "could not record that iLink asked for a pause: a restart would call it again at once");
     }
     Ok(reply.map_err(|error| error.cause().to_owned()))
 }

@@ -54,7 +54,7 @@ enum How {
 }
 
 /// A fault's own line is in the log, by the panic hook.
-pub(super) const FAULT: &str = "a fault in the program itself, told above";
+pub(super) const FAULT: &str = "a bug in the program, logged above";
 
 impl Supervisor {
     /// Runs a part that must run for as long as the daemon does.

@@ -259,7 +259,7 @@ async fn queue_presence(mut states: watch::Receiver<Vec<(Uid, bool)>>, spool: Ar
             Ok(_) => {}
             Err(AppendError::Spool(SpoolError::Failed(_))) => return,
             Err(error) => {
-                warn!(%error, "the presence that iLink told could not be queued; it is read again when the cloud comes back");
+                warn!(%error, "could not queue the presence that iLink reported; it is read again when the cloud comes back");
             }
         }
     }

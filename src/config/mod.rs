@@ -171,7 +171,7 @@ impl Config {
                 "ilink.api is http://: the SecretKey, the access token and all messages travel in clear; use https://",
             ),
             (self.mqtt.persistent_session && self.mqtt.protocol == MqttProtocol::V5)
-                .then_some("mqtt.persistent_session means nothing with MQTT 5: mqtt.session_expiry says it there"),
+                .then_some("mqtt.persistent_session has no effect with MQTT 5: use mqtt.session_expiry instead"),
             (self.spool.max_bytes < u64::try_from(self.callback.max_body).unwrap_or(u64::MAX))
                 .then_some("spool.max_bytes is less than callback.max_body: the largest pushes can never be stored"),
             (self.mqtt.protocol == MqttProtocol::V5

@@ -314,7 +314,7 @@ fn condemned(left: Vec<Part>, why: &ForNow) -> Vec<(Part, Refusal)> {
             topic = clipped(&publication.topic),
             reason = refusal.reason,
             remedy = refusal.remedy,
-            "one message fails again and again while others are taken: it is set aside"
+            "one message fails again and again while others are accepted: it is set aside"
         );
     }
     left.into_iter().map(|part| (part, refusal.clone())).collect()

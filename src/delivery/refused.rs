@@ -71,7 +71,7 @@ impl BusyBoard {
             warn!(
                 what = self.what,
                 cause,
-                "the broker does not take a message for now: it is tried again, and what must come after it waits (said once a minute at most)"
+                "the broker does not take a message for now: it is tried again, and what must come after it waits (logged at most once a minute)"
             );
         }
     }

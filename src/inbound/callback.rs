@@ -318,7 +318,7 @@ impl Callback {
         }
         self.counters.pushes_for_other_uid.add();
         if !self.seen.other_uid.swap(true, Ordering::Relaxed) {
-            warn!(to_uid = other.as_str(), uid = %self.config.uid, "accepted a push for another uid than ours (callback.strict_to_uid = true refuses them; further ones are only counted)");
+            warn!(to_uid = other.as_str(), uid = %self.config.uid, "accepted a push for a uid other than ours (callback.strict_to_uid = true refuses them; further ones are only counted)");
         }
         None
     }

@@ -55,7 +55,7 @@ impl<V: Version> Connection<'_, V> {
         let lost = self.task.expects_session && !accepted.session_present;
         if lost {
             LinkCounters::one(&self.task.counters.sessions_lost);
-            warn!("the broker no longer has our session: commands that waited there while we were away are lost");
+            warn!("the broker no longer has our session: commands that waited there while we were offline are lost");
         }
         self.task.state.send_modify(|state| {
             state.session_present = accepted.session_present;

@@ -166,7 +166,7 @@ pub fn panics() {
 fn describe(info: &PanicHookInfo<'_>) -> String {
     let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
     let message = info.payload().downcast_ref::<&'static str>().map(|literal| format!(": {literal}"));
-    format!("a fault in the program itself, at {place}{}; please report it", message.unwrap_or_default())
+    format!("a bug in the program, at {place}{}; please report it", message.unwrap_or_default())
 }
 
 /// As much of a stranger's text, a topic say, as belongs into a line.

@@ -192,7 +192,7 @@ impl Accept {
             Ok(()) => *session = present,
             Err(failed @ SpoolError::Failed(_)) => return Err(failed),
             // It is tried again with every message until the disk takes it. No message is stored before that.
-            Err(error) => warn!(%error, "that the MQTT session was lost could not be recorded yet"),
+            Err(error) => warn!(%error, "could not record yet that the MQTT session was lost"),
         }
         Ok(())
     }
@@ -324,7 +324,7 @@ impl Accept {
                         command = clipped(&message.topic),
                         response_topic = clipped(topic),
                         why,
-                        "ignored a command's response topic; mqtt.response_topics says which are used (each is said once)"
+                        "ignored a command's response topic; mqtt.response_topics says which are used (each is logged once)"
                     );
                 }
             }

@@ -259,7 +259,7 @@ impl Attempts {
                 Err(SpoolError::Failed(why)) => return Err(SpoolError::Failed(why)),
                 Err(error) => {
                     if !std::mem::replace(&mut told, true) {
-                        warn!(%error, "the result of a call cannot be stored yet; it is tried every second");
+                        warn!(%error, "the result of a call cannot be stored yet; trying again every second");
                     }
                     sleep(STORE_RETRY).await;
                 }

@@ -205,7 +205,7 @@ impl Task {
                     registry.record(&registered, &token)
                 });
                 if let Err(error) = recorded.await {
-                    tracing::warn!(%error, "the registration could not be recorded: it will be repeated at the next start");
+                    tracing::warn!(%error, "could not record the registration: the next start repeats it");
                 }
             }
             Done::Register { url, posted, seen }
@@ -242,7 +242,7 @@ impl Task {
             if let Some(grant) = posted.as_ref().ok().and_then(TokenGrant::from_reply) {
                 let (life, age) = (life(&grant), now.elapsed());
                 if let Err(error) = on_disk(move || store.put_token(&grant.access_token, life, age)).await {
-                    tracing::warn!(%error, "the access token could not be kept: the next start asks for another");
+                    tracing::warn!(%error, "could not store the access token: the next start asks for another");
                 }
             }
             Done::Token(posted, now)

@@ -69,7 +69,7 @@ impl Task {
             marks.map(|quota| quota.map(|(times, until)| Quota::new(until.saturating_duration_since(now), times)));
         let (store, quotas) = (self.store.clone(), Quotas { set_config, get_access_token });
         if let Err(error) = on_disk(move || store.put_quotas(&quotas)).await {
-            tracing::warn!(%error, "that iLink was asked too often could not be recorded: a restart asks it again at once");
+            tracing::warn!(%error, "could not record that iLink asked for a pause: a restart would call it again at once");
         }
     }
 }

@@ -142,7 +142,7 @@ impl Task {
             (Class::Done | Class::Permanent, _) => {
                 if !code.is_ok() {
                     tracing::warn!(
-                        "iLink does not say whether the callback is registered: {}",
+                        "iLink does not tell whether the callback is registered: {}",
                         explanations::odd("the query", code)
                     );
                 }

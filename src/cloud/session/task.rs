@@ -235,7 +235,7 @@ impl Task {
         self.kept_subscribed = self.upkeep.subscribed().clone();
         let (store, subscribed) = (self.store.clone(), self.kept_subscribed.clone());
         if let Err(error) = on_disk(move || store.put_subscribed(&subscribed)).await {
-            tracing::warn!(%error, "the subscriptions could not be recorded: the next start repeats them");
+            tracing::warn!(%error, "could not record the subscriptions: the next start repeats them");
         }
     }
 

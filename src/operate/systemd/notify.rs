@@ -107,7 +107,7 @@ impl Notifier {
 
     fn failed(&self, error: &io::Error) {
         if self.0.as_ref().is_some_and(|inner| inner.failed.may()) {
-            warn!(%error, "the service manager could not be told how the bridge is: look at it (systemctl status); it may restart the bridge");
+            warn!(%error, "could not report to the service manager: look at it (systemctl status); it may restart the bridge");
         }
     }
 }

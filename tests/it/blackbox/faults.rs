@@ -46,7 +46,7 @@ async fn a_panic_of_one_task_ends_the_process_and_no_push_is_answered_after_it()
     }
     assert_eq!(bridge.process().ended().await.code(), Some(70));
     let log = bridge.log();
-    for says in ["a fault in the program itself, at ", "the command loop failed: a fault in the program itself"] {
+    for says in ["a bug in the program, at ", "the command loop failed: a bug in the program"] {
         assert!(log.contains(says), "no {says:?} in\n{log}");
     }
 

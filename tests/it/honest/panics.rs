@@ -28,7 +28,7 @@ fn a_panic_is_told_with_its_place_and_without_what_it_quotes() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert_eq!(text.matches("a fault in the program itself, at tests/it/honest/panics.rs:").count(), 3, "{text}");
+    assert_eq!(text.matches("a bug in the program, at tests/it/honest/panics.rs:").count(), 3, "{text}");
     assert!(text.contains(": a literal; please report it") && text.contains("honest::panics::inside"), "{text}");
     canary::none("a panic", &text);
 }

@@ -150,7 +150,7 @@ impl Writer {
                 shared.fail(cause);
             }
             Err(Fault::Unwritable(error) | Fault::Unread(error) | Fault::Damaged(error)) => {
-                warn!(error, "the spool was not closed in good order; nothing is lost");
+                warn!(error, "the spool was not closed cleanly; nothing is lost");
             }
         }
     }
