@@ -1,7 +1,7 @@
 //! `ilink2mqtt schema`: JSON Schemas of the configuration and of what the bridge publishes, for editors and programs.
 //!
 //! The documents are the files of `deploy/schema/`. They are written by hand, one line per key; the tests check the
-//! configuration's reader and real messages against them. Only the AsyncAPI document is assembled here, because it includes the
+//! configuration's reader and real messages against them. Only the `AsyncAPI` document is assembled here, because it includes the
 //! others.
 
 use clap::{Args, ValueEnum};
