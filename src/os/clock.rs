@@ -1,12 +1,14 @@
 //! The two clocks that measure how long a message has waited.
 //!
 //! Within one run of the process it is the boot-time clock, which counts suspended time and which nobody can set.
-//! Across restarts only the wall clock is left. If it went backwards, that counts as no time at all.
+//! Across restarts only the wall clock is left. If it went backwards, that counts as no time at all. Between the members of a
+//! cluster, too, only the wall clock is left.
 
 #[cfg(test)]
 pub(crate) mod simulated;
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +32,15 @@ fn run() -> Run {
         wall_ms: wall_now_ms(),
         boot: boot_now(),
     })
+}
+
+/// Whether other processes, whose moments are read here, run at the same time.
+static AMONG_OTHERS: AtomicBool = AtomicBool::new(false);
+
+/// This process is a member of a cluster: a moment after its start that is not its own is not one of a wall clock that went back,
+/// but another member's.
+pub fn run_among_others() {
+    AMONG_OTHERS.store(true, Ordering::Relaxed);
 }
 
 /// Time since boot, suspended time included.
@@ -101,7 +112,8 @@ impl Stamp {
     }
 
     /// How long ago this was: by the boot-time clock for a moment of this run; for an earlier run's, by the wall clock up to
-    /// the start of this run and by the boot-time clock since. Never below zero.
+    /// the start of this run and by the boot-time clock since. For another member's, by the wall clock as it was at the start of
+    /// this run, and by the boot-time clock since. Never below zero.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.age_at(boot_now())
@@ -120,8 +132,14 @@ impl Stamp {
         if self.run == run.mark {
             return boot.saturating_sub(Duration::from_millis(self.boot_ms));
         }
+        self.foreign_age(&run, boot, AMONG_OTHERS.load(Ordering::Relaxed))
+    }
+
+    fn foreign_age(&self, run: &Run, boot: Duration, among_others: bool) -> Duration {
         let before = Duration::from_millis(run.wall_ms.saturating_sub(self.wall_ms));
-        before + boot.saturating_sub(run.boot)
+        let after = Duration::from_millis(self.wall_ms.saturating_sub(run.wall_ms));
+        let age = before + boot.saturating_sub(run.boot);
+        if among_others { age.saturating_sub(after) } else { age }
     }
 
     /// The moment, as bytes that no other moment has: of which run, and when in it.
@@ -181,6 +199,19 @@ mod tests {
         let now = Stamp::now();
         let stamp = Stamp { run: now.run ^ 1, boot_ms: 0, wall_ms: now.wall_ms + 3_600_000 };
         assert!(stamp.age() < Duration::from_mins(1));
+    }
+
+    #[test]
+    fn another_members_moment_is_no_older_than_the_clocks_say() {
+        let run = Run { mark: 1, wall_ms: 1_000_000, boot: Duration::from_secs(10) };
+        // This run is an hour old.
+        let boot = run.boot + Duration::from_hours(1);
+        let age = |ahead_s: u64, among_others| {
+            let stamp = Stamp { run: 2, boot_ms: 0, wall_ms: run.wall_ms + ahead_s * 1000 };
+            stamp.foreign_age(&run, boot, among_others).as_secs()
+        };
+        assert_eq!((age(3597, true), age(3600, true), age(3601, true)), (3, 0, 0));
+        assert_eq!(age(3597, false), 3600);
     }
 
     #[test]

@@ -62,6 +62,7 @@ impl Cluster {
     ///
     /// If the TLS files that it names cannot be used.
     pub(super) fn join(config: &Config, set_aside: u64) -> Result<Self, AppError> {
+        clock::run_among_others();
         let etcd = Etcd::open(&etcd_config(config, set_aside)).map_err(|error| AppError::Config(error.to_string()))?;
         let (me, endpoints) = (config.cluster.member.clone(), config.cluster.endpoints.len());
         let (present, not_before) = (Present::default(), Instant::now());
