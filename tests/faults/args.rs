@@ -11,6 +11,30 @@ pub(crate) struct Args {
     pub(crate) log_level: String,
     /// Instead of faults: the steady load, so long.
     pub(crate) soak: Option<Duration>,
+    /// Several bridges.
+    pub(crate) cluster: bool,
+    /// So many faults of the cluster; none: one of each kind.
+    pub(crate) faults: Option<usize>,
+    /// Instead of these: so many kills of the leader.
+    pub(crate) takeovers: Option<usize>,
+    /// `cluster.takeover`.
+    pub(crate) takeover: Duration,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            kills: 1,
+            report: None,
+            log_level: "debug".to_owned(),
+            soak: None,
+            cluster: false,
+            faults: None,
+            takeovers: None,
+            takeover: Duration::from_secs(3),
+        }
+    }
 }
 
 /// What the arguments ask for.
@@ -30,7 +54,7 @@ const NAME: &str = "faults";
 const WITH_VALUE: [&str; 6] = ["--test-threads", "--format", "--color", "--logfile", "--skip", "-Z"];
 
 pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Asked {
-    let mut asked = Args { seed: 1, kills: 1, report: None, log_level: "debug".to_owned(), soak: None };
+    let mut asked = Args::default();
     let mut filters = Vec::new();
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
@@ -46,11 +70,14 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Asked {
             "--seed" => value().and_then(number).map(|seed| asked.seed = seed),
             "--kills" => value().and_then(number).map(|kills| asked.kills = kills),
             "--report" => value().map(|file| asked.report = Some(file)),
-            "--soak" => value().and_then(|text| {
-                let how_long = humantime::parse_duration(&text).map_err(|_| format!("{text:?} is no duration"))?;
-                asked.soak = Some(how_long);
+            "--soak" => value().and_then(duration).map(|how_long| asked.soak = Some(how_long)),
+            "--cluster" => {
+                asked.cluster = true;
                 Ok(())
-            }),
+            }
+            "--faults" => value().and_then(count).map(|faults| asked.faults = Some(faults)),
+            "--takeovers" => value().and_then(count).map(|kills| asked.takeovers = Some(kills)),
+            "--takeover" => value().and_then(duration).map(|takeover| asked.takeover = takeover),
             "--log-level" => value().map(|level| asked.log_level = level),
             "--skip" => value().map(|skipped| {
                 if NAME.contains(&skipped) {
@@ -76,6 +103,14 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Asked {
     Asked::Run(asked)
 }
 
+fn duration(text: String) -> Result<Duration, String> {
+    humantime::parse_duration(&text).map_err(|_| format!("{text:?} is no duration"))
+}
+
+fn count(text: String) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("{text:?} is no number"))
+}
+
 pub(crate) fn self_check() {
     let of = |line: &str| parse(line.split_whitespace().map(str::to_owned));
     let Asked::Run(plain) = of("") else { panic!("no run by default") };
@@ -88,5 +123,7 @@ pub(crate) fn self_check() {
     let long = Args { seed: 9, kills: 200, report: Some("target/faults.md".to_owned()), ..plain };
     assert_eq!(of("--seed 9 --kills=200 --report target/faults.md"), Asked::Run(long));
     assert!(matches!(of("--soak 30m"), Asked::Run(Args { soak: Some(how_long), .. }) if how_long.as_secs() == 1800));
+    let long = Args { cluster: true, faults: Some(200), ..Args::default() };
+    assert_eq!(of("--cluster --faults 200"), Asked::Run(long));
     assert!(matches!(of("--kills many"), Asked::Wrong(_)));
 }

@@ -26,6 +26,7 @@ pub(crate) enum What {
 pub(crate) struct HttpTap {
     recorder: Arc<Recorder>,
     what: What,
+    member: usize,
     up: Stream,
     down: Stream,
     /// Requests that wait for their responses, as numbers of calls, or of pushes and their tries.
@@ -79,10 +80,12 @@ impl Stream {
 }
 
 impl HttpTap {
-    pub(crate) fn new(recorder: &Arc<Recorder>, what: What) -> Self {
+    /// Of this member of a cluster; 0: there is one bridge.
+    pub(crate) fn new(recorder: &Arc<Recorder>, what: What, member: usize) -> Self {
         Self {
             recorder: Arc::clone(recorder),
             what,
+            member,
             up: Stream::default(),
             down: Stream::default(),
             waiting: VecDeque::new(),
@@ -99,7 +102,7 @@ impl HttpTap {
                 let label = labels::of_call(&body).unwrap_or_default();
                 let at = self.recorder.now();
                 let mut records = self.recorder.lock();
-                records.calls.push(Call { at, path, label, handed_on: None, answer: None });
+                records.calls.push(Call { member: self.member, at, path, label, handed_on: None, answer: None });
                 Some((records.calls.len() - 1, 0))
             }
             // What is not of the load's own sending (handshakes, the service's own pushes) has no such header.

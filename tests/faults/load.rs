@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::doors::Doors;
 use crate::peer::Peer;
 use crate::records::{Command, Push, Recorder, Try};
 use crate::support::bridge::{TIME, UID, base64};
@@ -50,7 +51,7 @@ const WITHOUT_RESULT: usize = 2000;
 pub(crate) struct Load {
     pub(crate) recorder: Arc<Recorder>,
     /// The callback, by way of its proxy.
-    pub(crate) callback: String,
+    pub(crate) doors: Doors,
     /// The simulated service itself.
     pub(crate) service: String,
     pub(crate) broker: u16,
@@ -104,11 +105,13 @@ impl Load {
             records.pushes.push(Push { label, lane, ..Push::default() });
             records.pushes.len() - 1
         };
+        let mut failed = None;
         for made in 0..TRIES {
             let at = self.recorder.now();
-            self.recorder.lock().pushes[push].tries.push(Try { at, ended: at, ..Try::default() });
+            let door = self.doors.pick(at, failed);
+            self.recorder.lock().pushes[push].tries.push(Try { member: door, at, ended: at, ..Try::default() });
             let request = http
-                .post(&self.callback)
+                .post(self.doors.url(door))
                 .header("content-type", "application/json")
                 .header("x-try", format!("{push}.{made}"))
                 .body(body.clone())
@@ -125,6 +128,9 @@ impl Load {
             if answer.is_some() {
                 return;
             }
+            drop(records);
+            self.doors.failed(door, ended);
+            failed = Some(door);
         }
     }
 
@@ -140,12 +146,14 @@ impl Load {
         }
         let ended = self.recorder.now();
         let tries = answer.json()["tries"].as_array().cloned().unwrap_or_default();
-        let made = |made: &Value| {
+        // Its balancer passes each try to the next member.
+        let members = self.doors.count();
+        let made = |(number, made): (usize, &Value)| {
             let status = made["status"].as_u64().and_then(|status| u16::try_from(status).ok());
             let answer = status.map(|status| (status, made["code"].as_i64()));
-            Try { at, ended, answer, may_be_answered: true }
+            Try { member: number % members, at, ended, answer, may_be_answered: true }
         };
-        let tries = tries.iter().map(made).collect();
+        let tries = tries.iter().enumerate().map(made).collect();
         self.recorder.lock().pushes.push(Push { label, lane, tries });
     }
 

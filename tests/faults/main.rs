@@ -12,6 +12,8 @@
 //!
 //! - `cargo test`: a short run, a fixed seed, every kind of fault.
 //! - `cargo test --release --test faults -- --seed 1 --kills 200 --report target/faults.md`: a long one.
+//! - `cargo test --test faults -- --cluster`: the same with three bridges and three etcd (see `cluster.rs`); `--faults 200` makes
+//!   it a long one, `--takeovers 50` measures how long it takes until another member does the leader's work.
 //! - `cargo test --release --test faults -- --soak 30m --report target/soak.md`: no faults; does what the process holds stay flat?
 //!
 //! The same seed gives the same schedule. Which message a fault meets is the machine's doing: a run cannot be replayed, but a
@@ -28,7 +30,9 @@
 mod account;
 mod args;
 mod clock;
+mod cluster;
 mod disk;
+mod doors;
 mod faults;
 mod http_tap;
 mod labels;
@@ -53,7 +57,10 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use args::{Args, Asked};
+use doors::Doors;
 use load::Load;
+use records::Recorder;
+use schedule::Brief;
 use soak::Soak;
 use world::World;
 
@@ -64,6 +71,10 @@ The fault harness of ilink2mqtt.
 
   --seed N         which schedule (default 1)
   --kills N        go on until the bridge was killed so often, in whole rounds (default 1: one round)
+  --cluster        three bridges and three etcd instead of one bridge
+  --faults N       of a cluster: so many (default: one of each kind)
+  --takeovers N    of a cluster: the leader is killed so often, and each time its successor steps down; times are measured
+  --takeover TIME  of a cluster: `cluster.takeover` (default 3s)
   --soak TIME      no faults: a steady load for so long (30m); what the process holds must stay flat
   --report FILE    write the report (Markdown), besides printing it
   --log-level L    of the bridge, kept with the logs of a failed run (default debug)
@@ -96,6 +107,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> ExitCode {
     args::self_check();
     schedule::self_check();
+    doors::self_check();
     account::self_check();
     soak::self_check();
     let runtime =
@@ -103,7 +115,9 @@ fn run(args: &Args) -> ExitCode {
     // Kept when anything fails, a panic included; removed when all is well.
     let logs = tempfile::Builder::new().prefix("faults-").tempdir().expect("a temporary directory").keep();
     eprintln!("faults: logs in {}", logs.display());
-    let (text, well) = runtime.block_on(under_fire(args, &logs));
+    let (text, well) = runtime.block_on(async {
+        if args.cluster { cluster::under_fire(args, &logs).await } else { under_fire(args, &logs).await }
+    });
     println!("{text}");
     if let Some(file) = &args.report {
         std::fs::write(file, &text).expect("the report can be written");
@@ -150,9 +164,25 @@ async fn under_fire(args: &Args, logs: &Path) -> (String, bool) {
     watching.await.expect("the pulse ends");
     world.save_logs();
 
-    let mut records = world.recorder.lock();
     let grown = soak.as_ref().map(Soak::grown).unwrap_or_default();
-    records.incidents.extend(grown.into_iter().map(|what| format!("not flat: {what}")));
+    let grown = grown.into_iter().map(|what| format!("not flat: {what}"));
+    world.recorder.lock().incidents.extend(grown);
+    let schedule = Brief::of(&steps, |fault| fault.kind());
+    conclude(args, logs, &world.recorder, Conclusion { schedule, began, under_fire, soak, cluster: None })
+}
+
+/// What a run tells at its end besides its records.
+struct Conclusion {
+    schedule: Brief,
+    began: Instant,
+    under_fire: Duration,
+    soak: Option<Soak>,
+    cluster: Option<String>,
+}
+
+/// The account of a run: its report, and whether all was well.
+fn conclude(args: &Args, logs: &Path, recorder: &Recorder, concluded: Conclusion) -> (String, bool) {
+    let records = recorder.lock();
     let verdict = account::account(&records);
     let all = |violation: &account::Violation| format!("{:?}: {}\n\n", violation.rule, violation.what);
     let all: Vec<_> = verdict.violations.iter().map(all).collect();
@@ -162,10 +192,11 @@ async fn under_fire(args: &Args, logs: &Path) -> (String, bool) {
     let run = report::Run {
         command: format!("cargo test {release}--test faults -- {command}"),
         seed: args.seed,
-        steps: &steps,
-        under_fire,
-        whole: began.elapsed(),
-        soak: soak.as_ref(),
+        schedule: concluded.schedule,
+        under_fire: concluded.under_fire,
+        whole: concluded.began.elapsed(),
+        soak: concluded.soak.as_ref(),
+        cluster: concluded.cluster,
         logs,
     };
     (report::text(&run, &records, &verdict), verdict.violations.is_empty())
@@ -176,10 +207,10 @@ async fn load(world: &World, soak: bool) -> Load {
     let (push_ms, command_ms) = if soak { (500, 1200) } else { (200, 300) };
     Load {
         recorder: Arc::clone(&world.recorder),
-        callback: world.callback(),
+        doors: Doors::new(vec![world.callback()]),
         service: world.sim.url(),
         broker: world.broker.port(),
-        group: world.make_group().await,
+        group: world::make_group(&world.bridge).await,
         push_every: Duration::from_millis(push_ms),
         command_every: Duration::from_millis(command_ms),
         at_once: if soak { soak::AT_ONCE } else { 0 },

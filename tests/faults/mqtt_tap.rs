@@ -50,10 +50,11 @@ enum Note {
 }
 
 impl MqttTap {
-    pub(crate) fn new(recorder: &Arc<Recorder>) -> Self {
+    /// Of this member of a cluster; 0: there is one bridge.
+    pub(crate) fn new(recorder: &Arc<Recorder>, member: usize) -> Self {
         let opened = recorder.now();
         let mut records = recorder.lock();
-        records.connections.push(Connection { opened, ..Connection::default() });
+        records.connections.push(Connection { member, opened, ..Connection::default() });
         let connection = records.connections.len() - 1;
         drop(records);
         let (publishes, deliveries) = (HashMap::new(), HashMap::new());

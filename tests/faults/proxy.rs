@@ -55,6 +55,19 @@ pub(crate) enum Trouble {
     Die,
 }
 
+/// Sees nothing.
+pub(crate) struct Blind;
+
+impl Tap for Blind {
+    fn read(&mut self, _up: bool, bytes: &[u8], _trouble: Trouble) -> Read {
+        Read { on: bytes.to_vec(), ..Read::default() }
+    }
+
+    fn handed_on(&mut self, _up: bool, _total: u64) {}
+
+    fn closed(&mut self, _cut: bool) {}
+}
+
 /// Forwards to a port of this machine; ends with the value.
 pub(crate) struct Proxy {
     port: u16,
@@ -64,7 +77,12 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// `tap` makes one for each connection.
-    pub(crate) async fn start(target: u16, mut tap: impl FnMut() -> Box<dyn Tap> + Send + 'static) -> Self {
+    pub(crate) async fn start(target: u16, tap: impl FnMut() -> Box<dyn Tap> + Send + 'static) -> Self {
+        Self::balance(vec![target], tap).await
+    }
+
+    /// Forwards to several ports in turn; one that refuses is passed over.
+    pub(crate) async fn balance(mut targets: Vec<u16>, mut tap: impl FnMut() -> Box<dyn Tap> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("its address").port();
         let trouble = Arc::new(watch::Sender::new(Trouble::None));
@@ -76,7 +94,8 @@ impl Proxy {
                     tap.closed(true);
                     continue;
                 }
-                tokio::spawn(carry(client, target, tap, Arc::clone(&shared)));
+                targets.rotate_left(1);
+                tokio::spawn(carry(client, targets.clone(), tap, Arc::clone(&shared)));
             }
         });
         Self { port, trouble, task }
@@ -105,9 +124,11 @@ enum End {
     ByUs,
 }
 
-async fn carry(client: TcpStream, target: u16, tap: Box<dyn Tap>, trouble: Arc<watch::Sender<Trouble>>) {
+async fn carry(client: TcpStream, targets: Vec<u16>, tap: Box<dyn Tap>, trouble: Arc<watch::Sender<Trouble>>) {
     let tap = Arc::new(Mutex::new(tap));
-    let Ok(server) = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], target))).await else {
+    let addresses: Vec<_> = targets.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect();
+    // Tried one after the other.
+    let Ok(server) = TcpStream::connect(addresses.as_slice()).await else {
         tap.lock().unwrap().closed(false);
         return;
     };

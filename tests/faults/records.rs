@@ -8,9 +8,11 @@ pub(crate) type Time = u64;
 
 pub(crate) const SECOND: Time = 1_000_000;
 
-/// A run of the bridge's process.
+/// A run of the bridge's process; in a cluster, a leadership.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Life {
+    /// Of a cluster; 0: there is one bridge.
+    pub(crate) member: usize,
     pub(crate) started: Time,
     /// When it was asked to stop.
     pub(crate) asked: Option<Time>,
@@ -31,6 +33,7 @@ impl Life {
 /// A connection of the bridge to the broker.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Connection {
+    pub(crate) member: usize,
     pub(crate) opened: Time,
     pub(crate) closed: Option<Time>,
     /// What the CONNACK said; none: there was none.
@@ -104,6 +107,7 @@ pub(crate) struct Delivery {
 /// A call of the bridge to iLink.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
+    pub(crate) member: usize,
     pub(crate) at: Time,
     pub(crate) path: String,
     /// Of the command; empty: a call of the session's own.
@@ -115,6 +119,8 @@ pub(crate) struct Call {
 /// One try of a push.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Try {
+    /// At which member.
+    pub(crate) member: usize,
     pub(crate) at: Time,
     pub(crate) ended: Time,
     /// Status and code, as its sender saw them.
@@ -148,6 +154,14 @@ pub(crate) struct Command {
     pub(crate) taken: bool,
 }
 
+/// The end of a leadership that was made to end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Loss {
+    pub(crate) member: usize,
+    pub(crate) at: Time,
+    pub(crate) how: &'static str,
+}
+
 /// A fault that was applied.
 #[derive(Debug, Clone)]
 pub(crate) struct Applied {
@@ -169,6 +183,9 @@ pub(crate) struct Records {
     pub(crate) faults: Vec<Applied>,
     /// When the wall clock was set forward.
     pub(crate) clock_forward: Vec<Time>,
+    /// Since when, and until when, the clocks of the members of a cluster told different times.
+    pub(crate) clocks_apart: Vec<(Time, Time)>,
+    pub(crate) losses: Vec<Loss>,
     /// When the broker was killed, or the bridge's session ended from outside.
     pub(crate) broker_losses: Vec<Time>,
     /// From when to when something was done to the connection to iLink.
@@ -191,6 +208,11 @@ impl Records {
     /// Commands that wait for their result, or will have none.
     pub(crate) fn without_result(&self) -> usize {
         self.commands.len().saturating_sub(self.with_result.len())
+    }
+
+    /// Who leads, since when.
+    pub(crate) fn leader(&self) -> Option<&Life> {
+        self.lives.last().filter(|life| life.ended.is_none())
     }
 }
 

@@ -1,24 +1,25 @@
 //! The report of a run, in Markdown.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::account::{Rule, Verdict};
 use crate::records::{Records, seconds};
-use crate::schedule::{self, Step};
+use crate::schedule::Brief;
 use crate::soak::Soak;
 
 /// What a report tells besides the verdict.
 pub(crate) struct Run<'a> {
     pub(crate) command: String,
     pub(crate) seed: u64,
-    pub(crate) steps: &'a [Step],
+    pub(crate) schedule: Brief,
     /// The part with faults, and all of it.
     pub(crate) under_fire: Duration,
     pub(crate) whole: Duration,
     pub(crate) soak: Option<&'a Soak>,
+    /// What else a run with a cluster tells.
+    pub(crate) cluster: Option<String>,
     pub(crate) logs: &'a Path,
 }
 
@@ -33,9 +34,12 @@ pub(crate) fn text(run: &Run<'_>, records: &Records, verdict: &Verdict) -> Strin
     text
 }
 
-fn write(text: &mut String, run: &Run<'_>, records: &Records, verdict: &Verdict) -> std::fmt::Result {
-    let kills = records.lives.iter().filter(|life| life.killed).count();
-    let title = if run.soak.is_some() { "A soak" } else { "Faults under load" };
+fn head(text: &mut String, run: &Run<'_>, records: &Records, verdict: &Verdict) -> std::fmt::Result {
+    let title = match (run.soak, &run.cluster) {
+        (Some(_), _) => "A soak",
+        (None, Some(_)) => "Faults of a cluster under load",
+        (None, None) => "Faults under load",
+    };
     writeln!(text, "# {title}\n\n- {}", machine())?;
     let now = std::time::SystemTime::now();
     writeln!(text, "- begun {} UTC", humantime::format_rfc3339_seconds(now - run.whole))?;
@@ -43,28 +47,29 @@ fn write(text: &mut String, run: &Run<'_>, records: &Records, verdict: &Verdict)
     let (fire, whole) = (run.under_fire.as_secs(), run.whole.as_secs());
     let result = if verdict.violations.is_empty() { "nothing lost, nothing wrong" } else { "VIOLATIONS" };
     if run.soak.is_some() {
-        writeln!(text, "- {fire} s of steady load, {whole} s in all\n\n**Result: {result}.**")?;
-    } else {
-        let digest = schedule::digest(run.steps);
-        writeln!(text, "- seed {}, {} steps, digest of the schedule {digest}", run.seed, run.steps.len())?;
-        writeln!(
-            text,
-            "- {fire} s under faults, {whole} s in all; the bridge was started {} times, {} of them because a sync had failed",
-            records.lives.len(),
-            records.lives.iter().filter(|life| life.failed.is_some()).count()
-        )?;
-        let stood: u64 = records.hiccups.iter().map(|(began, ended)| ended - began).sum();
-        writeln!(
-            text,
-            "- the machine or its disk stood still {} times, {:.1} s in all",
-            records.hiccups.len(),
-            seconds(stood)
-        )?;
-        let stepped = records.stepped_stamps;
-        writeln!(text, "- {stepped} publishes bore the time of a stepped wall clock (no other clock is stepped)")?;
-        writeln!(text, "\n**Result: {kills} SIGKILLs of the bridge, {result}.**")?;
+        return writeln!(text, "- {fire} s of steady load, {whole} s in all\n\n**Result: {result}.**");
     }
+    let Brief { steps, digest, .. } = &run.schedule;
+    writeln!(text, "- seed {}, {steps} steps, digest of the schedule {digest}", run.seed)?;
+    writeln!(text, "- {fire} s under faults, {whole} s in all")?;
+    let stepped = records.stepped_stamps;
+    writeln!(text, "- {stepped} publishes bore the time of a stepped wall clock (no other clock is stepped)")?;
+    let lives = &records.lives;
+    if run.cluster.is_some() {
+        writeln!(text, "- {} leaderships, one after the other", lives.len())?;
+        return writeln!(text, "\n**Result: {steps} faults, {result}.**");
+    }
+    let failed = lives.iter().filter(|life| life.failed.is_some()).count();
+    writeln!(text, "- the bridge was started {} times, {failed} of them because a sync had failed", lives.len())?;
+    let stood: u64 = records.hiccups.iter().map(|(began, ended)| ended - began).sum();
+    let (times, stood) = (records.hiccups.len(), seconds(stood));
+    writeln!(text, "- the machine or its disk stood still {times} times, {stood:.1} s in all")?;
+    let kills = lives.iter().filter(|life| life.killed).count();
+    writeln!(text, "\n**Result: {kills} SIGKILLs of the bridge, {result}.**")
+}
 
+fn write(text: &mut String, run: &Run<'_>, records: &Records, verdict: &Verdict) -> std::fmt::Result {
+    head(text, run, records, verdict)?;
     writeln!(text, "\n## Violations\n\n| rule | count |\n|---|---:|")?;
     for (rule, name) in Rule::ALL {
         writeln!(text, "| {name} | {} |", verdict.count(rule))?;
@@ -85,6 +90,17 @@ fn write(text: &mut String, run: &Run<'_>, records: &Records, verdict: &Verdict)
         writeln!(text, "| {name} | {count} |")?;
     }
 
+    if let Some(cluster) = &run.cluster {
+        text.push_str(cluster);
+        writeln!(text, "\n## Calls under way when the successor began\n")?;
+        if verdict.under_way.is_empty() {
+            writeln!(text, "None.")?;
+        }
+        for call in &verdict.under_way {
+            writeln!(text, "- {call}")?;
+        }
+    }
+
     writeln!(text, "\n## Attempts in the busiest minute of one run of the process\n")?;
     writeln!(text, "| what | most | allowed |\n|---|---:|---:|")?;
     for (name, (count, most)) in &verdict.pace {
@@ -96,11 +112,7 @@ fn write(text: &mut String, run: &Run<'_>, records: &Records, verdict: &Verdict)
         return text.write_str(&soak.text());
     }
     writeln!(text, "\n## Faults\n\n| kind | count |\n|---|---:|")?;
-    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
-    for step in run.steps {
-        *kinds.entry(step.fault.kind()).or_default() += 1;
-    }
-    for (kind, count) in kinds {
+    for (kind, count) in &run.schedule.kinds {
         writeln!(text, "| {kind} | {count} |")?;
     }
     Ok(())

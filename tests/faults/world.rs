@@ -28,7 +28,7 @@ use crate::support::within;
 /// `ilink.timeout`: faults that end in it must not take long.
 pub(crate) const API_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long what must come to an end may take on a busy machine.
-const GENEROUS: Duration = Duration::from_mins(3);
+pub(crate) const GENEROUS: Duration = Duration::from_mins(3);
 
 /// For a broker that is killed: what it acknowledged it keeps, but for the last moment. It writes all of its queues at each
 /// change: with tens of thousands waiting it hardly does anything else.
@@ -46,7 +46,6 @@ pub(crate) struct World {
     /// What ends the present trouble of each proxy.
     pub(crate) healing: [Option<JoinHandle<()>>; 3],
     logs: PathBuf,
-    http: reqwest::Client,
 }
 
 impl World {
@@ -59,15 +58,15 @@ impl World {
         let callback_port = free_port();
         let mqtt = {
             let recorder = Arc::clone(&recorder);
-            Proxy::start(broker.port(), move || Box::new(MqttTap::new(&recorder))).await
+            Proxy::start(broker.port(), move || Box::new(MqttTap::new(&recorder, 0))).await
         };
         let api = {
             let recorder = Arc::clone(&recorder);
-            Proxy::start(sim.port(), move || Box::new(HttpTap::new(&recorder, What::Api))).await
+            Proxy::start(sim.port(), move || Box::new(HttpTap::new(&recorder, What::Api, 0))).await
         };
         let callback = {
             let recorder = Arc::clone(&recorder);
-            Proxy::start(callback_port, move || Box::new(HttpTap::new(&recorder, What::Callback))).await
+            Proxy::start(callback_port, move || Box::new(HttpTap::new(&recorder, What::Callback, 0))).await
         };
         let [preload, file] = clock.environment();
         let bridge = Bridge::new(&broker, &sim)
@@ -85,9 +84,7 @@ impl World {
         let bridge = bridge.with_envs(disk.environment(&state));
         let proxies = [mqtt, api, callback].map(Arc::new);
         let logs = logs.to_owned();
-        let http = http();
-        let mut world =
-            Self { recorder, broker, sim, bridge, clock, disk, proxies, healing: [None, None, None], logs, http };
+        let mut world = Self { recorder, broker, sim, bridge, clock, disk, proxies, healing: [None, None, None], logs };
         world.spawn_bridge();
         world.ready(GENEROUS).await;
         world
@@ -181,35 +178,12 @@ impl World {
     }
 
     fn save(&self, name: &str, text: &str) {
-        let file = OpenOptions::new().create(true).append(true).open(self.logs.join(name));
-        file.and_then(|mut file| file.write_all(text.as_bytes())).expect("the logs can be written");
+        save(&self.logs, name, text);
     }
 
     /// Waits until the bridge says that it is ready; whether it did.
     pub(crate) async fn ready(&self, limit: Duration) -> bool {
-        let url = format!("http://127.0.0.1:{}/readyz", self.bridge.admin_port());
-        let waiting = async {
-            let mut pace = tokio::time::interval(Duration::from_millis(50));
-            loop {
-                pace.tick().await;
-                if Answer::try_of(self.http.get(&url)).await.is_ok_and(|answer| answer.status == 200) {
-                    return;
-                }
-            }
-        };
-        tokio::time::timeout(limit, waiting).await.is_ok()
-    }
-
-    /// Makes a group at iLink, by way of the bridge; registered, it may still be without its token.
-    pub(crate) async fn make_group(&self) -> String {
-        within(GENEROUS, "a group at iLink", async || {
-            let members = r#"{"group_name":"faults","uid_list":["700"]}"#;
-            let made = self.bridge.verb(&["call", "ham_group/create", members]).await.stdout;
-            let reply: Value = serde_json::from_str(&made[made.find('{')?..]).ok()?;
-            let group = reply.pointer("/data/group_id").or(reply.get("group_id"))?;
-            group.as_str().map(str::to_owned)
-        })
-        .await
+        ready(&self.bridge, limit).await
     }
 
     /// Everything well again, and a new start of the bridge, so that no wait that an earlier fault asked for is left over.
@@ -235,18 +209,13 @@ impl World {
     /// Waits until every command that the broker holds was delivered and both queues are empty.
     pub(crate) async fn drained(&self) {
         let waiting = within(GENEROUS, "both queues to be empty", async || {
-            let status = self.bridge.verb(&["status"]).await.text;
-            let empty = |queue: &str| {
-                let line = status.lines().find(|line| line.starts_with(queue));
-                line.is_some_and(|line| line[queue.len()..].trim_start().starts_with("0 "))
-            };
             let pending = {
                 let records = self.recorder.lock();
                 records.deliveries.iter().any(|delivery| {
                     delivery.acked.is_none() && Some(delivery.connection + 1) == Some(records.connections.len())
                 })
             };
-            (empty("inbound") && empty("outbound") && !pending).then_some(())
+            (queues_are_empty(&self.bridge).await && !pending).then_some(())
         });
         waiting.await;
     }
@@ -291,4 +260,46 @@ impl World {
         self.save("mosquitto.log", &self.broker.log());
         self.save("sim.log", &self.sim.output());
     }
+}
+
+/// Keeps what a process printed.
+pub(crate) fn save(logs: &Path, name: &str, text: &str) {
+    let file = OpenOptions::new().create(true).append(true).open(logs.join(name));
+    file.and_then(|mut file| file.write_all(text.as_bytes())).expect("the logs can be written");
+}
+
+/// Waits until a bridge says that it is ready; whether it did.
+pub(crate) async fn ready(bridge: &Bridge, limit: Duration) -> bool {
+    let (http, url) = (http(), format!("http://127.0.0.1:{}/readyz", bridge.admin_port()));
+    let waiting = async {
+        let mut pace = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            pace.tick().await;
+            if Answer::try_of(http.get(&url)).await.is_ok_and(|answer| answer.status == 200) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(limit, waiting).await.is_ok()
+}
+
+/// Makes a group at iLink, by way of this bridge; registered, it may still be without its token.
+pub(crate) async fn make_group(bridge: &Bridge) -> String {
+    within(GENEROUS, "a group at iLink", async || {
+        let members = r#"{"group_name":"faults","uid_list":["700"]}"#;
+        let made = bridge.verb(&["call", "ham_group/create", members]).await.stdout;
+        let reply: Value = serde_json::from_str(&made[made.find('{')?..]).ok()?;
+        let group = reply.pointer("/data/group_id").or(reply.get("group_id"))?;
+        group.as_str().map(str::to_owned)
+    })
+    .await
+}
+
+/// Whether a bridge says that nothing waits.
+pub(crate) async fn queues_are_empty(bridge: &Bridge) -> bool {
+    let status = bridge.verb(&["status"]).await.text;
+    ["inbound", "outbound"].iter().all(|queue| {
+        let line = status.lines().find(|line| line.starts_with(queue));
+        line.is_some_and(|line| line[queue.len()..].trim_start().starts_with("0 "))
+    })
 }

@@ -116,7 +116,8 @@ fn stored_at_most(seen: &Seen<'_>, case: &Case<'_>) -> usize {
     };
     let known = case.deliveries.iter().enumerate().filter(|(at, delivery)| is_known(*at, delivery)).count();
     // A refused command is not stored, so that another run of the bridge does not know it again.
-    let lives: HashSet<usize> = case.deliveries.iter().map(|delivery| seen.life_at(delivery.at)).collect();
+    let lives: HashSet<usize> =
+        case.deliveries.iter().map(|delivery| seen.life_of_connection(delivery.connection, delivery.at)).collect();
     let refused = if case.lane == load::BAD { lives.len() } else { 0 };
     (case.deliveries.len() - known).max(refused)
 }
@@ -153,7 +154,7 @@ fn is_known(seen: &Seen<'_>, call: &Call) -> bool {
     let limit = u64::try_from(API_TIMEOUT.as_micros()).unwrap_or(u64::MAX);
     let answered = call.answer.and_then(|answer| answer.handed_on);
     // On a busy machine the bridge's own time-out may come sooner than the proxy's clock says.
-    answered.is_some_and(|at| at.saturating_sub(call.at) < limit / 2 && seen.could_note(call.at, at))
+    answered.is_some_and(|at| at.saturating_sub(call.at) < limit / 2 && seen.could_note(call.member, call.at, at))
 }
 
 /// An executed call is repeated only if the bridge could not know; one that must not be repeated never is. How many were.

@@ -5,6 +5,7 @@
 //! acknowledged to it, the broker has; what a killed broker then loses is counted apart.
 
 mod commands;
+mod leaders;
 mod pace;
 mod pushes;
 mod self_check;
@@ -36,11 +37,12 @@ pub(crate) enum Rule {
     ReorderedCommand,
     Refused,
     TooFast,
+    TwoLed,
     Incident,
 }
 
 impl Rule {
-    pub(crate) const ALL: [(Self, &'static str); 13] = [
+    pub(crate) const ALL: [(Self, &'static str); 14] = [
         (Self::LostPush, "push answered 0 and lost"),
         (Self::LostCommand, "command PUBACKed and lost (no result)"),
         (Self::LostCopy, "one copy of a push lost"),
@@ -53,6 +55,7 @@ impl Rule {
         (Self::ReorderedCommand, "commands to one receiver out of order"),
         (Self::Refused, "push refused without a reason"),
         (Self::TooFast, "endless fast retry"),
+        (Self::TwoLed, "a leader acted after its successor had begun"),
         (Self::Incident, "the run itself: unasked end, not ready, not drained"),
     ];
 }
@@ -72,6 +75,8 @@ pub(crate) struct Verdict {
     pub(crate) totals: Vec<(&'static str, u64)>,
     /// Highest counts in one minute.
     pub(crate) pace: BTreeMap<String, (u64, u64)>,
+    /// Calls that a leader had under way when its successor began.
+    pub(crate) under_way: Vec<String>,
 }
 
 impl Verdict {
@@ -95,6 +100,7 @@ pub(crate) fn account(records: &Records) -> Verdict {
     pushes::account(&seen, &mut verdict);
     commands::account(&seen, &mut verdict);
     republished(&seen, &mut verdict);
+    leaders::account(&seen, &mut verdict);
     pace::account(records, &mut verdict);
     for incident in &records.incidents {
         verdict.add(Rule::Incident, incident.clone());
@@ -132,9 +138,9 @@ impl<'a> Seen<'a> {
         self.records.spooled.iter().any(|spooled| spooled == label)
     }
 
-    /// Had the run of the process that asked at `asked` the time to note what it was told at `told`?
-    fn could_note(&self, asked: Time, told: Time) -> bool {
-        let life = self.records.lives.get(self.life_at(asked));
+    /// Had the run of this member's process that asked at `asked` the time to note what it was told at `told`?
+    fn could_note(&self, member: usize, asked: Time, told: Time) -> bool {
+        let life = self.records.lives.get(self.life_of(member, asked));
         life.and_then(Life::noted_until).is_none_or(|end| end > self.noted_by(told))
     }
 
@@ -153,12 +159,18 @@ impl<'a> Seen<'a> {
         self.records.lives.iter().filter_map(|life| life.ended).any(|ended| ended >= from && ended <= to)
     }
 
-    fn life_at(&self, at: Time) -> usize {
-        self.records.lives.iter().rposition(|life| life.started <= at).unwrap_or(0)
+    fn life_of(&self, member: usize, at: Time) -> usize {
+        self.records.lives.iter().rposition(|life| life.member == member && life.started <= at).unwrap_or(0)
     }
 
+    fn life_of_connection(&self, connection: usize, at: Time) -> usize {
+        self.life_of(self.records.connections.get(connection).map_or(0, |connection| connection.member), at)
+    }
+
+    /// The clock, or the next leader's.
     fn clock_went_forward(&self, from: Time, to: Time) -> bool {
-        self.records.clock_forward.iter().any(|at| *at >= from && *at <= to)
+        let apart = self.records.clocks_apart.iter().any(|(began, ended)| *began <= to && *ended >= from);
+        apart || self.records.clock_forward.iter().any(|at| *at >= from && *at <= to)
     }
 
     /// Everything about one label, in its order, for people.
@@ -266,15 +278,16 @@ fn may_repeat(seen: &Seen<'_>, all: &[&Publish], before: &Publish, again: &Publi
     if behind_another(seen, before, again) {
         return true;
     }
-    if seen.life_at(before.at) == seen.life_at(again.at) {
+    let life_of = |publish: &Publish| seen.life_of_connection(publish.connection, publish.at);
+    let life = life_of(before);
+    if life == life_of(again) {
         return before.connection != again.connection && !noted(before, connection.closed.unwrap_or(Time::MAX))
             || before.acked.is_some() && !before.is_taken();
     }
     // Another run starts again with all publishes of what was not complete.
-    let end = seen.records.lives[seen.life_at(before.at)].noted_until().unwrap_or(Time::MAX);
-    let life = seen.life_at(before.at);
+    let end = seen.records.lives[life].noted_until().unwrap_or(Time::MAX);
     let mut topics: HashMap<&str, bool> = HashMap::new();
-    for publish in all.iter().filter(|publish| seen.life_at(publish.at) == life) {
+    for publish in all.iter().filter(|publish| life_of(publish) == life) {
         // What was on its way when its connection ended may not have been read.
         let closed = seen.records.connections[publish.connection].closed.unwrap_or(Time::MAX);
         *topics.entry(publish.topic.as_str()).or_default() |= noted(publish, end.min(closed));

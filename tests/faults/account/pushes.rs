@@ -7,6 +7,9 @@ use crate::labels;
 use crate::load;
 use crate::records::{Place, Push, SECOND};
 
+/// Whether the members of a cluster know each other's unanswered pushes again.
+const REPEATS_ARE_SHARED: bool = false;
+
 /// `inbound.raw_max_age`, the default.
 const RAW_MAX_AGE: u64 = 300 * SECOND;
 
@@ -30,12 +33,15 @@ pub(super) fn account(seen: &Seen<'_>, verdict: &mut Verdict) {
         late += usize::from(delivered(seen, push, verdict));
     }
     verdict.total("promised pushes that became late (event only)", late);
+    let mut across = 0;
     for push in pushes.iter().filter(|push| push.lane != load::IDENTICAL) {
         let ids = event_ids(seen, &push.label).len();
+        across += usize::from(ids > 1 && moves(push) > 0);
         if ids > 1 + reasons(push) {
             verdict.add(Rule::DuplicatePush, seen.history(&push.label));
         }
     }
+    verdict.total("pushes tried at two members and stored twice", across);
     same_bytes(seen, &identical, verdict);
     order(seen, &promised, verdict);
     let events = seen.records.publishes.iter().filter(|publish| publish.place == Place::Event && publish.is_taken());
@@ -47,7 +53,13 @@ pub(super) fn account(seen: &Seen<'_>, verdict: &mut Verdict) {
 
 /// Tries that were not answered as their sender saw it, though the bridge may have answered: the next one is a new message.
 fn reasons(push: &Push) -> usize {
-    push.tries.iter().filter(|made| made.answer.is_none() && made.may_be_answered).count()
+    let may_be_answered = push.tries.iter().filter(|made| made.answer.is_none() && made.may_be_answered).count();
+    may_be_answered.max(if REPEATS_ARE_SHARED { 0 } else { moves(push) })
+}
+
+/// How often it was tried again at another member.
+fn moves(push: &Push) -> usize {
+    push.tries.windows(2).filter(|tries| tries[0].member != tries[1].member).count()
 }
 
 fn event_ids<'a>(seen: &Seen<'a>, label: &str) -> HashSet<&'a str> {
@@ -100,10 +112,17 @@ fn same_bytes(seen: &Seen<'_>, pushes: &[&Push], verdict: &mut Verdict) {
 }
 
 /// The last copies that the broker took are in the order in which the pushes of one sender were answered: what came out of turn,
-/// because one before it was refused, came again behind that.
+/// because one before it was refused, came again behind that. What was stored a second time by another member is a message of its
+/// own, which follows whatever was sent meanwhile.
 fn order(seen: &Seen<'_>, promised: &[&Push], verdict: &mut Verdict) {
+    let moved: HashSet<&str> = promised.iter().filter(|push| moves(push) > 0).map(|push| push.label.as_str()).collect();
+    let mut first: HashMap<&str, &str> = HashMap::new();
     let mut copies: HashMap<(&str, Place), usize> = HashMap::new();
     for (position, publish) in seen.records.publishes.iter().enumerate().filter(|(_, publish)| publish.is_taken()) {
+        let label = publish.label.as_str();
+        if moved.contains(label) && *first.entry(label).or_insert(&publish.id) != publish.id {
+            continue;
+        }
         copies.insert((publish.label.as_str(), publish.place), position);
     }
     for place in [Place::Event, Place::Recv] {

@@ -33,12 +33,12 @@ fn result(label: &str, id: &str, status: &str, code: Option<i64>, at: Time) -> P
 fn good() -> Records {
     let mut records = Records {
         lives: vec![Life { ended: Some(100 * SECOND), ..Life::default() }],
-        connections: vec![Connection { opened: 1, closed: Some(100 * SECOND), session_present: Some(true) }],
+        connections: vec![Connection { member: 0, opened: 1, closed: Some(100 * SECOND), session_present: Some(true) }],
         ..Records::default()
     };
     for (number, at) in [(0, 10 * SECOND), (1, 20 * SECOND)] {
         let (push, command) = (format!("p0:{number}"), format!("c2:{number}"));
-        let made = Try { at, ended: at + 5, answer: Some((200, Some(0))), may_be_answered: true };
+        let made = Try { member: 0, at, ended: at + 5, answer: Some((200, Some(0))), may_be_answered: true };
         records.pushes.push(Push { label: push.clone(), lane: 0, tries: vec![made] });
         let id = format!("push-{number}");
         records.publishes.push(publish(Place::Recv, &push, &id, at + 10));
@@ -51,7 +51,7 @@ fn good() -> Records {
         records.deliveries.push(Delivery { connection: 0, at: at + 20, pkid, dup: false, label, handed_on, acked });
         let (path, label) = ("send_msg".to_owned(), command.clone());
         let answer = Some(reply(0, at + 40));
-        records.calls.push(Call { at: at + 30, path, label, handed_on: Some(at + 31), answer });
+        records.calls.push(Call { member: 0, at: at + 30, path, label, handed_on: Some(at + 31), answer });
         records.publishes.push(result(&command, &format!("command-{number}"), "ok", Some(0), at + 50));
     }
     records
@@ -88,14 +88,58 @@ pub(crate) fn self_check() {
         records.spooled = vec!["p0:1".to_owned(), "c2:1".to_owned()];
     });
     finds(Rule::TooFast, |records| {
-        let opened = |n| Connection { opened: 50 * SECOND + n, closed: Some(50 * SECOND + n), session_present: None };
+        let opened =
+            |n| Connection { member: 0, opened: 50 * SECOND + n, closed: Some(50 * SECOND + n), session_present: None };
         records.connections.extend((0..100).map(opened));
     });
     finds(Rule::TooFast, |records| {
         let call = Call { path: "get_access_token".to_owned(), label: String::new(), ..records.calls[0].clone() };
         records.calls.extend(std::iter::repeat_n(call, 40));
     });
+    leaders();
     finds(Rule::Incident, |records| records.incidents.push("it ended".to_owned()));
+}
+
+/// Member 0 leads until so long after the last command was sent; then member 1 leads, and publishes its result.
+fn handed_over(records: &mut Records, after: Time) {
+    let at = 20 * SECOND + after;
+    let first = Life { ended: Some(at), ..Life::default() };
+    records.lives = vec![first, Life { member: 1, started: at, ..Life::default() }];
+    records.connections.push(Connection { member: 1, opened: at, ..Connection::default() });
+    let last = records.publishes.last_mut().unwrap();
+    (last.connection, last.at, last.acked) = (1, at + 10, Some(reply(0, at + 11)));
+}
+
+/// The last command is called once more, by member 1, after that has published.
+fn called_by_the_next(records: &mut Records) {
+    let at = records.publishes.last().unwrap().at + 1;
+    let again = Call { member: 1, at, answer: Some(reply(0, at + 1)), ..records.calls[1].clone() };
+    records.calls.push(again);
+}
+
+fn leaders() {
+    allows("one leads after the other", |records| handed_over(records, 10 * SECOND));
+    finds(Rule::TwoLed, |records| handed_over(records, 12));
+    finds(Rule::DuplicateCall, |records| {
+        handed_over(records, 10 * SECOND);
+        called_by_the_next(records);
+    });
+    allows("a leader that is killed has not noted what it was told just before", |records| {
+        handed_over(records, SECOND);
+        called_by_the_next(records);
+    });
+    allows("nor has one that did not reach etcd", |records| {
+        handed_over(records, 10 * SECOND);
+        called_by_the_next(records);
+        records.hiccups.push((20 * SECOND, 29 * SECOND));
+    });
+    allows("a push that two members took comes twice, the second time behind the next", |records| {
+        let unanswered = Try { answer: None, may_be_answered: false, ..records.pushes[0].tries[0].clone() };
+        records.pushes[0].tries.insert(0, Try { member: 1, ..unanswered });
+        let again = publish(Place::Event, "p0:0", "push-0-again", 30 * SECOND);
+        records.received.insert(again.id.clone());
+        records.publishes.push(again);
+    });
 }
 
 fn pushes() {

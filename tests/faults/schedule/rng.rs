@@ -27,6 +27,12 @@ impl Rng {
         self.next() & 1 == 1
     }
 
+    pub(crate) fn shuffle<T>(&mut self, all: &mut [T]) {
+        for at in (1..all.len()).rev() {
+            all.swap(at, usize::try_from(self.between(0, at as u64 + 1)).unwrap());
+        }
+    }
+
     pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[usize::try_from(self.between(0, from.len() as u64)).unwrap()]
     }
