@@ -70,14 +70,14 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Asked {
             "--seed" => value().and_then(number).map(|seed| asked.seed = seed),
             "--kills" => value().and_then(number).map(|kills| asked.kills = kills),
             "--report" => value().map(|file| asked.report = Some(file)),
-            "--soak" => value().and_then(duration).map(|how_long| asked.soak = Some(how_long)),
+            "--soak" => value().and_then(|text| duration(&text)).map(|how_long| asked.soak = Some(how_long)),
             "--cluster" => {
                 asked.cluster = true;
                 Ok(())
             }
-            "--faults" => value().and_then(count).map(|faults| asked.faults = Some(faults)),
-            "--takeovers" => value().and_then(count).map(|kills| asked.takeovers = Some(kills)),
-            "--takeover" => value().and_then(duration).map(|takeover| asked.takeover = takeover),
+            "--faults" => value().and_then(|text| count(&text)).map(|faults| asked.faults = Some(faults)),
+            "--takeovers" => value().and_then(|text| count(&text)).map(|kills| asked.takeovers = Some(kills)),
+            "--takeover" => value().and_then(|text| duration(&text)).map(|takeover| asked.takeover = takeover),
             "--log-level" => value().map(|level| asked.log_level = level),
             "--skip" => value().map(|skipped| {
                 if NAME.contains(&skipped) {
@@ -103,11 +103,11 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Asked {
     Asked::Run(asked)
 }
 
-fn duration(text: String) -> Result<Duration, String> {
-    humantime::parse_duration(&text).map_err(|_| format!("{text:?} is no duration"))
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| format!("{text:?} is no duration"))
 }
 
-fn count(text: String) -> Result<usize, String> {
+fn count(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| format!("{text:?} is no number"))
 }
 

@@ -31,6 +31,8 @@ use crate::world::make_group;
 use crate::{Conclusion, conclude, peer, pulse};
 use world::Cluster;
 
+pub(crate) use world::NAMES;
+
 /// A run with a cluster: its report, and whether all was well.
 pub(crate) async fn under_fire(args: &Args, logs: &Path) -> (String, bool) {
     let began = Instant::now();

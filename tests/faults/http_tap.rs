@@ -97,7 +97,9 @@ impl HttpTap {
         let number = match self.what {
             What::Api => {
                 let path = message.head.split_whitespace().nth(1).unwrap_or_default();
-                let path = path.split('?').next().unwrap_or_default().trim_start_matches('/').to_owned();
+                // To a proxy, whole URLs are sent.
+                let path =
+                    path.split('?').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default().to_owned();
                 let body: Value = serde_json::from_slice(&message.body).unwrap_or_default();
                 let label = labels::of_call(&body).unwrap_or_default();
                 let at = self.recorder.now();

@@ -185,7 +185,11 @@ pub(crate) struct Records {
     pub(crate) clock_forward: Vec<Time>,
     /// Since when, and until when, the clocks of the members of a cluster told different times.
     pub(crate) clocks_apart: Vec<(Time, Time)>,
+    /// There are several bridges.
+    pub(crate) is_cluster: bool,
     pub(crate) losses: Vec<Loss>,
+    /// Which member of a cluster was killed when.
+    pub(crate) kills: Vec<(usize, Time)>,
     /// When the broker was killed, or the bridge's session ended from outside.
     pub(crate) broker_losses: Vec<Time>,
     /// From when to when something was done to the connection to iLink.

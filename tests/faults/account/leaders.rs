@@ -1,6 +1,7 @@
 //! Leaders: one after the other. None does anything once its successor has begun.
 
 use super::{Rule, Seen, Verdict};
+use crate::cluster::NAMES;
 use crate::records::{Time, seconds};
 
 /// Something that only a leader does.
@@ -15,10 +16,10 @@ struct Act<'a> {
 
 pub(super) fn account(seen: &Seen<'_>, verdict: &mut Verdict) {
     let acts = acts(seen);
-    let begun = begun(seen, &acts);
+    let successors = successors(seen, &acts);
     for act in &acts {
-        let Some((successor, began)) = begun[act.life] else { continue };
-        let name = |member: usize| format!("member {member}");
+        let Some((successor, began)) = successors[act.life] else { continue };
+        let name = |member: usize| NAMES[member];
         let told = |verb: &str| {
             let (by, next) = (seen.records.lives[act.life].member, seen.records.lives[successor].member);
             let Act { at, what, label, .. } = act;
@@ -53,7 +54,7 @@ fn acts<'a>(seen: &Seen<'a>) -> Vec<Act<'a>> {
 }
 
 /// For each life, the one of another member that was first to act of all that came after it, and when.
-fn begun(seen: &Seen<'_>, acts: &[Act<'_>]) -> Vec<Option<(usize, Time)>> {
+fn successors(seen: &Seen<'_>, acts: &[Act<'_>]) -> Vec<Option<(usize, Time)>> {
     let lives = &seen.records.lives;
     let mut first = vec![Time::MAX; lives.len()];
     for act in acts {

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::labels;
 use crate::load;
-use crate::records::{Life, Publish, Records, SECOND, Time, seconds};
+use crate::records::{Life, Publish, Records, SECOND, Time, Try, seconds};
 
 pub(crate) use self_check::self_check;
 
@@ -153,6 +153,19 @@ impl<'a> Seen<'a> {
             }
         }
         by
+    }
+
+    /// In a cluster: while this try was at its member.
+    fn was_killed(&self, made: &Try) -> bool {
+        let meanwhile = |(member, at): &(usize, Time)| *member == made.member && *at >= made.at && *at <= made.ended;
+        self.records.kills.iter().any(meanwhile)
+    }
+
+    /// Something was done to the members or to etcd meanwhile that they could only wait for. In a cluster only: what one bridge
+    /// stores late, it knows.
+    fn stood_still(&self, made: &Try) -> bool {
+        self.records.is_cluster
+            && self.records.hiccups.iter().any(|(began, ended)| *began <= made.ended && *ended >= made.at)
     }
 
     fn ended_between(&self, from: Time, to: Time) -> bool {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{Rule, Seen, Verdict};
 use crate::labels;
 use crate::load;
-use crate::records::{Place, Push, SECOND};
+use crate::records::{Place, Push, SECOND, Try};
 
 /// Whether the members of a cluster know each other's unanswered pushes again.
 const REPEATS_ARE_SHARED: bool = false;
@@ -37,7 +37,7 @@ pub(super) fn account(seen: &Seen<'_>, verdict: &mut Verdict) {
     for push in pushes.iter().filter(|push| push.lane != load::IDENTICAL) {
         let ids = event_ids(seen, &push.label).len();
         across += usize::from(ids > 1 && moves(push) > 0);
-        if ids > 1 + reasons(push) {
+        if ids > 1 + reasons(seen, push) {
             verdict.add(Rule::DuplicatePush, seen.history(&push.label));
         }
     }
@@ -51,10 +51,14 @@ pub(super) fn account(seen: &Seen<'_>, verdict: &mut Verdict) {
     verdict.total("… which a subscriber never got (lost by the broker)", gone);
 }
 
-/// Tries that were not answered as their sender saw it, though the bridge may have answered: the next one is a new message.
-fn reasons(push: &Push) -> usize {
-    let may_be_answered = push.tries.iter().filter(|made| made.answer.is_none() && made.may_be_answered).count();
-    may_be_answered.max(if REPEATS_ARE_SHARED { 0 } else { moves(push) })
+/// Tries that were not answered as their sender saw it, though the bridge may have answered, or may have been about to when it was
+/// killed, or may store them late because it stood still or did not reach etcd: the next one may be a new message.
+fn reasons(seen: &Seen<'_>, push: &Push) -> usize {
+    let may_be_answered = |made: &&Try| {
+        made.answer.is_none() && (made.may_be_answered || seen.was_killed(made) || seen.stood_still(made))
+    };
+    let reasons = push.tries.iter().filter(may_be_answered).count();
+    reasons.max(if REPEATS_ARE_SHARED { 0 } else { moves(push) })
 }
 
 /// How often it was tried again at another member.
@@ -99,7 +103,7 @@ fn same_bytes(seen: &Seen<'_>, pushes: &[&Push], verdict: &mut Verdict) {
     let waiting = seen.records.spooled.iter().filter(|label| **label == first.label).count();
     let delivered = event_ids(seen, &first.label).len();
     // One that was given up may have been stored, and an answer that did not arrive makes the next try a new message.
-    let may_be_more: usize = pushes.iter().map(|push| usize::from(!push.is_promised()) + reasons(push)).sum();
+    let may_be_more: usize = pushes.iter().map(|push| usize::from(!push.is_promised()) + reasons(seen, push)).sum();
     verdict.total("identical pushes answered 0", promised);
     verdict.total("… and delivered", delivered);
     if delivered + waiting < promised {

@@ -27,20 +27,28 @@ pub(crate) fn text(records: &Records, takeover: Duration) -> String {
         "From the signal, or the start of `step-down`, to the first push published and the first command executed by ",
     );
     text.push_str("another member; pushes that were sent meanwhile.\n\n");
-    text.push_str("| how it ended | count | median | worst | goal | pushes meanwhile | answered within (median) | worst | unanswered |\n");
-    text.push_str("|---|---:|---:|---:|---|---:|---:|---:|---:|\n");
+    text.push_str("| how it ended | count | median | worst | goal | beyond it | pushes meanwhile | answered within (median) | worst | unanswered |\n");
+    text.push_str("|---|---:|---:|---:|---|---:|---:|---:|---:|---:|\n");
     for (how, waits, goal) in GOALS {
         let mut times = times(records, how);
         let (count, pushes) = (times.until_back.len(), times.answered.len() + times.unanswered);
-        let goal = seconds(if waits { takeover + goal } else { goal });
+        let goal = if waits { takeover + goal } else { goal };
+        let beyond = times.until_back.iter().filter(|time| **time > goal).count();
+        let goal = seconds(goal);
         let [median, worst] = ends(&mut times.until_back);
         let [answered, slowest] = ends(&mut times.answered);
         let unanswered = times.unanswered;
         let _ = writeln!(
             text,
-            "| {how} | {count} | {median} | {worst} | {goal} s | {pushes} | {answered} | {slowest} | {unanswered} |"
+            "| {how} | {count} | {median} | {worst} | {goal} s | {beyond} | {pushes} | {answered} | {slowest} | {unanswered} |"
         );
     }
+    let count = |path: &str| records.calls.iter().filter(|call| call.path == path).count();
+    let (tokens, registrations) = (count("get_access_token"), count("set_config"));
+    let _ = writeln!(
+        text,
+        "\nCalls of `get_access_token` in all: {tokens}; of `set_config`, most of them queries: {registrations}."
+    );
     text
 }
 

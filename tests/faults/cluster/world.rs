@@ -51,6 +51,7 @@ impl Cluster {
     /// Starts all but the bridges. Logs go to `logs`.
     pub(crate) async fn start(logs: &Path, log_level: &str, takeover: Duration) -> Self {
         let recorder = Arc::new(Recorder::new());
+        recorder.lock().is_cluster = true;
         let (etcds, broker, sim) = (Etcd::three(logs), Mosquitto::start(""), Sim::start(&[]).await);
         let bridges = NAMES.map(|name| {
             Bridge::new(&broker, &sim)
@@ -105,11 +106,15 @@ impl Cluster {
     pub(crate) fn kill(&mut self, member: usize) {
         self.members[member].bridge.kill();
         let now = self.recorder.now();
-        if let Some(life) = self.recorder.lock().lives.last_mut()
-            && life.member == member
-            && life.ended.is_none()
         {
-            (life.ended, life.killed) = (Some(now), true);
+            let mut records = self.recorder.lock();
+            records.kills.push((member, now));
+            if let Some(life) = records.lives.last_mut()
+                && life.member == member
+                && life.ended.is_none()
+            {
+                (life.ended, life.killed) = (Some(now), true);
+            }
         }
         self.save_log(member);
     }
@@ -152,11 +157,11 @@ impl Cluster {
 
     /// A bridge that ended by itself is a finding; it is started again.
     pub(crate) fn check(&mut self) {
-        for member in 0..self.members.len() {
+        for (member, name) in NAMES.iter().enumerate() {
             if !self.members[member].bridge.process().is_running() {
                 let log = self.members[member].bridge.log();
                 let end: Vec<_> = log.lines().rev().take(3).collect();
-                self.recorder.incident(&format!("{} ended by itself; its last lines: {end:?}", NAMES[member]));
+                self.recorder.incident(&format!("{name} ended by itself; its last lines: {end:?}"));
                 self.kill(member);
                 self.spawn(member);
             }
@@ -259,7 +264,8 @@ impl Member {
         let endpoints: Vec<_> = to_etcd.iter().map(|proxy| format!("http://127.0.0.1:{}", proxy.port())).collect();
         let bridge = bridge
             .with("mqtt.broker", &format!("mqtt://127.0.0.1:{}", link.port()))
-            .with("ilink.api", &format!("http://127.0.0.1:{}", api.port()))
+            // Not another `ilink.api`: registration and token are kept for one.
+            .with("ilink.proxy", &format!("http://127.0.0.1:{}", api.port()))
             .with("callback.public_url", &format!("http://127.0.0.1:{}", ports.balancer))
             .with_toml("cluster.endpoints", &json!(endpoints).to_string())
             .with_envs(clock.environment());

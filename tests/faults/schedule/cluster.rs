@@ -111,7 +111,7 @@ fn deal(card: u64, round: u64, takeover_ms: u64, rng: &mut Rng) -> Broken {
         4 => Broken::StepDown,
         // Half a minute is too long for the short run, which is the first round.
         5 => Broken::LeaderPause { ms: if round % 3 == 1 { 30_000 } else { takeover_ms + 3000 } },
-        6 => Broken::LeaderCut { ms: takeover_ms + rng.between(0, 3000), silent: round % 2 == 0 },
+        6 => Broken::LeaderCut { ms: takeover_ms + rng.between(0, 3000), silent: round.is_multiple_of(2) },
         7 => Broken::LinkCut { ms: rng.between(300, 3000) },
         8 => Broken::EtcdKill { which, down_ms },
         9 => Broken::MajorityKill { which, down_ms: rng.between(500, takeover_ms + 2000) },
