@@ -73,6 +73,8 @@ pub(super) enum Ack {
     NotAuthorized,
     TopicInvalid,
     PayloadInvalid,
+    /// The broker takes no message of this size.
+    TooLarge,
     /// The broker as a whole takes no more for now.
     QuotaExceeded,
     /// The broker could not take this publication; it may take it another time.

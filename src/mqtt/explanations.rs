@@ -16,7 +16,7 @@ pub(super) enum Failure {
     Closed,
     /// The broker sent something that MQTT does not allow, or that the connection cannot use.
     Protocol(String),
-    /// A packet cannot be decoded. It may be another client's message that the broker forwarded without checking it.
+    /// A PUBLISH cannot be decoded: another client's message, which the broker forwarded without checking it.
     Undecodable(String),
     /// The broker sent a packet of this many bytes, which is more than it was told to send.
     TooLarge(usize),

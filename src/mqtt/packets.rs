@@ -47,6 +47,13 @@ pub(super) fn out_of_place() -> Failure {
     Failure::Protocol("it sent a packet that has no place here".to_owned())
 }
 
+/// A packet with this first byte cannot be decoded. Only a PUBLISH may be another client's doing, and come again with the next
+/// connection.
+pub(super) fn undecodable(first: u8, what: String) -> Failure {
+    const PUBLISH: u8 = 3;
+    if first >> 4 == PUBLISH { Failure::Undecodable(what) } else { Failure::Protocol(what) }
+}
+
 /// What the CONNACK says.
 #[derive(Debug)]
 pub(super) struct Accepted {

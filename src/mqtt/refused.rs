@@ -106,6 +106,10 @@ pub(super) fn refusal(base: &Base, topic: &str, ack: Ack) -> Refusal {
         Ack::PayloadInvalid => {
             ("the broker refuses it: payload format invalid", "look for the reason in the broker's log".to_owned())
         }
+        Ack::TooLarge => (
+            "the broker refuses it: packet too large",
+            "raise the largest message that the broker takes (Mosquitto: message_size_limit)".to_owned(),
+        ),
         _ => (NOT_AUTHORIZED, write_line(base, topic)),
     };
     Refusal { reason: reason.to_owned(), remedy }

@@ -14,7 +14,7 @@ use super::delivery::Ack;
 use super::dialer::Dialer;
 use super::explanations::{ConnectRefusal, Failure};
 use super::incoming::Incoming;
-use super::packets::{Accepted, Event, LARGEST_PACKET, READ_STEP, Subscription, Version, out_of_place};
+use super::packets::{Accepted, Event, LARGEST_PACKET, READ_STEP, Subscription, Version, out_of_place, undecodable};
 use crate::local::Publication;
 
 pub(super) enum V311 {}
@@ -76,13 +76,14 @@ impl Version for V311 {
 
     fn read(came: &mut BytesMut, dialer: &Dialer) -> Result<Option<Event>, Failure> {
         let before = came.len();
+        let Some(first) = came.first().copied() else { return Ok(None) };
         match Packet::read(came, LARGEST_PACKET) {
             Ok(packet) => event(packet, dialer).map(Some),
             Err(Error::InsufficientBytes(missing)) if came.len() == before => {
                 came.reserve(missing.min(READ_STEP));
                 Ok(None)
             }
-            Err(error) => Err(Failure::Undecodable(error.to_string())),
+            Err(error) => Err(undecodable(first, error.to_string())),
         }
     }
 }

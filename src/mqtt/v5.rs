@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::{Buf as _, BytesMut};
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnAckProperties, Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode,
-    Filter, LastWill, Login, Packet, PingReq, PubAck, PubAckReason, Publish, PublishProperties, RetainForwardRule,
-    Subscribe, SubscribeReasonCode, Unsubscribe,
+    Filter, LastWill, Login, Packet, PingReq, PubAck, Publish, PublishProperties, RetainForwardRule, Subscribe,
+    SubscribeReasonCode, Unsubscribe, check,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
 use secrecy::ExposeSecret;
@@ -16,10 +16,12 @@ use super::delivery::Ack;
 use super::dialer::Dialer;
 use super::explanations::{ConnectRefusal, Failure};
 use super::incoming::{Incoming, RECEIVE_MAXIMUM};
-use super::packets::{Accepted, Event, LARGEST_PACKET, READ_STEP, Subscription, Version, out_of_place};
+use super::packets::{Accepted, Event, LARGEST_PACKET, READ_STEP, Subscription, Version, out_of_place, undecodable};
 use crate::local::Publication;
 use crate::os::tls::spelled;
 
+/// The packet type of a PUBACK.
+const PUBACK: u8 = 4;
 /// The longest expiry that a device can give a command, in seconds: the same as for `ttl` in JSON.
 const LONGEST_EXPIRY: u32 = 30 * 24 * 60 * 60;
 
@@ -105,6 +107,10 @@ impl Version for V5 {
             came.advance(3);
             return Ok(Some(disconnected(reason, dialer)));
         }
+        let Some(first) = came.first().copied() else { return Ok(None) };
+        if first >> 4 == PUBACK {
+            return puback(came, dialer);
+        }
         loop {
             let before = came.len();
             return match Packet::read(came, Some(takes_at_most(dialer))) {
@@ -118,7 +124,7 @@ impl Version for V5 {
                 // An empty packet that is no PINGRESP: a DISCONNECT without a reason, which the codec does not read.
                 Err(Error::PayloadRequired) => Err(Failure::Closed),
                 Err(Error::PayloadSizeLimitExceeded { pkt_size, .. }) => Err(Failure::TooLarge(pkt_size)),
-                Err(error) => Err(Failure::Undecodable(error.to_string())),
+                Err(error) => Err(undecodable(first, error.to_string())),
             };
         }
     }
@@ -148,7 +154,6 @@ fn event(packet: Packet, dialer: &Dialer) -> Result<Event, Failure> {
         }
         Packet::ConnAck(refused) => return Err(dialer.explain().refused(refusal(refused.code))),
         Packet::Publish(publish) => message(publish),
-        Packet::PubAck(puback) => Event::Acked(puback.pkid, ack(puback.reason)),
         Packet::SubAck(suback) => {
             let granted = suback.return_codes.iter().map(|code| matches!(code, SubscribeReasonCode::Success(_)));
             Event::Subscribed(granted.collect())
@@ -211,17 +216,41 @@ fn message(publish: Publish) -> Event {
     }))
 }
 
-fn ack(reason: PubAckReason) -> Ack {
+/// A PUBACK, with any reason code: the codec takes those alone that MQTT allows in it, and Mosquitto answers a publish over its
+/// `message_size_limit` with another.
+fn puback(came: &mut BytesMut, dialer: &Dialer) -> Result<Option<Event>, Failure> {
+    let length = match check(came.iter(), Some(takes_at_most(dialer))) {
+        Ok(header) => header.frame_length(),
+        Err(Error::InsufficientBytes(missing)) => {
+            came.reserve(missing.min(READ_STEP));
+            return Ok(None);
+        }
+        Err(error) => return Err(Failure::Protocol(error.to_string())),
+    };
+    let mut packet = came.split_to(length);
+    // The remaining length: its last byte is the one without the highest bit.
+    let header = 2 + packet.iter().skip(1).take_while(|byte| **byte & 0x80 != 0).count();
+    packet.advance(header);
+    let Ok(pkid) = packet.try_get_u16() else {
+        return Err(Failure::Protocol("it sent a PUBACK without a packet id".to_owned()));
+    };
+    Ok(Some(Event::Acked(pkid, ack(packet.first().copied().unwrap_or_default()))))
+}
+
+/// What a reason code means (MQTT 5 §3.4.2.1).
+fn ack(reason: u8) -> Ack {
     match reason {
-        PubAckReason::Success => Ack::Done { no_subscribers: false },
-        PubAckReason::NoMatchingSubscribers => Ack::Done { no_subscribers: true },
-        PubAckReason::NotAuthorized => Ack::NotAuthorized,
-        PubAckReason::TopicNameInvalid => Ack::TopicInvalid,
-        PubAckReason::PayloadFormatInvalid => Ack::PayloadInvalid,
-        PubAckReason::QuotaExceeded => Ack::QuotaExceeded,
-        PubAckReason::UnspecifiedError => Ack::Failed("unspecified error"),
-        PubAckReason::ImplementationSpecificError => Ack::Failed("implementation specific error"),
-        PubAckReason::PacketIdentifierInUse => Ack::Failed("packet identifier in use"),
+        0x10 => Ack::Done { no_subscribers: true },
+        ..0x80 => Ack::Done { no_subscribers: false },
+        0x87 => Ack::NotAuthorized,
+        0x90 => Ack::TopicInvalid,
+        0x95 => Ack::TooLarge,
+        0x97 => Ack::QuotaExceeded,
+        0x99 => Ack::PayloadInvalid,
+        0x80 => Ack::Failed("unspecified error"),
+        0x83 => Ack::Failed("implementation specific error"),
+        0x91 => Ack::Failed("packet identifier in use"),
+        _ => Ack::Failed("a reason that MQTT does not name for it"),
     }
 }
 

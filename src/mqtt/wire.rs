@@ -21,7 +21,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 
 use super::dialer::{Dialer, Stream};
 use super::explanations::Failure;
-use super::packets::{Accepted, Event, LARGEST_PACKET, READ_STEP, Subscription, Version, out_of_place};
+use super::packets::{Accepted, Event, LARGEST_PACKET, READ_STEP, Subscription, Version, out_of_place, undecodable};
 use crate::local::Publication;
 
 /// The most publishes in flight. With 20 to 100 Mosquitto reaches its full rate; more only add latency.
@@ -370,8 +370,9 @@ async fn open<V: Version>(
 
 /// rumqttc may panic on what a hostile broker sends. Then the connection is given up, as after any other error.
 fn decode<V: Version>(came: &mut BytesMut, dialer: &Dialer) -> Result<Option<Event>, Failure> {
+    let first = came.first().copied().unwrap_or_default();
     catch_unwind(AssertUnwindSafe(|| V::read(came, dialer)))
-        .unwrap_or_else(|_panic| Err(Failure::Undecodable("a packet that cannot be decoded".to_owned())))
+        .unwrap_or_else(|_panic| Err(undecodable(first, "a packet that cannot be decoded".to_owned())))
 }
 
 #[cfg(test)]

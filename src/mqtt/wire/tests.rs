@@ -3,6 +3,7 @@ use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnectReturnCode, Packet, PingResp, P
 use tokio::net::{TcpListener, TcpStream};
 
 use super::super::config::{LinkConfig, Timing};
+use super::super::delivery::Ack;
 use super::super::v5::V5;
 use super::*;
 
@@ -73,6 +74,44 @@ async fn polls_that_are_given_up_lose_nothing() {
         }
     }
     assert!(matches!(come.as_slice(), [Event::Acked(1, _), Event::Acked(2, _), Event::Acked(3, _)]), "{come:?}");
+}
+
+#[tokio::test]
+async fn a_puback_is_read_whatever_its_reason() {
+    let (mut wire, mut broker) = connected().await;
+    let long_reason = [vec![0x40, 0x88, 0x01, 0, 5, 0x87, 0x84, 0x01, 0x1f, 0, 0x81], vec![b'x'; 0x81]].concat();
+    let sends =
+        [&[0x40, 3, 0, 1, 0x95][..], &[0x40, 4, 0, 2, 0xfe, 0], &[0x40, 3, 0, 3, 0x10], &[0x40, 2, 0, 4], &long_reason];
+    broker.write_all(&sends.concat()).await.unwrap();
+    let mut come = Vec::new();
+    for _ in &sends {
+        match wire.poll().await {
+            Ok(Event::Acked(pkid, ack)) => come.push((pkid, ack)),
+            other => panic!("{other:?} after {come:?}"),
+        }
+    }
+    let unnamed = Ack::Failed("a reason that MQTT does not name for it");
+    let done = |no_subscribers| Ack::Done { no_subscribers };
+    let expected = [(1, Ack::TooLarge), (2, unnamed), (3, done(true)), (4, done(false)), (5, Ack::NotAuthorized)];
+    assert_eq!(come, expected);
+}
+
+#[tokio::test]
+async fn only_a_publish_can_be_a_message_that_comes_again() {
+    for (packet, comes_again) in [
+        (&[0x40, 1, 0][..], false),
+        (&[0x90, 3, 0, 1, 0x77], false),
+        (&[0xe0, 2, 0x77, 0], false),
+        (&[0x32, 4, 0, 9, b'a', b'b'], true),
+    ] {
+        let (mut wire, mut broker) = connected().await;
+        broker.write_all(packet).await.unwrap();
+        match wire.poll().await {
+            Err(Failure::Undecodable(_)) => assert!(comes_again, "{packet:x?}"),
+            Err(Failure::Protocol(_)) => assert!(!comes_again, "{packet:x?}"),
+            other => panic!("{other:?} after {packet:x?}"),
+        }
+    }
 }
 
 #[tokio::test]

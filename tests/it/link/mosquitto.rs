@@ -151,6 +151,22 @@ async fn what_the_broker_cannot_take_is_refused_without_losing_the_connection() 
 }
 
 #[tokio::test]
+async fn a_message_over_the_brokers_limit_is_refused_alone() {
+    let broker = Mosquitto::start("message_size_limit 2000");
+    let tested = Tested::up(config(broker.port())).await;
+    let watcher = Client::connect(&broker).await;
+    watcher.subscribe("ilink/recv/#").await;
+    for n in 0..6 {
+        let refusal = refused(tested.publish("ilink/recv/user/1/text", vec![b'x'; 3000]).await);
+        assert!(refusal.reason.contains("packet too large"), "{refusal:?}");
+        assert!(refusal.remedy.contains("message_size_limit"), "{refusal:?}");
+        assert!(acked(&tested.publish(&format!("ilink/recv/user/{n}/text"), vec![b'x'; 2000]).await));
+        watcher.expect(&format!("ilink/recv/user/{n}/text")).await;
+    }
+    assert_eq!(tested.connects(), 1);
+}
+
+#[tokio::test]
 async fn another_account_on_the_base_topic_is_left_alone() {
     let broker = Mosquitto::start("");
     let other = Client::connect(&broker).await;
