@@ -1,7 +1,6 @@
 //! The counters. Each only grows while the process lives.
 //!
-//! [`Counters`] has the plain ones. They appear in `bridge/health` and `status` by themselves, and in `/metrics` by a
-//! line in `operate/status/metrics.rs`. [`Series`] has the counters with labels (kind, call, outcome) and the
+//! [`Counters`] has the plain ones. They appear in `bridge/health`, `status` and `/metrics` by themselves. [`Series`] has the counters with labels (kind, call, outcome) and the
 //! histograms, and `/metrics` takes them from there as they are. The values of labels are names that the program itself
 //! knows, never what others choose (uids, groups, subjects): so the number of series is bounded. Counting is a look-up
 //! and an atomic addition.
@@ -52,8 +51,11 @@ impl Counter {
     }
 }
 
+/// Instead of a metric's name: `/metrics` has this counter as one label of another metric.
+const LABELLED: Option<&str> = None;
+
 macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident => $metric:expr,)+) => {
         /// Everything that is counted.
         #[derive(Debug, Default)]
         pub struct Counters {
@@ -81,85 +83,94 @@ macro_rules! counters {
             pub fn all(&self) -> Vec<(&'static str, u64)> {
                 vec![$((stringify!($name), self.$name.get()),)+]
             }
+
+            /// Those that are metrics by themselves: name, explanation, and the count so far.
+            pub fn metrics(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                let all: Vec<(Option<&str>, &str, u64)> =
+                    vec![$(($metric, concat!($($doc),+), self.$name.get()),)+];
+                all.into_iter().filter_map(|(name, help, count)| {
+                    Some((name?, help.trim().trim_end_matches('.'), count))
+                })
+            }
         }
     };
 }
 
 counters! {
     /// Pushes made durable and answered (or about to be).
-    pushes_stored,
+    pushes_stored => LABELLED,
     /// Repeats of a push that was stored and not answered: answered, not stored again.
-    pushes_repeated,
+    pushes_repeated => LABELLED,
     /// Tries of pushes that could not be made durable in time, and were not answered; why is counted below.
-    pushes_unstored,
+    pushes_unstored => LABELLED,
     /// Of these: `spool.max_bytes` were reached.
-    pushes_unanswered_full,
+    pushes_unanswered_full => LABELLED,
     /// Of these: the disk refused, or has failed.
-    pushes_unanswered_failed,
+    pushes_unanswered_failed => LABELLED,
     /// Of these: the disk took too long.
-    pushes_unanswered_slow,
+    pushes_unanswered_slow => LABELLED,
     /// Of these: too many others waited.
-    pushes_unanswered_overload,
+    pushes_unanswered_overload => LABELLED,
     /// Pushes for another uid than ours.
-    pushes_for_other_uid,
+    pushes_for_other_uid => Some("pushes_for_other_uid_total"),
     /// Requests on the callback from an address outside `callback.allow`.
-    callback_rejected_address,
+    callback_rejected_address => LABELLED,
     /// Requests on the callback with a path that is not the secret one.
-    callback_rejected_path,
+    callback_rejected_path => LABELLED,
     /// Requests on the callback with a method other than GET and POST.
-    callback_rejected_method,
+    callback_rejected_method => LABELLED,
     /// Handshakes without the three parameters.
-    callback_rejected_parameters,
+    callback_rejected_parameters => LABELLED,
     /// Handshakes with a wrong signature.
-    callback_rejected_signature,
+    callback_rejected_signature => LABELLED,
     /// Push bodies over `callback.max_body`.
-    callback_rejected_size,
+    callback_rejected_size => LABELLED,
     /// Push bodies that are not a JSON object: kept all the same.
-    callback_rejected_json,
+    callback_rejected_json => LABELLED,
     /// Requests too slow to finish, and connections without any.
-    callback_rejected_slow,
+    callback_rejected_slow => LABELLED,
     /// What was not TLS or not HTTP, had too large a head, or broke off in its body.
-    callback_rejected_malformed,
+    callback_rejected_malformed => LABELLED,
     /// Connections cut to make room for others.
-    callback_rejected_crowded,
+    callback_rejected_crowded => LABELLED,
     /// Pushes for another uid, refused under `callback.strict_to_uid`.
-    callback_rejected_uid,
-    /// Handshakes answered.
-    handshakes_answered,
+    callback_rejected_uid => LABELLED,
+    /// Verifications of the callback by iLink that were answered.
+    handshakes_answered => Some("callback_handshakes_total"),
     /// Pushes delivered: every publish of them is acknowledged by the broker.
-    pushes_delivered,
+    pushes_delivered => LABELLED,
     /// Pushes of which the broker refused a publish for good: set aside, not delivered.
-    pushes_set_aside,
-    /// Pushes that went to `event/` only because they were too old.
-    pushes_late,
-    /// Pushes that went to `event/` only because of their sender.
-    pushes_not_allowed,
+    pushes_set_aside => Some("pushes_set_aside_total"),
+    /// Pushes published as events only because they were too old.
+    pushes_late => Some("pushes_late_total"),
+    /// Pushes published as events only because of their sender (`inbound.allow_from`).
+    pushes_not_allowed => Some("pushes_not_allowed_total"),
     /// Presence pushes older than what was published.
-    presence_stale,
+    presence_stale => Some("presence_stale_total"),
     /// Publishes that the broker refused for good, set aside.
-    publishes_set_aside,
+    publishes_set_aside => Some("set_aside_total"),
     /// Messages that were set aside and put back.
-    set_aside_retried,
+    set_aside_retried => Some("set_aside_retried_total"),
     /// Commands made durable.
-    commands_stored,
+    commands_stored => Some("commands_stored_total"),
     /// Commands recognised as the broker's redelivery of a stored one.
-    commands_redelivered,
+    commands_redelivered => Some("commands_redelivered_total"),
     /// Commands refused with a result.
-    commands_rejected,
+    commands_rejected => LABELLED,
     /// Requests made to iLink for commands.
-    calls,
-    /// Of these, how many repeated an earlier one for the same command.
-    calls_repeated,
+    calls => Some("calls_total"),
+    /// Requests made to iLink for commands that repeated an earlier one for the same command.
+    calls_repeated => Some("calls_repeated_total"),
     /// Commands that ended `ok`.
-    commands_ok,
+    commands_ok => LABELLED,
     /// Commands that ended `error`.
-    commands_error,
+    commands_error => LABELLED,
     /// Commands that ended `expired`.
-    commands_expired,
+    commands_expired => LABELLED,
     /// Commands that ended `uncertain`.
-    commands_uncertain,
+    commands_uncertain => LABELLED,
     /// Response topics ignored because they are not allowed.
-    response_topics_ignored,
+    response_topics_ignored => Some("response_topics_ignored_total"),
 }
 
 /// What every name begins with.
@@ -324,9 +335,34 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: &C) 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use prometheus::TextEncoder;
 
     use super::*;
+
+    /// Whoever adds one says which metric it is. That it is a label of another is said here, too.
+    #[test]
+    fn each_counter_is_a_metric_or_a_label_of_one() {
+        let counters = Counters::default();
+        let labels = [
+            ("pushes_total", &["pushes_stored", "pushes_repeated", "pushes_unstored"][..]),
+            ("pushes_delivered_total", &["pushes_delivered"]),
+            ("commands_total", &["commands_ok", "commands_error", "commands_expired", "commands_uncertain"]),
+            ("commands_rejected_total", &["commands_rejected"]),
+        ];
+        let by_prefix = ["callback_rejected_", "pushes_unanswered_"];
+        let labelled = counters.all().into_iter().filter(|(name, _)| {
+            by_prefix.iter().any(|prefix| name.starts_with(prefix)) || labels.iter().any(|(_, all)| all.contains(name))
+        });
+        let metrics: Vec<_> = counters.metrics().collect();
+        assert_eq!(labelled.count() + metrics.len(), counters.all().len());
+        let names: BTreeSet<_> = metrics.iter().map(|(name, ..)| name).collect();
+        assert_eq!(names.len(), metrics.len(), "two metrics have one name");
+        for (name, help, _) in metrics {
+            assert!(name.ends_with("_total") && !help.is_empty() && !help.ends_with('.'), "{name}: {help}");
+        }
+    }
 
     #[test]
     fn what_is_counted_is_gathered_under_its_labels() {

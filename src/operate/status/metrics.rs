@@ -13,9 +13,9 @@ use super::cluster::Role;
 use super::health::{Health, QueueHealth};
 use super::report::{Report, describe_parts};
 use crate::cloud::{CloudState, Endpoint};
-use crate::mqtt::NotNow;
+use crate::mqtt::{LinkCounters, NotNow};
 use crate::observe::counters::PREFIX;
-use crate::store::{Queue, WhyNot};
+use crate::store::{Counters, Queue, WhyNot};
 
 /// The content type of [`Report::metrics`].
 pub const CONTENT_TYPE: &str = TEXT_FORMAT;
@@ -56,11 +56,14 @@ impl Report {
             "1 for the present state of the spool: ok, full, refused by the disk for now, or failed for good",
             [(vec![("state", "ok")], truth(stores.is_none()))].into_iter().chain(states),
         );
-        let spool = self.spool.counters();
-        page.counter("spool_commits_total", "Commits that were followed by a sync", spool.commits_synced);
-        page.counter("spool_damaged_rows_total", "Rows found damaged and left out", spool.damaged_rows);
-        page.counter("spool_rebuilds_total", "Times the spool was rebuilt from what was readable", spool.rebuilds);
-        page.counter("set_aside_dropped_total", "What made room in the set-aside store", spool.set_aside_dropped);
+        // All of them, so that the compiler asks for what is new.
+        let Counters { damaged_rows, rebuilds, set_aside_dropped, commits_synced, commits_lazy } =
+            self.spool.counters();
+        page.counter("spool_commits_total", "Commits that were followed by a sync", commits_synced);
+        page.counter("spool_commits_lazy_total", "Commits that were left to the next sync", commits_lazy);
+        page.counter("spool_damaged_rows_total", "Rows found damaged and left out", damaged_rows);
+        page.counter("spool_rebuilds_total", "Times the spool was rebuilt from what was readable", rebuilds);
+        page.counter("set_aside_dropped_total", "What made room in the set-aside store", set_aside_dropped);
         let last_push = health.callback.last_push_at.as_ref().and_then(|at| humantime::parse_rfc3339(at).ok());
         page.gauge("last_push_timestamp_seconds", "When the last push was stored", last_push.map(since_epoch));
         let last_get = self.handshakes.last_get_at();
@@ -138,31 +141,7 @@ impl Report {
         let held_up = "Senders (and topics of results) whose messages wait because the broker refused one for now";
         page.gauge("held_up_lanes", held_up, Some(float(busy.0 as u64)));
         page.gauge("held_up_messages", "Messages that wait for that reason", Some(float(busy.1 as u64)));
-        let link = &self.link_counters;
-        let connects = link.connects.load(Relaxed);
-        page.counter("broker_connects_total", "Connections that the broker accepted", connects);
-        page.counter("broker_reconnects_total", "Of these, those after the first", connects.saturating_sub(1));
-        let failures = "Connections lost, and attempts at one that failed";
-        page.counter("broker_failures_total", failures, link.failures.load(Relaxed));
-        page.counter(
-            "broker_sessions_lost_total",
-            "Sessions that the broker had lost",
-            link.sessions_lost.load(Relaxed),
-        );
-        page.counters(
-            "publishes_total",
-            "Publishes by outcome: acknowledged by the broker, refused for good (and set aside), not taken for now, or too late",
-            [("acked", &link.acked), ("refused", &link.refused), ("for_now", &link.for_now), ("expired", &link.expired)]
-                .map(|(outcome, count)| (vec![("outcome", outcome)], count.load(Relaxed))),
-        );
-        page.counter("publish_packets_total", "PUBLISH packets sent, repeats included", link.published.load(Relaxed));
-        let requeued = "Publishes sent again because a connection was lost";
-        page.counter("publishes_requeued_total", requeued, link.requeued.load(Relaxed));
-        let nobody = "Publishes of which the broker says that nobody subscribes to them";
-        page.counter("publishes_without_subscribers_total", nobody, link.no_subscribers.load(Relaxed));
-        page.counter("commands_received_total", "Messages received as commands", link.commands.load(Relaxed));
-        let dropped = "Commands at QoS 0 dropped because too many came at once";
-        page.counter("commands_dropped_total", dropped, link.commands_dropped.load(Relaxed));
+        link_traffic(page, &self.link_counters);
     }
 
     fn traffic(&self, page: &mut Page, health: &Health) {
@@ -179,35 +158,62 @@ impl Report {
             counts.iter().map(labelled)
         });
         page.counters("route_messages_total", "Messages that a route's filter selects, by what became of them", routes);
-        for (name, help, count) in [
-            ("callback_handshakes_total", "Verifications by iLink that were answered", &counters.handshakes_answered),
-            ("pushes_for_other_uid_total", "Pushes for another uid than ours", &counters.pushes_for_other_uid),
-            ("pushes_late_total", "Pushes only published as events because they were too old", &counters.pushes_late),
-            ("pushes_not_allowed_total", "The same because of inbound.allow_from", &counters.pushes_not_allowed),
-            ("pushes_set_aside_total", "Pushes set aside because the broker refused them", &counters.pushes_set_aside),
-            ("presence_stale_total", "Presence older than what was published", &counters.presence_stale),
-            ("set_aside_total", "Publishes set aside because the broker refused them", &counters.publishes_set_aside),
-            (
-                "set_aside_retried_total",
-                "Messages that were set aside and put back by the operator",
-                &counters.set_aside_retried,
-            ),
-            ("commands_stored_total", "Commands made durable", &counters.commands_stored),
-            (
-                "commands_redelivered_total",
-                "Copies of stored commands, not stored again",
-                &counters.commands_redelivered,
-            ),
-            ("calls_total", "Calls made for commands", &counters.calls),
-            ("calls_repeated_total", "Of these, those that repeated an earlier one", &counters.calls_repeated),
-            (
-                "response_topics_ignored_total",
-                "Response topics that are not allowed",
-                &counters.response_topics_ignored,
-            ),
-        ] {
-            page.counter(name, help, count.get());
+        for (name, help, count) in counters.metrics() {
+            page.counter(name, help, count);
         }
+    }
+}
+
+/// What the link counts: all of it, so that the compiler asks for what is new.
+fn link_traffic(page: &mut Page, counters: &LinkCounters) {
+    let LinkCounters {
+        published,
+        acked,
+        no_subscribers,
+        refused,
+        for_now,
+        expired,
+        withdrawn,
+        requeued,
+        connects,
+        failures,
+        sessions_lost,
+        commands,
+        commands_dropped,
+        commands_overlooked,
+        stale_acks,
+    } = counters;
+    let outcomes =
+        [("acked", acked), ("refused", refused), ("for_now", for_now), ("expired", expired), ("withdrawn", withdrawn)];
+    page.counters(
+        "publishes_total",
+        "Publishes by outcome: acknowledged by the broker, refused for good (and set aside), not taken for now, too late, or \
+         withdrawn before they were sent",
+        outcomes.map(|(outcome, count)| (vec![("outcome", outcome)], count.load(Relaxed))),
+    );
+    let reconnects = connects.load(Relaxed).saturating_sub(1);
+    page.counter("broker_reconnects_total", "Connections that the broker accepted after the first", reconnects);
+    for (name, help, count) in [
+        ("broker_connects_total", "Connections that the broker accepted", connects),
+        ("broker_failures_total", "Connections lost, and attempts at one that failed", failures),
+        ("broker_sessions_lost_total", "Sessions that the broker had lost", sessions_lost),
+        ("broker_stale_acks_total", "Acknowledgements of commands whose connection had gone", stale_acks),
+        ("publish_packets_total", "PUBLISH packets sent, repeats included", published),
+        ("publishes_requeued_total", "Publishes sent again because a connection was lost", requeued),
+        (
+            "publishes_without_subscribers_total",
+            "Publishes of which the broker says that nobody subscribes to them",
+            no_subscribers,
+        ),
+        ("commands_received_total", "Messages received as commands", commands),
+        ("commands_dropped_total", "Commands at QoS 0 dropped because too many came at once", commands_dropped),
+        (
+            "commands_overlooked_total",
+            "Commands at QoS 1 left to the next connection because too many came at once",
+            commands_overlooked,
+        ),
+    ] {
+        page.counter(name, help, count.load(Relaxed));
     }
 }
 

@@ -1,10 +1,13 @@
 //! `/metrics` after traffic that is known.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::prometheus::Metrics;
 use crate::blackbox::world::World;
 use crate::support::bridge::{Bridge, SECRET, TIME, UID, base64, text_push};
+use crate::support::etcd::Etcd;
 use crate::support::sim::SECRETKEY;
 use crate::support::{eventually, http::Answer};
 
@@ -175,5 +178,33 @@ on_change = true
         [("lamp", "fired", 2.0), ("lamp", "failed", 0.0), ("lamp-state", "unchanged", 1.0), ("lamp-state", "late", 0.0)]
     {
         assert_eq!(after.get(name, &of(route, outcome)), count, "{route} {outcome}");
+    }
+}
+
+/// The names in the first column of the last chapter.
+fn documented(reference: &str) -> BTreeSet<String> {
+    let (_, chapter) = reference.rsplit_once("\n## ").unwrap();
+    let cells = chapter.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once(" |")?.0));
+    let names = cells.flat_map(|cell| cell.split('`').step_by(2));
+    names.filter_map(|name| Some(name.split('{').next()?.to_owned())).collect()
+}
+
+#[tokio::test]
+async fn the_reference_has_every_metric_and_no_other() {
+    let etcd = Etcd::start().await;
+    let route = "[[route.from_ilink]]\nname = \"all\"\nfrom = \"user/413/text\"\ntopic = \"all\"\n";
+    let endpoints = json!([etcd.url()]).to_string();
+    let world = World::ready_with(|bridge| bridge.with_tables(route).with_toml("cluster.endpoints", &endpoints)).await;
+    world.bridge.push(&text_push("413", "x")).await;
+    counted(&world.bridge, "pushes_delivered_total", &[("kind", "text")], 1.0).await;
+    world.client.publish("ilink/send/user/413/text", "x").await;
+    world.client.expect_json("ilink/result/send/user/413/text", |result| result["status"] == "ok").await;
+    let page = world.bridge.admin("metrics").await.body;
+    let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE ilink2mqtt_")?.split_once(' '));
+    let families: BTreeSet<_> = types.map(|(name, _)| name.to_owned()).collect();
+    for reference in
+        [include_str!("../../../deploy/docs/reference.md"), include_str!("../../../deploy/docs/zh/reference.md")]
+    {
+        assert_eq!(documented(reference), families);
     }
 }
