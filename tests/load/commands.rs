@@ -135,7 +135,8 @@ async fn intake(world: &mut World, options: &Options, table: &mut Table) {
 async fn ceilings(world: &mut World, options: &Options, table: &mut Table) {
     let simulator = Sim::start(&[]).await;
     for (name, port) in [("this tool's cloud", world.cloud.port), ("the simulator (refusing)", simulator.port())] {
-        let target = Target { port, path: format!("/send_msg?access_token={SECRET}"), to_uid: "413", answer: "}" };
+        let target =
+            Target { ports: vec![port], path: format!("/send_msg?access_token={SECRET}"), to_uid: "413", answer: "}" };
         let run = world.next_run();
         let load = Load::fast(8, Until::Time(options.step()));
         let outcome = generator::drive(&target, load, run).await;

@@ -16,7 +16,8 @@ use super::recorder::percentiles;
 /// Where pushes go.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
-    pub(crate) port: u16,
+    /// The connections take them in turn.
+    pub(crate) ports: Vec<u16>,
     pub(crate) path: String,
     pub(crate) to_uid: &'static str,
     /// How an answer ends that counts.
@@ -95,8 +96,8 @@ pub(crate) async fn drive(target: &Target, load: Load, run: u32) -> Outcome {
 pub(crate) async fn drive_on(target: &Target, load: Load, run: u32, numbers: &mut Numbers) -> Outcome {
     let shared = Rc::new(RefCell::new(Shared { numbers: std::mem::take(numbers), latencies_us: Vec::new() }));
     let mut streams = Vec::with_capacity(load.connections);
-    for _ in 0..load.connections {
-        streams.push(connect(target).await);
+    for at in 0..load.connections {
+        streams.push(connect(target, at).await);
     }
     let tasks = LocalSet::new();
     let (began, began_ns) = (Instant::now(), now());
@@ -153,13 +154,15 @@ async fn connection(
             shared.borrow_mut().latencies_us.push(took);
         } else {
             shared.borrow_mut().numbers.unanswered.push(number);
-            stream = connect(target).await;
+            stream = connect(target, at).await;
         }
     }
 }
 
-async fn connect(target: &Target) -> TcpStream {
-    let stream = TcpStream::connect(("127.0.0.1", target.port)).await.expect("the server accepts connections");
+/// The connection at this place among all.
+async fn connect(target: &Target, at: usize) -> TcpStream {
+    let port = target.ports[at % target.ports.len()];
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server accepts connections");
     stream.set_nodelay(true).expect("a TCP connection");
     stream
 }

@@ -34,7 +34,7 @@ const AT_512: &str = "pushes, 512 connections: answered/s";
 const TO_SUBSCRIBER: &str = "pushes at 1000/s: push to subscriber";
 
 /// Eight lanes at 50 ms make 160 calls a second.
-const GOALS: [(&str, Figure, Bound); 26] = [
+const GOALS: [(&str, Figure, Bound); 30] = [
     ("pushes at 64 connections, raw, beside naive", Figure(AT_64, RawToNaive, 0), Least(0.6)),
     ("pushes at 64 connections, both, beside naive", Figure(AT_64, BothToNaive, 0), Least(0.4)),
     ("pushes at 64 connections, raw, beside the least", Figure(AT_64, RawToLeast, 0), Least(0.95)),
@@ -73,6 +73,18 @@ const GOALS: [(&str, Figure, Bound); 26] = [
     ("idle: CPU %", Figure("idle: CPU", Raw, 0), Most(0.1)),
     ("1,000 routes with patterns: CPU beside none", Figure("1,000 routes of the sender, each", Raw, 0), Most(2.0)),
     ("1,000 routes, half for JSON: CPU beside none", Figure("1,000 routes of the sender, half", Raw, 0), Most(2.0)),
+    ("cluster, 64 connections: answered/s", Figure("cluster, 64 connections: answered/s", Raw, 0), Least(2000.0)),
+    (
+        "cluster, one connection to the leader: p50 beside one transaction of etcd",
+        Figure("cluster, one connection to the leader: p50", Raw, 0),
+        Most(1.5),
+    ),
+    (
+        "cluster, one connection to a standby: p50 beside one transaction of etcd",
+        Figure("cluster, one connection to a standby: p50", Raw, 0),
+        Most(1.5),
+    ),
+    ("cluster, memory of a standby, MB", Figure("cluster, a standby idle", Raw, 0), Most(12.0)),
 ];
 
 /// A row of the table: what it says, and its cells as in [`In`].

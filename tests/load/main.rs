@@ -5,6 +5,7 @@
 //! cargo bench --bench load                      # the full run, about an hour
 //! cargo bench --bench load -- --quick           # the same with small numbers, about two minutes
 //! cargo bench --bench load -- --only pushes,latency --rounds 9
+//! cargo bench --bench load -- --only cluster    # several bridges for one account, with etcd: a table of its own
 //! cargo bench --bench load -- --write           # also puts the table into tests/load/RESULTS.md, in place of the last
 //! ```
 //!
@@ -14,6 +15,8 @@
 //! and a sync before each answer (`roles/least.rs`). The generator is this process. Subjects
 //! are measured in turn, in several rounds, and the table shows medians, so that what else the machine does meets all of
 //! them alike. The ratios are what to compare; the rates are this machine's.
+//!
+//! With `--only cluster` it is three bridges for one account and three members of etcd instead (`cluster.rs`).
 //!
 //! Every message has a number. Whatever was answered and did not arrive is counted in the last column, and makes the exit
 //! code 1. Nothing here is a timed test: no figure fails anything.
@@ -36,6 +39,7 @@
 )]
 
 mod backlog;
+mod cluster;
 mod commands;
 mod generator;
 mod goals;
@@ -64,9 +68,6 @@ use options::{Options, Role, Section};
 use table::Table;
 use world::World;
 
-/// Above this line in the results is what people say, below it what was measured.
-const MEASURED: &str = "## Measured";
-
 fn main() -> ExitCode {
     let options = Options::parse();
     match options.role {
@@ -88,15 +89,25 @@ fn measure(options: &Options) -> ExitCode {
     if options.write {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/load/RESULTS.md");
         let written = std::fs::read_to_string(file).unwrap_or_default();
-        // What people say about the figures stays.
-        let said = written.split(MEASURED).next().unwrap_or_default();
-        std::fs::write(file, format!("{said}{MEASURED}\n\n{text}")).expect("the results can be written");
+        std::fs::write(file, replaced(&written, options.heading(), &text)).expect("the results can be written");
     }
     if table.lost() > 0 {
         eprintln!("load: {} messages were answered and did not arrive", table.lost());
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
+}
+
+/// The results with another table under this heading. What people say about the figures stays, and so does the other table.
+fn replaced(results: &str, heading: &str, table: &str) -> String {
+    let mut chapters: Vec<_> = results.split("\n## ").map(str::trim_end).map(str::to_owned).collect();
+    let name = heading.trim_start_matches("## ");
+    let chapter = format!("{name}\n\n{}", table.trim_end());
+    match chapters.iter_mut().find(|chapter| chapter.lines().next() == Some(name)) {
+        Some(there) => *there = chapter,
+        None => chapters.push(chapter),
+    }
+    chapters.join("\n\n## ") + "\n"
 }
 
 async fn run(options: &Options) -> Table {
@@ -112,6 +123,7 @@ async fn run(options: &Options) -> Table {
             Section::Backlog => backlog::measure(&mut world, options, &mut table).await,
             Section::Growth => growth::measure(&mut world, options, &mut table).await,
             Section::Routes => routes::measure(&mut world, options, &mut table).await,
+            Section::Cluster => cluster::measure(&mut world, options, &mut table).await,
         }
     }
     table

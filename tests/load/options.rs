@@ -19,7 +19,7 @@ pub(crate) struct Options {
     /// Pushes that come while the broker is away [default: 1000000, quick 20000]
     #[arg(long)]
     backlog: Option<u64>,
-    /// Only these parts
+    /// Only these parts [default: all but cluster, which needs etcd]
     #[arg(long, value_delimiter = ',')]
     only: Vec<Section>,
     /// Write the table to tests/load/RESULTS.md
@@ -48,6 +48,8 @@ pub(crate) enum Section {
     Growth,
     /// 1,000 routes that a push does not fire
     Routes,
+    /// Three bridges for one account, three members of etcd
+    Cluster,
 }
 
 /// What this program does as a process of its own, for itself.
@@ -66,7 +68,16 @@ pub(crate) enum Role {
 
 impl Options {
     pub(crate) fn sections(&self) -> Vec<Section> {
-        if self.only.is_empty() { Section::value_variants().to_vec() } else { self.only.clone() }
+        if self.only.is_empty() {
+            let all = Section::value_variants().iter().copied();
+            return all.filter(|section| *section != Section::Cluster).collect();
+        }
+        self.only.clone()
+    }
+
+    /// What is above the table in the results.
+    pub(crate) fn heading(&self) -> &'static str {
+        if self.only == [Section::Cluster] { "## Measured in a cluster" } else { "## Measured" }
     }
 
     fn pick<T>(&self, quick: T, full: T) -> T {

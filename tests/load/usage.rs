@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Instant;
 
 /// Since a process began.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Usage {
     pub(crate) cpu_us: f64,
     /// What it caused to be written to disks, in bytes: pages made dirty, so at least 4 KiB for each page touched.

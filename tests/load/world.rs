@@ -24,6 +24,9 @@ pub(crate) enum Subject {
     Both,
 }
 
+/// The base topic of the bridges for one account.
+pub(crate) const CLUSTER: &str = "cluster";
+
 /// Something of each subject.
 pub(crate) type Each<T> = [T; Subject::ALL.len()];
 
@@ -62,9 +65,10 @@ impl World {
         let naive = Helper::start(&["naive", &port, &cloud.port.to_string()]);
         let least_dir = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
         let least = Helper::start(&["least", &port, &least_dir.path().to_string_lossy()]);
-        let filters = Subject::ALL.map(|subject| format!("{}/recv/#", subject.base()));
-        let [first, second, third, fourth] = &filters;
-        let subscriber = Helper::start(&["subscriber", &port, first, second, third, fourth]);
+        let bases = Subject::ALL.map(Subject::base).into_iter().chain([CLUSTER]);
+        let mut role = vec!["subscriber".to_owned(), port];
+        role.extend(bases.map(|base| format!("{base}/recv/#")));
+        let subscriber = Helper::start(&role);
         let mut raw = bridge(&broker, &cloud, Subject::Raw);
         let mut both = bridge(&broker, &cloud, Subject::Both);
         raw.start().await;
@@ -94,7 +98,7 @@ impl World {
             Subject::Raw => self.raw.callback_port(),
             Subject::Both => self.both.callback_port(),
         };
-        Target { port, path: format!("/{SECRET}"), to_uid: UID, answer: r#"{"code":0}"# }
+        Target { ports: vec![port], path: format!("/{SECRET}"), to_uid: UID, answer: r#"{"code":0}"# }
     }
 
     /// Pushes, until all that was answered has arrived.
