@@ -265,6 +265,14 @@ pub struct Demo {
     /// The address of the embedded broker [default: a free port of 127.0.0.1]
     #[arg(long, value_name = "ADDR")]
     pub mqtt_listen: Option<SocketAddr>,
+    /// Several bridges.
+    #[arg(
+        long,
+        value_name = "BRIDGES",
+        value_parser = clap::value_parser!(u8).range(2..=5),
+        help = "Run so many bridges (2 to 5) for one account, with etcd, which must be installed: kill one and watch"
+    )]
+    pub cluster: Option<u8>,
 }
 
 impl Cli {
@@ -314,7 +322,8 @@ mod tests {
 
     #[test]
     fn usage_errors_are_64_and_help_is_none() {
-        for wrong in [&["nonsense"][..], &["run", "--nonsense"], &["call"], &["sim"], &["--config"]] {
+        let alone = &["demo", "--cluster", "1"][..];
+        for wrong in [&["nonsense"][..], &["run", "--nonsense"], &["call"], &["sim"], &["--config"], alone] {
             assert_eq!(parse(wrong).unwrap_err(), 64, "{wrong:?}");
         }
         for fine in [&["--help"][..], &["--version"], &["sim", "--help"]] {
@@ -337,6 +346,7 @@ mod tests {
         parse(&["status", "--json"]).unwrap();
         parse(&["demo", "--mqtt-listen", "0.0.0.0:1883"]).unwrap();
         parse(&["demo", "--broker", "mqtt://127.0.0.1:1883"]).unwrap();
+        parse(&["demo", "--cluster", "3"]).unwrap();
     }
 
     #[test]

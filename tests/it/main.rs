@@ -59,6 +59,7 @@
 //! | **`cluster/`** | several bridges for one account, with a real etcd: takeover, hand-over, no majority |
 //! | **`demo/`** | `demo`: both directions at work, and somebody joining in |
 //! | `demo/clients.rs` | the clients that people have, at its embedded broker (only `.ci/demo` runs it) |
+//! | `demo/cluster.rs` | `demo --cluster`: a bridge is killed, and messages go on |
 //! | **`disk/`** | power cuts and disks that are full, slow, damaged or fail |
 //! | `disk/bridge_cuts.rs` | the whole bridge: at any power cut all that it promised is there |
 //! | `disk/child.rs` | helper: a process that uses the spool while it is recorded |

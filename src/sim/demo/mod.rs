@@ -1,4 +1,5 @@
-//! `demo`: the simulated iLink service, a broker and the bridge in one process, with both directions at work.
+//! `demo`: the simulated iLink service, a broker and the bridge in one process, with both directions at work. Or several bridges,
+//! each a process of its own ([`cluster`]).
 //!
 //! The simulated iLink has two contacts: 413 says something every few seconds, 414 echoes what it is told. A simulated
 //! device talks to 414. Whoever connects with an MQTT client of their own sees the same messages and can take part. The
@@ -7,39 +8,31 @@
 
 #[cfg(feature = "demo")]
 mod broker;
+mod cluster;
+mod scene;
 
-use std::fmt;
-use std::io::{self, IsTerminal as _, Write as _};
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnectProperties, Packet, Publish};
-use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::app::{self, Source};
-use crate::cli::{Demo, EXIT_INTERNAL, EXIT_USAGE};
+use crate::cli::{Demo, EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE};
 use crate::config::{Config, Environment, Log, LogFormat};
 use crate::observe::log;
 use crate::operate::systemd::Sockets;
-use crate::protocol::{Receiver, Uid};
+use crate::os::tasks;
 use crate::sim::{Options, Simulator};
+use cluster::{Cluster, NO_FILE, Settings};
+use scene::{ECHO, TALKER, say};
 
-/// The contact that says something every few seconds.
-const TALKER: &str = "413";
-/// The contact that echoes.
-const ECHO: &str = "414";
 /// The bridge's own uid.
 const BRIDGE: &str = "480";
-const EVERY: Duration = Duration::from_secs(4);
-/// Read instead of the operator's own configuration, which must have no part in the demo.
-const NO_FILE: &str = "/dev/null";
 /// How to look at a web page from a terminal.
 const OPEN: &str = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
 /// What is said last: how to go on.
@@ -63,11 +56,6 @@ pub async fn run(arguments: Demo) -> u8 {
     }
 }
 
-/// A terminal that is gone takes nothing, and needs nothing.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
 type Failure = (u8, String);
 
 fn internal(error: impl std::fmt::Display) -> Failure {
@@ -75,25 +63,69 @@ fn internal(error: impl std::fmt::Display) -> Failure {
 }
 
 async fn demo(arguments: Demo) -> Result<(), Failure> {
-    let stop = CancellationToken::new();
+    // The bridges end before what they talk to.
+    let (stop, over) = (CancellationToken::new(), CancellationToken::new());
+    tokio::spawn(end_with_terminal(stop.clone()));
+    let state_dir = StateDir::make().map_err(internal)?;
+    let bridges = match arguments.cluster {
+        Some(bridges) => {
+            tokio::spawn(tasks::cancel_on_signal(stop.clone()));
+            let Some(started) = stop.run_until_cancelled(Cluster::start(bridges, &state_dir.0)).await else {
+                return Ok(());
+            };
+            Bridges::Several(started.map_err(|error| (EXIT_UNAVAILABLE, error.to_string()))?)
+        }
+        None => listen().map(|(sockets, addresses)| Bridges::One(sockets, addresses)).map_err(internal)?,
+    };
     let (broker, base) = match arguments.broker {
         Some(url) => (url, "ilink-demo"),
-        None => (embedded_broker(arguments.mqtt_listen, stop.clone()).await?, "ilink"),
+        None => (embedded_broker(arguments.mqtt_listen, over.clone()).await?, "ilink"),
     };
-    let simulator = start_simulator(stop.clone()).await?;
-    let state_dir = StateDir::make().map_err(internal)?;
-    let (sockets, addresses) = listen().map_err(internal)?;
-    let config = config(&broker, base, simulator.address, &addresses, &state_dir.0)?;
-    welcome(&broker, base, simulator.address, addresses.admin);
-    let shown = tokio::spawn(show(broker, base.to_owned(), EVERY, stop.clone()));
-    tokio::spawn(end_with_terminal(stop.clone()));
-    tokio::spawn(talk(simulator.service.clone(), stop.clone()));
-    tokio::spawn(echo(simulator.service, stop.clone()));
-    let path = Some(PathBuf::from(NO_FILE));
-    let source = Source { path, environment: Environment::from_iter::<[(&str, &str); 0]>([]), level: None };
-    let ended = app::run(config, source, sockets, stop.child_token()).await;
+    let simulator = start_simulator(over.clone()).await?;
+    let settings = settings(&broker, base, simulator.address);
+    welcome(&broker, base, simulator.address, &bridges);
+    let (to, leader) = watch::channel(String::new());
+    let shown = tokio::spawn(scene::show(broker, base.to_owned(), to, stop.clone()));
+    tokio::spawn(scene::talk(simulator.service.clone(), stop.clone()));
+    tokio::spawn(scene::echo(simulator.service, stop.clone()));
+    let ended = match bridges {
+        Bridges::One(sockets, addresses) => alone(settings, sockets, &addresses, &state_dir.0, stop.clone()).await,
+        Bridges::Several(cluster) => cluster.run(&settings, &leader, &stop).await.map_err(internal),
+    };
     stop.cancel();
     let _ = shown.await;
+    over.cancel();
+    ended
+}
+
+/// What the demo shows.
+enum Bridges {
+    /// In this process.
+    One(Sockets, Addresses),
+    /// Each in a process of its own.
+    Several(Cluster),
+}
+
+/// Runs the bridge in this process; it hears the signals itself.
+async fn alone(
+    mut settings: Settings,
+    sockets: Sockets,
+    Addresses { callback, admin }: &Addresses,
+    state_dir: &Path,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    settings.extend([
+        ("ILINK2MQTT_STATE_DIR", state_dir.display().to_string()),
+        ("ILINK2MQTT_CALLBACK__LISTEN", callback.to_string()),
+        ("ILINK2MQTT_CALLBACK__PUBLIC_URL", format!("http://{callback}/ilink")),
+        ("ILINK2MQTT_ADMIN__LISTEN", admin.to_string()),
+    ]);
+    let path = PathBuf::from(NO_FILE);
+    let config = Config::load(Some(&path), &settings.into_iter().collect());
+    let config = config.map_err(|error| (EXIT_USAGE, error.to_string()))?;
+    let environment = Environment::from_iter::<[(&str, &str); 0]>([]);
+    let source = Source { path: Some(path), environment, level: None };
+    let ended = app::run(config, source, sockets, stop.child_token()).await;
     ended.map_err(|error| (error.exit_code(), error.to_string()))
 }
 
@@ -156,35 +188,25 @@ fn listen() -> std::io::Result<(Sockets, Addresses)> {
     Ok((Sockets { callback: Some(callback), admin: Some(admin) }, addresses))
 }
 
-fn config(
-    broker: &Url,
-    base: &str,
-    simulator: SocketAddr,
-    Addresses { callback, admin }: &Addresses,
-    state_dir: &std::path::Path,
-) -> Result<Config, Failure> {
-    let mut variables = vec![
-        ("ILINK2MQTT_STATE_DIR", state_dir.display().to_string()),
+/// The configuration of every bridge, as environment variables; without what is each one's own.
+fn settings(broker: &Url, base: &str, simulator: SocketAddr) -> Settings {
+    let mut settings = vec![
         ("ILINK2MQTT_ILINK__API", format!("http://{simulator}")),
         ("ILINK2MQTT_ILINK__APPKEY", "demo".to_owned()),
         ("ILINK2MQTT_ILINK__SECRETKEY", "demo-secret".to_owned()),
         ("ILINK2MQTT_ILINK__UID", BRIDGE.to_owned()),
-        ("ILINK2MQTT_CALLBACK__LISTEN", callback.to_string()),
-        ("ILINK2MQTT_CALLBACK__PUBLIC_URL", format!("http://{callback}/ilink")),
         ("ILINK2MQTT_CALLBACK__ALLOW", "[\"127.0.0.0/8\"]".to_owned()),
         ("ILINK2MQTT_MQTT__BROKER", without_credentials(broker)),
         ("ILINK2MQTT_MQTT__BASE_TOPIC", base.to_owned()),
         ("ILINK2MQTT_MQTT__CLIENT_ID", format!("ilink2mqtt-demo-{}", std::process::id())),
-        ("ILINK2MQTT_ADMIN__LISTEN", admin.to_string()),
         // All of it is made up.
         ("ILINK2MQTT_ADMIN__SHOW_CONTENT", "true".to_owned()),
     ];
     if !broker.username().is_empty() {
-        variables.push(("ILINK2MQTT_MQTT__USERNAME", broker.username().to_owned()));
-        variables.push(("ILINK2MQTT_MQTT__PASSWORD", broker.password().unwrap_or_default().to_owned()));
+        settings.push(("ILINK2MQTT_MQTT__USERNAME", broker.username().to_owned()));
+        settings.push(("ILINK2MQTT_MQTT__PASSWORD", broker.password().unwrap_or_default().to_owned()));
     }
-    let path = std::path::Path::new(NO_FILE);
-    Config::load(Some(path), &variables.into_iter().collect()).map_err(|error| (EXIT_USAGE, error.to_string()))
+    settings
 }
 
 fn without_credentials(broker: &Url) -> String {
@@ -194,21 +216,36 @@ fn without_credentials(broker: &Url) -> String {
     url.to_string()
 }
 
-fn welcome(broker: &Url, base: &str, simulator: SocketAddr, admin: SocketAddr) {
+fn welcome(broker: &Url, base: &str, simulator: SocketAddr, bridges: &Bridges) {
     let (host, port) = (broker.host_str().unwrap_or("127.0.0.1"), broker.port().unwrap_or(1883));
+    let (who, pages, end) = match bridges {
+        Bridges::One(_, Addresses { admin, .. }) => (
+            "the bridge between them".to_owned(),
+            format!("The bridge's status page, in a browser:\n  {OPEN} http://{admin}/"),
+            "Ctrl-C ends the demo.",
+        ),
+        Bridges::Several(cluster) => {
+            let pages: Vec<_> =
+                cluster.pages().map(|(name, admin)| format!("  {OPEN} http://{admin}/   ({name})")).collect();
+            (
+                format!("{} bridges between them. {}", pages.len(), cluster.told()),
+                format!("Each bridge has its status page, in a browser:\n{}", pages.join("\n")),
+                "Kill a bridge by its number, and\nwatch the messages go on. Ctrl-C ends the demo.",
+            )
+        }
+    };
     say(&format!(
         "\
-ilink2mqtt demo: a simulated iLink (http://{simulator}), an MQTT broker (mqtt://{host}:{port}) and the bridge between them.
+ilink2mqtt demo: a simulated iLink (http://{simulator}), an MQTT broker (mqtt://{host}:{port}) and {who}.
 
 Join in from a second terminal, with these or any MQTT client:
   mosquitto_sub -h {host} -p {port} -t '{base}/#' -v
   mosquitto_pub -h {host} -p {port} -t {base}/send/user/{ECHO}/text -m 'hello'
   mosquitto_pub -h {host} -p {port} -t {base}/call/ham_group/list -n
 
-The bridge's status page, in a browser:
-  {OPEN} http://{admin}/
+{pages}
 
-Contact {TALKER} says something every few seconds; contact {ECHO} echoes. Ctrl-C ends the demo.
+Contact {TALKER} says something every few seconds; contact {ECHO} echoes. {end}
 "
     ));
 }
@@ -218,135 +255,5 @@ async fn end_with_terminal(stop: CancellationToken) {
     if let Ok(mut hangup) = signal(SignalKind::hangup()) {
         let _ = stop.run_until_cancelled(hangup.recv()).await;
         stop.cancel();
-    }
-}
-
-/// Contact 413 says something every few seconds, and comes and goes.
-async fn talk(service: Simulator, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(EVERY);
-    let mut said = 0_u32;
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let body = format!(r#"{{"from_uid":"{TALKER}","text":"good news no. {}"}}"#, said + 1);
-        // Refused until the bridge has registered.
-        if service.push(body.as_bytes(), None).await.is_ok() {
-            said += 1;
-        }
-    }
-}
-
-/// Contact 414 sends back what it is told.
-async fn echo(service: Simulator, stop: CancellationToken) {
-    let mut sent = service.sent();
-    let echo = Receiver::User(Uid::try_from(ECHO.to_owned()).unwrap_or_else(|_| unreachable!("it is not empty")));
-    while let Some(Ok(message)) = stop.run_until_cancelled(sent.recv()).await {
-        if message.to == echo {
-            let text = format!("echo: {}", String::from_utf8_lossy(&message.content));
-            let body = serde_json::json!({ "from_uid": ECHO, "text": text }).to_string();
-            let _ = service.push(body.as_bytes(), None).await;
-        }
-    }
-}
-
-/// So many characters of a message are shown.
-const SHOWN: usize = 160;
-
-/// Watches everything under `base` on `broker` and publishes as a device every so often, until `stop`, which it cancels when
-/// nobody can see it any more.
-async fn show(broker: Url, base: String, every: Duration, stop: CancellationToken) {
-    let (host, port) = (broker.host_str().unwrap_or("127.0.0.1").to_owned(), broker.port().unwrap_or(1883));
-    let mut options = MqttOptions::new(format!("ilink2mqtt-demo-device-{}", std::process::id()), host, port);
-    options.set_keep_alive(Duration::from_secs(30));
-    options
-        .set_connect_properties(ConnectProperties { max_packet_size: Some(1024 * 1024), ..ConnectProperties::new() });
-    if !broker.username().is_empty() {
-        options.set_credentials(broker.username(), broker.password().unwrap_or_default());
-    }
-    let (client, mut events) = AsyncClient::new(options, 16);
-    let colours = colours();
-    let device = tokio::spawn(act(client.clone(), base.clone(), every, stop.clone()));
-    while let Some(event) = stop.run_until_cancelled(events.poll()).await {
-        match event {
-            Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                let _ = client.try_subscribe(format!("{base}/#"), QoS::AtLeastOnce);
-            }
-            Ok(Event::Incoming(Packet::Publish(message))) => {
-                if print(&base, &message, colours).is_err() {
-                    stop.cancel();
-                }
-            }
-            Ok(_) => {}
-            Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
-        }
-    }
-    device.abort();
-}
-
-/// A device that tells contact 414 something every so often.
-async fn act(client: AsyncClient, base: String, every: Duration, stop: CancellationToken) {
-    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + every / 2, every);
-    let mut degrees = 20.0_f64;
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        degrees = if degrees >= 23.0 { 20.0 } else { degrees + 0.5 };
-        let topic = format!("{base}/send/user/414/text");
-        let _ = client.publish(topic, QoS::AtLeastOnce, false, format!("{degrees:.1} °C in the kitchen")).await;
-    }
-}
-
-/// Whether to use colours: on a terminal, unless its user does not want them (no-color.org).
-fn colours() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
-fn print(base: &str, message: &Publish, colours: bool) -> io::Result<()> {
-    let topic = String::from_utf8_lossy(&message.topic);
-    let rest = topic.strip_prefix(base).map_or(&*topic, |rest| rest.trim_start_matches('/'));
-    let (what, colour) = match rest.split('/').next().unwrap_or_default() {
-        "recv" | "presence" => ("iLink → MQTT", "36"),
-        "send" | "call" | "by" => ("MQTT → iLink", "32"),
-        "result" => ("      result", "33"),
-        "bridge" => ("      bridge", "2"),
-        // The same messages once more, as JSON; the bridge's health says nothing here.
-        _ => return Ok(()),
-    };
-    if rest == "bridge/health" || rest.contains("/self_test/") {
-        return Ok(());
-    }
-    let (topic, payload) = (Shown(&message.topic), Shown(&message.payload));
-    let mut out = io::stdout().lock();
-    if colours {
-        writeln!(out, "\x1b[{colour}m{what}\x1b[0m  {topic}  {payload}")
-    } else {
-        writeln!(out, "{what}  {topic}  {payload}")
-    }
-}
-
-/// Bytes as they can be shown.
-struct Shown<'a>(&'a [u8]);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = String::from_utf8_lossy(self.0);
-        let mut characters = text.chars();
-        for character in characters.by_ref().take(SHOWN) {
-            if character.is_control() {
-                write!(f, "{}", character.escape_default())
-            } else {
-                write!(f, "{character}")
-            }?;
-        }
-        if characters.next().is_some() { write!(f, "… ({} bytes)", self.0.len()) } else { Ok(()) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_beginning_is_shown_and_nothing_that_a_terminal_obeys() {
-        assert_eq!(Shown("20.5 °C".as_bytes()).to_string(), "20.5 °C");
-        assert_eq!(Shown(b"\x1b[2Jboo\x07\n").to_string(), r"\u{1b}[2Jboo\u{7}\n");
-        assert_eq!(Shown(&[0xff, b'a']).to_string(), "\u{fffd}a");
-        assert_eq!(Shown(&[b'x'; 200]).to_string(), format!("{}… (200 bytes)", "x".repeat(SHOWN)));
     }
 }

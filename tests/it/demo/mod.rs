@@ -4,6 +4,7 @@ use rustix::process::Signal;
 
 #[cfg(feature = "demo")]
 mod clients;
+mod cluster;
 
 use crate::support::client::Client;
 use crate::support::http::{Answer, http};
