@@ -70,7 +70,7 @@ async fn execute(cli: Cli, sockets: Sockets) -> u8 {
                 Command::Check(arguments) if arguments.connect => connect(&config).await,
                 Command::Check(arguments) => check(&config, arguments.acl),
                 Command::Route(Route { command }) => try_routes(&config, command),
-                _ => run(config, Source { path, environment, level: None }, sockets).await,
+                _ => Box::pin(run(config, Source { path, environment, level: None }, sockets)).await,
             };
         }
         Command::Report(arguments) => {

@@ -94,7 +94,7 @@ impl Core {
     }
 
     async fn member(state_dir: StateDir, config: &Config) -> Result<(Self, Election), AppError> {
-        let mut cluster = Cluster::join(config, SET_ASIDE_BYTES)?;
+        let cluster = Cluster::join(config, SET_ASIDE_BYTES)?;
         let files = cluster.files(config);
         let identity = cluster.identity(state_dir.directory(), &files, &overrides(config)).await?;
         cluster.adopt(state_dir.directory(), limits(config)).await?;

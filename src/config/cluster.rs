@@ -43,8 +43,8 @@ pub struct ClusterTls {
     pub key: Option<PathBuf>,
 }
 
-/// The largest push that fits into one request to etcd, with its default settings.
-const LARGEST_PUSH: usize = 1 << 20;
+/// The largest content that fits, with all that goes with it, into one request to etcd with its default settings.
+const LARGEST: usize = 1 << 20;
 
 impl Cluster {
     /// Reads the section; what is not set follows the uid and the machine.
@@ -52,6 +52,7 @@ impl Cluster {
         reader: &mut Reader<'_>,
         uid: Result<&Uid, Failed>,
         max_body: Result<usize, Failed>,
+        max_content: Result<usize, Failed>,
     ) -> Result<Self, Failed> {
         let endpoints = reader.or("cluster.endpoints", "[]", endpoints);
         let prefix = format!("/ilink2mqtt/{}", uid.map_or("", Uid::as_str));
@@ -76,12 +77,14 @@ impl Cluster {
         if tls != ClusterTls::default() && endpoints.iter().any(plain) {
             reader.conflict("cluster.tls is set, but not all of cluster.endpoints begin with https://".to_owned());
         }
-        if !endpoints.is_empty() && max_body.is_ok_and(|most| most > LARGEST_PUSH) {
-            reader.conflict(
-                "callback.max_body is more than 1MiB: etcd does not take larger pushes; lower it, or leave out \
-                 cluster.endpoints"
-                    .to_owned(),
-            );
+        for (key, most, what) in
+            [("callback.max_body", max_body, "pushes"), ("outbound.max_content", max_content, "commands")]
+        {
+            if !endpoints.is_empty() && most.is_ok_and(|most| most > LARGEST) {
+                reader.conflict(format!(
+                    "{key} is more than 1MiB: etcd does not take larger {what}; lower it, or leave out cluster.endpoints"
+                ));
+            }
         }
         Ok(Self {
             endpoints,

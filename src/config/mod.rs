@@ -104,7 +104,8 @@ impl Config {
             Mqtt::read(&mut reader, uid, outbound.as_ref().map(|outbound| outbound.ttl).map_err(|failed| *failed));
         let spool = SpoolLimits::read(&mut reader);
         let max_body = callback.as_ref().map(|callback| callback.max_body).map_err(|failed| *failed);
-        let cluster = Cluster::read(&mut reader, uid, max_body);
+        let max_content = outbound.as_ref().map(|outbound| outbound.max_content).map_err(|failed| *failed);
+        let cluster = Cluster::read(&mut reader, uid, max_body, max_content);
         let admin = Admin::read(&mut reader);
         let base = mqtt.as_ref().map(|mqtt| &mqtt.base_topic).map_err(|failed| *failed);
         let homeassistant = HomeAssistant::read(&mut reader, base, known);

@@ -17,7 +17,7 @@ use crate::mqtt::{ForNow, NotNow, Refusal};
 use crate::observe::counters::Counters;
 use crate::observe::log::Seldom;
 use crate::os::clock;
-use crate::store::{AppendError, Queue, Store, Transient as _};
+use crate::store::{AppendError, Queue, SpoolError, Store, Transient as _};
 
 /// Messages that wait because the broker refused one of them for now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,7 +185,7 @@ impl SetAside {
             self.spool.patience().retry(append, |error| self.tell(error)).await
         };
         // Full means that it is larger than the whole store. It was counted and warned of, and cannot be kept.
-        let is_kept = matches!(stored, Ok(_) | Err(AppendError::Full));
+        let is_kept = matches!(stored, Ok(_) | Err(AppendError::Full | AppendError::Spool(SpoolError::TooLarge(_))));
         for _ in kept.refused.iter().filter(|_| is_kept) {
             self.counters.publishes_set_aside.add();
         }

@@ -229,7 +229,9 @@ impl Store {
                 None
             }
             Err(AppendError::Full) => Some(push.refused(Unanswered::Full)),
-            Err(AppendError::Spool(SpoolError::Unwritable(_))) => Some(push.refused(Unanswered::Failed)),
+            Err(AppendError::Spool(SpoolError::Unwritable(_) | SpoolError::TooLarge(_))) => {
+                Some(push.refused(Unanswered::Failed))
+            }
             // The process is about to stop; nothing may be answered any more.
             Err(AppendError::Spool(SpoolError::Failed(_))) => None,
         }

@@ -155,6 +155,13 @@ impl CommandResult {
         Self { id, reference, status, code, name, message, data: Map::new(), attempts, elapsed_ms }
     }
 
+    /// The same without what else iLink replied, which is too large to be stored.
+    #[must_use]
+    pub fn without_data(self) -> Self {
+        let message = format!("{}; the rest of iLink's answer is too large to be stored, and left out", self.message);
+        Self { message, data: Map::new(), ..self }
+    }
+
     /// The result's JSON, `ref` as it was written.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {

@@ -244,19 +244,26 @@ impl Attempts {
 
     /// Replaces the command by its result, in one commit. The command must not be sent again, so if the disk does not take the
     /// result, this is tried until it does.
-    async fn finish(&self, seq: u64, command: Command, result: CommandResult) -> Result<Step, SpoolError> {
+    async fn finish(&self, seq: u64, command: Command, mut result: CommandResult) -> Result<Step, SpoolError> {
         self.count(&command, &result);
-        let row = Record::Result(StoredResult { at: command.at, reply_to: command.reply_to, json: result.to_json() });
-        let Ok(row) = row.encode() else { return Ok(Step::Gone) };
-        self.unstored().insert(seq, row.clone());
-        let mut told = false;
+        let row_of = |result: &CommandResult| {
+            let (at, reply_to) = (command.at, command.reply_to.clone());
+            Record::Result(StoredResult { at, reply_to, json: result.to_json() }).encode()
+        };
+        let Ok(mut row) = row_of(&result) else { return Ok(Step::Gone) };
+        let (mut told, mut whole) = (false, true);
         loop {
+            self.unstored().insert(seq, row.clone());
             match self.spool.replace(Queue::Outbound, seq, row.clone()).await {
                 Ok(()) => {
                     self.unstored().remove(&seq);
                     return Ok(Step::Finished);
                 }
                 Err(SpoolError::Failed(why)) => return Err(SpoolError::Failed(why)),
+                Err(SpoolError::TooLarge(_)) if std::mem::take(&mut whole) => {
+                    result = result.without_data();
+                    row = row_of(&result).unwrap_or(row);
+                }
                 Err(error) => {
                     if !std::mem::replace(&mut told, true) {
                         warn!(%error, "the result of a call cannot be stored yet; trying again every second");

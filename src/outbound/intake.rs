@@ -29,6 +29,8 @@ pub struct Intake {
 pub(super) enum NotStored {
     /// There is no room for it, or not for this client, for this reason.
     NoRoom(String),
+    /// It is larger than the spool takes.
+    TooLarge(String),
     /// The spool failed.
     Failed(SpoolError),
 }
@@ -58,6 +60,7 @@ impl Intake {
                 Err(NotStored::NoRoom("the bridge's queue to iLink is full: send it again later".to_owned()))
             }
             Err(AppendError::Spool(refused @ SpoolError::Unwritable(_))) => Err(NotStored::NoRoom(refused.to_string())),
+            Err(AppendError::Spool(refused @ SpoolError::TooLarge(_))) => Err(NotStored::TooLarge(refused.to_string())),
         }
     }
 }

@@ -59,7 +59,7 @@ impl Replies {
                 let _ = self.accepted.send(Accepted { seq, client, lane, deadline, latest: None });
                 true
             }
-            Err(NotStored::NoRoom(why)) => failed(&why),
+            Err(NotStored::NoRoom(why) | NotStored::TooLarge(why)) => failed(&why),
             Err(NotStored::Failed(_)) => false,
         }
     }

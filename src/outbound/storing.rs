@@ -39,6 +39,10 @@ impl Accept {
                 let rejection = Rejection::new(Reason::QueueFull, why, reference);
                 Fate::Refused(Box::pin(self.refuse(id, reply_to, rejection, ack)))
             }
+            Err(NotStored::TooLarge(why)) => {
+                let rejection = Rejection::new(Reason::TooLarge, why, reference);
+                Fate::Refused(Box::pin(self.refuse(id, reply_to, rejection, ack)))
+            }
         }
     }
 }
@@ -261,6 +265,7 @@ impl Accept {
             }
             Err(NotStored::Failed(failed)) => Err(NotAccepted::Failed(failed)),
             Err(NotStored::NoRoom(why)) => Err(refuse(Reason::QueueFull, why)),
+            Err(NotStored::TooLarge(why)) => Err(refuse(Reason::TooLarge, why)),
         }
     }
 

@@ -27,6 +27,8 @@
 //! - **Refused for now** ([`SpoolError::Unwritable`]: no room on the disk, locked, unreachable): nothing was stored,
 //!   and asking again is safe. Rows that are there can still be read, replaced and completed as far as possible. The
 //!   trouble passes by itself.
+//! - **Too large** ([`SpoolError::TooLarge`]): as before, but asking again is of no use. Of a lazy change it is logged, and the
+//!   row or note stays as it was.
 //! - **Failed** ([`SpoolError::Failed`]): from here on it is unknown what is stored, as after a sync that failed. No
 //!   call is answered any more, and [`Append::failed`] resolves. The process has to end; the next one reads what is
 //!   there.

@@ -39,7 +39,7 @@ impl Queue {
 }
 
 /// One `T` for each queue.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PerQueue<T> {
     pub(super) inbound: T,
     pub(super) outbound: T,
@@ -178,6 +178,9 @@ pub enum SpoolError {
     /// The disk does not take it now (full, read-only, locked): nothing was stored, trying again later is safe.
     #[error("the spool cannot be written: {0}")]
     Unwritable(String),
+    /// It is larger than the store ever takes: nothing was stored, and asking again is of no use.
+    #[error("the spool cannot hold it: {0}")]
+    TooLarge(String),
     /// The spool has failed or was closed; nothing is stored any more. The process should stop.
     #[error("the spool has failed: {0}")]
     Failed(String),

@@ -29,7 +29,7 @@ use crate::os::lease::Lease;
 use crate::os::tasks;
 use crate::state_dir::{Identity, IdentityError, Overrides};
 use crate::store::etcd::{Etcd, EtcdConfig, EtcdError, EtcdTls, Leadership, MemberInfo};
-use crate::store::{Append, Limits, Store};
+use crate::store::{Append, Limits};
 use files::{Present, Shared};
 
 /// Between two attempts at what etcd does not do for now.
@@ -38,6 +38,8 @@ const AGAIN: Duration = Duration::from_millis(300);
 const LEFT_TO_OTHERS: Duration = Duration::from_secs(5);
 /// So much longer than a lease lasts, a member that cannot take part waits before it says so.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Whose account it is.
+const ACCOUNT: &str = "uid";
 /// How long `status` waits for etcd.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
 
@@ -45,14 +47,14 @@ const LOOK_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct Cluster {
     etcd: Arc<Etcd>,
     me: String,
+    uid: String,
+    prefix: String,
     endpoints: usize,
     takeover: Duration,
     present: Present,
     /// Won, and not yet used.
     won: Option<Leadership>,
     not_before: Instant,
-    /// Notes of a bridge that was alone, for the first time that this member leads.
-    notes: Option<Arc<dyn Store>>,
 }
 
 impl Cluster {
@@ -65,9 +67,10 @@ impl Cluster {
         clock::run_among_others();
         let etcd = Etcd::open(&etcd_config(config, set_aside)).map_err(|error| AppError::Config(error.to_string()))?;
         let (me, endpoints) = (config.cluster.member.clone(), config.cluster.endpoints.len());
+        let (uid, prefix) = (config.ilink.uid.as_str().to_owned(), config.cluster.prefix.clone());
         let (present, not_before) = (Present::default(), Instant::now());
         let takeover = config.cluster.takeover;
-        Ok(Self { etcd, me, endpoints, takeover, present, won: None, not_before, notes: None })
+        Ok(Self { etcd, me, uid, prefix, endpoints, takeover, present, won: None, not_before })
     }
 
     /// Where the members keep their small files.
@@ -87,6 +90,7 @@ impl Cluster {
         overrides: &Overrides,
     ) -> Result<Identity, AppError> {
         let mut told = false;
+        self.claim_prefix(&mut told).await?;
         loop {
             let (local, files, overrides) = (local.clone(), files.clone(), overrides.clone());
             let opening = move || {
@@ -103,10 +107,25 @@ impl Cluster {
                     return Err(AppError::Failed("the process is ending".to_owned()));
                 }
             };
-            if !std::mem::replace(&mut told, true) {
-                warn!(error, "the identity cannot be read from etcd yet; the bridge starts once it can be");
+            not_yet(&error, &mut told).await;
+        }
+    }
+
+    /// What is below the prefix belongs to one account. Waits for etcd.
+    async fn claim_prefix(&self, told: &mut bool) -> Result<(), AppError> {
+        loop {
+            match self.etcd.get_or_create(ACCOUNT, self.uid.as_bytes()).await {
+                Ok(uid) if uid == self.uid.as_bytes() => return Ok(()),
+                Ok(other) => {
+                    return Err(AppError::Config(format!(
+                        "cluster.prefix {} belongs to the account {}, and ilink.uid is {}: give each account a prefix of its own",
+                        self.prefix,
+                        String::from_utf8_lossy(&other),
+                        self.uid
+                    )));
+                }
+                Err(error) => not_yet(&error.to_string(), told).await,
             }
-            sleep(AGAIN).await;
         }
     }
 
@@ -114,10 +133,9 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// If the spool cannot be read.
-    pub(super) async fn adopt(&mut self, local: &Directory, limits: Limits) -> Result<(), AppError> {
-        self.notes = moving::move_rows(local, limits, &*self.append()).await?;
-        Ok(())
+    /// If the spool has failed.
+    pub(super) async fn adopt(&self, local: &Directory, limits: Limits) -> Result<(), AppError> {
+        moving::move_spool(local, limits, &self.etcd).await
     }
 
     /// Takes pushes in.
@@ -161,11 +179,6 @@ impl Cluster {
                 return None;
             }
         };
-        if let Some(notes) = &self.notes
-            && let Err(error) = moving::move_notes(notes, &store).await
-        {
-            debug!(%error, "the notes are moved when this member leads again");
-        }
         self.present.set(Some(leadership.clone()));
         let (deadline, losing, failing) = (leadership.clone(), leadership.clone(), store.clone());
         // Both resolve once, and only tell.
@@ -213,11 +226,15 @@ impl Cluster {
     }
 
     pub(super) async fn close(&self) {
-        if let Some(notes) = &self.notes {
-            notes.close().await;
-        }
         self.etcd.close().await;
     }
+}
+
+async fn not_yet(error: &str, told: &mut bool) {
+    if !std::mem::replace(told, true) {
+        warn!(error, "the identity cannot be read from etcd yet; the bridge starts once it can be");
+    }
+    sleep(AGAIN).await;
 }
 
 /// What is given back.

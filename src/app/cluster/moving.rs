@@ -1,29 +1,24 @@
-//! Moves the state of a single bridge into the cluster, once: identity, token and similar files, the rows waiting in the spool,
-//! and the spool's notes.
+//! Moves the state of a single bridge into the cluster, once: identity, token and similar files, and what its spool holds.
 //!
-//! Each item is stored in the cluster before it is removed here. An interrupted move continues at the next start; the row that
-//! was being moved may then be there twice, with the same id.
+//! Each item is stored in the cluster before it is removed here. An interrupted move continues at the next start.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::app::error::AppError;
 use crate::os::files::{Directory, FileStore, Files};
 use crate::state_dir::IDENTITY;
+use crate::store::etcd::{Etcd, NotAdopted};
 use crate::store::sqlite::Spool;
-use crate::store::{Append, AppendError, Limits, Queue, SpoolError, Store};
+use crate::store::{Append as _, Limits, Queue, SpoolError};
 
 /// The files of the state directory that the members share.
 const FILES: [&str; 5] = [IDENTITY, "token.json", "subscriptions.json", "quotas.json", "budgets.json"];
 /// What a file is called here once it has moved.
 const MOVED: &str = ".in-cluster";
-/// Rows and bytes that are read at once.
-const ROWS: usize = 64;
-const BYTES: usize = 1 << 20;
 /// Before what etcd does not take for now is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -46,73 +41,41 @@ pub(super) fn move_files(from: &Directory, to: &Files) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves what waits in the spool of the state directory, if there is one. Gives the spool if it has notes.
+/// Moves what the spool of the state directory holds, if there is one. Waits for etcd. What etcd never takes stays there.
 ///
 /// # Errors
 ///
-/// If it cannot be read.
-pub(super) async fn move_rows(
-    from: &Directory,
-    limits: Limits,
-    to: &dyn Append,
-) -> Result<Option<Arc<dyn Store>>, AppError> {
+/// If the spool has failed.
+pub(super) async fn move_spool(from: &Directory, limits: Limits, to: &Etcd) -> Result<(), AppError> {
     if !from.path().join("spool.db").exists() {
-        return Ok(None);
+        return Ok(());
     }
-    let failed = |error: SpoolError| AppError::State(error.to_string());
     let (spool, recovered) = Spool::open_in(from, limits).map_err(|error| AppError::State(error.to_string()))?;
     for alarm in &recovered.alarms {
-        tracing::error!("{alarm}");
+        error!("{alarm}");
     }
-    for queue in [Queue::Inbound, Queue::Outbound, Queue::SetAside] {
-        let mut moved = 0_u64;
-        loop {
-            let rows = spool.read_after(queue, 0, ROWS, BYTES).await.map_err(failed)?;
-            if rows.is_empty() {
-                break;
-            }
-            for row in rows {
-                append(to, queue, &row.data).await?;
-                spool.complete(queue, row.seq);
-                moved += 1;
-            }
-        }
-        if moved > 0 {
-            info!(queue = queue.as_str(), rows = moved, "what waited in the spool has moved into the cluster");
-        }
-    }
-    if spool.notes("").await.map_err(failed)?.is_empty() {
-        spool.close().await;
-        return Ok(None);
-    }
-    Ok(Some(spool))
-}
-
-/// Appends a row, however long that takes.
-async fn append(to: &dyn Append, queue: Queue, data: &bytes::Bytes) -> Result<(), AppError> {
+    let mut adoption = to.adoption(&*spool);
     let mut told = false;
-    loop {
-        match to.append(queue, data.clone(), None).await {
-            Ok(_) => return Ok(()),
-            Err(AppendError::Spool(SpoolError::Failed(cause))) => return Err(AppError::State(cause)),
-            Err(error) if !told => {
+    while let Err(error) = adoption.run().await {
+        match error {
+            NotAdopted::Old(SpoolError::Failed(cause)) => return Err(AppError::State(cause)),
+            error if !std::mem::replace(&mut told, true) => {
                 warn!(%error, "what waits in the spool cannot be moved into the cluster yet; the bridge starts once it is");
-                told = true;
             }
-            Err(error) => debug!(%error, "it cannot be moved yet"),
+            error => debug!(%error, "it cannot be moved yet"),
         }
         sleep(AGAIN).await;
     }
-}
-
-/// Moves the notes to the member that leads, which is this one. A note that the cluster has stays as it is.
-pub(super) async fn move_notes(from: &Arc<dyn Store>, to: &Arc<dyn Store>) -> Result<(), SpoolError> {
-    let known = to.notes("").await?;
-    for (key, value) in from.notes("").await? {
-        if known.iter().all(|(there, _)| *there != key) {
-            to.put_note(&key, value);
+    for queue in [Queue::Inbound, Queue::Outbound, Queue::SetAside] {
+        let (rows, left) = adoption.outcome(queue);
+        let queue = queue.as_str();
+        if rows > 0 {
+            info!(queue, rows, "what waited in the spool has moved into the cluster");
         }
-        from.remove_note(&key);
+        if left > 0 {
+            error!(queue, rows = left, "rows that are too large for etcd stay in the spool of the state directory");
+        }
     }
+    spool.close().await;
     Ok(())
 }

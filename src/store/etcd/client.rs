@@ -36,8 +36,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 const KEEP_ALIVES: u32 = 3;
 /// An idle connection is kept so long.
 const IDLE: Duration = Duration::from_secs(90);
-/// The longest answer: more than one that holds as many rows as are asked for at once.
-const ANSWER_MOST: usize = 64 * 1024 * 1024;
+/// The longest answer: more than one with eight of the largest rows.
+const ANSWER_MOST: usize = 16 * 1024 * 1024;
 
 /// The way to etcd.
 #[derive(Debug)]
@@ -144,7 +144,12 @@ impl Client {
     }
 
     pub(super) async fn range(&self, range: &Range) -> Result<Found, EtcdError> {
-        self.ask("/v3/kv/range", range, EACH).await.map_err(|failed| failed.error)
+        self.range_within(range, EACH).await
+    }
+
+    /// The same, for who cannot wait so long for a silent endpoint.
+    pub(super) async fn range_within(&self, range: &Range, each: Duration) -> Result<Found, EtcdError> {
+        self.ask("/v3/kv/range", range, each).await.map_err(|failed| failed.error)
     }
 
     /// Asks one endpoint, and no other.
@@ -156,7 +161,7 @@ impl Client {
     /// What an endpoint is, and whether it is well.
     pub(super) async fn look_at(&self, endpoint: usize) -> Result<String, EtcdError> {
         let at = self.endpoint(endpoint)?;
-        let version = self.known(endpoint).await?;
+        let version = self.known(endpoint, EACH).await?;
         let (status, answer) = self.whole(Method::GET, at, "/health", Bytes::new(), None, EACH).await?;
         let health: Health = serde_json::from_slice(&answer).unwrap_or_default();
         if status != StatusCode::OK || health.health != "true" {
@@ -168,7 +173,7 @@ impl Client {
     async fn ask_at(&self, endpoint: usize, path: &str, body: Bytes, each: Duration) -> Result<Bytes, EtcdError> {
         let at = self.endpoint(endpoint)?;
         if !at.is_known.load(Ordering::Relaxed) {
-            self.known(endpoint).await?;
+            self.known(endpoint, each).await?;
         }
         let mut again = self.login.is_some();
         loop {
@@ -194,7 +199,7 @@ impl Client {
     ) -> Result<Incoming, EtcdError> {
         let at = self.endpoint(endpoint)?;
         if !at.is_known.load(Ordering::Relaxed) {
-            self.known(endpoint).await?;
+            self.known(endpoint, EACH).await?;
         }
         let token = self.token(at).await?;
         let asked = self.send(Method::POST, at, path, encoded(question)?, token);
@@ -216,9 +221,9 @@ impl Client {
     }
 
     /// The version of who answers there, if it is one of this etcd's members.
-    async fn known(&self, endpoint: usize) -> Result<String, EtcdError> {
+    async fn known(&self, endpoint: usize, each: Duration) -> Result<String, EtcdError> {
         let at = self.endpoint(endpoint)?;
-        let (status, answer) = self.whole(Method::GET, at, "/version", Bytes::new(), None, EACH).await?;
+        let (status, answer) = self.whole(Method::GET, at, "/version", Bytes::new(), None, each).await?;
         let version = serde_json::from_slice::<Version>(&answer).unwrap_or_default().etcdserver;
         let mut numbers = version.split('.').map(|part| part.parse::<u32>().ok());
         let (Some(Some(major)), Some(Some(minor))) = (numbers.next(), numbers.next()) else {
@@ -232,7 +237,7 @@ impl Client {
         }
         let token = self.token(at).await?;
         let (status, answer) =
-            self.whole(Method::POST, at, "/v3/maintenance/status", Bytes::from_static(b"{}"), token, EACH).await?;
+            self.whole(Method::POST, at, "/v3/maintenance/status", Bytes::from_static(b"{}"), token, each).await?;
         if let (StatusCode::OK, Ok(Status { header })) = (status, serde_json::from_slice(&answer)) {
             if header.cluster_id.0 != *self.cluster.get_or_init(|| header.cluster_id.0) {
                 return Err(EtcdError::Foreign { at: at.url.clone() });

@@ -111,7 +111,7 @@ impl Composer<'_> {
         let common = self.common;
         let mut state = common.state();
         let mut draft = Draft::default();
-        for (key, change) in state.lazies.take(STEPS_MOST, BYTES_MOST, false) {
+        for (key, change) in state.lazies.take(STEPS_MOST, BYTES_MOST, None) {
             draft.set(key, change);
         }
         let mut flight = Flight { transaction, ops: Vec::new(), lazy: !draft.steps.is_empty(), refused: false };
@@ -190,7 +190,7 @@ impl Composer<'_> {
         }
         // The removals that make room go first.
         let most = STEPS_MOST.saturating_sub(draft.steps.len() + 3);
-        for (key, change) in state.lazies.take(most, BYTES_MOST, true) {
+        for (key, change) in state.lazies.take(most, BYTES_MOST, Some(&self.keys.queues())) {
             draft.set(key, change);
         }
         let name = RowName { transaction, place: draft.rows, size: u32::try_from(new.data.len()).unwrap_or(u32::MAX) };

@@ -138,6 +138,11 @@ impl Keys {
         )
     }
 
+    /// Which rows of a store that is taken over have come.
+    pub(super) fn adopted(&self, name: &str) -> String {
+        self.name("adopted", name)
+    }
+
     pub(super) fn redeliveries(&self) -> String {
         self.name("key", "")
     }

@@ -22,7 +22,7 @@ use crate::store::{Answer, Append, Then};
 pub(super) const WAITING_MOST: usize = 1024;
 
 /// The largest row. etcd takes requests of 1.5 MiB by default, all that goes with the row included.
-const ROW_MOST: usize = 1_400_000;
+pub(super) const ROW_MOST: usize = 1_400_000;
 
 /// How long closing waits for etcd.
 pub(super) const CLOSE_WAIT: Duration = Duration::from_secs(3);
@@ -111,24 +111,23 @@ impl<R> Handle<R> {
     }
 }
 
-fn too_large(data: &Bytes) -> Option<AppendError> {
-    (data.len() > ROW_MOST).then(|| SpoolError::Unwritable(EtcdError::TooLarge.to_string()).into())
+/// Whether etcd takes data of this size.
+pub(super) fn fits(data: &[u8]) -> Result<(), SpoolError> {
+    if data.len() > ROW_MOST { Err(SpoolError::TooLarge(EtcdError::TooLarge.to_string())) } else { Ok(()) }
 }
 
 impl<R: Send + Sync + 'static> Append for Handle<R> {
     fn append(&self, queue: Queue, data: Bytes, key: Option<Key>) -> Answer<'_, u64, AppendError> {
         async move {
-            if let Some(error) = too_large(&data) {
-                return Err(error);
-            }
+            fits(&data)?;
             self.ask(|reply| Op::Append(New { queue, data, key }, reply)).await
         }
         .boxed()
     }
 
     fn hand_over(&self, queue: Queue, data: Bytes, key: Option<Key>, then: Then) -> Result<(), Then> {
-        if let Some(error) = too_large(&data) {
-            then(Err(error));
+        if let Err(error) = fits(&data) {
+            then(Err(error.into()));
             return Ok(());
         }
         let Ok(permit) = Arc::clone(&self.waiting).try_acquire_owned() else { return Err(then) };

@@ -50,14 +50,14 @@ impl Lazies {
         self.changes.is_empty()
     }
 
-    /// The oldest, as many as fit; only the removals among them, if so wanted. They are on their way until [`Self::landed`] or
-    /// [`Self::turned_back`].
-    pub(super) fn take(&mut self, most: usize, most_bytes: usize, only_removals: bool) -> Vec<(String, Change)> {
+    /// The oldest, as many as fit; only removals of keys that begin so, if so wanted. They are on their way until
+    /// [`Self::landed`] or [`Self::turned_back`].
+    pub(super) fn take(&mut self, most: usize, most_bytes: usize, removals: Option<&str>) -> Vec<(String, Change)> {
         let mut taken = Vec::new();
         let mut bytes = 0;
         for (place, key) in &self.order {
             let Some((_, change)) = self.changes.get(key) else { continue };
-            if only_removals && change.is_some() {
+            if removals.is_some_and(|prefix| change.is_some() || !key.starts_with(prefix)) {
                 continue;
             }
             bytes += change.as_ref().map_or(0, Bytes::len) + key.len();
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     fn taken(lazies: &mut Lazies, most: usize) -> Vec<String> {
-        lazies.take(most, 100, false).into_iter().map(|(key, _)| key).collect()
+        lazies.take(most, 100, None).into_iter().map(|(key, _)| key).collect()
     }
 
     fn with(keys: &[&str]) -> Lazies {
@@ -134,10 +134,12 @@ mod tests {
     fn one_goes_however_large_it_is_and_removals_go_alone_if_need_be() {
         let mut lazies = with(&["a"]);
         lazies.set("large".to_owned(), Some(vec![0; 1000].into()));
-        lazies.set("gone".to_owned(), None);
-        let removals = lazies.take(9, 100, true);
-        assert_eq!(removals, [("gone".to_owned(), None)]);
+        lazies.set("note/gone".to_owned(), None);
+        lazies.set("row/gone".to_owned(), None);
+        let removals = lazies.take(9, 100, Some("row/"));
+        assert_eq!(removals, [("row/gone".to_owned(), None)]);
         assert_eq!(taken(&mut lazies, 9), ["a"]);
         assert_eq!(taken(&mut lazies, 9), ["large"]);
+        assert_eq!(taken(&mut lazies, 9), ["note/gone"]);
     }
 }

@@ -16,7 +16,7 @@ use super::config::Keys;
 use super::election::Leadership;
 use super::error::EtcdError;
 use super::feed::Feed;
-use super::handle::{Common, Handle};
+use super::handle::{Common, Handle, fits};
 use super::keeper::{Keeper, View};
 use super::load::load;
 use super::state::{State, Wanted};
@@ -35,6 +35,7 @@ const READ_BYTES: usize = 4 * 1024 * 1024;
 pub(super) struct Leading {
     client: Arc<Client>,
     keys: Keys,
+    leadership: Leadership,
     patience: Patience,
     #[cfg(test)]
     pub(super) faults: Arc<super::commit::Faults>,
@@ -64,7 +65,7 @@ pub(super) async fn open(
     let committer = Committer::new(Arc::clone(&client), keys.writer("leader"), Some(leadership.clone()));
     #[cfg(test)]
     let faults = Arc::clone(&committer.faults);
-    let feed = Feed::new(Arc::clone(&client), &keys, leadership, revision + 1, check_every);
+    let feed = Feed::new(Arc::clone(&client), &keys, leadership.clone(), revision + 1, check_every);
     let (requests, inbox) = mpsc::unbounded_channel();
     let view = View::Rows(Box::new(feed));
     let keeper = Keeper::new(Arc::clone(&client), keys.clone(), Arc::clone(&common), inbox, view, committer);
@@ -72,6 +73,7 @@ pub(super) async fn open(
     let rights = Leading {
         client,
         keys,
+        leadership,
         patience: Patience::default(),
         #[cfg(test)]
         faults,
@@ -121,8 +123,13 @@ impl Leader {
             wanted.iter().filter(|row| row.data.is_none()).map(|row| Step::get(row.key.clone())).collect();
         let mut found = Vec::new().into_iter();
         if !missing.is_empty() {
-            let read = Transaction { success: missing, ..Transaction::default() };
+            // What a successor has removed is no damage.
+            let compare = vec![self.rights.leadership.fence()];
+            let read = Transaction { compare, success: missing, failure: Vec::new() };
             let carried = self.rights.client.transact(&read).await.map_err(|failed| unread(&failed.error))?;
+            if !carried.succeeded {
+                return Err(self.deposed());
+            }
             found = carried.found().collect::<Vec<_>>().into_iter();
         }
         let mut rows = Vec::with_capacity(wanted.len());
@@ -143,6 +150,13 @@ impl Leader {
             }
         }
         Ok(rows)
+    }
+
+    fn deposed(&self) -> SpoolError {
+        let deposed = EtcdError::Deposed.to_string();
+        self.rights.leadership.depose(&deposed);
+        self.common.shared.fail(deposed);
+        self.common.shared.failed()
     }
 
     async fn fetch_after(
@@ -175,6 +189,15 @@ impl Leader {
 
 fn unread(error: &EtcdError) -> SpoolError {
     SpoolError::Unwritable(error.to_string())
+}
+
+/// What is lazy and never fits would keep everything after it from being stored.
+fn fits_lazily(data: &[u8]) -> bool {
+    let fits = fits(data);
+    if let Err(error) = &fits {
+        error!(bytes = data.len(), %error, "a change of a row or of a note is too large for etcd and is left out");
+    }
+    fits.is_ok()
 }
 
 impl Store for Leader {
@@ -210,10 +233,17 @@ impl Store for Leader {
     }
 
     fn replace(&self, queue: Queue, seq: u64, data: Vec<u8>) -> Answer<'_, ()> {
-        async move { self.ask(|reply| Op::Replace { queue, seq, data, reply }).await }.boxed()
+        async move {
+            fits(&data)?;
+            self.ask(|reply| Op::Replace { queue, seq, data, reply }).await
+        }
+        .boxed()
     }
 
     fn replace_lazily(&self, queue: Queue, seq: u64, data: Vec<u8>) {
+        if !fits_lazily(&data) {
+            return;
+        }
         self.lazily(|state, _| {
             state.replace(queue, seq, Bytes::from(data));
         });
@@ -238,6 +268,9 @@ impl Store for Leader {
     }
 
     fn put_note(&self, key: &str, value: Vec<u8>) {
+        if !fits_lazily(&value) {
+            return;
+        }
         self.lazily(|state, keys| {
             state.notes.insert(key.to_owned(), value.clone());
             state.lazies.set(keys.note(key), Some(value.into()));

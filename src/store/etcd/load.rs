@@ -12,8 +12,9 @@ use crate::store::types::Queue;
 
 /// So many names are read at once.
 const PAGE: u64 = 2_000;
-/// So many rows with data of another size than their name says are read at once.
-const VALUES: usize = 8;
+/// So many rows with data of another size than their name says are read at once; fewer where they turn out to be large.
+const VALUES: usize = 100;
+const LARGE_VALUES: usize = 8;
 
 /// Reads everything into `state`, and gives the revision in which it was so.
 pub(super) async fn load(client: &Client, keys: &Keys, state: &mut State) -> Result<u64, EtcdError> {
@@ -75,18 +76,33 @@ pub(super) async fn rows(client: &Client, keys: &Keys, state: &mut State) -> Res
             state.listed(row.queue, row.number, row.name, row.name.size);
         }
     }
-    for some in replaced.chunks(VALUES) {
+    sizes(client, keys, &replaced, state).await?;
+    Ok(range.revision.0)
+}
+
+/// Lists rows that have been replaced: only their data tells how large they are.
+async fn sizes(client: &Client, keys: &Keys, rows: &[Listed], state: &mut State) -> Result<(), EtcdError> {
+    let (mut rest, mut most) = (rows, VALUES);
+    while !rest.is_empty() {
+        let (some, others) = rest.split_at(most.min(rest.len()));
         let steps = some.iter().map(|row| Step::get(keys.queue(row.queue) + &row.name.encode())).collect();
         let read = Transaction { success: steps, ..Transaction::default() };
-        let carried = client.transact(&read).await.map_err(|failed| failed.error)?;
-        for (row, kvs) in some.iter().zip(carried.found()) {
-            if let Some(kv) = kvs.first() {
-                let size = u32::try_from(kv.value.0.len()).unwrap_or(u32::MAX);
-                state.listed(row.queue, row.number, row.name, size);
+        match client.transact(&read).await {
+            Ok(carried) => {
+                for (row, kvs) in some.iter().zip(carried.found()) {
+                    if let Some(kv) = kvs.first() {
+                        let size = u32::try_from(kv.value.0.len()).unwrap_or(u32::MAX);
+                        state.listed(row.queue, row.number, row.name, size);
+                    }
+                }
+                (rest, most) = (others, VALUES);
             }
+            // The answer may be too long: so many of the largest fit.
+            Err(_) if most > LARGE_VALUES => most = LARGE_VALUES,
+            Err(failed) => return Err(failed.error),
         }
     }
-    Ok(range.revision.0)
+    Ok(())
 }
 
 /// A row that was found.

@@ -20,6 +20,7 @@
 //! | `key/<packet id>` | the [`Key`](super::Key) of a command | no |
 //! | `note/<key>` | a note | no |
 //! | `stats` | how much the queues hold, by the leader | no |
+//! | `adopted/<name>` | which rows of a store that was taken over have come (`adopt`) | no |
 //! | `file/<name>` | a small value that all share | no |
 //!
 //! # Operation
@@ -36,6 +37,7 @@
 //!   have been stored waits until that is known. Removals are tried even when etcd is out of space.
 //! - **Failed**: another member leads, or etcd says that its members disagree.
 
+mod adopt;
 mod causes;
 mod client;
 mod commit;
@@ -68,6 +70,7 @@ use tokio::sync::watch as channel;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use adopt::{Adoption, NotAdopted};
 use client::Client;
 pub use config::{EtcdConfig, EtcdTls};
 use config::{Keys, end_of};
@@ -200,6 +203,12 @@ impl Etcd {
     async fn open_store(&self, leadership: &Leadership) -> Result<Arc<Leading>, EtcdError> {
         let (client, keys, every) = (Arc::clone(&self.client), self.keys.clone(), self.takeover / 3);
         leading::open(client, keys, leadership.clone(), self.limits, every).await
+    }
+
+    /// Takes over what a bridge that was alone kept in this store.
+    #[must_use]
+    pub fn adoption<'a>(&'a self, old: &'a dyn Store) -> Adoption<'a> {
+        Adoption::of(&self.client, &self.keys, old)
     }
 
     /// A small value that all members share.

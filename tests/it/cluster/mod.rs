@@ -1,5 +1,8 @@
 //! Several bridges for one account, with a real etcd: one leads, the others take pushes in and stand by.
 
+mod etcds;
+mod large;
+
 use serde_json::{Value, json};
 
 use crate::support::bridge::{Bridge, text_push};

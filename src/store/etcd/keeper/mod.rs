@@ -54,8 +54,8 @@ enum Aboard {
 struct Refused {
     cause: EtcdError,
     again: Instant,
-    /// What was to be removed has been tried since.
-    removals_tried: bool,
+    /// Nor can anything be removed.
+    removals_failed: bool,
 }
 
 /// The keeper must end: after a failure already told to all, or because it was closed.
@@ -202,17 +202,17 @@ impl Keeper {
         let lazy = self.lazy_since.is_some_and(|since| now >= since + LAZY_WAIT) || lazies >= LAZY_MOST;
         let closing = self.closing.is_some();
         let again = self.refused.as_ref().is_some_and(|refused| now >= refused.again);
-        if self.refused.is_some() && self.waiting.is_empty() {
-            if let Some(removals) = self.removals() {
-                self.going = Some((
-                    async move {
-                        let outcome = committer.remove(removals).await;
-                        (committer, outcome.map(|()| 0))
-                    }
-                    .boxed(),
-                    Aboard::Removals,
-                ));
-            } else if again {
+        if let Some(removals) = self.removals(again) {
+            self.going = Some((
+                async move {
+                    let outcome = committer.remove(removals).await;
+                    (committer, outcome.map(|()| 0))
+                }
+                .boxed(),
+                Aboard::Removals,
+            ));
+        } else if self.refused.is_some() && self.waiting.is_empty() {
+            if again {
                 self.going = Some((
                     async move {
                         let outcome = committer.probe().await;
@@ -259,13 +259,14 @@ impl Keeper {
         Composer { keys, common, fullness, session_began, leads }
     }
 
-    /// What is only to be removed, if etcd takes nothing else.
-    fn removals(&mut self) -> Option<Vec<Step>> {
-        let refused = self.refused.as_mut().filter(|refused| refused.cause == EtcdError::NoSpace)?;
-        if std::mem::replace(&mut refused.removals_tried, true) {
+    /// The rows to be removed, if etcd takes nothing else: at once, because they make the space.
+    fn removals(&mut self, again: bool) -> Option<Vec<Step>> {
+        let refused = self.refused.as_ref().filter(|refused| refused.cause == EtcdError::NoSpace)?;
+        if refused.removals_failed && !again {
             return None;
         }
-        let removals = self.common.state().lazies.take(LAZY_MOST, usize::MAX, true);
+        let rows = self.keys.queues();
+        let removals = self.common.state().lazies.take(LAZY_MOST, usize::MAX, Some(&rows));
         (!removals.is_empty()).then(|| removals.into_iter().map(|(key, _)| Step::delete(key)).collect())
     }
 

@@ -19,18 +19,20 @@ impl Keeper {
         let Some((_, aboard)) = self.going.take() else { return Ok(()) };
         match (outcome, aboard) {
             (Ok(revision), Aboard::Rows(flight)) => self.stored(revision, flight),
-            (Ok(_), Aboard::Removals) => self.common.state().lazies.landed(),
+            (Ok(_), Aboard::Removals) => {
+                self.common.state().lazies.landed();
+                self.set_removals_failed(false);
+            }
             (Ok(_), Aboard::Probe) => self.accept_again(),
             (Err(NotDone::Refused(cause)), Aboard::Rows(flight)) => self.turned_back(&cause, flight),
             (Err(NotDone::Refused(cause)), Aboard::Removals) => {
                 self.common.state().lazies.turned_back();
                 self.refuse(cause);
+                self.set_removals_failed(true);
             }
             (Err(NotDone::Refused(cause)), Aboard::Probe) => {
                 self.refuse(cause);
-                if let Some(refused) = &mut self.refused {
-                    refused.removals_tried = false;
-                }
+                self.set_removals_failed(false);
             }
             (Err(NotDone::Deposed), _) => return Err(self.deposed()),
             (Err(NotDone::Fatal(cause)), _) => {
@@ -121,6 +123,14 @@ impl Keeper {
             state.lazies.turned_back();
             state.not_coming(flight.transaction);
         }
+        if *cause == EtcdError::TooLarge && !flight.lazy && flight.ops.len() == 1 {
+            // It alone is at fault, and always will be.
+            for (waiter, _) in flight.ops {
+                waiter.op.refused(SpoolError::TooLarge(cause.to_string()));
+            }
+            self.stale = matches!(self.view, View::Rows(_));
+            return self.show();
+        }
         let (adding, rest): (Vec<_>, Vec<_>) =
             flight.ops.into_iter().partition(|(_, place)| matches!(place, Place::Row(..)));
         self.stale = matches!(self.view, View::Rows(_));
@@ -139,9 +149,15 @@ impl Keeper {
 
     fn refuse(&mut self, cause: EtcdError) {
         self.warn(&cause);
-        let removals_tried = self.refused.as_ref().is_some_and(|refused| refused.removals_tried);
-        self.refused = Some(Refused { cause, again: Instant::now() + RETRY_EVERY, removals_tried });
+        let removals_failed = self.refused.as_ref().is_some_and(|refused| refused.removals_failed);
+        self.refused = Some(Refused { cause, again: Instant::now() + RETRY_EVERY, removals_failed });
         self.show();
+    }
+
+    fn set_removals_failed(&mut self, failed: bool) {
+        if let Some(refused) = &mut self.refused {
+            refused.removals_failed = failed;
+        }
     }
 
     /// Tells the operator, once for each cause until rows are stored again.

@@ -1,10 +1,12 @@
 //! Against a real etcd.
 
+mod adopt;
 mod client;
 mod conformance;
 mod election;
 mod proxy;
 mod server;
+mod space;
 mod store;
 
 use std::time::Duration;

@@ -100,6 +100,22 @@ async fn a_deposed_leader_is_refused_everything_and_its_member_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_successor_has_removed_is_no_damage() {
+    let config = config(shared(), "a");
+    let (a, b) = (Etcd::open(&config).unwrap(), Etcd::open(&named(&config, "b")).unwrap());
+    let (leadership, store) = lead(&a).await;
+    let row = in_time(store.append(Queue::Outbound, "a command".into(), None)).await.unwrap();
+    a.lose_lease().await;
+    let (_other, successor) = lead(&b).await;
+    successor.complete(Queue::Outbound, row);
+    append(&*successor, "something durable").await;
+    let read = in_time(store.read(Queue::Outbound, row)).await;
+    assert!(matches!(&read, Err(SpoolError::Failed(cause)) if cause.contains("another member leads")), "{read:?}");
+    assert_eq!(store.counters().damaged_rows, 0);
+    assert!(store.has_failed() && leadership.valid_until() == Duration::ZERO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_carried_out_and_not_answered_is_carried_out_once() {
     let config = config(shared(), "a");
     let proxy = Proxy::to(shared()).await;
@@ -210,9 +226,18 @@ async fn the_largest_push_fits_and_what_is_larger_is_refused_with_the_remedy() {
     assert!(there.len() == 9 && there.iter().all(|row| row.data == large));
     let refused = in_time(etcd.member().append(Queue::Inbound, vec![0; 1_500_000].into(), None)).await;
     assert!(
-        matches!(&refused, Err(AppendError::Spool(SpoolError::Unwritable(cause))) if cause.contains("--max-request-bytes")),
+        matches!(&refused, Err(AppendError::Spool(SpoolError::TooLarge(cause))) if cause.contains("--max-request-bytes")),
         "{refused:?}"
     );
+    // Nor does a change that is too large keep others waiting.
+    let refused = in_time(store.replace(Queue::Inbound, last, vec![0; 1_500_000])).await;
+    assert!(matches!(&refused, Err(SpoolError::TooLarge(_))), "{refused:?}");
+    store.replace_lazily(Queue::Inbound, last, vec![0; 1_500_000]);
+    store.put_note("large", vec![0; 1_500_000]);
+    store.put_note("small", vec![2]);
+    append(&*store, "after").await;
+    assert_eq!(in_time(store.read(Queue::Inbound, last)).await.unwrap().unwrap().data, large);
+    assert_eq!(in_time(store.notes("small")).await.unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,4 +286,19 @@ async fn a_takeover_reads_page_by_page_and_finds_all() {
     assert_eq!((stats.depth, stats.bytes), (2_000, 500 * 50 + 1_500 * 2 + 2_000 * ROW_OVERHEAD));
     let there = rows(&*store, Queue::Inbound).await;
     assert!(there.len() == 2_000 && there.is_sorted_by_key(|row| row.seq));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_finds_large_results_too() {
+    let etcd = Etcd::open(&config(shared(), "a")).unwrap();
+    let (leadership, store) = lead(&etcd).await;
+    for n in 0..14 {
+        let row = in_time(store.append(Queue::Outbound, "a command".into(), None)).await.unwrap();
+        in_time(store.replace(Queue::Outbound, row, vec![n; 1_200_000])).await.unwrap();
+    }
+    in_time(store.close()).await;
+    in_time(leadership.resign()).await;
+    let (_leadership, store) = lead(&etcd).await;
+    assert_eq!(store.stats(Queue::Outbound).bytes, 14 * (1_200_000 + ROW_OVERHEAD));
+    assert!(rows(&*store, Queue::Outbound).await.iter().zip(0..14).all(|(row, n)| row.data[0] == n));
 }
