@@ -10,7 +10,17 @@ const VERSION: u8 = 1;
 /// # Errors
 /// Only if serialisation itself fails, which no value of the rows' types makes it do.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, postcard::Error> {
-    postcard::to_extend(value, vec![VERSION])
+    encode_with_room(value, 0)
+}
+
+/// The same. `room` is how many bytes it will probably be: a row that grows is copied.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_with_room<T: Serialize>(value: &T, room: usize) -> Result<Vec<u8>, postcard::Error> {
+    let mut row = Vec::with_capacity(room);
+    row.push(VERSION);
+    postcard::to_extend(value, row)
 }
 
 /// The value in a row's bytes.

@@ -186,10 +186,11 @@ impl<O: Owner> Courier<O> {
         self.bytes += size;
         let handling = ticket.handling.clone();
         let mut giving = pin!(hand_over(owner.publisher(), parts, &handling));
-        // Outcomes of other rows are handled while this one waits for the link. Cancel-safe: `giving` is borrowed, and `stop`
-        // drops it only between two publishes; what was not handed over stays in the spool.
+        // Outcomes of other rows are handled while this one waits for the link; usually it need not wait. Cancel-safe: `giving`
+        // is borrowed, and `stop` drops it only between two publishes; what was not handed over stays in the spool.
         let sent = loop {
             tokio::select! {
+                biased;
                 sent = &mut giving => break sent,
                 () = self.settled() => {}
                 () = stop.cancelled() => return false,

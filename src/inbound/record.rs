@@ -138,7 +138,10 @@ impl Record {
     /// # Errors
     /// Only if serialisation itself fails, which no value of this type makes it do.
     pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
-        codec::encode(self)
+        /// At most: the variant, the id, the stamp, and the lengths.
+        const BESIDE_THE_BODY: usize = 64;
+        let body = if let Self::Push { body, .. } = self { body.len() } else { 0 };
+        codec::encode_with_room(self, body + BESIDE_THE_BODY)
     }
 
     /// The record in a row's bytes.

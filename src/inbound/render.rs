@@ -9,7 +9,7 @@ use super::relay::Relay;
 use super::routed::{Routed, routed};
 use crate::delivery::Part;
 use crate::local::{Flags, Nameable, Publication, Shape, picture_of, publications};
-use crate::observe::activity::{Passed, Way, shown};
+use crate::observe::activity::{Moment, Passed, Way, shown};
 use crate::os::clock;
 use crate::protocol::{Message, Uid};
 
@@ -120,15 +120,15 @@ impl Relay {
             _ => None,
         };
         Passed {
-            at: clock::rfc3339(clock::wall_now_ms()),
+            at: Moment(clock::wall_now_ms()),
             way: Way::FromIlink,
-            kind: message.kind().as_str().to_owned(),
-            id: accepted.received.id.to_string(),
+            kind: message.kind().as_str(),
+            id: accepted.received.id,
             from: message.from_uid().map(|from| called(from, names.of_user(from))),
             to,
             bytes: message.content().map(|content| content.bytes.len()),
             verdict,
-            outcome: outcome.to_owned(),
+            outcome: outcome.into(),
             took_ms: u64::try_from(accepted.at.age().as_millis()).unwrap_or(u64::MAX),
             content: message.content().and_then(|content| self.counters.activity.content(&content.bytes)),
         }

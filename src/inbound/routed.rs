@@ -37,10 +37,10 @@ pub(super) fn routed(
     only: Option<&[Arc<RouteState>]>,
 ) -> Routed {
     let mut routed = Routed::default();
-    let (Some(recv), Some(content)) = (recv_levels(message), message.content()) else { return routed };
     if !routing.routes.hear_ilink() || message.from_uid() == Some(own) || only.is_some_and(<[_]>::is_empty) {
         return routed;
     }
+    let (Some(recv), Some(content)) = (recv_levels(message), message.content()) else { return routed };
     let from_uid = message.from_uid().map(Uid::as_str);
     let said = Said { recv: &recv, payload: &content.bytes, from_uid, time: message.time() };
     let may_fire = |state: &Arc<RouteState>| only.is_none_or(|only| only.iter().any(|fired| Arc::ptr_eq(fired, state)));
@@ -70,7 +70,7 @@ pub(super) fn routed(
                 // By when it was accepted: what waited for the broker is no loop.
                 } else if only.is_some() || state.may_fire(route.max_rate(), at.plus(Duration::ZERO)) {
                     state.counters.fired.add_if(only.is_none());
-                    let user_properties = vec![("id", received.id.to_string()), ("route", state.name.clone())];
+                    let user_properties = [("id", received.id.to_string()), ("route", state.name.clone())].into();
                     let deadline = max_age.map(|most| at.plus(most));
                     let publication = Publication { user_properties, deadline, ..Publication::raw(topic, payload) };
                     let answer = answer.and_then(|text| answer_to(message, text));

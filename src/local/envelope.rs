@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -110,7 +111,7 @@ pub fn publications(
 
     let properties = user_properties(message, received);
     let both = raw.into_iter().chain(event);
-    both.map(|publication| Publication { user_properties: properties.clone(), ..publication }).collect()
+    both.map(|publication| Publication { user_properties: Arc::clone(&properties), ..publication }).collect()
 }
 
 /// The retained publication of a picture: of a file that is one. It is a state, as presence is: how old it is does not matter.
@@ -128,7 +129,7 @@ fn command(topic: String, content: &Content, deadline: Option<Duration>) -> Publ
 }
 
 /// A value that no MQTT string can hold is left out: the envelope has it in full, and must not fail for it.
-fn user_properties(message: &Message, received: &Received) -> Vec<(&'static str, String)> {
+fn user_properties(message: &Message, received: &Received) -> Arc<[(&'static str, String)]> {
     let group_id = match message {
         Message::Group { group, .. } => Some(group.as_str()),
         _ => None,

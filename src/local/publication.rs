@@ -4,6 +4,7 @@
 //! does not have.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,7 +30,7 @@ pub struct Publication {
     /// MQTT 5: payload format indicator 1, the payload is UTF-8.
     pub utf8: bool,
     /// MQTT 5: user properties, in order.
-    pub user_properties: Vec<(&'static str, String)>,
+    pub user_properties: Arc<[(&'static str, String)]>,
     /// MQTT 5: what the requester correlates the answer by.
     pub correlation_data: Option<Bytes>,
     /// The boot-time instant after which it must not be sent any more; what

@@ -72,7 +72,8 @@ pub(super) struct Lost {
 
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    jobs: BTreeMap<Key, Job>,
+    /// Boxed: the map moves its values about.
+    jobs: BTreeMap<Key, Box<Job>>,
     waiting: BTreeSet<Key>,
     /// Packet id and job, in the order of sending: the first has waited longest for its PUBACK.
     in_flight: BTreeMap<u64, (u16, Key)>,
@@ -107,7 +108,7 @@ impl Outbox {
         self.next += 1;
         let losses = if handling.alone { SUSPECT_AFTER } else { 0 };
         self.suspects |= handling.alone;
-        self.jobs.insert(key, Job { publication, origin, order, handling, losses });
+        self.jobs.insert(key, Box::new(Job { publication, origin, order, handling, losses }));
         self.waiting.insert(key);
     }
 
@@ -134,7 +135,7 @@ impl Outbox {
     /// The next job to send.
     pub(super) fn first_waiting(&self) -> Option<(Key, &Job)> {
         let key = self.waiting.first()?;
-        self.jobs.get(key).map(|job| (*key, job))
+        self.jobs.get(key).map(|job| (*key, &**job))
     }
 
     /// Whether `offline` is not sent yet.
@@ -146,13 +147,13 @@ impl Outbox {
     /// Takes a waiting job out.
     pub(super) fn take(&mut self, key: Key) -> Option<Job> {
         self.waiting.remove(&key);
-        let job = self.jobs.remove(&key);
+        let job = self.jobs.remove(&key).map(|job| *job);
         self.look_for_suspects();
         job
     }
 
     fn look_for_suspects(&mut self) {
-        self.suspects = self.suspects && self.jobs.values().any(Job::is_suspect);
+        self.suspects = self.suspects && self.jobs.values().any(|job| job.is_suspect());
     }
 
     /// Marks a waiting job as sent, and returns its packet id. None if all packet ids are in flight: then it goes on waiting.
@@ -180,7 +181,7 @@ impl Outbox {
         let (_, key) = self.in_flight.remove(&sending)?;
         let job = self.jobs.remove(&key)?;
         self.look_for_suspects();
-        Some(job)
+        Some(*job)
     }
 
     /// The connection was lost. `blame`: it was lost so soon that a job in flight may be the cause.
@@ -191,7 +192,7 @@ impl Outbox {
         for key in &in_flight {
             if let Some(job) = self.jobs.get_mut(key) {
                 if blame && in_flight.len() == 1 && job.is_suspect() && key.0 == Rank::Caller {
-                    lost.ended_at = self.jobs.remove(key);
+                    lost.ended_at = self.jobs.remove(key).map(|job| *job);
                     continue;
                 }
                 job.losses = job.losses.saturating_add(u8::from(blame));
@@ -203,7 +204,7 @@ impl Outbox {
         // The link makes its own jobs again on every connection.
         self.jobs.retain(|key, _| key.0 == Rank::Caller);
         self.waiting.retain(|key| self.jobs.contains_key(key));
-        self.suspects = self.jobs.values().any(Job::is_suspect);
+        self.suspects = self.jobs.values().any(|job| job.is_suspect());
         lost
     }
 }

@@ -97,6 +97,17 @@ pub(super) trait Version: 'static {
     /// Appends it to `out`. After a failure, a part of it may be there: the caller removes it.
     fn write(packet: &Self::Packet, largest: usize, out: &mut BytesMut) -> Result<(), Failure>;
 
+    /// Writes what [`Self::publish`] makes.
+    fn write_publish(
+        pkid: u16,
+        publication: &Publication,
+        expiry: Option<u32>,
+        largest: usize,
+        out: &mut BytesMut,
+    ) -> Result<(), Failure> {
+        Self::write(&Self::publish(pkid, publication, expiry), largest, out)
+    }
+
     /// Takes the first packet out of `came`, if it is complete. May panic on what a hostile broker sends.
     fn read(came: &mut BytesMut, dialer: &Dialer) -> Result<Option<Event>, Failure>;
 }
@@ -111,7 +122,7 @@ mod tests {
     fn no_packet_is_larger_than_it_could_be() {
         let plain = Publication::raw("t".to_owned(), "x");
         let rich = Publication {
-            user_properties: vec![("id", "x".repeat(26)), ("kind", String::new()), ("time", "y".repeat(300))],
+            user_properties: [("id", "x".repeat(26)), ("kind", String::new()), ("time", "y".repeat(300))].into(),
             correlation_data: Some(vec![0; 20_000].into()),
             ..Publication::json("a/b/c".repeat(50), vec![b'x'; 3_000_000])
         };

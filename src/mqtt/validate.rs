@@ -5,7 +5,7 @@
 
 use super::delivery::Refusal;
 use crate::local::Publication;
-use crate::local::escape::is_unsendable;
+use crate::local::escape::has_unsendable;
 use crate::local::filter::{MAX_SLASHES, MAX_STRING};
 
 /// Whether the publication can be sent to any broker at all.
@@ -17,21 +17,21 @@ pub(super) fn check(publication: &Publication) -> Result<(), Refusal> {
     if topic.len() > MAX_STRING {
         return refuse(&format!("the topic has {} bytes, MQTT allows {MAX_STRING}", topic.len()));
     }
-    if topic.contains(['+', '#']) {
+    if topic.bytes().any(|byte| matches!(byte, b'+' | b'#')) {
         return refuse("the topic has a wildcard");
     }
-    if topic.contains(is_unsendable) {
+    if has_unsendable(topic) {
         return refuse("the topic has a character that brokers do not take");
     }
     let slashes = topic.bytes().filter(|byte| *byte == b'/').count();
     if slashes > MAX_SLASHES {
         return refuse(&format!("the topic has {slashes} slashes, brokers take {MAX_SLASHES}"));
     }
-    for (key, value) in &publication.user_properties {
+    for (key, value) in &*publication.user_properties {
         if value.len() > MAX_STRING {
             return refuse(&format!("the user property {key} has {} bytes, MQTT allows {MAX_STRING}", value.len()));
         }
-        if value.contains(is_unsendable) {
+        if has_unsendable(value) {
             return refuse(&format!("the user property {key} has a character that brokers do not take"));
         }
     }
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn so_are_properties() {
-        let with = |value: &str| Publication { user_properties: vec![("id", value.to_owned())], ..of("t") };
+        let with = |value: &str| Publication { user_properties: [("id", value.to_owned())].into(), ..of("t") };
         assert_eq!(check(&with("x")), Ok(()));
         assert!(reason(&with(&"x".repeat(MAX_STRING + 1))).contains("user property id has 65536"));
         assert!(check(&with("\0")).is_err());

@@ -130,7 +130,7 @@ impl<V: Version> Wire<V> {
 
     /// `pkid` is between 1 and [`LAST_PUBLISH_ID`], and not in flight.
     pub(super) fn publish(&mut self, pkid: u16, publication: &Publication, expiry: Option<u32>) {
-        self.put(&V::publish(pkid, publication, expiry));
+        self.append(|largest, unsent| V::write_publish(pkid, publication, expiry, largest, unsent));
     }
 
     pub(super) fn ack(&mut self, pkid: u16) {
@@ -166,11 +166,15 @@ impl<V: Version> Wire<V> {
     }
 
     fn put(&mut self, packet: &V::Packet) {
+        self.append(|largest, unsent| V::write(packet, largest, unsent));
+    }
+
+    fn append(&mut self, write: impl FnOnce(usize, &mut BytesMut) -> Result<(), Failure>) {
         if self.closing {
             return;
         }
         let before = self.unsent.len();
-        if let Err(failure) = V::write(packet, self.largest, &mut self.unsent) {
+        if let Err(failure) = write(self.largest, &mut self.unsent) {
             self.unsent.truncate(before);
             self.failed.get_or_insert(failure);
         }

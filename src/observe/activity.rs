@@ -4,12 +4,15 @@
 //! Message contents are kept only if the operator asked for them (`admin.show_content`), and then only their
 //! beginnings.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::sync::watch;
+use ulid::Ulid;
 
 use crate::observe::log::clipped;
 use crate::os::clock;
@@ -61,17 +64,29 @@ pub enum Verdict {
     Bad,
 }
 
-/// A message that has passed.
+/// A moment, in milliseconds since the Unix epoch. Shown as RFC 3339, UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment(pub u64);
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&clock::rfc3339(self.0))
+    }
+}
+
+/// A message that has passed. Nearly all are forgotten unseen: what is shown is made when somebody looks.
 #[derive(Debug, Clone, Serialize)]
 pub struct Passed {
-    /// When: RFC 3339, UTC.
-    pub at: String,
+    /// When.
+    #[serde(serialize_with = "as_text")]
+    pub at: Moment,
     /// Whither.
     pub way: Way,
     /// Its kind or call.
-    pub kind: String,
+    pub kind: &'static str,
     /// The bridge's id of it, as in envelopes and results.
-    pub id: String,
+    #[serde(serialize_with = "as_text")]
+    pub id: Ulid,
     /// The sender's uid, clipped.
     pub from: Option<String>,
     /// The receiver's uid, group or subject, clipped; none if it is the bridge itself.
@@ -81,11 +96,15 @@ pub struct Passed {
     /// How it ended.
     pub verdict: Verdict,
     /// The same in a word.
-    pub outcome: String,
+    pub outcome: Cow<'static, str>,
     /// From its acceptance to this, in milliseconds.
     pub took_ms: u64,
     /// The beginning of its content, if that is to be shown.
     pub content: Option<String>,
+}
+
+fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 /// Messages in a minute.
@@ -205,15 +224,15 @@ mod tests {
 
     fn passed(way: Way, id: usize) -> Passed {
         Passed {
-            at: String::new(),
+            at: Moment(1_767_225_600_001),
             way,
-            kind: "text".to_owned(),
-            id: id.to_string(),
+            kind: "text",
+            id: Ulid::from_parts(0, id as u128),
             from: None,
             to: None,
             bytes: Some(1),
             verdict: Verdict::Good,
-            outcome: String::new(),
+            outcome: Cow::Borrowed(""),
             took_ms: 0,
             content: None,
         }
@@ -227,8 +246,14 @@ mod tests {
             activity.note(passed(Way::FromIlink, id));
         }
         assert!(changed.has_changed().unwrap() && *changed.borrow_and_update() == MESSAGES as u64 + 5);
-        let ids: Vec<_> = activity.messages().into_iter().map(|message| message.id).collect();
-        assert_eq!((ids.len(), ids[0].as_str(), ids[MESSAGES - 1].as_str()), (MESSAGES, "34", "5"));
+        let messages = activity.messages();
+        let ids: Vec<_> = messages.iter().map(|message| message.id.random()).collect();
+        assert_eq!((ids.len(), ids[0], ids[MESSAGES - 1]), (MESSAGES, 34, 5));
+        let json = serde_json::to_value(&messages[0]).unwrap();
+        assert_eq!(
+            (json["at"].as_str(), json["id"].as_str()),
+            (Some("2026-01-01T00:00:00.001Z"), Some("00000000000000000000000012"))
+        );
         let minutes = activity.minutes();
         assert_eq!(minutes.len(), MINUTES);
         assert_eq!(minutes.iter().map(|minute| minute.from_ilink).sum::<u64>(), MESSAGES as u64 + 5);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
 
 use crate::local::{CommandResult, Reason};
 use crate::observe::activity::Activity;
@@ -209,8 +209,10 @@ impl PushOutcome {
 /// All of them; they only grow while the process lives.
 pub struct Series {
     registry: Registry,
-    pushes: IntCounterVec,
-    delivered: IntCounterVec,
+    /// By kind and outcome. Those that every push adds to are not looked up each time.
+    pushes: [[IntCounter; PushOutcome::ALL.len()]; Kind::ALL.len()],
+    /// By kind.
+    delivered: [IntCounter; Kind::ALL.len()],
     commands: IntCounterVec,
     rejected: IntCounterVec,
     requests: IntCounterVec,
@@ -223,7 +225,9 @@ pub struct Series {
 impl Series {
     /// A try of a push was answered, or given up.
     pub fn push(&self, kind: Kind, outcome: PushOutcome) {
-        self.pushes.with_label_values(&[kind.as_str(), outcome.as_str()]).inc();
+        if let Some(counter) = self.pushes.get(kind as usize).and_then(|of_kind| of_kind.get(outcome as usize)) {
+            counter.inc();
+        }
     }
 
     /// A push was durable so long after its request had come.
@@ -233,7 +237,9 @@ impl Series {
 
     /// The broker has all of a push, so long after it was accepted.
     pub fn push_delivered(&self, kind: Kind, age: Duration) {
-        self.delivered.with_label_values(&[kind.as_str()]).inc();
+        if let Some(counter) = self.delivered.get(kind as usize) {
+            counter.inc();
+        }
         self.push_delivery.observe(age.as_secs_f64());
     }
 
@@ -276,12 +282,6 @@ impl Default for Series {
             &["kind", "outcome"],
         );
         let delivered = counters("pushes_delivered_total", "Pushes of which the broker has all publishes", &["kind"]);
-        for kind in Kind::ALL {
-            delivered.with_label_values(&[kind.as_str()]);
-            for outcome in PushOutcome::ALL {
-                pushes.with_label_values(&[kind.as_str(), outcome.as_str()]);
-            }
-        }
         let commands =
             counters("commands_total", "Commands that have a result, by call and result", &["call", "status", "name"]);
         let rejected = counters("commands_rejected_total", "Commands that were not taken", &["reason"]);
@@ -303,6 +303,9 @@ impl Default for Series {
         for all in [&push_store, &push_delivery, &command, &request] {
             register(&registry, all);
         }
+        let pushes = Kind::ALL
+            .map(|kind| PushOutcome::ALL.map(|outcome| pushes.with_label_values(&[kind.as_str(), outcome.as_str()])));
+        let delivered = Kind::ALL.map(|kind| delivered.with_label_values(&[kind.as_str()]));
         Self { registry, pushes, delivered, commands, rejected, requests, push_store, push_delivery, command, request }
     }
 }
@@ -361,6 +364,22 @@ mod tests {
         assert_eq!(names.len(), metrics.len(), "two metrics have one name");
         for (name, help, _) in metrics {
             assert!(name.ends_with("_total") && !help.is_empty() && !help.ends_with('.'), "{name}: {help}");
+        }
+    }
+
+    #[test]
+    fn a_push_is_counted_under_its_own_labels() {
+        for (kind, outcome) in Kind::ALL.into_iter().flat_map(|kind| PushOutcome::ALL.map(|outcome| (kind, outcome))) {
+            let series = Series::default();
+            series.push(kind, outcome);
+            series.push_delivered(kind, Duration::ZERO);
+            let text = TextEncoder::new().encode_to_string(&series.gather()).unwrap();
+            let counted: Vec<_> =
+                text.lines().filter(|line| line.contains("_pushes_") && line.ends_with(" 1")).collect();
+            let (kind, outcome) = (kind.as_str(), outcome.as_str());
+            let delivered = format!(r#"ilink2mqtt_pushes_delivered_total{{kind="{kind}"}} 1"#);
+            let pushes = format!(r#"ilink2mqtt_pushes_total{{kind="{kind}",outcome="{outcome}"}} 1"#);
+            assert_eq!(counted, [delivered, pushes]);
         }
     }
 

@@ -27,7 +27,7 @@ use crate::observe::log::Few;
 use crate::protocol::{Class, Receiver, ResultCode};
 use crate::store::{Queue, Row, SpoolError, Store};
 
-use crate::observe::activity::{Activity, Passed, Verdict, Way, shown};
+use crate::observe::activity::{Activity, Moment, Passed, Verdict, Way, shown};
 use crate::os::clock;
 
 /// The wait between two tries to store an outcome that the disk does not take.
@@ -335,7 +335,7 @@ fn encode(command: &Command) -> Vec<u8> {
 /// A command as an entry in the list of recent messages. `kind` is the name of its call, `to` its receiver; if it was refused,
 /// its topic.
 pub(super) fn passed(
-    kind: &str,
+    kind: &'static str,
     to: Option<&str>,
     content: Option<&[u8]>,
     result: &CommandResult,
@@ -343,14 +343,14 @@ pub(super) fn passed(
 ) -> Passed {
     let verdict = if result.status == Status::Ok { Verdict::Good } else { Verdict::Bad };
     let outcome = match result.status.as_str() {
-        status if status == result.name => status.to_owned(),
-        status => format!("{status}: {}", result.name),
+        status if status == result.name => status.into(),
+        status => format!("{status}: {}", result.name).into(),
     };
     Passed {
-        at: clock::rfc3339(clock::wall_now_ms()),
+        at: Moment(clock::wall_now_ms()),
         way: Way::ToIlink,
-        kind: kind.to_owned(),
-        id: result.id.to_string(),
+        kind,
+        id: result.id,
         from: None,
         to: to.map(shown),
         bytes: content.map(<[u8]>::len),

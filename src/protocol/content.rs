@@ -37,6 +37,10 @@ impl std::fmt::Debug for Content {
 #[must_use]
 pub fn decode(text: impl AsRef<[u8]>) -> Content {
     let text = text.as_ref();
+    // Nearly every one is as the manual has it.
+    if let Ok(bytes) = LIBERAL.decode(text) {
+        return Content { bytes, not_base64: false };
+    }
     let cleaned: Vec<u8> = text
         .iter()
         .copied()

@@ -271,7 +271,7 @@ fn row(message: &Passed) -> Markup {
     };
     html! {
         tr {
-            td { (time(at)) }
+            td { (time(&at.to_string())) }
             td { span class=(class) title=(whither) { (arrow) } " " (kind) }
             td.number { @if let Some(bytes) = bytes { (size(*bytes as u64)) } }
             td.who {

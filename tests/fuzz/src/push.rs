@@ -61,7 +61,7 @@ fn check_publication(publication: &Publication, push: &Push, received: &Received
         assert_eq!(payload[..], push.message.content().unwrap().bytes[..]);
     }
     assert_eq!(publication.user_properties[0], ("id", received.id.to_string()));
-    for (_, value) in &publication.user_properties {
+    for (_, value) in &*publication.user_properties {
         assert_mqtt_string(value);
     }
 }

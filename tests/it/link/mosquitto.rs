@@ -20,7 +20,7 @@ async fn publications_arrive_with_their_properties_and_commands_with_theirs() {
     let mut tested = Tested::up(config(broker.port())).await;
 
     let publication = Publication {
-        user_properties: vec![("id", "01A".to_owned()), ("kind", "text".to_owned())],
+        user_properties: [("id", "01A".to_owned()), ("kind", "text".to_owned())].into(),
         correlation_data: Some("c".into()),
         deadline: Some(boot_now() + Duration::from_secs(100)),
         ..Publication::raw("ilink/recv/user/413/text".to_owned(), "开灯")
