@@ -25,6 +25,7 @@ use crate::inbound;
 use crate::inbound::callback::{Callback, CallbackConfig, LastSeen};
 use crate::inbound::repeats::Repeats;
 use crate::inbound::server::{Access, Guarded};
+use crate::inbound::store::Recognition;
 use crate::mqtt::LinkState;
 use crate::observe::activity::Activity;
 use crate::observe::counters::Counters;
@@ -54,7 +55,7 @@ pub(super) struct Core {
     pub(super) files: Files,
     pub(super) identity: Arc<Identity>,
     pub(super) spool: Arc<dyn Append>,
-    pub(super) repeats: Option<Arc<Repeats>>,
+    recognition: Recognition,
     pub(super) counters: Arc<Counters>,
     pub(super) busy: Arc<watch::Sender<AllBusy>>,
     pub(super) seen: Arc<LastSeen>,
@@ -82,14 +83,14 @@ impl Core {
         let files = Files::from(state_dir.directory());
         let identity = Identity::open(files.clone(), overrides(config)).map_err(|error| in_state(&error))?;
         let store = open_spool(config, state_dir.directory())?;
-        let repeats = match config.callback.repeats {
-            config::Repeats::Unanswered => Some(Arc::new(Repeats::new(store.clone(), state_dir.path()))),
+        let recognition = match config.callback.repeats {
+            config::Repeats::Unanswered => Recognition::Memory(Arc::new(Repeats::new(store.clone(), state_dir.path()))),
             config::Repeats::Off => {
                 Repeats::none(state_dir.path());
-                None
+                Recognition::Off
             }
         };
-        let core = Self::of(config, state_dir, files, identity, store.clone(), repeats);
+        let core = Self::of(config, state_dir, files, identity, store.clone(), recognition);
         Ok((core, Election::Alone(Some(store))))
     }
 
@@ -98,11 +99,11 @@ impl Core {
         let files = cluster.files(config);
         let identity = cluster.identity(state_dir.directory(), &files, &overrides(config)).await?;
         cluster.adopt(state_dir.directory(), limits(config)).await?;
-        let repeats = match config.callback.repeats {
-            config::Repeats::Unanswered => Some(Arc::new(Repeats::of_this_run())),
-            config::Repeats::Off => None,
+        let recognition = match config.callback.repeats {
+            config::Repeats::Unanswered => Recognition::Tokens(cluster.append()),
+            config::Repeats::Off => Recognition::Off,
         };
-        let core = Self::of(config, state_dir, files, identity, cluster.append(), repeats);
+        let core = Self::of(config, state_dir, files, identity, cluster.append(), recognition);
         Ok((core, Election::Cluster(Box::new(cluster))))
     }
 
@@ -112,7 +113,7 @@ impl Core {
         files: Files,
         identity: Identity,
         spool: Arc<dyn Append>,
-        repeats: Option<Arc<Repeats>>,
+        recognition: Recognition,
     ) -> Self {
         let path_secrets = watch::Sender::new(identity.accepted_secrets());
         Self {
@@ -120,7 +121,7 @@ impl Core {
             files,
             identity: Arc::new(identity),
             spool,
-            repeats,
+            recognition,
             counters: Arc::new(Counters { activity: Activity::new(config.admin.show_content), ..Counters::default() }),
             busy: Arc::default(),
             seen: Arc::default(),
@@ -128,6 +129,14 @@ impl Core {
             path_secrets,
             changing_url: Arc::default(),
             tasks: TaskTracker::new(),
+        }
+    }
+
+    /// The memory of unanswered pushes, if this bridge is the only one.
+    pub(super) fn repeats(&self) -> Option<Arc<Repeats>> {
+        match &self.recognition {
+            Recognition::Memory(repeats) => Some(Arc::clone(repeats)),
+            Recognition::Tokens(_) | Recognition::Off => None,
         }
     }
 
@@ -176,15 +185,16 @@ impl Core {
             strict_to_uid: config.callback.strict_to_uid,
         };
         let (spool, counters, tasks) = (self.spool.clone(), Arc::clone(&self.counters), self.tasks.clone());
-        let repeats = self.repeats.clone();
+        let recognition = self.recognition.clone();
         let (seen, handshakes) = (Arc::clone(&self.seen), self.handshakes.clone());
         let stop = Stop { gently: shutdown.callback.clone(), at_once: shutdown.callback_at_once.clone() };
         supervisor.part("the callback", Step::Callback, async move {
-            if let Some(repeats) = &repeats {
+            if let Recognition::Memory(repeats) = &recognition {
                 repeats.load().await.map_err(|error| error.to_string())?;
             }
             let max_body = callback_config.max_body;
-            let store = Arc::new(inbound::store::Store::new(spool, repeats, max_body, Arc::clone(&counters), tasks));
+            let store =
+                Arc::new(inbound::store::Store::new(spool, recognition, max_body, Arc::clone(&counters), tasks));
             let fault = store.fault();
             let callback = Arc::new(Callback::new(callback_config, store, handshakes, Arc::clone(&counters), seen));
             let guarded = Guarded { callback, access, counters };

@@ -97,7 +97,7 @@ pub(super) fn start_loops(
         settings,
         routing: routes.routing(),
         spool: store.clone(),
-        repeats: core.repeats.clone(),
+        repeats: core.repeats(),
         publisher: publisher.clone(),
         link: state.clone(),
         set_aside: set_aside.clone(),

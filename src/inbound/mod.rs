@@ -16,6 +16,7 @@
 
 mod answered;
 pub mod callback;
+pub mod due;
 pub mod presence;
 pub mod record;
 pub mod relay;

@@ -1,4 +1,5 @@
-//! Tells a push that iLink sends again from a new push with the same bytes.
+//! Tells a push that iLink sends again from a new push with the same bytes, where one bridge takes all pushes (where several do:
+//! `due`).
 //!
 //! Pushes carry no message id (manual §4), and iLink sends a push again if it got no answer (§2.2); each sending is a *try*. A
 //! push is a *repeat* if the same bytes were stored less than 60 s ago, or are being stored, and no try of them was answered.
@@ -100,17 +101,12 @@ struct Memory {
 
 /// The memory of unanswered pushes.
 pub struct Repeats {
-    /// By which the next run knows them.
-    kept: Option<Kept>,
-    loaded: OnceCell<()>,
-    memory: Mutex<Memory>,
-}
-
-struct Kept {
     spool: Arc<dyn Store>,
     answered: Answered,
     /// The newest row of the run before.
     highest: u64,
+    loaded: OnceCell<()>,
+    memory: Mutex<Memory>,
 }
 
 /// Below this many entries nothing is swept: a sweep walks all of them.
@@ -122,18 +118,8 @@ impl Repeats {
     #[must_use]
     pub fn new(spool: Arc<dyn Store>, directory: &Path) -> Self {
         let highest = *spool.appended(Queue::Inbound).borrow();
-        Self::of(Some(Kept { answered: Answered::open(directory, highest), spool, highest }))
-    }
-
-    /// The memory of the pushes that this run takes in, in a cluster: another member, or the next run, does not know them.
-    #[must_use]
-    pub fn of_this_run() -> Self {
-        Self::of(None)
-    }
-
-    fn of(kept: Option<Kept>) -> Self {
         let memory = Mutex::new(Memory { next: 1, sweep_at: SWEEP_FROM, ..Memory::default() });
-        Self { kept, loaded: OnceCell::new(), memory }
+        Self { answered: Answered::open(directory, highest), spool, highest, loaded: OnceCell::new(), memory }
     }
 
     /// For a run without such a memory: removes the file of earlier runs, which would be wrong afterwards.
@@ -150,7 +136,7 @@ impl Repeats {
     }
 
     async fn read(&self) -> Result<(), SpoolError> {
-        let Some(Kept { spool, answered, highest }) = &self.kept else { return Ok(()) };
+        let Self { spool, answered, highest, .. } = self;
         let seen = answered.read(*highest);
         let mut kept = Vec::new();
         for (key, value) in spool.notes(NOTE).await? {
@@ -242,8 +228,8 @@ impl Repeats {
             entry.leaving += 1;
             entry.seq
         };
-        if let (Some(seq), Some(kept)) = (seq, &self.kept) {
-            kept.answered.mark(seq);
+        if let Some(seq) = seq {
+            self.answered.mark(seq);
         }
     }
 
@@ -253,10 +239,10 @@ impl Repeats {
         let Some(entry) = memory.entry(ticket) else { return };
         entry.leaving = entry.leaving.saturating_sub(1);
         if entry.makes_repeats()
-            && let (Some(seq), Some(kept)) = (entry.seq, &self.kept)
+            && let Some(seq) = entry.seq
         {
             // Done under the lock, so that it cannot remove the mark of a later try.
-            kept.answered.take_back(seq);
+            self.answered.take_back(seq);
             if entry.delivered {
                 self.note(ticket.digest, entry);
             }
@@ -276,10 +262,10 @@ impl Repeats {
     }
 
     fn note(&self, digest: Digest, entry: &mut Entry) {
-        if let (Some(seq), false, Some(kept)) = (entry.seq, entry.noted, &self.kept)
+        if let (Some(seq), false) = (entry.seq, entry.noted)
             && let Ok(value) = postcard::to_stdvec(&(digest, entry.at))
         {
-            kept.spool.put_note(&note(seq), value);
+            self.spool.put_note(&note(seq), value);
             entry.noted = true;
         }
     }
@@ -301,8 +287,8 @@ impl Repeats {
     fn forget(&self, rows: &mut HashMap<u64, Digest>, entry: &Entry) {
         let Some(seq) = entry.seq else { return };
         rows.remove(&seq);
-        if let (true, Some(kept)) = (entry.noted, &self.kept) {
-            kept.spool.remove_note(&note(seq));
+        if entry.noted {
+            self.spool.remove_note(&note(seq));
         }
     }
 

@@ -5,24 +5,30 @@
 //! until the last of them has left. Storing does not depend on a connection: what is on its way to the disk goes on if the peer
 //! leaves. `Room` bounds the memory of all pushes, also of those whose peers have left.
 
-use std::sync::Arc;
+mod answering;
+mod keeping;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::repeats::{Claim, Progress, Repeats, Ticket};
+use super::due::Due;
+use super::repeats::{self, Claim, Progress, Repeats};
 use super::room::{Held, Place, Room};
 use crate::observe::counters::{Counters, PushOutcome, Unanswered};
 use crate::observe::log::Seldom;
 use crate::protocol::Kind;
-use crate::store::{Append, AppendError, Queue, SpoolError, Then};
+use crate::store::{Append, Tokens};
 
 /// How long a try is held before its connection is cut. iLink itself leaves after 5 s.
 const HOLD: Duration = Duration::from_secs(6);
@@ -33,10 +39,29 @@ const RETRY: Duration = Duration::from_millis(200);
 /// The most tries that are held at once; each keeps a connection open.
 const HELD_AT_MOST: usize = 256;
 
+/// How a push that is sent again is told from a new one.
+#[derive(Clone)]
+pub enum Recognition {
+    /// Not at all: every push is new (`callback.repeats = "off"`).
+    Off,
+    /// By the memory of the only bridge.
+    Memory(Arc<Repeats>),
+    /// By tokens, where several bridges take pushes.
+    Tokens(Arc<dyn Tokens>),
+}
+
+/// A stored push that is to be answered.
+pub enum Ticket {
+    /// By which the memory knows it.
+    Remembered(Arc<Repeats>, repeats::Ticket),
+    /// What is due for it, once it is stored.
+    Due(Arc<dyn Tokens>, Arc<OnceLock<Due>>),
+}
+
 /// Stores pushes.
 pub struct Store {
     spool: Arc<dyn Append>,
-    repeats: Option<Arc<Repeats>>,
+    recognition: Recognition,
     counters: Arc<Counters>,
     room: Room,
     held: Semaphore,
@@ -49,12 +74,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// A store into `spool`, for bodies of at most `max_body` bytes. Without `repeats` every push is new (`callback.repeats =
-    /// "off"`). Must be called within a tokio runtime.
+    /// A store into `spool`, for bodies of at most `max_body` bytes. Must be called within a tokio runtime.
     #[must_use]
     pub fn new(
         spool: Arc<dyn Append>,
-        repeats: Option<Arc<Repeats>>,
+        recognition: Recognition,
         max_body: usize,
         counters: Arc<Counters>,
         tasks: TaskTracker,
@@ -63,7 +87,7 @@ impl Store {
         let (fault, runtime, told) = (CancellationToken::new(), Handle::current(), Seldom::default());
         let (stored, telling) = mpsc::unbounded_channel();
         runtime.spawn(tell_stored(telling, fault.clone()));
-        Self { spool, repeats, counters, room, held, tasks, fault, runtime, stored, told }
+        Self { spool, recognition, counters, room, held, tasks, fault, runtime, stored, told }
     }
 
     /// Cancelled if one of the store's own tasks panics.
@@ -111,10 +135,13 @@ impl Store {
     /// If it could not be stored within 6 s, or too many tries are held already.
     pub async fn store(self: &Arc<Self>, body: Held, kind: Kind) -> Result<Option<Ticket>, Unanswered> {
         let until = Instant::now() + HOLD;
-        let Taken { ticket, progress, repeat } = self.accept(body);
+        let Taken { ticket, progress, mut repeat } = self.accept(body);
         let mut waiting = Waiting { store: self, kind: Some(kind), progress: Some(progress.clone()), held: false };
         let stored = self.wait(progress, until, &mut waiting).await;
         waiting.over(stored)?;
+        if let Some(Ticket::Due(_, due)) = &ticket {
+            repeat = due.get().is_some_and(|due| due.is_repeat);
+        }
         self.counters.series.push(kind, if repeat { PushOutcome::Repeated } else { PushOutcome::Stored });
         Ok(ticket)
     }
@@ -145,31 +172,48 @@ impl Store {
         why
     }
 
-    /// An answer to a try of this push is about to leave. [`Leaving::left`] tells that it did.
-    pub fn leaving(self: &Arc<Self>, ticket: Ticket) -> Leaving {
-        if let Some(repeats) = &self.repeats {
-            repeats.leaving(ticket);
+    fn accept(self: &Arc<Self>, body: Held) -> Taken {
+        let digest = || Sha256::digest(body.bytes()).into();
+        match &self.recognition {
+            Recognition::Off => self.accept_new(body, None, watch::channel(Progress::Storing).0),
+            Recognition::Memory(repeats) => {
+                let remembered = |ticket| Some(Ticket::Remembered(Arc::clone(repeats), ticket));
+                match repeats.claim(digest()) {
+                    Claim::First(ticket, tell) => {
+                        let taken = self.accept_new(body, Some(ticket), tell);
+                        Taken { ticket: remembered(ticket), ..taken }
+                    }
+                    Claim::Repeat(ticket, progress) => {
+                        self.counters.pushes_repeated.add();
+                        Taken { ticket: remembered(ticket), progress, repeat: true }
+                    }
+                }
+            }
+            Recognition::Tokens(tokens) => {
+                let (digest, due) = (digest(), Arc::default());
+                let (tell, progress) = watch::channel(Progress::Storing);
+                if let Some(row) = body.into_row() {
+                    let push = Push { row, ticket: None, tell };
+                    let (tokens, due) = (Arc::clone(tokens), Arc::clone(&due));
+                    self.spawn(Arc::clone(self).keep_once(tokens, digest, push, due));
+                }
+                Taken { ticket: Some(Ticket::Due(Arc::clone(tokens), due)), progress, repeat: false }
+            }
         }
-        Leaving { repeats: self.repeats.clone(), ticket: Some(ticket) }
     }
 
-    fn accept(self: &Arc<Self>, body: Held) -> Taken {
-        let (ticket, tell) = match &self.repeats {
-            None => (None, watch::channel(Progress::Storing).0),
-            Some(repeats) => match repeats.claim(Sha256::digest(body.bytes()).into()) {
-                Claim::First(ticket, tell) => (Some(ticket), tell),
-                Claim::Repeat(ticket, progress) => {
-                    self.counters.pushes_repeated.add();
-                    return Taken { ticket: Some(ticket), progress, repeat: true };
-                }
-            },
-        };
+    fn accept_new(
+        self: &Arc<Self>,
+        body: Held,
+        ticket: Option<repeats::Ticket>,
+        tell: watch::Sender<Progress>,
+    ) -> Taken {
         let progress = tell.subscribe();
         // Without a row, `tell` is dropped, and no try is answered.
         if let Some(row) = body.into_row() {
             self.hand_over(Push { row, ticket, tell });
         }
-        Taken { ticket, progress, repeat: false }
+        Taken { ticket: None, progress, repeat: false }
     }
 
     /// Waits until the push is stored. A try that waits for more than a second, or whose push the spool refused, is held.
@@ -199,65 +243,6 @@ impl Store {
         let held = self.held.try_acquire().map_err(|_| Unanswered::Overload)?;
         waiting.held = true;
         Ok(held)
-    }
-
-    /// Hands the push to the spool's writer, which stores it whether the peer waits or leaves.
-    fn hand_over(self: &Arc<Self>, push: Push) {
-        let row = push.row.clone();
-        let store = Arc::clone(self);
-        let done: Then = Box::new(move |appended| {
-            if let Some(push) = store.stored(push, &appended) {
-                store.spawn(Arc::clone(&store).keep(push));
-            }
-        });
-        if let Err(done) = self.spool.hand_over(Queue::Inbound, row.clone(), None, done) {
-            // The writer's queue is full: wait for room in it.
-            let spool = Arc::clone(&self.spool);
-            self.spawn(async move { done(spool.append(Queue::Inbound, row, None).await) });
-        }
-    }
-
-    /// Reports the outcome of an attempt to store the push. Returns the push if it must be tried again.
-    fn stored(&self, push: Push, appended: &Result<u64, AppendError>) -> Option<Push> {
-        match appended {
-            Ok(seq) => {
-                self.counters.pushes_stored.add();
-                if let (Some(repeats), Some(ticket)) = (&self.repeats, push.ticket) {
-                    repeats.stored(ticket, *seq);
-                }
-                let _ = self.stored.send(push.tell);
-                None
-            }
-            Err(AppendError::Full) => Some(push.refused(Unanswered::Full)),
-            Err(AppendError::Spool(SpoolError::Unwritable(_) | SpoolError::TooLarge(_))) => {
-                Some(push.refused(Unanswered::Failed))
-            }
-            // The process is about to stop; nothing may be answered any more.
-            Err(AppendError::Spool(SpoolError::Failed(_))) => None,
-        }
-    }
-
-    /// Tries again to append a push that was refused, until it is stored or no try of it waits any more.
-    async fn keep(self: Arc<Self>, mut push: Push) {
-        loop {
-            sleep(RETRY).await;
-            if self.nobody_waits(&push) {
-                return;
-            }
-            // Not given up during this attempt: the writer has the row, and may store it.
-            let appended = self.spool.append(Queue::Inbound, push.row.clone(), None).await;
-            match self.stored(push, &appended) {
-                None => return,
-                Some(again) => push = again,
-            }
-        }
-    }
-
-    fn nobody_waits(&self, push: &Push) -> bool {
-        match (&self.repeats, push.ticket) {
-            (Some(repeats), Some(ticket)) => repeats.give_up(ticket, &push.tell),
-            _ => push.tell.is_closed(),
-        }
     }
 }
 
@@ -317,7 +302,7 @@ impl Drop for Waiting<'_> {
 /// A push on its way to the disk, and who is to be told.
 struct Push {
     row: Bytes,
-    ticket: Option<Ticket>,
+    ticket: Option<repeats::Ticket>,
     tell: watch::Sender<Progress>,
 }
 
@@ -326,28 +311,5 @@ impl Push {
     fn refused(self, why: Unanswered) -> Self {
         let _ = self.tell.send(Progress::Refused(why));
         self
-    }
-}
-
-/// An answer on its way out. Dropped, it did not leave.
-pub struct Leaving {
-    repeats: Option<Arc<Repeats>>,
-    ticket: Option<Ticket>,
-}
-
-impl Leaving {
-    /// It was handed to the socket whole: the same bytes are a new message from here on.
-    pub fn left(mut self) {
-        if let (Some(ticket), Some(repeats)) = (self.ticket.take(), &self.repeats) {
-            repeats.answered(ticket);
-        }
-    }
-}
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        if let (Some(ticket), Some(repeats)) = (self.ticket, &self.repeats) {
-            repeats.not_answered(ticket);
-        }
     }
 }

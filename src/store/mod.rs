@@ -4,8 +4,8 @@
 //! bridge knows the traits alone; `app` chooses the implementation: [`sqlite`] for a single bridge, [`etcd`] for
 //! several. The `conformance` tests hold for any store.
 //!
-//! There are two traits, because several bridges may share one account. Each of them takes pushes in, so each may
-//! [`Append`]. Only the leader does the rest, by the whole [`Store`]. A single bridge does both.
+//! There are three traits, because several bridges may share one account. Each of them takes pushes in, so each may
+//! [`Append`], and have what it appends known to the others ([`Tokens`]). Only the leader does the rest, by the whole [`Store`]. A single bridge does both.
 //!
 //! # What every store promises
 //!
@@ -63,8 +63,8 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 pub use types::{
-    AppendError, Counters, Key, Limits, MAX_COMMANDS, NotStored, Patience, Queue, QueueStats, ROW_OVERHEAD, Row,
-    SpoolError, Transient, WhyNot,
+    AppendError, Counters, Key, Limits, MAX_COMMANDS, NotStored, Once, Patience, Queue, QueueStats, ROW_OVERHEAD, Row,
+    SpoolError, Token, Transient, WhyNot,
 };
 
 /// What is asked of a store, on its way.
@@ -123,6 +123,34 @@ pub trait Append: Debug + Send + Sync + 'static {
 
     /// Stores what is still lazy and ends it. Every call from then on gets [`SpoolError::Failed`].
     fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Taking rows in once, where several bridges do so.
+///
+/// A [`Token`] is stored with a row. While it is there, no bridge stores a row with a token of this name. Whoever takes it is the
+/// only one who does. A token that nobody takes goes by itself, after some minutes.
+pub trait Tokens: Append {
+    /// As [`Append::append`] to [`Queue::Inbound`], with this token in the same commit. If the token is there already, nothing
+    /// is stored, and a full queue is no error.
+    ///
+    /// # Errors
+    ///
+    /// As [`Append::append`].
+    fn append_once(&self, data: Bytes, token: Token) -> Answer<'_, Once, AppendError>;
+
+    /// Removes the token if it is there in this version; if not, the answer is false. Durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError`]; but for `Failed`, it is as it was.
+    fn take(&self, name: [u8; 32], version: u64) -> Answer<'_, bool>;
+
+    /// Puts a token that was taken where it was; false if there is another one. Durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::take`].
+    fn put_back(&self, name: [u8; 32], value: Bytes) -> Answer<'_, bool>;
 }
 
 /// All that is done with the rows: by the one bridge that leads.

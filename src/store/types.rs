@@ -128,6 +128,36 @@ pub struct Key {
     pub connection: u64,
 }
 
+/// What is put with a row, so that it is stored once: see [`Tokens`](super::Tokens).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// One of a kind.
+    pub name: [u8; 32],
+    /// For whoever finds it.
+    pub value: Bytes,
+    /// The version in whose place it is put; 0: it must not be there.
+    pub replaces: u64,
+}
+
+/// What came of appending a row with a [`Token`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Once {
+    /// It is stored, and the token with it.
+    Stored {
+        /// The row's number.
+        row: u64,
+        /// The token's version.
+        version: u64,
+    },
+    /// It is not, because this token was there.
+    Known {
+        /// Its version.
+        version: u64,
+        /// Its value.
+        value: Bytes,
+    },
+}
+
 /// A row of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {

@@ -29,7 +29,7 @@ use crate::os::lease::Lease;
 use crate::os::tasks;
 use crate::state_dir::{Identity, IdentityError, Overrides};
 use crate::store::etcd::{Etcd, EtcdConfig, EtcdError, EtcdTls, Leadership, MemberInfo};
-use crate::store::{Append, Limits};
+use crate::store::{Limits, Tokens};
 use files::{Present, Shared};
 
 /// Between two attempts at what etcd does not do for now.
@@ -139,7 +139,7 @@ impl Cluster {
     }
 
     /// Takes pushes in.
-    pub(super) fn append(&self) -> Arc<dyn Append> {
+    pub(super) fn append(&self) -> Arc<dyn Tokens> {
         self.etcd.member()
     }
 

@@ -5,6 +5,7 @@
 //! before left it. Whatever is tried twice is carried out once; what the key says afterwards tells whether it was; and what
 //! comes late changes nothing.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ use super::client::Client;
 use super::election::Leadership;
 use super::error::EtcdError;
 use super::rows::number;
-use super::wire::{Compare, KeyValue, Range, Step, Transaction};
+use super::tokens::{TokenChange, TokenLease, Verdict};
+use super::wire::{Carried, Compare, KeyValue, Range, Step, Transaction};
 use crate::store::types::{PerQueue, Queue};
 
 /// The first pause between two tries of what may have been carried out, and the longest.
@@ -47,19 +49,59 @@ impl Mark {
     }
 }
 
+/// A part of what is to be carried out.
+#[derive(Debug)]
+pub(super) enum Part {
+    Step(Step),
+    Token(TokenChange),
+}
+
 /// Something to carry out.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) transaction: Ulid,
-    pub(super) steps: Vec<Step>,
+    pub(super) parts: Vec<Part>,
     /// The last place of each queue to which it adds.
     pub(super) last: PerQueue<Option<u8>>,
 }
 
-#[cfg(test)]
 impl Work {
+    fn tokens(&self) -> impl Iterator<Item = &TokenChange> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Token(token) => Some(token),
+            Part::Step(_) => None,
+        })
+    }
+
+    fn steps(&self, lease: u64) -> impl Iterator<Item = Step> {
+        self.parts.iter().map(move |part| match part {
+            Part::Step(step) => step.clone(),
+            Part::Token(token) => token.step(lease),
+        })
+    }
+
+    #[cfg(test)]
     fn adds(&self) -> bool {
         Queue::ALL.into_iter().any(|queue| self.last.get(queue).is_some())
+    }
+}
+
+/// What has been carried out.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// In which it was.
+    pub(super) revision: u64,
+    /// On each token in it.
+    pub(super) verdicts: VecDeque<Verdict>,
+}
+
+impl Done {
+    fn of(carried: Carried) -> Self {
+        let revision = carried.header.revision.0;
+        let verdict = |inner: Carried| {
+            if inner.succeeded { Ok(()) } else { Err(inner.found().flatten().next()) }
+        };
+        Self { revision, verdicts: carried.inner().map(verdict).collect() }
     }
 }
 
@@ -83,6 +125,7 @@ pub(super) struct Committer {
     /// In which the writer's key was changed last; 0: not known, or it is not there.
     revision: u64,
     highest: PerQueue<u64>,
+    lease: TokenLease,
     /// What is in the way of a transaction that is tried again.
     trouble: watch::Sender<Option<EtcdError>>,
     #[cfg(test)]
@@ -110,6 +153,7 @@ impl Committer {
             leadership,
             revision: 0,
             highest: PerQueue::default(),
+            lease: TokenLease::default(),
             trouble,
             #[cfg(test)]
             faults: Arc::default(),
@@ -120,24 +164,33 @@ impl Committer {
         self.trouble.subscribe()
     }
 
-    /// Carries it out, and gives the revision in which it was. Does not return before it is certain whether it was.
-    pub(super) async fn commit(&mut self, work: &Work) -> Result<u64, NotDone> {
+    /// Carries it out. Does not return before it is certain whether it was.
+    pub(super) async fn commit(&mut self, work: &Work) -> Result<Done, NotDone> {
         #[cfg(test)]
         self.fail(work.adds())?;
         if self.revision == 0 {
             self.begin().await?;
         }
         let mark = self.mark(work);
-        let carried_out = self.carry_out(work, &mark).await;
+        let lease = match work.tokens().next() {
+            Some(_) => self.lease.get(&self.client).await.map_err(NotDone::Refused)?,
+            None => 0,
+        };
+        let carried_out = self.carry_out(work, &mark, lease).await;
         self.trouble.send_if_modified(|trouble| trouble.take().is_some());
-        let revision = carried_out?;
+        if let Err(NotDone::Refused(EtcdError::Refused(_))) = carried_out {
+            // The lease may have ended.
+            self.lease = TokenLease::default();
+        }
+        let done = carried_out?;
+        let revision = done.revision;
         for queue in Queue::ALL {
             if let Some(place) = work.last.get(queue) {
                 *self.highest.get_mut(queue) = number(revision, *place);
             }
         }
         self.revision = revision;
-        Ok(revision)
+        Ok(done)
     }
 
     /// Removes keys. Nothing is lost if that comes late or twice, so it needs no mark; and etcd does it when it is out of space.
@@ -151,7 +204,7 @@ impl Committer {
     pub(super) async fn probe(&mut self) -> Result<(), NotDone> {
         #[cfg(test)]
         self.fail(true)?;
-        let work = Work { transaction: Ulid::generate(), steps: Vec::new(), last: PerQueue::default() };
+        let work = Work { transaction: Ulid::generate(), parts: Vec::new(), last: PerQueue::default() };
         self.commit(&work).await.map(|_| ())
     }
 
@@ -193,19 +246,19 @@ impl Committer {
         Mark { transaction: transaction.to_owned(), before, here }
     }
 
-    async fn carry_out(&mut self, work: &Work, mark: &Bytes) -> Result<u64, NotDone> {
+    async fn carry_out(&mut self, work: &Work, mark: &Bytes, lease: u64) -> Result<Done, NotDone> {
         let mut pause = PAUSE;
         let mut unknown = false;
         loop {
             let mut compare = self.fence();
             compare.push(Compare::changed(self.key.clone(), self.revision));
             let mut success = vec![Step::put(self.key.clone(), mark.clone())];
-            success.extend(work.steps.iter().cloned());
+            success.extend(work.steps(lease));
             let transaction = Transaction { compare, success, failure: self.look() };
             let error = match self.client.transact(&transaction).await {
-                Ok(carried) if carried.succeeded => return Ok(carried.header.revision.0),
+                Ok(carried) if carried.succeeded => return Ok(Done::of(carried)),
                 Ok(carried) => match self.judge(carried.found(), mark)? {
-                    Some(revision) => return Ok(revision),
+                    Some(revision) => return Ok(self.look_back(work, revision).await),
                     None => continue,
                 },
                 Err(failed) => {
@@ -222,7 +275,7 @@ impl Committer {
             if !error.is_unknown() {
                 // An earlier try may still be carried out: not after this.
                 if let Some(revision) = self.cancel(mark).await? {
-                    return Ok(revision);
+                    return Ok(self.look_back(work, revision).await);
                 }
                 if self.revision == 0 {
                     return Err(NotDone::Refused(error));
@@ -232,6 +285,26 @@ impl Committer {
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MOST);
         }
+    }
+
+    /// What was carried out in a revision, though its answer is not known: the conditions of tokens held if they held right
+    /// before. If etcd does not know that any more, they count as not held: then a push is stored once more, and none is lost.
+    async fn look_back(&self, work: &Work, revision: u64) -> Done {
+        let questions: Vec<_> = work.tokens().map(|token| token.question(revision.saturating_sub(1))).collect();
+        let look = Transaction { success: questions, ..Transaction::default() };
+        while !look.success.is_empty() {
+            match self.client.transact(&look).await {
+                Ok(carried) => {
+                    let there = carried.found().map(|found| found.into_iter().next());
+                    let verdicts = work.tokens().zip(there).map(|(token, there)| token.judge(there)).collect();
+                    return Done { revision, verdicts };
+                }
+                Err(failed) if matches!(failed.error, EtcdError::Compacted | EtcdError::Refused(_)) => break,
+                Err(failed) => self.trouble.send_replace(Some(failed.error)),
+            };
+            sleep(PAUSE_MOST).await;
+        }
+        Done { revision, verdicts: work.tokens().map(|_| Err(None)).collect() }
     }
 
     /// Removes the writer's key: what depends on it is never carried out then. The revision, if it was carried out before.

@@ -6,11 +6,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use ulid::Ulid;
 
-use super::commit::Work;
+use super::asked::Asked;
+use super::commit::{Part, Work};
 use super::config::{Keys, end_of};
 use super::handle::Common;
 use super::rows::RowName;
 use super::state::State;
+use super::tokens::{TokenChange, TokenOp};
 use super::wire::{Blob, Delete, Step};
 use crate::store::fullness::{Fullness, beyond};
 use crate::store::request::{New, Op};
@@ -28,7 +30,7 @@ const BESIDE_ANY: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) since: Instant,
-    pub(super) op: Op,
+    pub(super) asked: Asked,
 }
 
 /// What has become of an operation in its transaction.
@@ -52,7 +54,9 @@ enum Put {
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) transaction: Ulid,
-    pub(super) ops: Vec<(Waiter, Place)>,
+    pub(super) ops: Vec<(Instant, Op, Place)>,
+    /// Each with the place of the row that is put with the token, if one is.
+    pub(super) tokens: Vec<(TokenOp, Option<u8>)>,
     /// It carries lazy changes.
     pub(super) lazy: bool,
     /// Somebody was refused for want of room.
@@ -73,7 +77,7 @@ pub(super) struct Composer<'a> {
 /// A transaction in the making.
 #[derive(Default)]
 struct Draft {
-    steps: Vec<Step>,
+    parts: Vec<Part>,
     /// Where a key is among them: etcd takes each but once.
     at: HashMap<String, usize>,
     bytes: usize,
@@ -85,22 +89,38 @@ struct Draft {
 impl Draft {
     fn set(&mut self, key: String, change: Option<Bytes>) {
         self.bytes += key.len() + change.as_ref().map_or(0, Bytes::len);
-        let step = match change {
+        let step = Part::Step(match change {
             Some(value) => Step::put(key.clone(), value),
             None => Step::delete(key.clone()),
-        };
-        if let Some(there) = self.at.get(&key).and_then(|at| self.steps.get_mut(*at)) {
+        });
+        if let Some(there) = self.at.get(&key).and_then(|at| self.parts.get_mut(*at)) {
             *there = step;
         } else {
-            self.at.insert(key, self.steps.len());
-            self.steps.push(step);
+            self.at.insert(key, self.parts.len());
+            self.parts.push(step);
         }
+    }
+
+    fn token(&mut self, change: TokenChange) {
+        let row = change.row.as_ref().map_or(0, |(key, data)| key.len() + data.len());
+        self.bytes += 3 * change.key.len() + change.value.as_ref().map_or(0, Bytes::len) + row;
+        self.at.insert(change.key.clone(), self.parts.len());
+        self.parts.push(Part::Token(change));
+    }
+
+    /// The name of a further row.
+    fn name(&mut self, transaction: Ulid, queue: Queue, data: &Bytes) -> RowName {
+        let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let name = RowName { transaction, place: self.rows, size };
+        self.rows += 1;
+        *self.last.get_mut(queue) = Some(name.place);
+        name
     }
 
     /// Whether there is room for an operation of so many bytes; one goes however large it is.
     fn has_room(&self, bytes: usize) -> bool {
         let fits = self.bytes + bytes <= BYTES_MOST || self.bytes <= BESIDE_ANY;
-        self.steps.is_empty() || (self.steps.len() + 2 <= STEPS_MOST && fits)
+        self.parts.is_empty() || (self.parts.len() + 2 <= STEPS_MOST && fits)
     }
 }
 
@@ -114,23 +134,36 @@ impl Composer<'_> {
         for (key, change) in state.lazies.take(STEPS_MOST, BYTES_MOST, None) {
             draft.set(key, change);
         }
-        let mut flight = Flight { transaction, ops: Vec::new(), lazy: !draft.steps.is_empty(), refused: false };
+        let mut flight =
+            Flight { transaction, ops: Vec::new(), tokens: Vec::new(), lazy: !draft.parts.is_empty(), refused: false };
         let mut refused = Vec::new();
         // What is lazy and does not fit goes before anything durable that was asked for later.
         while state.lazies.is_empty()
             && let Some(next) = waiting.front()
-            && draft.has_room(next.op.weight())
-            && !matches!(flight.ops.last(), Some((_, Place::SessionForgotten)))
+            && draft.has_room(next.asked.weight())
+            && !matches!(flight.ops.last(), Some((.., Place::SessionForgotten)))
         {
             // A range and a key within it do not go together.
-            if matches!(next.op, Op::ForgetSession(..)) && draft.puts_keys {
+            if matches!(next.asked, Asked::Plain(Op::ForgetSession(..))) && draft.puts_keys {
+                break;
+            }
+            // Nor does a token twice.
+            if matches!(&next.asked, Asked::Token(op) if draft.at.contains_key(&self.keys.token(op.name()))) {
                 break;
             }
             let Some(waiter) = waiting.pop_front() else { break };
-            match self.put(&mut state, &mut draft, transaction, &waiter.op) {
-                Put::Done(place) => flight.ops.push((waiter, place)),
-                Put::Nothing => drop(waiter.op.stored(0)),
-                Put::Full => refused.push(waiter.op),
+            match waiter.asked {
+                Asked::Plain(op) => match self.put(&mut state, &mut draft, transaction, &op) {
+                    Put::Done(place) => flight.ops.push((waiter.since, op, place)),
+                    Put::Nothing => drop(op.stored(0)),
+                    Put::Full => refused.push(op),
+                },
+                Asked::Token(op) => {
+                    let row = self.put_token(&mut state, &mut draft, transaction, &op);
+                    // There is no room for a row, but the token may be there.
+                    flight.refused |= row.is_none() && op.size() > 0;
+                    flight.tokens.push((op, row));
+                }
             }
         }
         if self.leads {
@@ -139,27 +172,26 @@ impl Composer<'_> {
             draft.set(self.keys.stats(), Some(told.into()));
         }
         drop(state);
-        flight.refused = !refused.is_empty();
-        let work = Work { transaction, steps: draft.steps, last: draft.last };
-        self.refuse(refused);
+        flight.refused |= !refused.is_empty();
+        let work = Work { transaction, parts: draft.parts, last: draft.last };
+        if flight.refused {
+            self.tell_full();
+        }
+        for op in refused {
+            if let Op::Append(_, reply) = op {
+                reply.send(Err(AppendError::Full));
+            }
+        }
         (work, flight)
     }
 
-    fn refuse(&mut self, refused: Vec<Op>) {
-        if refused.is_empty() {
-            return;
-        }
+    fn tell_full(&mut self) {
         let claimed = self.common.state().claimed();
         let (now, changes) = self.fullness.look(&claimed, &self.common.limits);
         if now.is_err() {
             self.common.shared.set_writable(now);
         }
         changes.log();
-        for op in refused {
-            if let Op::Append(_, reply) = op {
-                reply.send(Err(AppendError::Full));
-            }
-        }
     }
 
     /// Puts an operation into the draft.
@@ -177,7 +209,7 @@ impl Composer<'_> {
                 *self.session_began = (*self.session_began).max(*began);
                 let keys = self.keys.redeliveries();
                 let end = Blob::from(end_of(&keys));
-                draft.steps.push(Step::Delete(Delete { key: keys.into(), end }));
+                draft.parts.push(Part::Step(Step::Delete(Delete { key: keys.into(), end })));
                 Put::Done(Place::SessionForgotten)
             }
         }
@@ -189,13 +221,11 @@ impl Composer<'_> {
             return Put::Full;
         }
         // The removals that make room go first.
-        let most = STEPS_MOST.saturating_sub(draft.steps.len() + 3);
+        let most = STEPS_MOST.saturating_sub(draft.parts.len() + 3);
         for (key, change) in state.lazies.take(most, BYTES_MOST, Some(&self.keys.queues())) {
             draft.set(key, change);
         }
-        let name = RowName { transaction, place: draft.rows, size: u32::try_from(new.data.len()).unwrap_or(u32::MAX) };
-        draft.rows += 1;
-        *draft.last.get_mut(queue) = Some(name.place);
+        let name = draft.name(transaction, queue, &new.data);
         state.coming(transaction, queue, size);
         draft.set(self.keys.queue(queue) + &name.encode(), Some(new.data.clone()));
         if let Some(key) = new.key.filter(|key| key.connection >= *self.session_began) {
@@ -205,6 +235,29 @@ impl Composer<'_> {
             draft.set(name, Some(Bytes::copy_from_slice(&key.digest)));
         }
         Put::Done(Place::Row(queue, name.place))
+    }
+
+    /// Gives the place of the row, if it may be put.
+    fn put_token(&mut self, state: &mut State, draft: &mut Draft, transaction: Ulid, op: &TokenOp) -> Option<u8> {
+        let key = self.keys.token(op.name());
+        match op {
+            TokenOp::Change { version, value, .. } => {
+                draft.token(TokenChange { key, version: *version, value: value.clone(), row: None, reads: false });
+                None
+            }
+            TokenOp::Append { data, token, .. } => {
+                let (queue, version, size) = (Queue::Inbound, token.replaces, row_size(data));
+                if !self.admit(state, queue, size) {
+                    draft.token(TokenChange { key, version, value: None, row: None, reads: true });
+                    return None;
+                }
+                let name = draft.name(transaction, queue, data);
+                state.coming(transaction, queue, size);
+                let row = Some((self.keys.queue(queue) + &name.encode(), data.clone()));
+                draft.token(TokenChange { key, version, value: Some(token.value.clone()), row, reads: true });
+                Some(name.place)
+            }
+        }
     }
 
     fn admit(&mut self, state: &mut State, queue: Queue, size: u64) -> bool {

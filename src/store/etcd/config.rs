@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::{ClientConfig, RootCertStore};
 use secrecy::SecretString;
 use url::Url;
@@ -149,6 +151,10 @@ impl Keys {
 
     pub(super) fn redelivery(&self, pkid: u16) -> String {
         self.name("key", &format!("{pkid:05}"))
+    }
+
+    pub(super) fn token(&self, name: &[u8]) -> String {
+        self.name("token", &URL_SAFE_NO_PAD.encode(name))
     }
 
     pub(super) fn notes(&self) -> String {

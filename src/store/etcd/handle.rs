@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
+use super::asked::Asked;
 use super::error::EtcdError;
 use super::state::State;
 use crate::store::request::{New, Op, Reply};
@@ -30,7 +31,7 @@ pub(super) const CLOSE_WAIT: Duration = Duration::from_secs(3);
 /// What goes to the keeper.
 #[derive(Debug)]
 pub(super) enum Request {
-    Durable(Op),
+    Durable(Asked),
     /// Whatever is not stored within this time stays undone. The sender is dropped at the end.
     Close {
         ended: oneshot::Sender<()>,
@@ -78,12 +79,15 @@ impl<R> Handle<R> {
     }
 
     /// Has something made durable.
-    pub(super) async fn ask<T, E: From<SpoolError>>(&self, op: impl FnOnce(Reply<T, E>) -> Op) -> Result<T, E> {
+    pub(super) async fn ask<T, E: From<SpoolError>, A: Into<Asked>>(
+        &self,
+        op: impl FnOnce(Reply<T, E>) -> A,
+    ) -> Result<T, E> {
         let failure = |()| E::from(self.common.shared.failed());
         let permit = Arc::clone(&self.waiting).acquire_owned().await.map_err(|_| failure(()))?;
         let (sender, answer) = oneshot::channel();
         let op = op(Reply::new(sender, permit));
-        self.requests.send(Request::Durable(op)).map_err(|_| failure(()))?;
+        self.requests.send(Request::Durable(op.into())).map_err(|_| failure(()))?;
         answer.await.unwrap_or_else(|_| Err(failure(())))
     }
 
@@ -133,7 +137,7 @@ impl<R: Send + Sync + 'static> Append for Handle<R> {
         let Ok(permit) = Arc::clone(&self.waiting).try_acquire_owned() else { return Err(then) };
         let reply = Reply::then(then, permit);
         // If the keeper has gone, `then` goes with the request.
-        let _ = self.requests.send(Request::Durable(Op::Append(New { queue, data, key }, reply)));
+        let _ = self.requests.send(Request::Durable(Op::Append(New { queue, data, key }, reply).into()));
         Ok(())
     }
 

@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 
 use super::client::Client;
 use super::commit::Committer;
 use super::config::Keys;
 use super::estimate::Estimate;
-use super::handle::{Common, Handle};
+use super::handle::{Common, Handle, fits};
 use super::keeper::{Keeper, View};
 use super::state::State;
+use super::tokens::TokenOp;
 use crate::os::files::Failure;
 use crate::store::shared::Shared;
-use crate::store::types::Limits;
+use crate::store::types::{AppendError, Limits, Once, Token};
+use crate::store::{Answer, Tokens};
 
 /// The handle of a member.
 pub(super) type Member = Handle<()>;
@@ -28,4 +32,22 @@ pub(super) fn open(client: &Arc<Client>, keys: &Keys, name: &str, limits: Limits
     let keeper = Keeper::new(Arc::clone(client), keys.clone(), Arc::clone(&common), inbox, view, committer);
     tokio::spawn(keeper.run());
     Arc::new(Handle::new(requests, common, ()))
+}
+
+impl Tokens for Member {
+    fn append_once(&self, data: Bytes, token: Token) -> Answer<'_, Once, AppendError> {
+        async move {
+            fits(&data)?;
+            self.ask(|reply| TokenOp::Append { data, token, reply }).await
+        }
+        .boxed()
+    }
+
+    fn take(&self, name: [u8; 32], version: u64) -> Answer<'_, bool> {
+        async move { self.ask(|reply| TokenOp::Change { name, version, value: None, reply }).await }.boxed()
+    }
+
+    fn put_back(&self, name: [u8; 32], value: Bytes) -> Answer<'_, bool> {
+        async move { self.ask(|reply| TokenOp::Change { name, version: 0, value: Some(value), reply }).await }.boxed()
+    }
 }

@@ -19,6 +19,7 @@
 //! | `queue/in/…`, `queue/out/…`, `queue/aside/…` | a row; its name is explained in `rows` | no |
 //! | `key/<packet id>` | the [`Key`](super::Key) of a command | no |
 //! | `note/<key>` | a note | no |
+//! | `token/<name>` | a [`Token`](super::Token) | one that ends by itself (`tokens`) |
 //! | `stats` | how much the queues hold, by the leader | no |
 //! | `adopted/<name>` | which rows of a store that was taken over have come (`adopt`) | no |
 //! | `file/<name>` | a small value that all share | no |
@@ -27,7 +28,7 @@
 //!
 //! - **Numbers.** A row's number is the revision that made it, and its place in the transaction: the order in which rows were
 //!   stored, whoever stored them.
-//! - **Members** append on no condition. **The leader** writes on the condition that its leadership stands.
+//! - **Members** append on no condition but that of a token (`tokens`). **The leader** writes on the condition that its leadership stands.
 //! - **Rows come by a watch**, all of them, those of the leader too: it answers an append when it has seen the row, so that none
 //!   comes after with a smaller number.
 //! - **In memory** the leader has the names of the rows, not their data, but for the newest inbound ones. A takeover reads names.
@@ -38,6 +39,7 @@
 //! - **Failed**: another member leads, or etcd says that its members disagree.
 
 mod adopt;
+mod asked;
 mod causes;
 mod client;
 mod commit;
@@ -57,7 +59,8 @@ mod rows;
 mod session;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod tokens;
 mod values;
 mod watch;
 mod wire;
@@ -83,7 +86,7 @@ use session::{Registered, Session};
 use values::Values;
 use wire::Range;
 
-use super::{Append, Limits, Store};
+use super::{Append as _, Limits, Store, Tokens};
 
 /// A member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,9 +189,9 @@ impl Etcd {
 
     /// Takes rows in, whoever leads. Those who lead see them by and by.
     #[must_use]
-    pub fn member(&self) -> Arc<dyn Append> {
+    pub fn member(&self) -> Arc<dyn Tokens> {
         let open = || member::open(&self.client, &self.keys, &self.member, self.limits);
-        Arc::clone(self.appending.get_or_init(open)) as Arc<dyn Append>
+        Arc::clone(self.appending.get_or_init(open)) as Arc<dyn Tokens>
     }
 
     /// The whole store, for who leads. What others append is seen there, too.

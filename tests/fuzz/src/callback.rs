@@ -11,7 +11,7 @@ use ilink2mqtt::http::answered::Answer;
 use ilink2mqtt::http::listener::Visit;
 use ilink2mqtt::inbound::callback::{Callback, CallbackConfig};
 use ilink2mqtt::inbound::server::Access;
-use ilink2mqtt::inbound::store::Store;
+use ilink2mqtt::inbound::store::{Recognition, Store};
 use ilink2mqtt::protocol::signature::sign;
 use ilink2mqtt::protocol::{Accepted, Variant};
 use ilink2mqtt::store::Limits;
@@ -74,7 +74,7 @@ impl Bench {
         let (spool, _) = Spool::open(dir.path(), Limits { inbound: 0, outbound: 0, set_aside: 0 }).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let within = runtime.enter();
-        let store = Arc::new(Store::new(spool, None, MAX_BODY, Arc::default(), TaskTracker::new()));
+        let store = Arc::new(Store::new(spool, Recognition::Off, MAX_BODY, Arc::default(), TaskTracker::new()));
         let config = CallbackConfig {
             path_secrets: watch::channel(vec![SECRET.into()]).1,
             handshake_token: TOKEN.into(),

@@ -2,6 +2,7 @@
 
 mod etcds;
 mod large;
+mod repeats;
 
 use serde_json::{Value, json};
 
@@ -19,7 +20,7 @@ struct Members {
     client: Client,
     sim: Sim,
     etcd: Etcd,
-    _broker: Mosquitto,
+    broker: Mosquitto,
 }
 
 impl Members {
@@ -28,25 +29,30 @@ impl Members {
         let (etcd, broker, sim) = (Etcd::start().await, Mosquitto::start(""), Sim::start(&[]).await);
         let client = Client::connect(&broker).await;
         client.subscribe("ilink/#").await;
-        let mut bridges = Vec::new();
+        let mut members = Self { bridges: Vec::new(), client, sim, etcd, broker };
         for name in ["a", "b", "c"].iter().take(count) {
-            let endpoints = json!([etcd.url()]).to_string();
-            let mut bridge = Bridge::new(&broker, &sim)
-                .with_toml("cluster.endpoints", &endpoints)
-                .with("cluster.member", name)
-                .with("cluster.takeover", "3s");
-            if let Some(first) = bridges.first().map(Bridge::callback_port) {
-                // One URL for all, as behind a load balancer: that of the first.
-                bridge = bridge.with("callback.public_url", &format!("http://127.0.0.1:{first}"));
-            }
-            bridge.start().await;
-            if bridges.is_empty() {
-                leads(&bridge).await;
-                client.expect_text("ilink/bridge/cloud", "online").await;
-            }
-            bridges.push(bridge);
+            members.join(name, &members.etcd.url()).await;
         }
-        Self { bridges, client, sim, etcd, _broker: broker }
+        members
+    }
+
+    /// One more, which reaches etcd at this URL.
+    async fn join(&mut self, name: &str, etcd: &str) {
+        let endpoints = json!([etcd]).to_string();
+        let mut bridge = Bridge::new(&self.broker, &self.sim)
+            .with_toml("cluster.endpoints", &endpoints)
+            .with("cluster.member", name)
+            .with("cluster.takeover", "3s");
+        if let Some(first) = self.bridges.first().map(Bridge::callback_port) {
+            // One URL for all, as behind a load balancer: that of the first.
+            bridge = bridge.with("callback.public_url", &format!("http://127.0.0.1:{first}"));
+        }
+        bridge.start().await;
+        if self.bridges.is_empty() {
+            leads(&bridge).await;
+            self.client.expect_text("ilink/bridge/cloud", "online").await;
+        }
+        self.bridges.push(bridge);
     }
 }
 

@@ -46,6 +46,10 @@ impl Etcd {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Stops it where it is (SIGSTOP): to its clients, it has no majority.
     pub(crate) fn pause(&self) {
         self.signal(rustix::process::Signal::STOP);

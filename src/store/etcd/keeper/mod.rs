@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
 use super::client::Client;
-use super::commit::{Committer, NotDone};
+use super::commit::{Committer, Done, NotDone};
 use super::compose::{Composer, Flight, Waiter};
 use super::config::Keys;
 use super::error::EtcdError;
@@ -42,7 +42,7 @@ pub(super) enum View {
 }
 
 /// A transaction on its way: gives the committer back.
-type Going = BoxFuture<'static, (Committer, Result<u64, NotDone>)>;
+type Going = BoxFuture<'static, (Committer, Result<Done, NotDone>)>;
 
 enum Aboard {
     Rows(Flight),
@@ -170,7 +170,7 @@ impl Keeper {
             match next {
                 // All handles have gone: what is lazy is still stored.
                 None => self.closing = Some((oneshot::channel().0, Instant::now() + CLOSE_WAIT)),
-                Some(Request::Durable(op)) => self.waiting.push_back(Waiter { since: Instant::now(), op }),
+                Some(Request::Durable(asked)) => self.waiting.push_back(Waiter { since: Instant::now(), asked }),
                 Some(Request::Close { ended, within }) => self.closing = Some((ended, Instant::now() + within)),
             }
             if self.closing.is_some() {
@@ -206,7 +206,7 @@ impl Keeper {
             self.going = Some((
                 async move {
                     let outcome = committer.remove(removals).await;
-                    (committer, outcome.map(|()| 0))
+                    (committer, outcome.map(|()| Done::default()))
                 }
                 .boxed(),
                 Aboard::Removals,
@@ -216,7 +216,7 @@ impl Keeper {
                 self.going = Some((
                     async move {
                         let outcome = committer.probe().await;
-                        (committer, outcome.map(|()| 0))
+                        (committer, outcome.map(|()| Done::default()))
                     }
                     .boxed(),
                     Aboard::Probe,
@@ -232,7 +232,7 @@ impl Keeper {
             if flight.refused {
                 self.show();
             }
-            if flight.ops.is_empty() && !flight.lazy && !self.stale {
+            if flight.ops.is_empty() && flight.tokens.is_empty() && !flight.lazy && !self.stale {
                 self.committer = Some(committer);
                 return;
             }
@@ -275,7 +275,7 @@ impl Keeper {
         let Some(cause) = self.trouble.borrow().clone() else { return };
         while self.waiting.front().is_some_and(|first| first.since.elapsed() >= WAIT_MOST) {
             if let Some(first) = self.waiting.pop_front() {
-                first.op.refused(SpoolError::Unwritable(cause.to_string()));
+                first.asked.refused(SpoolError::Unwritable(cause.to_string()));
             }
         }
     }
@@ -337,7 +337,7 @@ impl View {
     }
 }
 
-async fn arrival(going: &mut Option<(Going, Aboard)>) -> (Committer, Result<u64, NotDone>) {
+async fn arrival(going: &mut Option<(Going, Aboard)>) -> (Committer, Result<Done, NotDone>) {
     match going {
         Some((going, _)) => going.await,
         None => std::future::pending().await,

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use tracing::{error, info, warn};
 
-use super::super::commit::{Committer, NotDone};
-use super::super::compose::{Flight, Place};
+use super::super::commit::{Committer, Done, NotDone};
+use super::super::compose::{Flight, Place, Waiter};
 use super::super::error::EtcdError;
 use super::super::rows::number;
 use super::{Aboard, Keeper, RETRY_EVERY, Refused, Stop, View};
@@ -14,11 +14,11 @@ use crate::store::shared::add;
 use crate::store::types::{Queue, SpoolError};
 
 impl Keeper {
-    pub(super) fn landed(&mut self, committer: Committer, outcome: Result<u64, NotDone>) -> Result<(), Stop> {
+    pub(super) fn landed(&mut self, committer: Committer, outcome: Result<Done, NotDone>) -> Result<(), Stop> {
         self.committer = Some(committer);
         let Some((_, aboard)) = self.going.take() else { return Ok(()) };
         match (outcome, aboard) {
-            (Ok(revision), Aboard::Rows(flight)) => self.stored(revision, flight),
+            (Ok(done), Aboard::Rows(flight)) => self.stored(done, flight),
             (Ok(_), Aboard::Removals) => {
                 self.common.state().lazies.landed();
                 self.set_removals_failed(false);
@@ -45,9 +45,9 @@ impl Keeper {
         Ok(())
     }
 
-    fn stored(&mut self, revision: u64, flight: Flight) {
+    fn stored(&mut self, Done { revision, mut verdicts }: Done, flight: Flight) {
         let shared = &self.common.shared;
-        let durable = !flight.ops.is_empty();
+        let durable = !flight.ops.is_empty() || !flight.tokens.is_empty();
         if durable {
             add(&shared.commits_synced, 1);
         } else if flight.lazy {
@@ -58,32 +58,37 @@ impl Keeper {
         let mut state = self.common.state();
         state.lazies.landed();
         let mut answers = Vec::new();
-        for (waiter, place) in flight.ops {
+        for (_, op, place) in flight.ops {
             match place {
                 Place::Row(queue, place) => {
-                    if let Op::Append(New { key: Some(key), .. }, _) = &waiter.op
+                    if let Op::Append(New { key: Some(key), .. }, _) = &op
                         && key.connection >= self.session_began
                     {
                         state.redeliveries.insert(key.pkid, key.digest);
                         state.lazies.forget(&self.keys.redelivery(key.pkid));
                     }
                     adds |= queue != Queue::SetAside;
-                    rows.push((number(revision, place), waiter.op));
+                    rows.push((number(revision, place), op));
                 }
                 Place::Replaced(queue, seq, size) => {
                     if state.is_there(queue, seq) {
                         state.replaced(queue, seq, size);
                     }
-                    answers.push(waiter.op);
+                    answers.push(op);
                 }
                 Place::SessionForgotten => {
                     state.redeliveries.clear();
-                    answers.push(waiter.op);
+                    answers.push(op);
                 }
             }
         }
+        let tokens: Vec<_> =
+            flight.tokens.into_iter().map(|(op, row)| (op, row, verdicts.pop_front().unwrap_or(Err(None)))).collect();
+        let with_tokens = tokens.iter().filter(|(_, row, verdict)| row.is_some() && verdict.is_ok());
+        let with_tokens: Vec<_> = with_tokens.map(|(op, ..)| (Queue::Inbound, op.size())).collect();
+        adds |= !with_tokens.is_empty();
         if let View::Estimate(estimate) = &mut self.view {
-            let sizes = rows.iter().filter_map(|(_, op)| op.adds());
+            let sizes = rows.iter().filter_map(|(_, op)| op.adds()).chain(with_tokens);
             estimate.appended(revision, sizes);
             state.not_coming(flight.transaction);
             state.set_counts(estimate.counts());
@@ -94,6 +99,9 @@ impl Keeper {
         }
         for op in answers {
             op.stored(0);
+        }
+        for (op, row, verdict) in tokens {
+            op.done(verdict, revision, row);
         }
         match self.view {
             View::Estimate(_) => {
@@ -123,27 +131,33 @@ impl Keeper {
             state.lazies.turned_back();
             state.not_coming(flight.transaction);
         }
-        if *cause == EtcdError::TooLarge && !flight.lazy && flight.ops.len() == 1 {
+        if *cause == EtcdError::TooLarge && !flight.lazy && flight.ops.len() + flight.tokens.len() == 1 {
             // It alone is at fault, and always will be.
-            for (waiter, _) in flight.ops {
-                waiter.op.refused(SpoolError::TooLarge(cause.to_string()));
+            for (_, op, _) in flight.ops {
+                op.refused(SpoolError::TooLarge(cause.to_string()));
+            }
+            for (op, _) in flight.tokens {
+                op.refused(SpoolError::TooLarge(cause.to_string()));
             }
             self.stale = matches!(self.view, View::Rows(_));
             return self.show();
         }
         let (adding, rest): (Vec<_>, Vec<_>) =
-            flight.ops.into_iter().partition(|(_, place)| matches!(place, Place::Row(..)));
+            flight.ops.into_iter().partition(|(.., place)| matches!(place, Place::Row(..)));
         self.stale = matches!(self.view, View::Rows(_));
         // Results may still fit where new rows do not: once more without those.
         let again = *cause == EtcdError::NoSpace && !adding.is_empty();
         self.refuse(cause.clone());
         let (refused, again) =
             if again { (adding, rest) } else { (adding.into_iter().chain(rest).collect(), Vec::new()) };
-        for (waiter, _) in again.into_iter().rev() {
-            self.waiting.push_front(waiter);
+        for (since, op, _) in again.into_iter().rev() {
+            self.waiting.push_front(Waiter { since, asked: op.into() });
         }
-        for (waiter, _) in refused {
-            waiter.op.refused(SpoolError::Unwritable(cause.to_string()));
+        for (_, op, _) in refused {
+            op.refused(SpoolError::Unwritable(cause.to_string()));
+        }
+        for (op, _) in flight.tokens {
+            op.refused(SpoolError::Unwritable(cause.to_string()));
         }
     }
 

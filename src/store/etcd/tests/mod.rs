@@ -8,9 +8,11 @@ mod proxy;
 mod server;
 mod space;
 mod store;
+mod tokens;
 
 use std::time::Duration;
 
+pub(crate) use server::shared;
 use url::Url;
 
 use super::{EtcdConfig, EtcdTls};
@@ -21,7 +23,7 @@ const ROOMY: Limits = Limits { inbound: 1 << 30, outbound: 1 << 30, set_aside: 1
 const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A place of its own in an etcd.
-fn config(endpoint: &str, member: &str) -> EtcdConfig {
+pub(crate) fn config(endpoint: &str, member: &str) -> EtcdConfig {
     EtcdConfig {
         endpoints: vec![Url::parse(endpoint).unwrap()],
         prefix: format!("/test/{}", ulid::Ulid::generate()),

@@ -14,29 +14,29 @@ use crate::store::etcd::client::{Client, EACH};
 use crate::store::etcd::{Etcd, EtcdConfig, Leadership};
 use crate::store::{Append, AppendError, Queue, ROW_OVERHEAD, Row, SpoolError, Store, WhyNot};
 
-fn through(proxy: &Proxy, config: &EtcdConfig) -> EtcdConfig {
+pub(super) fn through(proxy: &Proxy, config: &EtcdConfig) -> EtcdConfig {
     EtcdConfig { endpoints: vec![Url::parse(&proxy.url()).unwrap()], ..config.clone() }
 }
 
-fn named(config: &EtcdConfig, member: &str) -> EtcdConfig {
+pub(super) fn named(config: &EtcdConfig, member: &str) -> EtcdConfig {
     EtcdConfig { member: member.to_owned(), ..config.clone() }
 }
 
-async fn lead(etcd: &Etcd) -> (Leadership, Arc<dyn Store>) {
+pub(super) async fn lead(etcd: &Etcd) -> (Leadership, Arc<dyn Store>) {
     let leadership = in_time(etcd.campaign()).await;
     let store = in_time(etcd.lead(&leadership)).await.unwrap();
     (leadership, store)
 }
 
-async fn append(to: &dyn Append, data: impl Into<Vec<u8>>) -> u64 {
+pub(super) async fn append(to: &dyn Append, data: impl Into<Vec<u8>>) -> u64 {
     in_time(to.append(Queue::Inbound, data.into().into(), None)).await.unwrap()
 }
 
-async fn rows(store: &dyn Store, queue: Queue) -> Vec<Row> {
+pub(super) async fn rows(store: &dyn Store, queue: Queue) -> Vec<Row> {
     in_time(store.read_after(queue, 0, usize::MAX, usize::MAX)).await.unwrap()
 }
 
-async fn seen(store: &dyn Store, number: u64) {
+pub(super) async fn seen(store: &dyn Store, number: u64) {
     in_time(store.appended(Queue::Inbound).wait_for(|seen| *seen >= number)).await.unwrap();
 }
 

@@ -1,0 +1,98 @@
+//! From a push to its row: it is tried until it is stored, or until nobody waits for that any more.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::time::sleep;
+
+use super::{Push, RETRY, Recognition, Store};
+use crate::inbound::due::{self, Due};
+use crate::inbound::repeats::Digest;
+use crate::observe::counters::Unanswered;
+use crate::store::{AppendError, Queue, SpoolError, Then, Tokens};
+
+impl Store {
+    /// Hands the push to the spool's writer, which stores it whether the peer waits or leaves.
+    pub(super) fn hand_over(self: &Arc<Self>, push: Push) {
+        let row = push.row.clone();
+        let store = Arc::clone(self);
+        let done: Then = Box::new(move |appended| {
+            if let Some(push) = store.stored(push, &appended) {
+                store.spawn(Arc::clone(&store).keep(push));
+            }
+        });
+        if let Err(done) = self.spool.hand_over(Queue::Inbound, row.clone(), None, done) {
+            // The writer's queue is full: wait for room in it.
+            let spool = Arc::clone(&self.spool);
+            self.spawn(async move { done(spool.append(Queue::Inbound, row, None).await) });
+        }
+    }
+
+    /// Reports the outcome of an attempt to store the push. Returns the push if it must be tried again.
+    fn stored(&self, push: Push, appended: &Result<u64, AppendError>) -> Option<Push> {
+        match appended {
+            Ok(seq) => {
+                self.counters.pushes_stored.add();
+                if let (Recognition::Memory(repeats), Some(ticket)) = (&self.recognition, push.ticket) {
+                    repeats.stored(ticket, *seq);
+                }
+                let _ = self.stored.send(push.tell);
+                None
+            }
+            Err(AppendError::Full) => Some(push.refused(Unanswered::Full)),
+            Err(AppendError::Spool(SpoolError::Unwritable(_) | SpoolError::TooLarge(_))) => {
+                Some(push.refused(Unanswered::Failed))
+            }
+            // The process is about to stop; nothing may be answered any more.
+            Err(AppendError::Spool(SpoolError::Failed(_))) => None,
+        }
+    }
+
+    /// Tries again to append a push that was refused, until it is stored or no try of it waits any more.
+    async fn keep(self: Arc<Self>, mut push: Push) {
+        loop {
+            sleep(RETRY).await;
+            if self.nobody_waits(&push) {
+                return;
+            }
+            // Not given up during this attempt: the writer has the row, and may store it.
+            let appended = self.spool.append(Queue::Inbound, push.row.clone(), None).await;
+            match self.stored(push, &appended) {
+                None => return,
+                Some(again) => push = again,
+            }
+        }
+    }
+
+    /// Stores the push, unless its answer is due already; tries until that is done or its peer has left.
+    pub(super) async fn keep_once(
+        self: Arc<Self>,
+        tokens: Arc<dyn Tokens>,
+        digest: Digest,
+        mut push: Push,
+        due: Arc<OnceLock<Due>>,
+    ) {
+        loop {
+            let appended = due::append(&*tokens, push.row.clone(), digest).await;
+            if let Ok(found) = appended {
+                self.counters.pushes_repeated.add_if(found.is_repeat);
+                self.counters.pushes_stored.add_if(!found.is_repeat);
+                let _ = due.set(found);
+                let _ = self.stored.send(push.tell);
+                return;
+            }
+            let Some(again) = self.stored(push, &appended.map(|_| 0)) else { return };
+            push = again;
+            sleep(RETRY).await;
+            if self.nobody_waits(&push) {
+                return;
+            }
+        }
+    }
+
+    fn nobody_waits(&self, push: &Push) -> bool {
+        match (&self.recognition, push.ticket) {
+            (Recognition::Memory(repeats), Some(ticket)) => repeats.give_up(ticket, &push.tell),
+            _ => push.tell.is_closed(),
+        }
+    }
+}

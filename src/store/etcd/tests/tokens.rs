@@ -1,0 +1,142 @@
+//! Tokens: one row, and one who takes it, whoever asks at once and whatever answers are lost.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use super::proxy::Proxy;
+use super::server::shared;
+use super::store::{append, lead, named, rows, seen, through};
+use super::{config, in_time};
+use crate::store::etcd::client::{Client, EACH};
+use crate::store::etcd::config::Keys;
+use crate::store::etcd::wire::Range;
+use crate::store::etcd::{Etcd, EtcdConfig};
+use crate::store::{AppendError, Once, Queue, ROW_OVERHEAD, Token, Tokens};
+
+fn token(name: u8, replaces: u64) -> Token {
+    Token { name: [name; 32], value: vec![name].into(), replaces }
+}
+
+async fn once(member: &dyn Tokens, name: u8) -> Once {
+    in_time(member.append_once(vec![name; 10].into(), token(name, 0))).await.unwrap()
+}
+
+fn version(once: &Once) -> u64 {
+    match once {
+        Once::Stored { version, .. } | Once::Known { version, .. } => *version,
+    }
+}
+
+fn members(count: usize) -> (EtcdConfig, Vec<Arc<Etcd>>) {
+    let config = config(shared(), "a");
+    let names = ["a", "b", "c"].into_iter().take(count);
+    let etcds = names.map(|name| Etcd::open(&named(&config, name)).unwrap()).collect();
+    (config, etcds)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_all_who_append_at_once_one_stores_the_row_and_of_all_who_take_the_token_one_has_it() {
+    let (_, etcds) = members(3);
+    let (_leadership, store) = lead(&etcds[0]).await;
+    let members: Vec<_> = (0..60_u8).map(|n| (n / 6, etcds[usize::from(n % 3)].member())).collect();
+    let outcomes = join_all(members.iter().map(|(name, member)| once(&**member, *name))).await;
+    for name in 0..10 {
+        let of_name: Vec<_> = outcomes.iter().zip(&members).filter(|(_, of)| of.0 == name).map(|both| both.0).collect();
+        let stored = of_name.iter().filter(|once| matches!(once, Once::Stored { .. })).count();
+        assert_eq!((of_name.len(), stored), (6, 1), "{of_name:?}");
+        assert!(of_name.iter().all(|once| version(once) == version(of_name[0])));
+        let known = |once: &&&Once| matches!(once, Once::Known { value, .. } if value[..] == [name]);
+        assert_eq!(of_name.iter().filter(known).count(), 5);
+    }
+    let asking = members.iter().zip(&outcomes).map(|((name, member), once)| member.take([*name; 32], version(once)));
+    let taken = in_time(join_all(asking)).await;
+    assert_eq!(taken.iter().filter(|taken| **taken == Ok(true)).count(), 10, "{taken:?}");
+    assert_eq!(taken.iter().filter(|taken| **taken == Ok(false)).count(), 50);
+    // What was taken makes no repeats; what was put back does.
+    let again = once(&*etcds[1].member(), 0).await;
+    assert!(matches!(again, Once::Stored { .. }));
+    assert_eq!(in_time(etcds[0].member().put_back([1; 32], Bytes::from_static(b"back"))).await, Ok(true));
+    assert_eq!(in_time(etcds[2].member().put_back([1; 32], Bytes::new())).await, Ok(false));
+    let back = once(&*etcds[2].member(), 1).await;
+    assert!(matches!(&back, Once::Known { value, .. } if value == "back"), "{back:?}");
+    // The numbers that were told are those of the rows.
+    let last = outcomes.iter().chain([&again]).filter_map(row).max().unwrap();
+    seen(&*store, last).await;
+    let mut told: Vec<_> = outcomes.iter().chain([&again]).filter_map(row).collect();
+    told.sort_unstable();
+    assert_eq!(rows(&*store, Queue::Inbound).await.iter().map(|row| row.seq).collect::<Vec<_>>(), told);
+}
+
+fn row(once: &Once) -> Option<u64> {
+    match once {
+        Once::Stored { row, .. } => Some(*row),
+        Once::Known { .. } => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_changes_no_outcome() {
+    let config = config(shared(), "a");
+    let proxy = Proxy::to(shared()).await;
+    let (a, b) = (Etcd::open(&through(&proxy, &config)).unwrap(), Etcd::open(&named(&config, "b")).unwrap());
+    let (_leadership, store) = lead(&b).await;
+    let member = a.member();
+    let known = once(&*b.member(), 0).await;
+    append(&*member, "the writer has begun").await;
+    for name in 1..4 {
+        proxy.lose_answers(1);
+        let stored = once(&*member, name).await;
+        assert!(matches!(stored, Once::Stored { .. }), "{stored:?}");
+        proxy.lose_answers(1);
+        let again = once(&*member, 0).await;
+        assert!(matches!(again, Once::Known { .. }) && version(&again) == version(&known), "{again:?}");
+        proxy.lose_answers(1);
+        assert_eq!(in_time(member.take([name; 32], version(&stored))).await, Ok(true));
+        proxy.lose_answers(1);
+        assert_eq!(in_time(member.take([name; 32], version(&stored))).await, Ok(false));
+        assert_eq!(proxy.losing(), 0);
+    }
+    let last = append(&*member, "the last").await;
+    seen(&*store, last).await;
+    assert_eq!(rows(&*store, Queue::Inbound).await.len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_refuses_what_is_new_and_knows_what_is_not() {
+    let mut config = config(shared(), "a");
+    config.limits.inbound = 2 * (10 + ROW_OVERHEAD);
+    let etcd = Etcd::open(&config).unwrap();
+    let member = etcd.member();
+    let first = once(&*member, 1).await;
+    once(&*member, 2).await;
+    let refused = in_time(member.append_once(vec![3; 10].into(), token(3, 0))).await;
+    assert_eq!(refused, Err(AppendError::Full));
+    assert!(member.stores().is_err());
+    assert_eq!(version(&once(&*member, 1).await), version(&first));
+    assert_eq!(in_time(member.take([1; 32], version(&first))).await, Ok(true), "it is answered all the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_replaced_in_its_version_alone_and_goes_with_its_lease() {
+    let (config, etcds) = members(2);
+    let (a, b) = (etcds[0].member(), etcds[1].member());
+    let old = version(&once(&*a, 1).await);
+    let newer = in_time(b.append_once("new".into(), token(1, old))).await.unwrap();
+    assert!(matches!(newer, Once::Stored { version, .. } if version > old));
+    let late = in_time(a.append_once("late".into(), token(1, old))).await.unwrap();
+    assert!(matches!(late, Once::Known { .. }) && version(&late) == version(&newer));
+    let direct = Client::new(&config).unwrap();
+    let key = Keys::below(&config.prefix).token(&[1; 32]);
+    let found = in_time(direct.range(&Range { key: key.into(), ..Range::default() })).await.unwrap();
+    let lease = found.kvs[0].lease.0;
+    assert_ne!(lease, 0);
+    let revoke = json!({"ID": lease.to_string()});
+    in_time(direct.ask::<Value>("/v3/lease/revoke", &revoke, EACH)).await.unwrap();
+    // The lease that it used has ended: that is refused for now, and then there is another.
+    let refused = in_time(b.append_once("again".into(), token(1, 0))).await;
+    assert!(matches!(refused, Err(AppendError::Spool(_))), "{refused:?}");
+    assert!(matches!(once(&*b, 1).await, Once::Stored { .. }));
+}
