@@ -22,6 +22,8 @@ pub(super) enum Failure {
     TooLarge(usize),
     /// The cause, already in full words.
     Because(String),
+    /// The broker answered, and does not let us in: the same.
+    TurnedAway(String),
 }
 
 /// What happened before a failure.
@@ -74,7 +76,7 @@ impl Explain {
         let broker = &self.broker;
         let History { stood, quick_losses, after_refusal } = *history;
         match failure {
-            Failure::Because(cause) => cause.clone(),
+            Failure::Because(cause) | Failure::TurnedAway(cause) => cause.clone(),
             Failure::TooLarge(size) => format!(
                 "{broker} sent a packet of {size} bytes though it was told mqtt.max_packet: such packets are taken now, and the commands in them refused"
             ),
@@ -103,7 +105,7 @@ impl Explain {
 
     pub(super) fn refused(&self, refusal: ConnectRefusal) -> Failure {
         let broker = &self.broker;
-        Failure::Because(match refusal {
+        Failure::TurnedAway(match refusal {
             ConnectRefusal::Version => format!(
                 "{broker} does not speak this version of MQTT: set mqtt.protocol = \"{}\"",
                 if self.protocol == Protocol::V5 { "3.1.1" } else { "5" }

@@ -81,7 +81,7 @@ impl Task {
             };
             self.pause(wait).await;
         }
-        self.disconnected("stopped".to_owned(), None);
+        self.disconnected("stopped".to_owned(), None, false);
         // Another member leads. Whoever started the link learns it as well, and ends all that belongs to it.
         self.shutdown.cancelled().await;
     }
@@ -110,7 +110,7 @@ impl Task {
         let was_connected = self.state.borrow().connected;
         let news = was_connected || self.state.borrow().cause.as_deref() != Some(cause.as_str());
         // Before the log line: whoever reads it and then asks for the status gets the same answer.
-        self.disconnected(cause.clone(), None);
+        self.disconnected(cause.clone(), None, matches!(failure, Failure::TurnedAway(_)));
         match (was_connected, news) {
             (true, _) => warn!(cause, "the connection to the broker was lost; messages wait"),
             (false, true) => warn!(cause, "cannot connect to the broker; messages wait"),
@@ -140,20 +140,20 @@ impl Task {
             "the bridge of uid {uid} is online under the base topic `{base}`: give each account its own mqtt.base_topic, or stop the other bridge"
         );
         let news = self.state.borrow().conflict.as_deref() != Some(uid.as_str());
-        self.disconnected(cause.clone(), Some(uid));
+        self.disconnected(cause.clone(), Some(uid), false);
         if news {
             warn!(cause, "another account uses our base topic; nothing is subscribed or published");
         }
     }
 
-    fn disconnected(&self, cause: String, conflict: Option<String>) {
+    fn disconnected(&self, cause: String, conflict: Option<String>, turned_away: bool) {
         self.state.send_modify(|state| {
             if state.connected {
                 state.since = SystemTime::now();
             }
             state.connected = false;
             state.subscriptions = Subscriptions::Pending;
-            state.conflict = conflict;
+            (state.conflict, state.turned_away) = (conflict, turned_away);
             state.cause = Some(cause);
         });
     }

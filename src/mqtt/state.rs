@@ -24,6 +24,8 @@ pub struct LinkState {
     pub refused: Vec<Refused>,
     /// The uid of another account that uses the base topic.
     pub conflict: Option<String>,
+    /// Whether the broker answered last time and did not let us in.
+    pub turned_away: bool,
     /// Why the link is not connected: the explanation with the remedy.
     pub cause: Option<String>,
     /// The number of the connection attempt. An acknowledgement is valid only for its own.
@@ -57,6 +59,7 @@ impl Default for LinkState {
             subscriptions: Subscriptions::Pending,
             refused: Vec::new(),
             conflict: None,
+            turned_away: false,
             cause: Some("not connected to the broker yet".to_owned()),
             generation: 0,
         }

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::language::Language;
 use super::page::{SECTIONS, sections};
 use crate::operate::status::{Overview, Report, Reports};
 use crate::os::tasks;
@@ -44,6 +45,7 @@ enum Ended {
 pub(super) fn events(
     mut reports: Reports,
     word: Option<SecretString>,
+    language: Language,
     permit: OwnedSemaphorePermit,
     stop: CancellationToken,
     cut: CancellationToken,
@@ -58,7 +60,7 @@ pub(super) fn events(
             () = sleep(LIFE) => return,
             // The page opens another one, which looks at the new report.
             Ok(()) = reports.changed() => return,
-            ended = tell(&report, word.as_ref(), &to_peer) => ended,
+            ended = tell(&report, word.as_ref(), language, &to_peer) => ended,
         };
         if ended == Ended::Slow {
             cut.cancel();
@@ -76,7 +78,12 @@ pub(super) fn events(
 }
 
 /// Sends each section, and again whenever it has changed.
-async fn tell(report: &Report, word: Option<&SecretString>, to_peer: &mpsc::Sender<Event>) -> Ended {
+async fn tell(
+    report: &Report,
+    word: Option<&SecretString>,
+    language: Language,
+    to_peer: &mpsc::Sender<Event>,
+) -> Ended {
     let (mut passed, mut cloud) = (report.counters.activity.changed(), report.cloud.clone());
     let (mut link, mut writable) = (report.link.clone(), report.spool.writable());
     let mut told = [const { String::new() }; SECTIONS];
@@ -96,7 +103,7 @@ async fn tell(report: &Report, word: Option<&SecretString>, to_peer: &mpsc::Send
         cloud.mark_unchanged();
         link.mark_unchanged();
         writable.mark_unchanged();
-        let now = sections(&Overview::of(report).await, word);
+        let now = sections(&Overview::of(report).await, word, language);
         for (told, (id, html)) in told.iter_mut().zip(now) {
             if *told == html {
                 continue;

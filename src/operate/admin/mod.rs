@@ -5,19 +5,23 @@
 //! authenticates users itself (Home Assistant's, which shows the page in a frame). It shows states, never secrets, and message
 //! contents only if the operator asked for them. Event streams are limited, so there is always room for a `/healthz`.
 
+mod counted;
 mod forms;
+mod headline;
+mod language;
 mod live;
 mod page;
+mod units;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Extension, RawQuery, Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderName, LOCATION, REFERRER_POLICY,
-    RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderName, LOCATION,
+    REFERRER_POLICY, RETRY_AFTER, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
@@ -33,10 +37,10 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use self::language::Language;
 use crate::http;
 use crate::http::listener::{self, NoAnswer, Serve, Visit};
 use crate::observe::progress;
-use crate::operate::control::{self, Answer};
 use crate::operate::status::{self, Overview, Report, Reports};
 
 /// So many streams of events at once; fewer where the listener has little room.
@@ -116,24 +120,38 @@ impl Serve for Pages {
     }
 }
 
-async fn status_page(State(shared): State<Arc<Shared>>) -> Response {
+async fn status_page(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    let language = Language::of(&headers);
     let overview = Overview::of(&shared.report()).await;
-    let page = page::page(&overview, shared.form_word());
-    let mut response = respond(StatusCode::OK, "text/html; charset=utf-8", page);
+    let page = page::page(&overview, shared.form_word(), language);
+    let mut response = in_language(language, respond(StatusCode::OK, "text/html; charset=utf-8", page));
     if let Ok(policy) = HeaderValue::from_str(&page::POLICY) {
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     }
     response
 }
 
-async fn events(State(shared): State<Arc<Shared>>, Extension(Cut(cut)): Extension<Cut>) -> Response {
+async fn events(
+    State(shared): State<Arc<Shared>>,
+    Extension(Cut(cut)): Extension<Cut>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
     let Ok(permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
         let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "too many status pages are open\n".to_owned());
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("15"));
         return response;
     };
     let (reports, word) = (shared.admin.reports.clone(), shared.form_word().cloned());
-    live::events(reports, word, permit, shared.stop.clone(), cut)
+    let language = Language::of_page(query.as_deref(), &headers);
+    in_language(language, live::events(reports, word, language, permit, shared.stop.clone(), cut))
+}
+
+/// An answer that another browser would get in another language.
+fn in_language(language: Language, mut response: Response) -> Response {
+    response.headers_mut().insert(CONTENT_LANGUAGE, HeaderValue::from_static(language.tag()));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Language"));
+    response
 }
 
 /// The page's forms.
@@ -142,23 +160,36 @@ async fn set_aside(
     Extension(Peer(peer)): Extension<Peer>,
     request: Request,
 ) -> Response {
+    let (head, body) = request.into_parts();
+    let language = Language::of(&head.headers);
+    let no = |status, why: &str| in_language(language, text(status, format!("{why}\n")));
     let Some(word) = shared.form_word() else {
-        return text(StatusCode::FORBIDDEN, "only with admin.token: use `ilink2mqtt set-aside`\n".to_owned());
+        let why = language.say(
+            "only with admin.token: use `ilink2mqtt set-aside`",
+            "需要设置 admin.token；请改用 `ilink2mqtt set-aside`",
+        );
+        return no(StatusCode::FORBIDDEN, why);
     };
     let by_ingress = shared.admin.trusted_ingress.contains(&peer);
-    let (head, body) = request.into_parts();
     if !by_ingress && !shared.admin.knows(&head.headers) {
         return unauthorized();
     }
-    let what = match forms::read(&head.headers, body, by_ingress, word).await {
-        Ok(what) => what,
-        Err((status, why)) => return text(status, format!("{why}\n")),
+    let asked = match forms::read(&head.headers, body, by_ingress, word, language).await {
+        Ok(asked) => asked,
+        Err((status, why)) => return no(status, why),
     };
-    let Answer { exit, text: said } = control::set_aside(shared.report().desk.as_deref(), what).await;
-    if exit != 0 {
-        return text(StatusCode::CONFLICT, said + "\n");
+    let report = shared.report();
+    let Some(desk) = report.desk.as_deref() else {
+        let why = language.say(
+            "this member stands by: use the status page of the one that leads",
+            "本成员待命：请使用主成员的状态页",
+        );
+        return no(StatusCode::CONFLICT, why);
+    };
+    if let Err(why) = asked.done(desk, language).await {
+        return no(StatusCode::CONFLICT, &why);
     }
-    let mut response = text(StatusCode::SEE_OTHER, said + "\n");
+    let mut response = text(StatusCode::SEE_OTHER, String::new());
     // Relative: a proxy may have put the page anywhere.
     response.headers_mut().insert(LOCATION, HeaderValue::from_static("./#set_aside"));
     response

@@ -4,17 +4,21 @@
 //! script are allowed by their digests alone, so nothing else would run even if a value got through unescaped.
 
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use maud::{Markup, html};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
+use super::counted::name_of;
+use super::forms;
+use super::headline::{advice, problems};
+use super::language::Language;
+use super::units::{duration, milliseconds, plot, size, time};
 use crate::observe::activity::{Passed, Verdict, Way};
 use crate::operate::set_aside::{Entry, Publish};
-use crate::operate::status::{Overview, Part, Problem};
+use crate::operate::status::{ClusterView, Overview, Part, Role};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -40,15 +44,34 @@ pub(super) type Section = (&'static str, String);
 pub(super) const SECTIONS: usize = 8;
 
 /// The whole page. `word`: what its forms hold; it has none without.
-pub(super) fn page(overview: &Overview, word: Option<&SecretString>) -> String {
-    let mut places = Vec::from(sections(overview, word).map(|(id, html)| (id, html)));
-    let now = html! { "as of " (time(&overview.health.time)) };
+pub(super) fn page(overview: &Overview, word: Option<&SecretString>, language: Language) -> String {
+    let mut places = Vec::from(sections(overview, word, language));
+    let as_of = language.say("as of", "截至");
+    let now = html! { (as_of) " " (time(&overview.health.time)) };
+    places.extend(fixed(language).map(|(id, text)| (id, text.to_owned())));
     places.extend([
         ("title", html! { "ilink2mqtt " (overview.info.uid) }.into_string()),
-        ("header", header(overview).into_string()),
+        ("header", header(overview, language).into_string()),
         ("now", now.into_string()),
     ]);
     fill(&places)
+}
+
+/// What the page itself says.
+fn fixed(language: Language) -> [(&'static str, &'static str); 10] {
+    [
+        ("lang", language.tag()),
+        ("live", language.say("live", "实时")),
+        // The script puts the time into it.
+        ("lost", language.say("not live since {}", "自 {} 起未更新")),
+        ("connections", language.say("Connections", "连接")),
+        ("minutes", language.say("Messages a minute", "每分钟消息数")),
+        ("waiting", language.say("Queues", "队列")),
+        ("last", language.say("Last messages", "最近的消息")),
+        ("counted", language.say("Counted since the start", "启动以来的计数")),
+        ("programs", language.say("The same for programs:", "供程序使用：")),
+        ("terminal", language.say("in a terminal:", "在终端里：")),
+    ]
 }
 
 /// In one pass: what is filled in is not looked at again.
@@ -64,127 +87,139 @@ fn fill(places: &[Section]) -> String {
 }
 
 /// What changes.
-pub(super) fn sections(overview: &Overview, word: Option<&SecretString>) -> [Section; SECTIONS] {
+pub(super) fn sections(overview: &Overview, word: Option<&SecretString>, language: Language) -> [Section; SECTIONS] {
     [
-        ("problems", problems(&overview.problems)),
-        ("parts", parts(overview)),
-        ("rates", rates(overview)),
-        ("queues", queues(overview)),
-        ("advice", advice(&overview.problems)),
-        ("set_aside", set_aside(overview, word)),
-        ("messages", messages(&overview.messages)),
-        ("counters", counters(overview)),
+        ("problems", problems(overview, language)),
+        ("parts", parts(overview, language)),
+        ("rates", rates(overview, language)),
+        ("queues", queues(overview, language)),
+        ("advice", advice(&overview.problems, language)),
+        ("set_aside", set_aside(overview, word, language)),
+        ("messages", messages(&overview.messages, language)),
+        ("counters", counters(overview, language)),
     ]
     .map(|(id, markup)| (id, markup.into_string()))
 }
 
-fn header(overview: &Overview) -> Markup {
+fn header(overview: &Overview, language: Language) -> Markup {
     let info = &overview.info;
     html! {
-        p { "uid " (info.uid) " · " (info.version) " · running since " (time(&info.started_at)) }
+        p { "uid " (info.uid) " · " (info.version) " · " (since(&info.started_at, language, "running since", "运行")) }
     }
 }
 
-fn problems(problems: &[Problem]) -> Markup {
-    let grave: Vec<_> = problems.iter().filter(|problem| problem.grave).collect();
+/// "connected since 18:13", or the like.
+fn since(at: &str, language: Language, english: &str, chinese: &str) -> Markup {
     html! {
-        @match grave.len() {
-            0 => p { "All is well" },
-            1 => p.bad { "Something is wrong" },
-            more => p.bad { (more) " things are wrong" },
-        }
-        (list(&grave))
-    }
-}
-
-/// What is no trouble stands apart from it.
-fn advice(problems: &[Problem]) -> Markup {
-    let advice: Vec<_> = problems.iter().filter(|problem| !problem.grave).collect();
-    html! {
-        @if !advice.is_empty() { section { h2 { "Advice" } (list(&advice)) } }
-    }
-}
-
-fn list(problems: &[&Problem]) -> Markup {
-    html! {
-        @if !problems.is_empty() {
-            ul {
-                @for Problem { part, cause, since, .. } in problems {
-                    li {
-                        strong { (part) @if let Some(since) = since { small.faint { " since " (time(since)) } } }
-                        (cause)
-                    }
-                }
-            }
+        @match language {
+            Language::English => { (english) " " (time(at)) }
+            Language::Chinese => { "自 " (time(at)) " 起" (chinese) }
         }
     }
 }
 
-fn parts(overview: &Overview) -> Markup {
+fn parts(overview: &Overview, language: Language) -> Markup {
     let (health, ready) = (&overview.health, &overview.ready);
+    let say = |english, chinese| language.say(english, chinese);
+    let since = |at: &str| html! { " " small { (since(at, language, "since", "")) } };
     let part = |name: &str, part: &Part, good: &str, bad: &str| {
-        html! { dt { (name) } dd { (state(part.ready, if part.ready { good } else { bad })) " " small { "since " (time(&part.since)) } } }
+        html! { dt { (name) } dd { (state(part.ready, if part.ready { good } else { bad })) (since(&part.since)) } }
     };
     let not_stored = match ready.spool.kind {
-        Some("full") => "full",
-        Some("failed") => "failed",
-        _ => "not writable",
+        Some("full") => say("full", "已满"),
+        Some("failed") => say("failed", "已失效"),
+        _ => say("not writable", "无法写入"),
     };
-    let moment = |name: &str, at: Option<&String>| {
-        html! { dt { (name) } dd { @match at { Some(at) => (time(at)), None => span.faint { "not in this run" } } } }
+    let last = |name: &str, at: Option<&String>| {
+        let never = say("not in this run", "本次运行中没有");
+        html! { dt { (name) } dd { @match at { Some(at) => (time(at)), None => span.faint { (never) } } } }
     };
     html! {
         dl {
             @if let Some(cluster) = &overview.cluster {
-                dt { "Cluster" } dd { (state(cluster.health.leader.is_some(), &cluster.line())) }
+                dt { (say("Cluster", "集群")) }
+                dd { (state(cluster.health.leader.is_some(), &cluster_line(cluster, language))) }
             }
             dt { "iLink" }
-            dd { (state(health.cloud.state == "online", health.cloud.state)) " " small { "since " (time(&health.cloud.since)) } }
+            dd { (state(health.cloud.state == "online", cloud(health.cloud.state, language))) (since(&health.cloud.since)) }
             @for closed in &health.cloud.closed {
-                dt { code { (closed.endpoint) } } dd { (state(false, &closed.cause)) " " small { "since " (time(&closed.since)) } }
+                dt { code { (closed.endpoint) } } dd { (state(false, &closed.cause)) (since(&closed.since)) }
             }
-            (part("Broker", &ready.broker, "connected", "not connected"))
-            (part("Subscriptions", &ready.subscriptions, "granted", "not granted"))
-            (part("Callback", &ready.callback, "registered", "not registered"))
-            (part("Spool", &ready.spool, "writable", not_stored))
-            (moment("Last push", health.callback.last_push_at.as_ref()))
-            (moment("Last handshake", health.callback.last_get_at.as_ref()))
+            (part(say("Broker", "Broker"), &ready.broker, say("connected", "已连接"), say("not connected", "未连接")))
+            (part(say("Subscriptions", "订阅"), &ready.subscriptions, say("granted", "已批准"), say("not granted", "未批准")))
+            (part(say("Callback", "回调"), &ready.callback, say("registered", "已注册"), say("not registered", "未注册")))
+            (part(say("Spool", "存储"), &ready.spool, say("writable", "可写入"), not_stored))
+            (last(say("Last push", "最近的推送"), health.callback.last_push_at.as_ref()))
+            (last(say("Last handshake", "最近的握手"), health.callback.last_get_at.as_ref()))
             @if let Some(left) = health.token_expires_in_s {
-                dt { "Access token" } dd { "for another " (duration(left)) }
+                dt { (say("Access token", "访问令牌")) }
+                dd { (say("for another ", "还有效 ")) (duration(left, language)) }
             }
         }
     }
+}
+
+fn cloud(state: &'static str, language: Language) -> &'static str {
+    let chinese = match state {
+        "online" => "在线",
+        "degraded" => "部分可用",
+        "auth_error" => "被拒绝",
+        "unregistered" => "未注册",
+        _ => "离线",
+    };
+    language.say(state, chinese)
+}
+
+fn cluster_line(cluster: &ClusterView, language: Language) -> String {
+    if language == Language::English {
+        return cluster.line();
+    }
+    let health = &cluster.health;
+    let leader = health.leader.as_deref().map_or_else(|| "没有主成员".to_owned(), |leader| format!("主成员：{leader}"));
+    let role = |role| if role == Role::Leader { "主成员" } else { "待命" };
+    let members = health.members.iter().map(|member| format!("{}（{}）", member.name, role(member.role)));
+    let members = members.collect::<Vec<_>>().join("、");
+    let members = if members.is_empty() { "未知" } else { &members };
+    let (me, healthy, of) = (&cluster.member, health.etcd.healthy, health.etcd.of);
+    format!("{leader}；本成员：{me}；全部成员：{members}；etcd：{of} 个中有 {healthy} 个应答")
 }
 
 fn state(good: bool, text: &str) -> Markup {
     html! { span.dot.good[good].bad[!good] { (text) } }
 }
 
-fn rates(overview: &Overview) -> Markup {
+fn rates(overview: &Overview, language: Language) -> Markup {
     let from: Vec<u64> = overview.minutes.iter().map(|minute| minute.from_ilink).collect();
     let to: Vec<u64> = overview.minutes.iter().map(|minute| minute.to_ilink).collect();
-    html! { (plot("From iLink", "in", &from)) (plot("To iLink", "out", &to)) }
+    html! {
+        (plot(language.say("From iLink", "来自 iLink"), "in", &from, language))
+        (plot(language.say("To iLink", "发往 iLink"), "out", &to, language))
+    }
 }
 
-fn queues(overview: &Overview) -> Markup {
+fn queues(overview: &Overview, language: Language) -> Markup {
     let queues = &overview.health.queues;
+    let say = |english, chinese| language.say(english, chinese);
     html! {
         table {
-            thead { tr { th { "" } th.number { "waiting" } th.number { "oldest" } th.number { "size" } } }
+            thead { tr {
+                th { "" }
+                th.number { (say("waiting", "等待")) } th.number { (say("oldest", "最早")) } th.number { (say("size", "大小")) }
+            } }
             tbody {
                 @for (name, queue, limit) in [
-                    ("from iLink", &queues.inbound, Some(overview.queue_limit)),
-                    ("to iLink", &queues.outbound, Some(overview.queue_limit)),
-                    ("set aside", &queues.set_aside, None),
+                    (say("from iLink", "来自 iLink"), &queues.inbound, Some(overview.queue_limit)),
+                    (say("to iLink", "发往 iLink"), &queues.outbound, Some(overview.queue_limit)),
+                    (say("set aside", "已搁置"), &queues.set_aside, None),
                 ] {
                     tr {
                         th scope="row" { (name) }
                         td.number { (queue.depth) }
-                        td.number { @if let Some(age) = queue.oldest_s { (duration(age)) } @else { "–" } }
+                        td.number { @if let Some(age) = queue.oldest_s { (duration(age, language)) } @else { "–" } }
                         td.number {
                             (size(queue.bytes))
                             @if let Some(limit) = limit {
-                                " " small { "of " (size(limit)) }
+                                " " small { (say("of ", "/ ")) (size(limit)) }
                                 @if queue.bytes > limit / 100 {
                                     meter min="0" max=(limit) high=(limit / 5 * 4) value=(queue.bytes) title=(name) {}
                                 }
@@ -198,71 +233,73 @@ fn queues(overview: &Overview) -> Markup {
 }
 
 /// The oldest that are set aside, and with `word` a form for each and for all.
-fn set_aside(overview: &Overview, word: Option<&SecretString>) -> Markup {
+fn set_aside(overview: &Overview, word: Option<&SecretString>, language: Language) -> Markup {
     let depth = overview.health.queues.set_aside.depth;
+    let shown = overview.set_aside.len() as u64;
     html! {
         @if depth > 0 {
             section {
-                h2 { "Set aside" }
+                h2 { (language.say("Set aside", "已搁置")) }
                 p.faint {
-                    "The broker refused these for good. When the cause is gone, they can be sent again."
-                    @if overview.set_aside.len() as u64 != depth { " The oldest of " (depth) ":" }
+                    (language.say(
+                        "The broker refused these for good. When the cause is gone, they can be sent again.",
+                        "这些消息被 broker 永久拒收。原因消除后可以重新发送。"
+                    ))
+                    @if shown != depth {
+                        @match language {
+                            Language::English => { " The oldest " (shown) " of " (depth) ":" }
+                            Language::Chinese => { "共 " (depth) " 条，以下是最早的 " (shown) " 条：" }
+                        }
+                    }
                 }
-                @if let Some(word) = word { (form(word, None)) }
-                ul { @for entry in &overview.set_aside { (entry_item(entry, word)) } }
+                @if let Some(word) = word {
+                    @let ids = overview.set_aside.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>();
+                    (forms::of_all(word, &ids, shown == depth, language))
+                }
+                ul { @for entry in &overview.set_aside { (entry_item(entry, word, language)) } }
             }
         }
     }
 }
 
-fn entry_item(Entry { id, kind, at, from, refused, content }: &Entry, word: Option<&SecretString>) -> Markup {
+fn entry_item(entry: &Entry, word: Option<&SecretString>, language: Language) -> Markup {
+    let Entry { id, kind, at, from, refused, content } = entry;
     html! {
         li {
-            strong { (kind) @if let Some(from) = from { " from " bdi { (from) } } }
+            strong { (kind) @if let Some(from) = from { (language.say(" from ", "，来自 ")) bdi { (from) } } }
             " " small.faint { (time(at)) " " code { (id) } }
             @if let Some(content) = content { bdi.content { (content) } }
             @for Publish { topic, bytes, why } in refused {
-                p { bdi { (topic) } ", " (size(*bytes)) ": " (why) }
+                p { bdi { (topic) } (language.say(", ", "，")) (size(*bytes)) (language.say(": ", "：")) span lang="en" { (why) } }
             }
-            @if let Some(word) = word { (form(word, Some(id))) }
+            @if let Some(word) = word { (forms::of_one(word, id, language)) }
         }
     }
 }
 
-/// It works without scripts.
-fn form(word: &SecretString, id: Option<&str>) -> Markup {
-    html! {
-        form method="post" action="set-aside" {
-            input type="hidden" name="word" value=(word.expose_secret());
-            @match id {
-                Some(id) => input type="hidden" name="id" value=(id);,
-                None => input type="hidden" name="all" value="";,
-            }
-            button name="do" value="retry" { @if id.is_some() { "Send again" } @else { "Send all again" } }
-            " "
-            button name="do" value="drop" { @if id.is_some() { "Drop" } @else { "Drop all" } }
-        }
-    }
-}
-
-fn messages(messages: &[Passed]) -> Markup {
+fn messages(messages: &[Passed], language: Language) -> Markup {
+    let say = |english, chinese| language.say(english, chinese);
     html! {
         @if messages.is_empty() {
-            p.faint { "None in this run." }
+            p.faint { (say("None in this run.", "本次运行中还没有。")) }
         } @else {
             table {
-                thead { tr { th { "Time" } th { "Kind" } th.number { "Size" } th { "From, to" } th { "Outcome" } th.number { "Took" } th { "Id" } } }
-                tbody { @for message in messages { (row(message)) } }
+                thead { tr {
+                    th { (say("Time", "时间")) } th { (say("Kind", "类型")) } th.number { (say("Size", "大小")) }
+                    th { (say("From, to", "发送方、接收方")) } th { (say("Outcome", "结果")) }
+                    th.number { (say("Took", "用时")) } th { "Id" }
+                } }
+                tbody { @for message in messages { (row(message, language)) } }
             }
         }
     }
 }
 
-fn row(message: &Passed) -> Markup {
+fn row(message: &Passed, language: Language) -> Markup {
     let Passed { at, way, kind, id, from, to, bytes, verdict, outcome, took_ms, content } = message;
     let (arrow, class, whither) = match way {
-        Way::FromIlink => ("↓", "way in", "from iLink"),
-        Way::ToIlink => ("↑", "way out", "to iLink"),
+        Way::FromIlink => ("↓", "way in", language.say("from iLink", "来自 iLink")),
+        Way::ToIlink => ("↑", "way out", language.say("to iLink", "发往 iLink")),
     };
     let verdict = match verdict {
         Verdict::Good => "good",
@@ -279,110 +316,49 @@ fn row(message: &Passed) -> Markup {
                 @if let Some(to) = to { " → " bdi { (to) } }
                 @if let Some(content) = content { bdi.content { (content) } }
             }
-            td.outcome { span class=(verdict) { (outcome) } }
-            td.number { (milliseconds(*took_ms)) }
+            td.outcome { span class=(verdict) { (outcome_in(outcome, language)) } }
+            td.number { (milliseconds(*took_ms, language)) }
             td.id { code.faint { (id) } }
         }
     }
 }
 
-fn counters(overview: &Overview) -> Markup {
-    let callback = &overview.health.callback;
-    let turned_away = callback.rejected.iter().filter(|(_, count)| **count > 0);
-    let unanswered = callback.unanswered.iter().filter(|(_, count)| **count > 0);
+/// What became of a message. The names of results are the same in every language.
+fn outcome_in(outcome: &str, language: Language) -> &str {
+    if language == Language::English {
+        return outcome;
+    }
+    match outcome {
+        "delivered" => "已送达",
+        "too late: only as an event" => "太迟：仅作为事件发布",
+        "not in inbound.allow_from: only as an event" => "不在 inbound.allow_from 中：仅作为事件发布",
+        "older than the last one: only as an event" => "早于上一条：仅作为事件发布",
+        "refused by the broker: set aside" => "被 broker 拒收：已搁置",
+        other => other,
+    }
+}
+
+fn counters(overview: &Overview, language: Language) -> Markup {
+    let health = &overview.health;
+    let callback = &health.callback;
+    let say = |english, chinese| language.say(english, chinese);
+    let of_routes = health.routes.iter().flat_map(|(route, counts)| {
+        let prefix = format!("{}{route}{}", say("route ", "路由 "), say(": ", "："));
+        counts.iter().map(move |(name, count)| (prefix.clone(), *name, *count))
+    });
+    let all = health.counters.iter().map(|(name, count)| (String::new(), *name, *count));
+    let turned_away =
+        callback.rejected.iter().map(|(why, n)| (say("turned away: ", "拒绝请求：").to_owned(), *why, *n));
+    let unanswered =
+        callback.unanswered.iter().map(|(why, n)| (say("pushes unanswered: ", "未应答的推送：").to_owned(), *why, *n));
+    let counted = all.chain(of_routes).chain(turned_away).chain(unanswered).filter(|(_, _, count)| *count > 0);
     html! {
         table {
             tbody {
-                @for (name, count) in overview.health.counters.iter().filter(|(_, count)| **count > 0) {
-                    tr { th scope="row" { (name.replace('_', " ")) } td.number { (count) } }
-                }
-                @for (route, counts) in &overview.health.routes {
-                    @for (what, count) in counts.iter().filter(|(_, count)| **count > 0) {
-                        tr { th scope="row" { "route " (route) ": " (what.replace('_', " ")) } td.number { (count) } }
-                    }
-                }
-                @for (reason, count) in turned_away {
-                    tr { th scope="row" { "turned away: " (reason) } td.number { (count) } }
-                }
-                @for (cause, count) in unanswered {
-                    tr { th scope="row" { "pushes unanswered: " (cause) } td.number { (count) } }
+                @for (prefix, name, count) in counted {
+                    tr { th scope="row" { (prefix) (name_of(name, language)) } td.number { (count) } }
                 }
             }
         }
-    }
-}
-
-/// A moment; the page's script shows it in the time zone of whoever looks.
-fn time(rfc3339: &str) -> Markup {
-    let seconds = rfc3339.split('.').next().unwrap_or(rfc3339).replace('T', " ");
-    html! { time datetime=(rfc3339) { (seconds) " UTC" } }
-}
-
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} d", seconds / 86_400),
-    }
-}
-
-fn milliseconds(ms: u64) -> String {
-    if ms < 10_000 { format!("{ms} ms") } else { duration(Duration::from_millis(ms).as_secs()) }
-}
-
-fn size(bytes: u64) -> String {
-    let of = |unit: u64| {
-        let tenths = bytes.saturating_mul(10) / unit;
-        if tenths < 100 { format!("{}.{}", tenths / 10, tenths % 10) } else { (tenths / 10).to_string() }
-    };
-    match bytes {
-        0..1024 => format!("{bytes} B"),
-        1024..1_048_576 => format!("{} KiB", of(1024)),
-        1_048_576..1_073_741_824 => format!("{} MiB", of(1024 * 1024)),
-        _ => format!("{} GiB", of(1024 * 1024 * 1024)),
-    }
-}
-
-/// A bar's width with its gap, and the height, in the drawing's own units.
-const STEP: usize = 5;
-const HEIGHT: u64 = 48;
-
-/// Counts for each minute, under a caption.
-fn plot(caption: &str, class: &str, counts: &[u64]) -> Markup {
-    let most = counts.iter().copied().max().unwrap_or_default();
-    let (all, now) = (counts.iter().sum::<u64>(), counts.last().copied().unwrap_or_default());
-    let width = counts.len() * STEP;
-    let figures = format!("now {now}, at most {most}, {all} in an hour");
-    html! {
-        figure {
-            figcaption { strong { (caption) } span.faint { (figures) } }
-            svg viewBox={ "0 0 " (width) " " (HEIGHT) } preserveAspectRatio="none" role="img" aria-label={ (caption) ": " (figures) } {
-                @for (n, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-                    @let height = bar(*count, most);
-                    rect class=(class) x=(n * STEP) y=(HEIGHT - height) width=(STEP - 1) height=(height) {}
-                }
-            }
-            div.axis { span { "1 h ago" } span { "now" } }
-        }
-    }
-}
-
-/// A bar's height; what is there is seen, however little it is.
-fn bar(count: u64, most: u64) -> u64 {
-    let share = u128::from(count) * u128::from(HEIGHT) / u128::from(most.max(1));
-    u64::try_from(share).unwrap_or(HEIGHT).clamp(2, HEIGHT)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bars_are_to_scale_and_none_is_invisible_or_too_high() {
-        assert_eq!([bar(1, 1), bar(1, 2), bar(1, 1_000_000), bar(u64::MAX, u64::MAX)], [48, 24, 2, 48]);
-        let drawn = plot("a<b", "in", &[0, 1, 2]).into_string();
-        assert_eq!(drawn.matches("<rect").count(), 2);
-        assert!(drawn.contains("a&lt;b") && drawn.contains("now 2, at most 2, 3 in an hour"), "{drawn}");
     }
 }

@@ -5,9 +5,11 @@
 
 pub mod bundle;
 mod cluster;
+mod condition;
 mod health;
 pub mod metrics;
 mod overview;
+mod problems;
 mod report;
 
 use std::sync::Arc;
@@ -17,8 +19,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 pub use cluster::{ClusterHealth, EtcdHealth, Member, Membership, Role, tell_cluster};
+pub use condition::{Condition, Weight};
 pub use health::Health;
-pub use overview::{Overview, Problem};
+pub use overview::{ClusterView, Overview};
+pub use problems::Problem;
 pub use report::{Info, Part, Readiness, Ready, Report, Reports};
 
 use crate::local::Publication;

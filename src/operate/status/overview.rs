@@ -5,17 +5,13 @@ use std::fmt::Write;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::cluster::{ClusterHealth, EtcdHealth, Role};
+use super::cluster::{ClusterHealth, EtcdHealth};
 use super::health::{BusyHealth, ClosedHealth, DISK_PATIENCE, Health, QueueHealth, RefusedHealth, in_words};
+use super::problems::{Looked, Problem};
 use super::report::{Info, Part, Ready, Report, describe_parts};
-use crate::cloud::CloudState;
-use crate::mqtt::Subscriptions;
 use crate::observe::activity::{Minute, Passed, Way, harmless};
 use crate::operate::set_aside::Entry;
 use crate::store::Queue;
-
-/// From here on a queue is said to be nearly full, in per cent of its limit.
-const NEARLY_FULL: u64 = 80;
 
 /// Everything at one look.
 #[derive(Debug, Serialize)]
@@ -52,25 +48,6 @@ pub struct ClusterView {
     pub health: ClusterHealth,
 }
 
-/// Something is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Problem {
-    /// Whether messages wait or are lost because of it; if not, it is advice.
-    pub grave: bool,
-    /// The part it is about.
-    pub part: String,
-    /// The cause and the remedy.
-    pub cause: String,
-    /// Since when, if that is known: RFC 3339.
-    pub since: Option<String>,
-}
-
-impl Problem {
-    fn new(grave: bool, part: impl Into<String>, cause: impl Into<String>, since: Option<&str>) -> Self {
-        Self { grave, part: part.into(), cause: cause.into(), since: since.map(str::to_owned) }
-    }
-}
-
 impl Overview {
     /// Looks at every part.
     pub async fn of(report: &Report) -> Self {
@@ -90,77 +67,17 @@ impl Overview {
                 None => None,
             },
         };
-        let unverified = match &report.link.borrow().subscriptions {
-            Subscriptions::Unverified(_) => Some(overview.health.broker.subscriptions.clone()),
-            _ => None,
-        };
-        overview.problems = overview.find_problems(unverified);
+        let link = report.link.borrow().clone();
+        overview.problems = Looked {
+            ready: &overview.ready,
+            health: &overview.health,
+            link: &link,
+            cluster: overview.cluster.as_ref().and_then(|cluster| cluster.health.trouble.as_deref()),
+            warnings: &overview.info.warnings,
+            queue_limit: overview.queue_limit,
+        }
+        .problems();
         overview
-    }
-
-    fn find_problems(&self, unverified: Option<String>) -> Vec<Problem> {
-        let mut found = Vec::new();
-        let (ready, cloud) = (&self.ready, &self.health.cloud);
-        if let Some(cause) = self.cluster.as_ref().and_then(|cluster| cluster.health.trouble.as_ref()) {
-            found.push(Problem::new(true, "cluster", &**cause, None));
-        }
-        let stands_by = ready.role == Some(Role::Standby);
-        let parts = [("broker", &ready.broker), ("subscriptions", &ready.subscriptions), ("spool", &ready.spool)];
-        for (name, part) in parts {
-            // That is the leader's.
-            if stands_by && name != "spool" {
-                continue;
-            }
-            // Without a broker there is nothing to say of the subscriptions.
-            if part.ready || (name == "subscriptions" && !ready.broker.ready) {
-                continue;
-            }
-            let cause = part.cause.as_deref().unwrap_or("starting");
-            found.push(Problem::new(true, name, cause, Some(&part.since)));
-        }
-        let online = cloud.state == CloudState::Online.as_str();
-        if !stands_by && (!online || !cloud.cause.is_empty()) {
-            found.push(Problem::new(!online, format!("iLink is {}", cloud.state), &*cloud.cause, Some(&cloud.since)));
-        }
-        if let Some(cause) = ready.callback.cause.as_deref().filter(|cause| !stands_by && *cause != cloud.cause) {
-            found.push(Problem::new(true, "callback", cause, Some(&ready.callback.since)));
-        }
-        for refused in &self.health.broker.refused {
-            let part = format!("publishes to {}", refused.topic);
-            found.push(Problem::new(true, part, &*refused.cause, Some(&refused.since)));
-        }
-        for busy in &self.health.broker.busy {
-            let BusyHealth { what, kind, cause, since, messages, .. } = busy;
-            let cause =
-                format!("{cause}; {messages} wait and are tried again, none is lost; look into the broker's log");
-            found.push(Problem::new(true, format!("{what}, {}", in_words(kind)), cause, Some(since)));
-        }
-        if let Some(cause) = unverified {
-            found.push(Problem::new(false, "subscriptions", cause, None));
-        }
-        for (name, queue, remedy) in [
-            ("inbound queue", &self.health.queues.inbound, "when it is full, pushes are not answered and may be lost"),
-            ("outbound queue", &self.health.queues.outbound, "when it is full, commands are refused as queue_full"),
-        ] {
-            let percent = queue.bytes.saturating_mul(100) / self.queue_limit.max(1);
-            if percent >= NEARLY_FULL {
-                let cause = format!("{percent} % of spool.max_bytes are used; {remedy}");
-                found.push(Problem::new(false, name, cause, None));
-            }
-        }
-        if let depth @ 1.. = self.health.queues.set_aside.depth {
-            let cause = format!(
-                "{depth} kept that the broker refused for good; `ilink2mqtt set-aside list` says why; when the cause is gone, \
-                 `ilink2mqtt set-aside retry --all` sends them again"
-            );
-            found.push(Problem::new(false, "set aside", cause, None));
-        }
-        for warning in &self.info.warnings {
-            found.push(Problem::new(false, "configuration", *warning, None));
-        }
-        // A stable sort: within both kinds the order above stays.
-        found.sort_by_key(|problem| !problem.grave);
-        found
     }
 
     /// The JSON of `status --json`.

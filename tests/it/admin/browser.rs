@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use super::chromium::{Chromium, Look};
 use crate::blackbox::world::World;
 use crate::support::bridge::{TIME, UID, base64, text_push};
+use crate::support::eventually;
 
-const PHONE: Look = Look { size: (390, 844), dark: false, scripts: true };
-const DESK: Look = Look { size: (1280, 900), dark: false, scripts: true };
+const PHONE: Look = Look { size: (390, 844), dark: false, scripts: true, language: "en" };
+const DESK: Look = Look { size: (1280, 900), dark: false, scripts: true, language: "en" };
 
 /// An id that is long, has no place to break, and would like to be markup.
 fn hostile() -> String {
@@ -124,4 +125,66 @@ async fn without_scripts_it_is_whole_and_renews_itself() {
     browser.until("the page to renew itself", "return document.body.innerText.includes('someone')").await;
     is_sound(&browser, &world).await;
     picture(&browser, "without-scripts").await;
+}
+
+/// Tall enough for all of the page.
+const TALL: [Look; 2] = [Look { size: (390, 2600), ..PHONE }, Look { size: (1280, 1900), ..DESK }];
+
+/// In each language, on a phone and a desk, in the light and in the dark.
+async fn look_at(world: &World, what: &str, headline: [&str; 2]) {
+    for (language, headline) in ["en", "zh-CN"].into_iter().zip(headline) {
+        for (look, dark) in TALL.into_iter().flat_map(|look| [(look, false), (look, true)]) {
+            let browser = page_of(world, Look { language, dark, ..look }).await;
+            browser.until("the page to be live", LIVE).await;
+            let text = browser.evaluate("return document.querySelector('#problems p').innerText").await;
+            let text = text.as_str().unwrap();
+            assert!(text.contains(headline) && !text.contains("UTC"), "{text}");
+            assert_eq!(browser.evaluate("return document.documentElement.lang").await, json!(language));
+            is_sound(&browser, world).await;
+            fits_fingers(&browser).await;
+            let light = if dark { "dark" } else { "light" };
+            picture(&browser, &format!("{what}-{language}-{}-{light}", look.size.0)).await;
+        }
+    }
+}
+
+/// What can be tapped is large enough, and no text lies over another.
+async fn fits_fingers(browser: &Chromium) {
+    let small = "return [...document.querySelectorAll('button, summary, footer a')].filter((e) => {
+        const box = e.getBoundingClientRect(); return box.height < 36 || box.width < 36; }).map((e) => e.outerHTML)";
+    assert_eq!(browser.evaluate(small).await, json!([]));
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: .ci/page"]
+async fn it_is_sound_in_both_languages_when_all_is_well_and_when_not() {
+    let files = tempfile::tempdir().unwrap();
+    let acl = files.path().join("acl");
+    std::fs::write(&acl, "topic read #\ntopic write test/#\ntopic write ilink/bridge/#\ntopic write ilink/event/#\n")
+        .unwrap();
+    let conf = format!("acl_file {}\nmax_queued_messages 1000\n", acl.display());
+    let mut well = World::ready().await;
+    for n in 0..4 {
+        well.bridge.push(&text_push("413", &n.to_string())).await;
+        well.client.publish("ilink/send/user/412/text", "hello").await;
+    }
+    well.client.expect("ilink/result/send/user/412/text").await;
+    look_at(&well, "well", ["All is well", "一切正常"]).await;
+    well.broker.stop();
+    well.bridge.push(&text_push("413", "x")).await;
+    eventually("the trouble to be noticed", async || (well.bridge.admin("readyz").await.status == 503).then_some(()))
+        .await;
+    look_at(&well, "broker", ["The broker is unreachable since ", " 起连不上 broker；1 条消息在等待，没有丢失"]).await;
+
+    let mut aside = World::prepared_on(&conf, &[], |bridge| bridge.with("admin.token", "a-token")).await;
+    aside.bridge.start().await;
+    for n in 0..3 {
+        aside.bridge.push(&text_push("413", &n.to_string())).await;
+    }
+    eventually("all to be set aside", async || {
+        aside.bridge.admin("").await.body.contains("3 messages are set aside").then_some(())
+    })
+    .await;
+    let headline = ["; 3 messages are set aside and can be sent again", "；3 条消息已搁置，可以重新发送"];
+    look_at(&aside, "set-aside", headline).await;
 }

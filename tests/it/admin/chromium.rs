@@ -20,6 +20,8 @@ pub(super) struct Look {
     pub(super) size: (u32, u32),
     pub(super) dark: bool,
     pub(super) scripts: bool,
+    /// The language that the browser prefers.
+    pub(super) language: &'static str,
 }
 
 /// A browser with one page.
@@ -64,6 +66,7 @@ impl Chromium {
         .map(|flag| format!("--{flag}"))
         .into();
         args.push(format!("--user-data-dir={}", this.profile.path().display()));
+        args.extend([format!("--lang={}", look.language), format!("--accept-lang={}", look.language)]);
         if look.dark {
             args.push("--blink-settings=preferredColorScheme=0".to_owned());
         }
@@ -71,7 +74,7 @@ impl Chromium {
         let options = json!({
             "args": args,
             "mobileEmulation": {"deviceMetrics": {"width": width, "height": height, "pixelRatio": 1.0, "mobile": width < 600}},
-            "prefs": {"profile.managed_default_content_settings.javascript": if look.scripts { 1 } else { 2 }},
+            "prefs": {"intl.accept_languages": look.language, "intl.selected_languages": look.language, "profile.managed_default_content_settings.javascript": if look.scripts { 1 } else { 2 }},
         });
         let capabilities = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",

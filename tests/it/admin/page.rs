@@ -95,9 +95,9 @@ async fn what_is_wrong_is_said_with_the_remedy_everywhere_alike() {
     stream.shows("advice", &["Advice", "ilink.api is http://"]).await;
     world.broker.stop();
     let cause = "is the broker running, is mqtt.broker its address?";
-    stream.shows("problems", &["Something is wrong", "broker", cause]).await;
+    stream.shows("problems", &["The broker is unreachable", " since ", cause]).await;
     stream.shows("parts", &["not connected"]).await;
-    page_with(&world, &["Something is wrong", cause]).await;
+    page_with(&world, &["The broker is unreachable", cause]).await;
     assert!(world.bridge.admin("readyz").await.body.contains(cause));
     let status = world.bridge.verb(&["status"]).await.stdout;
     assert!(
@@ -110,6 +110,67 @@ async fn what_is_wrong_is_said_with_the_remedy_everywhere_alike() {
     assert!(problem["cause"].as_str().unwrap().contains(cause) && problem["since"].is_string(), "{json}");
     world.broker.restart();
     stream.shows("problems", &["All is well"]).await;
+}
+
+/// The page for a browser with these preferences.
+async fn page_for(world: &World, accepted: &str) -> Answer {
+    let url = format!("http://127.0.0.1:{}/", world.bridge.admin_port());
+    let page = Answer::of(http().get(url).header("accept-language", accepted)).await;
+    assert_eq!((page.status, page.header("vary")), (200, "Accept-Language"));
+    page
+}
+
+#[tokio::test]
+async fn the_headline_says_what_is_wrong_and_what_it_means_for_messages() {
+    let mut world = World::ready().await;
+    let mut chinese = sse::open_in(&world.bridge, "zh").await;
+    chinese.shows("problems", &["一切正常"]).await;
+    chinese.shows("advice", &["建议", "ilink.api is http://"]).await;
+    world.broker.stop();
+    // The time comes first in Chinese.
+    chinese.shows("problems", &["<p class=\"bad\">自 <time", " 起连不上 broker；没有消息在等待，没有丢失</p>"]).await;
+    for n in 0..5 {
+        world.bridge.push(&text_push("413", &n.to_string())).await;
+    }
+    chinese.shows("problems", &["；5 条消息在等待，没有丢失</p>"]).await;
+    let page = page_with(&world, &["; 5 messages wait, none is lost</p>"]).await;
+    assert!(page.body.contains("<p class=\"bad\">The broker is unreachable since <time"), "{}", page.body);
+    // Programs read what they always read.
+    let json: Value = serde_json::from_str(&world.bridge.verb(&["status", "--json"]).await.stdout).unwrap();
+    let names: Vec<_> = json["problems"][0].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(names, ["cause", "grave", "part", "since"]);
+    world.broker.restart();
+    chinese.shows("problems", &["一切正常"]).await;
+}
+
+#[tokio::test]
+async fn who_reads_chinese_gets_a_chinese_page() {
+    let world = World::ready().await;
+    world.bridge.push(&text_push("413", "x")).await;
+    page_with(&world, &[">delivered<"]).await;
+    for (accepted, tag) in [
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh-CN"),
+        ("zh-TW", "zh-CN"),
+        ("zh", "zh-CN"),
+        ("en;q=1, zh;q=0.5", "en"),
+        ("de", "en"),
+        ("", "en"),
+    ] {
+        let page = page_for(&world, accepted).await;
+        assert_eq!(page.header("content-language"), tag, "{accepted}");
+        assert!(page.body.contains(&format!("<html lang=\"{tag}\">")), "{accepted}");
+        let texts =
+            [("连接", "Connections"), ("一切正常", "All is well"), ("已送达", "delivered"), ("实时", "\"live\"")];
+        for (chinese, english) in texts {
+            let (there, not) = if tag == "en" { (english, chinese) } else { (chinese, english) };
+            assert!(page.body.contains(there) && !page.body.contains(not), "{accepted}: {there}: {}", page.body);
+        }
+        assert!(!page.body.contains("{{"), "every place is filled");
+    }
+    // What changes comes in the language of the page that is open.
+    let url = format!("http://127.0.0.1:{}/events?lang=zh-CN", world.bridge.admin_port());
+    let stream = http().get(url).header("accept-language", "en").send().await.unwrap();
+    assert_eq!(stream.headers()["content-language"], "zh-CN");
 }
 
 #[tokio::test]

@@ -19,8 +19,13 @@ pub(super) struct Stream {
 
 /// Opens a stream if the bridge lets us.
 pub(super) async fn try_open(bridge: &Bridge) -> Result<Stream, StatusCode> {
+    try_open_in(bridge, "").await
+}
+
+async fn try_open_in(bridge: &Bridge, language: &str) -> Result<Stream, StatusCode> {
     let url = format!("http://127.0.0.1:{}/events", bridge.admin_port());
-    let response = http().get(url).timeout(10 * DEADLINE).send().await.expect("an answer");
+    let request = http().get(url).header("accept-language", language).timeout(10 * DEADLINE);
+    let response = request.send().await.expect("an answer");
     if response.status() != StatusCode::OK {
         return Err(response.status());
     }
@@ -32,6 +37,11 @@ pub(super) async fn try_open(bridge: &Bridge) -> Result<Stream, StatusCode> {
 /// Opens a stream, once the bridge lets us.
 pub(super) async fn open(bridge: &Bridge) -> Stream {
     eventually("a stream", async || try_open(bridge).await.ok()).await
+}
+
+/// The same for a browser that prefers this language.
+pub(super) async fn open_in(bridge: &Bridge, language: &str) -> Stream {
+    eventually("a stream", async || try_open_in(bridge, language).await.ok()).await
 }
 
 impl Stream {

@@ -238,6 +238,7 @@ async fn the_page_has_a_form_that_only_it_can_send() {
         ("nothing to do", &[token], &[form[0], form[2]], 400),
         ("an unknown id", &[token], &[form[0], form[1], ("id", "01X")], 409),
         ("no id", &[token], &form[..2], 409),
+        ("to drop what was not shown", &[token], &[form[0], ("do", "drop"), ("all", "")], 409),
     ] {
         assert_eq!(post(bridge, headers, form).await.status, status, "{what}");
     }
