@@ -91,6 +91,8 @@ pub(super) fn start_loops(
         ttl: config.outbound.ttl,
         max_content: config.outbound.max_content,
         accepted: accepted.clone(),
+        results: results.clone(),
+        publisher: publisher.clone(),
     };
     let relay = Relay {
         config: parts::relay_config(config),

@@ -69,7 +69,8 @@ pub fn from_ilink(routes: &Routes, senders: Senders<'_>, recv: &str, payload: &[
         fired |= matches!(does, Outcome::Fires(_));
         line(&mut text, name, does);
         if let Some(answer) = answer {
-            line(&mut text, name, Outcome::Fires(replies(&answer)));
+            let answer = answer.map_or_else(|why| format!("cannot reply: {why}"), |answer| replies(&answer));
+            line(&mut text, name, Outcome::Fires(answer));
         }
     });
     if !fired && let Some((number, outcome)) = routes.otherwise(&said) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -95,6 +96,8 @@ pub struct Courier<O: Owner> {
     under_way: FuturesUnordered<BoxFuture<'static, Ended<O>>>,
     /// Publishes that are being set aside, and answers that are being stored; each resolves to its bytes.
     keeping: FuturesUnordered<BoxFuture<'static, usize>>,
+    /// Ends when the last row that has answers has stored them.
+    answered: oneshot::Receiver<()>,
     /// The bytes of rows under way, and of publishes that are being set aside.
     bytes: usize,
     most_rows: usize,
@@ -106,7 +109,9 @@ impl<O: Owner> Courier<O> {
     #[must_use]
     pub fn new(owner: Arc<O>, patience: Patience, most_rows: usize, most_bytes: usize) -> Self {
         let (under_way, keeping) = (FuturesUnordered::new(), FuturesUnordered::new());
-        Self { owner, lanes: Lanes::new(patience), under_way, keeping, bytes: 0, most_rows, most_bytes }
+        // Nothing is answered yet: its other end is gone.
+        let (_, answered) = oneshot::channel();
+        Self { owner, lanes: Lanes::new(patience), under_way, keeping, answered, bytes: 0, most_rows, most_bytes }
     }
 
     /// How many more rows may be sent.
@@ -249,9 +254,11 @@ impl<O: Owner> Courier<O> {
             }
             Settled::ForNow { taken, left, why } => {
                 self.owner.busy().refused(&why);
+                // If it is condemned, its lane forgets it and what the broker took of it.
+                let replies = taken.iter().filter_map(|part| part.reply.as_deref().cloned()).collect();
                 let outcome = Outcome::ForNow { taken, why: why.clone() };
                 if self.lanes.settled(&ticket, outcome, now) == Verdict::Condemned {
-                    let done = self.done(row, condemned(left, &why), Vec::new());
+                    let done = self.done(row, condemned(left, &why), replies);
                     self.complete(ticket.seq, done);
                 }
             }
@@ -271,7 +278,7 @@ impl<O: Owner> Courier<O> {
     }
 
     /// Completes a row; all rows before it in its lane are completed. Its answers are made durable first: a crash in between
-    /// gives a copy, and loses nothing.
+    /// gives a copy, and loses nothing. Answers are stored in the order of the rows, or they would arrive in another.
     fn complete(&mut self, seq: u64, Done { row, refused, replies }: Done<O::Done>) {
         self.owner.completed(seq, row);
         if refused.is_empty() && replies.is_empty() {
@@ -280,14 +287,24 @@ impl<O: Owner> Courier<O> {
         let bytes = refused.iter().map(|(part, _)| part.publication.payload.len()).sum();
         self.bytes += bytes;
         let owner = Arc::clone(&self.owner);
+        let turn = (!replies.is_empty()).then(|| {
+            let (done, answered) = oneshot::channel();
+            (std::mem::replace(&mut self.answered, answered), done)
+        });
         let keeping = async move {
             for route in refused.iter().filter_map(|(part, _)| part.route.as_ref()) {
                 route.counters.failed.add();
             }
             let mut kept = refused.is_empty() || keep(&*owner, seq, &refused).await;
+            let turn = match turn {
+                // Its sender is dropped, and sends nothing.
+                Some((before, done)) => Some((before.await.err(), done)),
+                None => None,
+            };
             for reply in replies {
                 kept &= owner.answer(reply).await;
             }
+            drop(turn);
             if kept {
                 owner.spool().complete(O::QUEUE, seq);
             }
@@ -320,3 +337,6 @@ fn condemned(left: Vec<Part>, why: &ForNow) -> Vec<(Part, Refusal)> {
     }
     left.into_iter().map(|part| (part, refusal.clone())).collect()
 }
+
+#[cfg(test)]
+mod tests;

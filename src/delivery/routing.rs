@@ -11,6 +11,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::observe::counters::Counter;
+use crate::observe::log::Seldom;
 use crate::route::{FromRoute, Keep, OtherwiseRoute, Rate, Routes, ToRoute};
 
 macro_rules! counters {
@@ -64,9 +65,23 @@ pub struct RouteState {
     /// What it did.
     pub counters: RouteCounters,
     breaker: Mutex<Breaker>,
+    told: Seldom,
 }
 
 impl RouteState {
+    /// A message fired the route, and its answer cannot be made. Counts it and warns.
+    pub fn cannot_answer(&self, why: &str) {
+        self.counters.failed.add();
+        if self.told.may() {
+            let route = &self.name;
+            warn!(
+                route,
+                why,
+                "a route cannot make its reply to a message: it publishes all the same (logged once a minute at most)"
+            );
+        }
+    }
+
     /// Whether the route may fire at `now`. If not, counts it and warns.
     #[must_use]
     pub fn may_fire(&self, rate: Rate, now: Duration) -> bool {

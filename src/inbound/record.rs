@@ -173,6 +173,7 @@ pub(super) enum Fate {
     NotAllowed,
     Stale,
     SetAside,
+    Unsent,
 }
 
 impl Fate {
@@ -183,6 +184,7 @@ impl Fate {
             Self::NotAllowed => (Verdict::Odd, "not in inbound.allow_from: only as an event"),
             Self::Stale => (Verdict::Odd, "older than the last one: only as an event"),
             Self::SetAside => (Verdict::Bad, "refused by the broker: set aside"),
+            Self::Unsent => (Verdict::Odd, "too old for its route: not sent"),
         }
     }
 }

@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
+use super::pictures::Pictures;
 use super::presence::{PresenceBook, Retained};
 use super::record::{Accepted, Fate, Record, Row, Seen};
 use super::repeats::Repeats;
@@ -118,6 +119,7 @@ impl Relay {
         }
         let configured = settings.borrow_and_update().presence.clone();
         let book = PresenceBook::open(relay.spool.clone(), configured.clone()).await?;
+        let mut pictures = Pictures::open(relay.spool.clone(), &relay.config.pictures_of).await?;
         let mut retained = Retained::new(book, relay.config.base.clone(), relay.publisher.clone());
         let mut appended = relay.spool.appended(Queue::Inbound);
         let mut courier = Courier::new(Arc::clone(&relay), relay.config.patience, UNDER_WAY, UNDER_WAY_BYTES);
@@ -130,7 +132,7 @@ impl Relay {
             // Nothing is rendered while the link is not connected: whether a message is late is decided when it can be sent.
             let connected = link.borrow().connected;
             let book = &mut retained.book;
-            let mut render = |row: &mut Row, seq, seen: &mut Seen| relay.render(row, seq, seen, book);
+            let mut render = |row: &mut Row, seq, seen: &mut Seen| relay.render(row, seq, seen, book, &mut pictures);
             let went_on = connected && courier.go_on(&mut render, &stop).await?;
             let room = if connected { courier.room() } else { 0 };
             let rows = match room {
@@ -160,7 +162,7 @@ impl Relay {
             for row in rows {
                 cursor = row.seq;
                 let book = &mut retained.book;
-                let render = |row: &mut Row, seq, seen: &mut Seen| relay.render(row, seq, seen, book);
+                let render = |row: &mut Row, seq, seen: &mut Seen| relay.render(row, seq, seen, book, &mut pictures);
                 if !courier.take(row, render, &stop).await {
                     break;
                 }

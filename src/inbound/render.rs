@@ -3,6 +3,9 @@
 
 use std::sync::Arc;
 
+use tracing::{info, warn};
+
+use super::pictures::Pictures;
 use super::presence::{PresenceBook, Retained};
 use super::record::{Accepted, Fate, Row, Seen, SentAs};
 use super::relay::Relay;
@@ -15,9 +18,16 @@ use crate::protocol::{Message, Uid};
 
 impl Relay {
     /// The parts of a row that are to be published now. The row is counted once, however often it is sent.
-    pub(super) fn render(&self, row: &mut Row, seq: u64, seen: &mut Seen, book: &mut PresenceBook) -> Vec<Part> {
+    pub(super) fn render(
+        &self,
+        row: &mut Row,
+        seq: u64,
+        seen: &mut Seen,
+        book: &mut PresenceBook,
+        pictures: &mut Pictures,
+    ) -> Vec<Part> {
         let mut parts = match row {
-            Row::Push(accepted) => self.render_push(accepted, seq, seen, book),
+            Row::Push(accepted) => self.render_push(accepted, seq, seen, book, pictures),
             Row::States(states) => plain(self.render_states(states, |uid, online| book.note(uid, online, None, seq))),
             Row::StatesAgain(states) => plain(self.render_states(states, |uid, online| book.says(uid, online))),
         };
@@ -25,7 +35,14 @@ impl Relay {
         parts
     }
 
-    fn render_push(&self, accepted: &mut Accepted, seq: u64, seen: &mut Seen, book: &mut PresenceBook) -> Vec<Part> {
+    fn render_push(
+        &self,
+        accepted: &mut Accepted,
+        seq: u64,
+        seen: &mut Seen,
+        book: &mut PresenceBook,
+        pictures: &mut Pictures,
+    ) -> Vec<Part> {
         let message = &accepted.push.message;
         let mut stale = false;
         let mut flags = Flags::default();
@@ -60,9 +77,8 @@ impl Relay {
             accepted.fate = Fate::Stale;
         }
         let mut parts = plain(self.publications(accepted, flags, stale));
-        let has_picture = message.from_uid().is_some_and(|from| self.config.pictures_of.contains(from));
-        if has_picture && !flags.not_allowed {
-            parts.extend(plain(picture_of(&self.config.base, &accepted.push, &accepted.received)));
+        if !flags.not_allowed {
+            parts.extend(plain(self.picture(accepted, pictures)));
         }
         if let Some(refused) = &accepted.again {
             refused.retain_in(&mut parts);
@@ -85,7 +101,38 @@ impl Relay {
             let taken = seen.more.iter().flat_map(|more| &more.replies);
             accepted.replies = taken.cloned().chain(otherwise).collect();
         }
+        if !again {
+            self.tell_unsent(accepted, &parts);
+        }
         parts
+    }
+
+    /// The last picture of the sender, if it is one, and shown.
+    fn picture(&self, accepted: &Accepted, pictures: &mut Pictures) -> Option<Publication> {
+        let from = accepted.push.message.from_uid().filter(|from| self.config.pictures_of.contains(from))?;
+        let picture = picture_of(&self.config.base, &accepted.push, &accepted.received)?;
+        let shows = pictures.shows(from, accepted.at.wall_ms(), accepted.again.is_some());
+        if !shows {
+            info!(id = %accepted.received.id, "a picture that was put back is older than the last one, which stays");
+        }
+        shows.then_some(picture)
+    }
+
+    /// What was put back for a route may be too old for it by now, and then it is not sent.
+    fn tell_unsent(&self, accepted: &mut Accepted, parts: &[Part]) {
+        let sent = |name: &str| parts.iter().filter_map(|part| part.route.as_ref()).any(|route| route.name == name);
+        let routes = accepted.again.iter().flat_map(|refused| &refused.routes);
+        let unsent: Vec<&String> = routes.filter(|name| !sent(name)).collect();
+        for route in &unsent {
+            self.counters.set_aside_unsent.add();
+            warn!(
+                %route, id = %accepted.received.id,
+                "a message that was put back is not sent to its route: it is older than the route's max_age, or the route does not take it any more"
+            );
+        }
+        if !unsent.is_empty() && parts.is_empty() {
+            accepted.fate = Fate::Unsent;
+        }
     }
 
     fn publications(&self, accepted: &Accepted, flags: Flags, stale: bool) -> Vec<Publication> {

@@ -73,6 +73,13 @@ pub(super) fn routed(
                     let user_properties = [("id", received.id.to_string()), ("route", state.name.clone())].into();
                     let deadline = max_age.map(|most| at.plus(most));
                     let publication = Publication { user_properties, deadline, ..Publication::raw(topic, payload) };
+                    let answer = answer.transpose().unwrap_or_else(|why| {
+                        // It is told once, not each time that the message is sent.
+                        if only.is_none() {
+                            state.cannot_answer(&why);
+                        }
+                        None
+                    });
                     let answer = answer.and_then(|text| answer_to(message, text));
                     let reply = answer.map(|call| Box::new(reply(state, call)));
                     routed.parts.push(Part { publication, route: Some(Arc::clone(state)), reply });
@@ -128,11 +135,10 @@ mod tests {
     use super::*;
     use crate::delivery::routing::RouteStates;
     use crate::protocol::Content;
-    use crate::route::{FromRule, Maps, OtherwiseRule, PAYLOAD, Rate, RuleSet};
+    use crate::route::{FromRule, Maps, OtherwiseRule, PAYLOAD, RuleSet};
 
-    fn routing(max_rate: &str) -> Arc<Routing> {
-        let max_rate: Rate = max_rate.parse().unwrap();
-        let lamp = |name: &str, from: &str| FromRule {
+    fn lamp(name: &str, from: &str, max_rate: &str) -> FromRule {
+        FromRule {
             name: name.to_owned(),
             from: from.to_owned(),
             pattern: Some("^lamp (?<v>on|off)$".to_owned()),
@@ -141,24 +147,31 @@ mod tests {
             payload: PAYLOAD.to_owned(),
             max_age: None,
             any_sender: true,
-            max_rate,
+            max_rate: max_rate.parse().unwrap(),
             reply: Some("lamp is ${v}".to_owned()),
             help: Some(format!("lamp on | off ({name})")),
-        };
+        }
+    }
+
+    fn compiled(rules: RuleSet) -> Arc<Routing> {
+        let routes = crate::route::Routes::compile(rules, &"ilink".parse().unwrap(), &Arc::default()).unwrap();
+        RouteStates::default().routing(&Arc::new(routes))
+    }
+
+    fn routing(max_rate: &str) -> Arc<Routing> {
         let otherwise = OtherwiseRule {
             name: "otherwise".to_owned(),
             from: "#".to_owned(),
             reply: "${from_uid}, say\n${help}".to_owned(),
             any_sender: true,
-            max_rate,
+            max_rate: max_rate.parse().unwrap(),
         };
-        let rules = RuleSet {
+        let lamp = |name, from| lamp(name, from, max_rate);
+        compiled(RuleSet {
             from: vec![lamp("user", "user/+/text"), lamp("group", "group/+/+"), lamp("topic", "topic/#")],
             otherwise: vec![otherwise],
             to: vec![],
-        };
-        let routes = crate::route::Routes::compile(rules, &"ilink".parse().unwrap(), &Arc::default()).unwrap();
-        RouteStates::default().routing(&Arc::new(routes))
+        })
     }
 
     fn uid(id: &str) -> Uid {
@@ -209,6 +222,19 @@ mod tests {
             Message::Topic { from: None, subject: "home".parse().unwrap(), content: content("lamp on"), time: None };
         let Routed { parts, .. } = route(&routing, &nobody, None);
         assert!(parts.len() == 1 && parts[0].reply.is_none(), "it fires, and nobody can be answered");
+    }
+
+    #[test]
+    fn a_reply_that_cannot_be_made_does_not_hold_back_the_publish() {
+        let rule = FromRule { reply: Some("it is ${json:/state}".to_owned()), ..lamp("user", "user/+/text", "0") };
+        let routing = compiled(RuleSet { from: vec![rule], ..RuleSet::default() });
+        let counters = &routing.state("user").unwrap().counters;
+        let Routed { parts, .. } = route(&routing, &text("413", "lamp on"), None);
+        assert!(parts.len() == 1 && parts[0].reply.is_none());
+        assert_eq!((counters.fired.get(), counters.failed.get(), counters.missing.get()), (1, 1, 0));
+        // Sent again, it is counted no more.
+        let again = route(&routing, &text("413", "lamp on"), parts[0].route.as_ref().map(std::slice::from_ref));
+        assert_eq!((again.parts.len(), counters.failed.get()), (1, 1));
     }
 
     #[test]

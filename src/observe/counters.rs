@@ -151,6 +151,8 @@ counters! {
     publishes_set_aside => Some("set_aside_total"),
     /// Messages that were set aside and put back.
     set_aside_retried => Some("set_aside_retried_total"),
+    /// Publishes of routes that were put back and not sent, because they had become too old.
+    set_aside_unsent => Some("set_aside_unsent_total"),
     /// Commands made durable.
     commands_stored => Some("commands_stored_total"),
     /// Commands recognised as the broker's redelivery of a stored one.

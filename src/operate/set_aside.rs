@@ -31,7 +31,7 @@ const READ_BYTES: usize = 512 * 1024;
 pub struct Entry {
     /// The bridge's id of it, as in envelopes and results; `ROW-…` if it has none.
     pub id: String,
-    /// A push's kind, `states`, `result`, or `unreadable`.
+    /// A push's kind, `states`, `result`, `publish` if an earlier version kept nothing else, or `unreadable`.
     pub kind: String,
     /// When it was set aside: RFC 3339, UTC.
     pub at: String,
@@ -79,8 +79,9 @@ pub enum NotDone {
     Full(usize),
     /// These cannot be put back.
     #[error(
-        "{done} put back; {left} cannot be read by this version of the bridge, or were damaged by the disk, and stay set aside: \
-         drop them, or put them back with the version that set them aside"
+        "{done} put back; {left} cannot be put back and stay set aside: an earlier version kept only the refused publish of them, \
+         a later version wrote them, or the disk has damaged them; `ilink2mqtt set-aside list` shows what is known of each; \
+         `ilink2mqtt set-aside drop` drops them"
     )]
     Unreadable {
         /// Put back.
@@ -277,6 +278,9 @@ impl Told {
     fn of(row: &Row) -> Self {
         let nothing = |kept| Self { kept, id: None, kind: "unreadable", from: None, content: None };
         let Ok(kept) = Kept::decode(&row.data) else { return nothing(None) };
+        if kept.row.is_empty() {
+            return Self { kind: "publish", ..nothing(Some(kept)) };
+        }
         match kept.queue {
             Queue::Inbound => match inbound::record::Record::decode(&kept.row) {
                 Ok(

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::os::clock::{self, Stamp};
 use crate::protocol::Call;
-use crate::route::{Limits, Routes, Side};
+use crate::route::{Heard, Limits, Routes, Side};
 use crate::store::{SpoolError, Store};
 
 const PREFIX: &str = "crossing/";
@@ -40,16 +40,32 @@ struct Lasting {
     hold: Duration,
     /// The last message, unless it is large.
     call: Option<Call>,
+    /// What it was made of, in this run: a reload may change what the route makes of it.
+    #[serde(skip)]
+    reading: Option<Reading>,
     /// Its place in [`State::due`].
     #[serde(skip)]
     due: Option<Duration>,
+}
+
+/// A device's publish.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Reading {
+    pub(super) payload: Vec<u8>,
+    pub(super) time: i64,
+}
+
+impl Reading {
+    fn of(heard: &Heard<'_>) -> Option<Self> {
+        (heard.payload.len() <= MESSAGE_MOST).then(|| Self { payload: heard.payload.to_vec(), time: heard.time })
+    }
 }
 
 /// What is about to be told: for [`Crossings::stored`] once it is durable.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Crossed {
     key: String,
-    side: Side,
+    pub(super) side: Side,
 }
 
 /// What a reading means.
@@ -68,7 +84,9 @@ pub(super) enum Verdict {
 pub(super) struct Due {
     pub(super) route: String,
     pub(super) topic: String,
+    /// As the route was when the device published.
     pub(super) call: Call,
+    pub(super) reading: Option<Reading>,
     pub(super) crossed: Crossed,
 }
 
@@ -136,13 +154,13 @@ impl Crossings {
     /// What a reading means for a route with these limits; `hold` is how long a crossing must last.
     pub(super) fn judge(
         &self,
-        (route, topic): (&str, &str),
+        (route, heard): (&str, &Heard<'_>),
         limits: &Limits,
         hold: Option<Duration>,
         value: f64,
         call: &Call,
     ) -> Verdict {
-        let key = format!("{route}/{topic}");
+        let key = format!("{route}/{}", heard.topic);
         let mut state = self.state();
         let known = state.known.get(&key).cloned();
         let told = known.as_ref().map_or(Side::Within, |known| known.told);
@@ -165,14 +183,17 @@ impl Crossings {
             Some(lasting) if lasting.since.age() >= hold => Verdict::Crossed(tell(&mut state, key, side)),
             Some(_) => {
                 // The newest message is told; the note keeps the first.
-                if let Some(lasting) = state.known.get_mut(&key).and_then(|known| known.lasting.as_mut()) {
-                    lasting.call = message(call).or_else(|| lasting.call.take());
+                if let Some(lasting) = state.known.get_mut(&key).and_then(|known| known.lasting.as_mut())
+                    && let Some(call) = message(call)
+                {
+                    (lasting.call, lasting.reading) = (Some(call), Reading::of(heard));
                 }
                 Verdict::Lasts
             }
             None => {
                 let (since, call) = (Stamp::now(), message(call));
-                let lasting = Lasting { side, since, hold, call, due: None };
+                let reading = Reading::of(heard);
+                let lasting = Lasting { side, since, hold, call, reading, due: None };
                 self.put(&mut state, &key, Known { told, lasting: Some(lasting), at: since });
                 state.schedule(&key, Duration::ZERO);
                 Verdict::Lasts
@@ -192,13 +213,13 @@ impl Crossings {
         while state.due.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = state.due.pop_first() else { break };
             let lasting = state.known.get_mut(&key).and_then(|known| known.lasting.take());
-            let Some(Lasting { side, call: Some(call), .. }) = lasting else { continue };
+            let Some(Lasting { side, call: Some(call), reading, .. }) = lasting else { continue };
             let Some((route, topic)) = key.split_once('/').map(|(route, topic)| (route.to_owned(), topic.to_owned()))
             else {
                 continue;
             };
             let crossed = tell(&mut state, key, side);
-            all.push(Due { route, topic, call, crossed });
+            all.push(Due { route, topic, call, reading, crossed });
         }
         all
     }

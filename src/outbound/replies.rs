@@ -1,8 +1,9 @@
 //! The answers of routes: each becomes a command like those that routes make of devices' publishes.
 //!
-//! An answer is durable before the message that it answers is completed. What cannot be stored is counted as failed, and holds
-//! nothing up.
+//! An answer is durable before the message that it answers is completed. What cannot be stored is counted as failed, told on the
+//! route's result topic, and holds nothing up.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +11,18 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tracing::debug;
+use ulid::Ulid;
 
 use super::deliver::Accepted;
 use super::intake::{Intake, NotStored};
-use super::record::{Command, Mark, Record, ReplyTo};
+use super::record::{Command, Mark, Record, ReplyTo, StoredResult};
 use crate::delivery::{Answers, Reply};
+use crate::local::{CommandResult, Reason, Rejection};
+use crate::mqtt::Publisher;
 use crate::os::clock::Stamp;
+use crate::store::{AppendError, Queue, SpoolError};
 
 /// Makes answers durable.
-#[derive(Debug)]
 pub struct Replies {
     /// The way into the queue.
     pub intake: Arc<Intake>,
@@ -28,6 +32,16 @@ pub struct Replies {
     pub max_content: usize,
     /// Told of every durable command.
     pub accepted: mpsc::UnboundedSender<Accepted>,
+    /// Told of every durable result.
+    pub results: mpsc::UnboundedSender<u64>,
+    /// Publishes the results for which the queue has no room.
+    pub publisher: Publisher,
+}
+
+impl fmt::Debug for Replies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replies").finish_non_exhaustive()
+    }
 }
 
 impl Answers for Replies {
@@ -38,29 +52,58 @@ impl Answers for Replies {
 
 impl Replies {
     async fn store(&self, Reply { id, recv, call, route }: Reply) -> bool {
-        let failed = |why: &str| {
-            route.counters.failed.add();
-            debug!(route = route.name, why, "the answer of a route was not stored");
-            true
-        };
-        if call.content().is_some_and(|content| content.len() > self.max_content) {
-            return failed("it is larger than outbound.max_content");
-        }
         let topic = self.intake.base.route_origin(&route.name, &recv);
         let reply_to = ReplyTo { topic: topic.clone(), response_topic: None, correlation_data: None };
+        let refuse = async |reason, why: String| {
+            route.counters.failed.add();
+            debug!(route = route.name, why, "the answer of a route was not stored");
+            self.refuse(id, &reply_to, Rejection::new(reason, why, None)).await
+        };
+        let size = call.content().map_or(0, <[u8]>::len);
+        if size > self.max_content {
+            let why = format!("the reply has {size} bytes, outbound.max_content allows {}", self.max_content);
+            return refuse(Reason::TooLarge, why).await;
+        }
         let (at, ttl, lane) = (Stamp::now(), self.ttl, call.receiver());
         let (attempts, unknown, mark) = (0, 0, Mark::Unsent);
-        let command = Command { id, at, ttl, reference: None, reply_to, call, attempts, unknown, mark };
+        let command =
+            Command { id, at, ttl, reference: None, reply_to: reply_to.clone(), call, attempts, unknown, mark };
         let deadline = command.deadline();
-        let Ok(row) = Record::Command(command).encode() else { return failed("it cannot be written") };
+        let row = match Record::Command(command).encode() {
+            Ok(row) => row,
+            Err(error) => return refuse(Reason::QueueFull, error.to_string()).await,
+        };
         match self.intake.append(&topic, row, None).await {
             Ok((seq, client)) => {
                 debug!(seq, route = route.name, "stored the answer of a route");
                 let _ = self.accepted.send(Accepted { seq, client, lane, deadline, latest: None });
                 true
             }
-            Err(NotStored::NoRoom(why) | NotStored::TooLarge(why)) => failed(&why),
+            Err(NotStored::NoRoom(why)) => refuse(Reason::QueueFull, why).await,
+            Err(NotStored::TooLarge(why)) => refuse(Reason::TooLarge, why).await,
             Err(NotStored::Failed(_)) => false,
+        }
+    }
+
+    /// Tells that an answer is not given. The result goes the way of all results; if there is no room for it either, it is
+    /// published at once, and nobody waits for the broker.
+    async fn refuse(&self, id: [u8; 16], reply_to: &ReplyTo, rejection: Rejection) -> bool {
+        let counters = &self.intake.counters;
+        counters.commands_rejected.add();
+        counters.series.command_rejected(rejection.reason);
+        let result = CommandResult::rejected(Ulid::from_bytes(id), rejection, 0);
+        match self.intake.spool.append(Queue::Outbound, StoredResult::row(reply_to, &result), None).await {
+            Ok(seq) => {
+                let _ = self.results.send(seq);
+                true
+            }
+            Err(AppendError::Spool(SpoolError::Failed(_))) => false,
+            Err(_) => {
+                for publication in reply_to.publications(&self.intake.base, &result) {
+                    drop(self.publisher.publish(publication).await);
+                }
+                true
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use tracing::debug;
 use ulid::Ulid;
 
 use super::accept::{Accept, Answering, Fate, Storing};
-use super::crossings::{Crossed, Due, Verdict};
+use super::crossings::{Crossed, Due, Reading, Verdict};
 use super::deliver::Accepted;
 use super::intake::NotStored;
 use super::record::{Command, Mark, Record, ReplyTo};
@@ -21,7 +21,7 @@ use crate::local::{Reason, Rejection};
 use crate::mqtt::{AckToken, Incoming};
 use crate::os::clock::{self, Stamp};
 use crate::protocol::Call;
-use crate::route::{Heard, Keep, Outcome, Telling, ToRoute};
+use crate::route::{Heard, Keep, Outcome, Side, Telling, ToRoute};
 use crate::store::{Key, SpoolError};
 
 impl Accept {
@@ -119,7 +119,7 @@ impl Accept {
                     debug!(route = state.name, %why, "a message does not fire a route");
                 }
                 Outcome::Fires(told) => {
-                    let Ok(crossed) = self.crossed(route, state, &message.topic, &told) else { return };
+                    let Ok(crossed) = self.crossed(route, state, &heard, &told) else { return };
                     let origin = Origin { topic: &message.topic, expiry: message.message_expiry, at, crossed };
                     routed.extend(self.fire(route, state, told.call, origin));
                 }
@@ -133,11 +133,11 @@ impl Accept {
         &self,
         route: &ToRoute,
         state: &RouteState,
-        topic: &str,
+        heard: &Heard<'_>,
         Telling { call, value }: &Telling,
     ) -> Result<Option<Crossed>, NotTold> {
         let (Some(limits), Some(value)) = (route.limits(), value) else { return Ok(None) };
-        match self.book.crossings.judge((route.name(), topic), limits, route.rule().hold, *value, call) {
+        match self.book.crossings.judge((route.name(), heard), limits, route.rule().hold, *value, call) {
             Verdict::Crossed(crossed) => return Ok(Some(crossed)),
             Verdict::Lasts => state.counters.lasting.add(),
             Verdict::Same => state.counters.not_crossed.add(),
@@ -180,8 +180,12 @@ impl Accept {
         let routing = Arc::clone(&self.routing.borrow());
         let (at, now) = (Stamp::now(), clock::boot_now());
         let mut routed = Vec::new();
-        for Due { route, topic, call, crossed } in self.book.crossings.take_due(now) {
+        for Due { route, topic, call, reading, crossed } in self.book.crossings.take_due(now) {
             let Some((route, state)) = routing.named(&route) else { continue };
+            let Some(call) = as_now(route, &topic, call, reading, crossed.side) else {
+                self.book.crossings.not_told(&crossed);
+                continue;
+            };
             let origin = Origin { topic: &topic, expiry: None, at, crossed: Some(crossed) };
             routed.extend(self.fire(route, state, call, origin));
         }
@@ -274,5 +278,16 @@ impl Accept {
             ack = Arc::clone(&self).refuse(id, reply_to, rejection, ack).await;
         }
         ack
+    }
+}
+
+/// What a route tells now of a crossing that has lasted, if it still is one: a reload may have changed the route meanwhile.
+fn as_now(route: &ToRoute, topic: &str, noted: Call, reading: Option<Reading>, side: Side) -> Option<Call> {
+    let Some(Reading { payload, time }) = reading else { return Some(noted) };
+    match route.tells(&Heard { topic, payload: &payload, time }) {
+        Outcome::Fires(Telling { call, value: Some(value) }) => {
+            (route.limits()?.side(Side::Within, value) == side).then_some(call)
+        }
+        Outcome::Fires(Telling { value: None, .. }) | Outcome::NoMatch | Outcome::Missing(_) => None,
     }
 }

@@ -36,8 +36,8 @@ pub struct Publish {
     pub topic: String,
     /// What.
     pub payload: Vec<u8>,
-    /// What is answered to whoever wrote the message, once this is acknowledged.
-    pub reply: Option<Vec<u8>>,
+    /// What is answered to whoever wrote the message, once this is acknowledged; an error says why that cannot be made.
+    pub reply: Option<Result<Vec<u8>, String>>,
 }
 
 /// A compiled rule of `[[route.from_ilink]]`.
@@ -66,7 +66,7 @@ impl FromRoute {
         if [&rule.reply, &rule.help].into_iter().flatten().any(String::is_empty) {
             return Err("reply and help: an empty one is left out".to_owned());
         }
-        let reads_json = [&topic, &payload].into_iter().chain(&reply).any(Template::reads_json);
+        let reads_json = [&topic, &payload].into_iter().any(Template::reads_json);
         Ok(Self { rule, from, selection, topic, payload, reply, reads_json })
     }
 
@@ -109,7 +109,7 @@ impl FromRoute {
         let values = Values::new(said.payload, document, levels, said.from_uid, said.time)
             .of_rule(captures, &self.selection.tables);
         let rendered = || {
-            let reply = self.reply.as_ref().map(|reply| reply.message(&values)).transpose()?;
+            let reply = self.reply.as_ref().map(|reply| reply.message(&values));
             Ok(Publish { payload: self.payload.payload(&values)?, topic: self.topic.topic(&values)?, reply })
         };
         Outcome::of(rendered())

@@ -11,7 +11,7 @@ use super::template::Template;
 use super::values::{Document, Offers, Values};
 use crate::local::Names;
 use crate::local::command::send_call;
-use crate::local::filter::is_valid_filter;
+use crate::local::filter::{is_valid_filter, matches};
 use crate::protocol::Call;
 
 /// A device's publish, as routes see it.
@@ -87,6 +87,15 @@ impl ToRoute {
     #[must_use]
     pub fn limits(&self) -> Option<&Limits> {
         self.limits.as_ref()
+    }
+
+    /// What it makes of one publish.
+    #[must_use]
+    pub fn tells(&self, heard: &Heard<'_>) -> Outcome<Telling> {
+        if !matches(&self.rule.subscribe, heard.topic) {
+            return Outcome::NoMatch;
+        }
+        self.render(heard, std::str::from_utf8(heard.payload).ok(), &Document::default())
     }
 
     fn render(&self, heard: &Heard<'_>, text: Option<&str>, document: &Document) -> Outcome<Telling> {

@@ -25,6 +25,7 @@ fn in_chinese(name: &str) -> Option<&'static str> {
         "presence_stale" => "过时的在线状态",
         "publishes_set_aside" => "被搁置的发布",
         "set_aside_retried" => "重新发送的被搁置消息",
+        "set_aside_unsent" => "重新发送时对路由来说太旧的消息",
         "set_aside_dropped" => "因空间不足而丢弃的被搁置消息",
         "commands_stored" => "已保存的命令",
         "commands_redelivered" => "broker 重发的命令",

@@ -150,7 +150,8 @@ fn waits(n: u64, loses: bool, language: Language) -> String {
         (Language::Chinese, 0) => "没有消息在等待".to_owned(),
         (Language::Chinese, n) => format!("{n} 条消息在等待"),
     };
-    if loses { number } else { number + language.say(", none is lost", "，没有丢失") }
+    let safe = language.say(", none is lost", if n == 0 { "，也没有丢失" } else { "，没有丢失" });
+    if loses { number } else { number + safe }
 }
 
 fn commands(n: u64, language: Language) -> String {

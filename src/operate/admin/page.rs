@@ -334,6 +334,7 @@ fn outcome_in(outcome: &str, language: Language) -> &str {
         "not in inbound.allow_from: only as an event" => "不在 inbound.allow_from 中：仅作为事件发布",
         "older than the last one: only as an event" => "早于上一条：仅作为事件发布",
         "refused by the broker: set aside" => "被 broker 拒收：已搁置",
+        "too old for its route: not sent" => "对路由来说太旧：未发送",
         other => other,
     }
 }

@@ -10,6 +10,10 @@ fn call(text: &str) -> Call {
     Call::SendText { to: "413".parse().unwrap(), content: text.into() }
 }
 
+fn heard(topic: &str) -> Heard<'_> {
+    Heard { topic, payload: b"x", time: 7 }
+}
+
 async fn open(dir: &tempfile::TempDir) -> (Arc<Spool>, Crossings) {
     let limits = SpoolLimits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 1 << 20 };
     let (spool, _) = Spool::open(dir.path(), limits).unwrap();
@@ -18,7 +22,7 @@ async fn open(dir: &tempfile::TempDir) -> (Arc<Spool>, Crossings) {
 }
 
 fn judge(crossings: &Crossings, hold: Option<Duration>, value: f64) -> Verdict {
-    crossings.judge(("hot", "tele/a"), &HOT, hold, value, &call(&value.to_string()))
+    crossings.judge(("hot", &heard("tele/a")), &HOT, hold, value, &call(&value.to_string()))
 }
 
 fn crossed(verdict: Verdict) -> Crossed {
@@ -36,14 +40,14 @@ async fn a_crossing_is_told_once_also_after_a_restart() {
     let told = crossed(judge(&crossings, None, 31.0));
     assert_eq!(judge(&crossings, None, 32.0), Verdict::Same);
     // Another device is another value.
-    crossed(crossings.judge(("hot", "tele/b"), &HOT, None, 31.0, &call("b")));
+    crossed(crossings.judge(("hot", &heard("tele/b")), &HOT, None, 31.0, &call("b")));
     crossings.stored(&told);
     spool.close().await;
 
     let (spool, crossings) = open(&dir).await;
     assert_eq!(judge(&crossings, None, 33.0), Verdict::Same);
     // Never stored, and so told again.
-    crossed(crossings.judge(("hot", "tele/b"), &HOT, None, 31.0, &call("b")));
+    crossed(crossings.judge(("hot", &heard("tele/b")), &HOT, None, 31.0, &call("b")));
     assert_eq!(judge(&crossings, None, 28.0), Verdict::Same);
     spool.close().await;
     let (_spool, crossings) = open(&dir).await;
@@ -101,7 +105,7 @@ async fn what_began_before_a_restart_goes_on_from_there() {
     let hold = Some(Duration::from_millis(1));
     assert_eq!(judge(&crossings, hold, 31.0), Verdict::Lasts);
     let large = call(&"x".repeat(MESSAGE_MOST + 1));
-    assert_eq!(crossings.judge(("hot", "tele/b"), &HOT, hold, 31.0, &large), Verdict::Lasts);
+    assert_eq!(crossings.judge(("hot", &heard("tele/b")), &HOT, hold, 31.0, &large), Verdict::Lasts);
     spool.close().await;
     let (_spool, crossings) = open(&dir).await;
     let at = crossings.next_due().unwrap();
@@ -109,7 +113,7 @@ async fn what_began_before_a_restart_goes_on_from_there() {
     let due = crossings.take_due(at);
     assert_eq!((due.len(), &due[0].call), (1, &call("31")));
     // The large one waits for a reading.
-    crossed(crossings.judge(("hot", "tele/b"), &HOT, hold, 31.0, &large));
+    crossed(crossings.judge(("hot", &heard("tele/b")), &HOT, hold, 31.0, &large));
 }
 
 #[tokio::test]
@@ -118,7 +122,7 @@ async fn memory_is_bounded_and_what_no_route_wants_is_forgotten() {
     let (spool, crossings) = open(&dir).await;
     let hold = Some(Duration::from_hours(1));
     for n in 0..=KNOWN_MOST {
-        crossings.judge(("hot", &n.to_string()), &HOT, hold, 31.0, &call("x"));
+        crossings.judge(("hot", &heard(&n.to_string())), &HOT, hold, 31.0, &call("x"));
     }
     let sizes = |crossings: &Crossings| {
         let state = crossings.state();
@@ -127,7 +131,7 @@ async fn memory_is_bounded_and_what_no_route_wants_is_forgotten() {
     let (known, due) = sizes(&crossings);
     assert!(known <= KNOWN_MOST && known == due, "{known} {due}");
     for n in 0..=KNOWN_MOST {
-        let verdict = crossings.judge(("told", &n.to_string()), &HOT, None, 31.0, &call("x"));
+        let verdict = crossings.judge(("told", &heard(&n.to_string())), &HOT, None, 31.0, &call("x"));
         let Verdict::Crossed(crossed) = verdict else { panic!("it is told at once") };
         crossings.stored(&crossed);
     }

@@ -134,7 +134,7 @@ const TALL: [Look; 2] = [Look { size: (390, 2600), ..PHONE }, Look { size: (1280
 async fn look_at(world: &World, what: &str, headline: [&str; 2]) {
     for (language, headline) in ["en", "zh-CN"].into_iter().zip(headline) {
         for (look, dark) in TALL.into_iter().flat_map(|look| [(look, false), (look, true)]) {
-            let browser = page_of(world, Look { language, dark, ..look }).await;
+            let browser = page_of(world, Look { dark, language, ..look }).await;
             browser.until("the page to be live", LIVE).await;
             let text = browser.evaluate("return document.querySelector('#problems p').innerText").await;
             let text = text.as_str().unwrap();

@@ -128,7 +128,7 @@ async fn the_headline_says_what_is_wrong_and_what_it_means_for_messages() {
     chinese.shows("advice", &["建议", "ilink.api is http://"]).await;
     world.broker.stop();
     // The time comes first in Chinese.
-    chinese.shows("problems", &["<p class=\"bad\">自 <time", " 起连不上 broker；没有消息在等待，没有丢失</p>"]).await;
+    chinese.shows("problems", &["<p class=\"bad\">自 <time", " 起连不上 broker；没有消息在等待，也没有丢失</p>"]).await;
     for n in 0..5 {
         world.bridge.push(&text_push("413", &n.to_string())).await;
     }
@@ -159,8 +159,12 @@ async fn who_reads_chinese_gets_a_chinese_page() {
         let page = page_for(&world, accepted).await;
         assert_eq!(page.header("content-language"), tag, "{accepted}");
         assert!(page.body.contains(&format!("<html lang=\"{tag}\">")), "{accepted}");
-        let texts =
-            [("连接", "Connections"), ("一切正常", "All is well"), ("已送达", "delivered"), ("实时", "\"live\"")];
+        let texts = [
+            ("连接", "Connections"),
+            ("一切正常", "All is well"),
+            ("已送达", "delivered"),
+            ("data-on=\"实时\"", "data-on=\"live\""),
+        ];
         for (chinese, english) in texts {
             let (there, not) = if tag == "en" { (english, chinese) } else { (chinese, english) };
             assert!(page.body.contains(there) && !page.body.contains(not), "{accepted}: {there}: {}", page.body);

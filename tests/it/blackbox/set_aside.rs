@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::world::World;
-use crate::support::bridge::{Bridge, text_push};
+use crate::support::bridge::{Bridge, push_of, text_push};
 use crate::support::client::Out;
 use crate::support::eventually;
 use crate::support::http::{Answer, http};
@@ -155,6 +155,60 @@ async fn what_has_become_too_old_comes_as_an_event() {
     assert_eq!((&again["id"], &again["content"]), (&event["id"], &json!("on")));
     client.settle().await;
     assert!(lacking.raw().is_empty(), "yesterday's order switches nothing on");
+}
+
+#[tokio::test]
+async fn what_has_become_too_old_for_its_route_is_counted_and_told() {
+    const BRIEF: &str =
+        "[[route.from_ilink]]\nname = \"brief\"\nfrom = \"user/413/text\"\ntopic = \"out/x\"\nmax_age = \"1s\"\n";
+    // Everything of the bridge's own, and no topic of the route's.
+    let lacking = Lacking::start(&[], |bridge| bridge.with_tables(BRIEF)).await;
+    let bridge = &lacking.world.bridge;
+    bridge.push(&text_push("413", "on")).await;
+    let list = lacking.listed(1).await;
+    assert_eq!(list[0]["refused"][0]["topic"], "out/x", "{list:?}");
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    assert_eq!(lacking.verb(&["retry", "--all"]).await.code, Some(0));
+    bridge.logged("a message that was put back is not sent to its route").await;
+    lacking.listed(0).await;
+    eventually("`status` to say so", async || {
+        let told = bridge.verb(&["status"]).await.text;
+        (told.contains("  set_aside_unsent 1") && told.contains("too old for its route: not sent")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_older_picture_that_is_put_back_does_not_replace_the_last() {
+    let lacking = Lacking::start(&[], |bridge| {
+        let contacts = r#"[{ uid = "413", name = "Ann" }]"#;
+        bridge.with_toml("homeassistant.enabled", "true").with_toml("homeassistant.contacts", contacts)
+    })
+    .await;
+    let (bridge, client) = (&lacking.world.bridge, &lacking.world.client);
+    let picture = |n: u8| push_of("413", 2, &[b"GIF89a", &[n][..]].concat());
+    bridge.push(&picture(1)).await;
+    lacking.listed(1).await;
+    std::fs::write(&lacking.acl, lines(&[]) + "topic write ilink/picture/#\n").unwrap();
+    lacking.world.broker.reload();
+    client.subscribe("ilink/picture/#").await;
+    // Until the broker has read its rights; what it refused before is put back with the first.
+    let mut n = 1;
+    eventually("a picture to be taken", async || {
+        n += 1;
+        bridge.push(&picture(n)).await;
+        bridge.waiting("inbound", 0).await;
+        (!client.all(|message| message.topic == "ilink/picture/413").is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(lacking.verb(&["retry", "--all"]).await.code, Some(0));
+    bridge.logged("a picture that was put back is older than the last one").await;
+    lacking.listed(0).await;
+    bridge.waiting("inbound", 0).await;
+    client.settle().await;
+    let shown = client.all(|message| message.topic == "ilink/picture/413");
+    let numbers: Vec<u8> = shown.iter().filter_map(|picture| picture.payload.last().copied()).collect();
+    assert!(numbers.last() == Some(&n) && !numbers.contains(&1), "{numbers:?}");
 }
 
 #[tokio::test]

@@ -136,6 +136,40 @@ async fn late_and_unwelcome_messages_are_not_answered() {
 }
 
 #[tokio::test]
+async fn a_reply_that_cannot_be_given_is_told_and_holds_back_nothing() {
+    const REPLIES: &str = r#"
+[[route.from_ilink]]
+name = "long"
+from = "user/413/text"
+topic = "out/long"
+reply = "${payload}${payload}"
+
+[[route.from_ilink]]
+name = "lacking"
+from = "user/413/text"
+topic = "out/lacking"
+reply = "${json:/state}"
+"#;
+    let world = world_with(REPLIES, |bridge| bridge.with("outbound.max_content", "1KiB")).await;
+    let long = "x".repeat(600);
+    world.bridge.push(&text_push("413", &long)).await;
+    world.client.expect_text("out/long", &long).await;
+    world.client.expect_text("out/lacking", &long).await;
+    let result = world.client.expect("ilink/result/route/long").await.json();
+    assert_eq!((&result["status"], &result["name"]), (&"rejected".into(), &"too_large".into()), "{result}");
+    assert!(result["message"].as_str().unwrap().contains("outbound.max_content"), "{result}");
+    for route in ["long", "lacking"] {
+        counted(&world, route, "failed 1").await;
+    }
+    world.bridge.logged("a route cannot make its reply to a message").await;
+    world.bridge.waiting("inbound", 0).await;
+    world.bridge.waiting("outbound", 0).await;
+    assert!(told(&world).await.is_empty());
+    let ran = world.bridge.verb(&["route", "test", "--from", "user/413/text", "x"]).await.stdout;
+    assert!(ran.contains("lacking: publishes to out/lacking: x\nlacking: cannot reply: "), "{ran}");
+}
+
+#[tokio::test]
 async fn an_answer_survives_a_crash() {
     let mut world = world(ANSWERS).await;
     world.sim.kill();

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use super::{World, eventually, texts, told, world};
+use super::{World, counted, eventually, texts, told, world};
 use crate::support::bridge::text_push;
 
 fn route(name: &str, subscribe: &str) -> String {
@@ -76,6 +76,29 @@ topic = "out/x"
     world.client.publish("tele/lamp", "there").await;
     assert_eq!(texts(&world, 3).await[2], "second there");
     assert_eq!(told(&world).await.len(), 3);
+}
+
+#[tokio::test]
+async fn what_lasts_is_told_as_the_route_is_by_then() {
+    let lasting = |to: &str, above: u32| {
+        let of = |name: &str, to: &str, above: u32| {
+            let (subscribe, hold) = (format!("tele/{name}"), "10s");
+            format!(
+                "\n[[route.to_ilink]]\nname = \"{name}\"\nsubscribe = \"{subscribe}\"\nto = \"user/{to}/text\"\n\
+                 above = {above}\nfor = \"{hold}\"\npayload = \"{name} ${{value}} for {to}\"\n"
+            )
+        };
+        of("moved", to, 30) + &of("raised", "413", above) + &of("same", "413", 30)
+    };
+    let mut world = world(&lasting("413", 30)).await;
+    for name in ["moved", "raised", "same"] {
+        world.client.publish(&format!("tele/{name}"), "31").await;
+        counted(&world, name, "lasting 1").await;
+    }
+    reload(&mut world, &lasting("412", 40), "the configuration was reloaded").await;
+    let mut told = texts(&world, 2).await;
+    told.sort();
+    assert_eq!(told, ["moved 31 for 412", "same 31 for 413"]);
 }
 
 #[tokio::test]
