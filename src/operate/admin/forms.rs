@@ -109,7 +109,6 @@ pub(super) fn of_one(word: &SecretString, id: &str, language: Language) -> Marku
         form method="post" action="set-aside" {
             (hidden(word, &[id]))
             (button("retry", language.say("Send again", "重新发送")))
-            " "
             (button("drop", language.say("Drop", "丢弃")))
         }
     }

@@ -69,8 +69,8 @@ fn fixed(language: Language) -> [(&'static str, &'static str); 10] {
         ("waiting", language.say("Queues", "队列")),
         ("last", language.say("Last messages", "最近的消息")),
         ("counted", language.say("Counted since the start", "启动以来的计数")),
-        ("programs", language.say("The same for programs:", "供程序使用：")),
-        ("terminal", language.say("in a terminal:", "在终端里：")),
+        ("programs", language.say("The same for programs: ", "供程序使用：")),
+        ("terminal", language.say("; in a terminal: ", "；在终端里：")),
     ]
 }
 
