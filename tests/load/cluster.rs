@@ -20,9 +20,9 @@ use super::usage::{self, Usage};
 use super::world::{CLUSTER, Subject, World, bridge};
 
 const MEMBERS: [&str; 3] = ["a", "b", "c"];
-/// A row of a push of 100 bytes, and what its writer notes of itself in the same transaction.
-const ROW: usize = 190;
-const MARK: usize = 90;
+/// What etcd has of a push of 100 bytes: its row, and what its writer notes of itself in the same transaction.
+const ROW: usize = 263;
+const MARK: usize = 85;
 
 /// Everything that this section starts; ends with the value, the bridges first.
 struct Cluster {
@@ -183,7 +183,7 @@ impl Etcd {
                 |name: String, size| json!({"request_put": {"key": key(name), "value": base64(&vec![b'x'; size])}});
             let transaction = json!({
                 "compare": [{"key": key("none".to_owned()), "target": "CREATE", "create_revision": "0"}],
-                "success": [put("mark".to_owned(), MARK), put(format!("row-{}", took.len()), ROW)],
+                "success": [put("mark".to_owned(), MARK), put(format!("row-{:046}", took.len()), ROW)],
             });
             let (body, sent) = (transaction.to_string(), Instant::now());
             let answer =

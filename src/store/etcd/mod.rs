@@ -37,6 +37,9 @@
 //! - **Refused for now**: no endpoint, no majority, no space, too many requests. What was certainly not stored is refused; what may
 //!   have been stored waits until that is known. Removals are tried even when etcd is out of space.
 //! - **Failed**: another member leads, or etcd says that its members disagree.
+//!
+//! No Cargo feature: this room, with what leads in `app`, is 2.4 % of the program's code (by its symbols in a debug build) and a
+//! tenth of our own lines, and brings no crate. A program of two kinds would cost every test and package more.
 
 mod adopt;
 mod asked;
