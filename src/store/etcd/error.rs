@@ -143,6 +143,12 @@ struct No {
 
 /// An answer other than 200, or an error in the course of a stream.
 pub(super) fn refusal(at: &str, status: StatusCode, body: &[u8]) -> EtcdError {
+    if body.starts_with(b"CommonName of client") {
+        return EtcdError::Config(format!(
+            "etcd at {at} has users, and then takes no client certificate with a common name (CN): name one without in \
+             cluster.tls.cert"
+        ));
+    }
     let Ok(no) = serde_json::from_slice::<No>(body) else {
         let cause = if body.starts_with(b"Client sent an HTTP request to an HTTPS server") {
             "it speaks TLS: write https:// in cluster.endpoints".to_owned()
@@ -208,5 +214,9 @@ mod tests {
         let tls =
             refusal("http://a:2379", StatusCode::BAD_REQUEST, b"Client sent an HTTP request to an HTTPS server.\n");
         assert!(tls.to_string().contains("https://"));
+        let named =
+            b"CommonName of client sending a request against gateway will be ignored and not used as expected\n";
+        let named = refusal("https://a:2379", StatusCode::BAD_REQUEST, named);
+        assert!(named.to_string().contains("cluster.tls.cert"));
     }
 }

@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::{leads, role};
 use crate::support::bridge::{Bridge, text_push};
 use crate::support::client::{Client, Message};
 use crate::support::etcds::Etcds;
 use crate::support::eventually;
 use crate::support::mosquitto::Mosquitto;
+use crate::support::pki::{Authority, LOOPBACK};
 use crate::support::sim::Sim;
 
 const TAKEOVER: Duration = Duration::from_secs(3);
@@ -122,4 +125,74 @@ async fn the_leading_bridge_and_the_leading_etcd_may_die_together() {
     println!("taken over and published after {took:?}");
     // The contract's limit, and something for a machine with much else to do.
     assert!(took < TAKEOVER + Duration::from_secs(4) + Duration::from_secs(3), "{took:?}");
+}
+
+#[tokio::test]
+async fn with_client_certificates_and_users() {
+    let pki = Authority::new("etcd's");
+    pki.issue("etcd", &LOOPBACK, &[]);
+    pki.issue_nameless("bridge");
+    pki.issue("named", &["bridge"], &[]);
+    let etcds = Etcds::start_tls(&pki.path("ca.pem"), &pki.path("etcd.pem"), &pki.path("etcd.key")).await;
+    for (path, question) in [
+        ("user/add", json!({"name": "root", "password": "r"})),
+        ("user/add", json!({"name": "bridge", "password": "geheim"})),
+        ("role/add", json!({"name": "root"})),
+        ("role/add", json!({"name": "bridges"})),
+        // From /ilink2mqtt/ on.
+        (
+            "role/grant",
+            json!({"name": "bridges", "perm": {"permType": "READWRITE", "key": "L2lsaW5rMm1xdHQv", "range_end": "L2lsaW5rMm1xdHQw"}}),
+        ),
+        ("user/grant", json!({"user": "root", "role": "root"})),
+        ("user/grant", json!({"user": "bridge", "role": "bridges"})),
+        ("enable", json!({})),
+    ] {
+        let done = etcds.ask(0, &format!("auth/{path}"), &question).await;
+        assert!(done["error"].is_null(), "{path}: {done}");
+    }
+    let (broker, sim) = (Mosquitto::start(""), Sim::start(&[]).await);
+    let bridge = |name: &str| {
+        member(name, &etcds, &broker, &sim)
+            .with("cluster.tls.ca", &pki.file("ca.pem"))
+            .with("cluster.tls.cert", &pki.file("bridge.pem"))
+            .with("cluster.tls.key", &pki.file("bridge.key"))
+            .with("cluster.username", "bridge")
+            .with("cluster.password", "geheim")
+    };
+    let client = Client::connect(&broker).await;
+    client.subscribe("ilink/#").await;
+    let mut a = bridge("a");
+    a.start().await;
+    leads(&a).await;
+    a.push(&text_push("413", "over TLS")).await;
+    client.expect_text(RECEIVED, "over TLS").await;
+
+    let others = Authority::new("somebody's");
+    for (wrong, says) in [
+        (bridge("b").with("cluster.tls.ca", &others.file("ca.pem")), "cluster.tls.ca"),
+        (bridge("b").with("cluster.password", "guess"), "cluster.password"),
+        (bridge("b").without("cluster.tls.cert").without("cluster.tls.key"), "cluster.tls.cert"),
+        (
+            bridge("b")
+                .with("cluster.tls.cert", &pki.file("named.pem"))
+                .with("cluster.tls.key", &pki.file("named.key")),
+            "common name",
+        ),
+    ] {
+        let mut wrong = wrong;
+        wrong.spawn();
+        wrong.logged("the identity cannot be read from etcd yet").await;
+        let log = wrong.log();
+        assert!(log.contains(says) && !log.contains("guess") && !log.contains("geheim"), "{says}: {log}");
+        let done = wrong.verb(&["check", "--connect"]).await;
+        wrong.kill();
+        assert_eq!(done.code, Some(69), "{says}: {done:?}");
+        assert!(done.text.contains(says), "{says}: {done:?}");
+    }
+    // Where the user has no rights.
+    let mut elsewhere = bridge("b").with("cluster.prefix", "/elsewhere");
+    elsewhere.spawn();
+    elsewhere.logged("the identity cannot be read from etcd yet").await;
+    assert!(elsewhere.log().contains("permissions on cluster.prefix"), "{}", elsewhere.log());
 }

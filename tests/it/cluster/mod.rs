@@ -3,6 +3,7 @@
 mod etcds;
 mod large;
 mod repeats;
+mod wrong;
 
 use serde_json::{Value, json};
 

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tempfile::TempDir;
@@ -41,6 +42,15 @@ impl Authority {
     pub(crate) fn issue(&self, name: &str, names: &[&str], usages: &[ExtendedKeyUsagePurpose]) {
         let mut params = params(name, names);
         params.extended_key_usages = usages.to_vec();
+        let (certificate, key) = self.sign(&params);
+        std::fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
+        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+
+    /// The same, for a client that is not to be named by its certificate.
+    pub(crate) fn issue_nameless(&self, name: &str) {
+        let mut params = params(name, &[name]);
+        params.distinguished_name = DistinguishedName::new();
         let (certificate, key) = self.sign(&params);
         std::fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
         std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
