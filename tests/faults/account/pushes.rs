@@ -7,9 +7,6 @@ use crate::labels;
 use crate::load;
 use crate::records::{Place, Push, SECOND, Try};
 
-/// Whether the members of a cluster know each other's unanswered pushes again.
-const REPEATS_ARE_SHARED: bool = false;
-
 /// `inbound.raw_max_age`, the default.
 const RAW_MAX_AGE: u64 = 300 * SECOND;
 
@@ -57,8 +54,7 @@ fn reasons(seen: &Seen<'_>, push: &Push) -> usize {
     let may_be_answered = |made: &&Try| {
         made.answer.is_none() && (made.may_be_answered || seen.was_killed(made) || seen.stood_still(made))
     };
-    let reasons = push.tries.iter().filter(may_be_answered).count();
-    reasons.max(if REPEATS_ARE_SHARED { 0 } else { moves(push) })
+    push.tries.iter().filter(may_be_answered).count()
 }
 
 /// How often it was tried again at another member.

@@ -133,13 +133,25 @@ fn leaders() {
         called_by_the_next(records);
         records.hiccups.push((20 * SECOND, 29 * SECOND));
     });
-    allows("a push that two members took comes twice, the second time behind the next", |records| {
-        let unanswered = Try { answer: None, may_be_answered: false, ..records.pushes[0].tries[0].clone() };
-        records.pushes[0].tries.insert(0, Try { member: 1, ..unanswered });
-        let again = publish(Place::Event, "p0:0", "push-0-again", 30 * SECOND);
-        records.received.insert(again.id.clone());
-        records.publishes.push(again);
+    finds(Rule::DuplicatePush, taken_by_two);
+    allows("a member that is killed may have been about to answer", |records| {
+        taken_by_two(records);
+        records.kills.push((1, 10 * SECOND + 1));
     });
+    allows("a member that did not reach etcd stores late", |records| {
+        taken_by_two(records);
+        records.hiccups.push((9 * SECOND, 11 * SECOND));
+        records.is_cluster = true;
+    });
+}
+
+/// The first push is tried at two members and stored by both, by the second behind the next one.
+fn taken_by_two(records: &mut Records) {
+    let unanswered = Try { answer: None, may_be_answered: false, ..records.pushes[0].tries[0].clone() };
+    records.pushes[0].tries.insert(0, Try { member: 1, ..unanswered });
+    let again = publish(Place::Event, "p0:0", "push-0-again", 30 * SECOND);
+    records.received.insert(again.id.clone());
+    records.publishes.push(again);
 }
 
 fn pushes() {
