@@ -65,6 +65,11 @@ pub(super) fn account(seen: &Seen<'_>, verdict: &mut Verdict) {
     ] {
         verdict.total(name, statuses.get(status).copied().unwrap_or(0));
     }
+    let refused = |case: &&Case<'_>| {
+        case.lane != load::BAD && case.results.values().any(|(outcome, _)| outcome.status == "rejected")
+    };
+    let refused = cases.values().filter(refused).count();
+    verdict.total("… of these refused because etcd took nothing for so long", refused);
     verdict.total("calls repeated (no answer had come)", recalled);
     verdict.total("commands that the broker took and never delivered (lost by the broker)", undelivered);
     verdict.total("… or delivered, and not again before the bridge could take it", unfinished);
@@ -181,6 +186,10 @@ fn repeated_calls(seen: &Seen<'_>, case: &Case<'_>, verdict: &mut Verdict) -> us
 /// What is wrong about a result, if anything.
 fn wrong(seen: &Seen<'_>, case: &Case<'_>, outcome: &Outcome, at: Time) -> Option<&'static str> {
     let began = case.deliveries.first().map_or(0, |delivery| delivery.at);
+    // As with a full spool.
+    if outcome.status == "rejected" && case.calls.is_empty() && seen.stood_still(began, at) {
+        return None;
+    }
     if (outcome.status == "rejected") != (case.lane == load::BAD) {
         return Some("rejected, or not, though it should be the other way");
     }

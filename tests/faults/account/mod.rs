@@ -163,9 +163,8 @@ impl<'a> Seen<'a> {
 
     /// Something was done to the members or to etcd meanwhile that they could only wait for. In a cluster only: what one bridge
     /// stores late, it knows.
-    fn stood_still(&self, made: &Try) -> bool {
-        self.records.is_cluster
-            && self.records.hiccups.iter().any(|(began, ended)| *began <= made.ended && *ended >= made.at)
+    fn stood_still(&self, from: Time, to: Time) -> bool {
+        self.records.is_cluster && self.records.hiccups.iter().any(|(began, ended)| *began <= to && *ended >= from)
     }
 
     fn ended_between(&self, from: Time, to: Time) -> bool {

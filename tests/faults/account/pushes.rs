@@ -52,7 +52,8 @@ pub(super) fn account(seen: &Seen<'_>, verdict: &mut Verdict) {
 /// killed, or may store them late because it stood still or did not reach etcd: the next one may be a new message.
 fn reasons(seen: &Seen<'_>, push: &Push) -> usize {
     let may_be_answered = |made: &&Try| {
-        made.answer.is_none() && (made.may_be_answered || seen.was_killed(made) || seen.stood_still(made))
+        made.answer.is_none()
+            && (made.may_be_answered || seen.was_killed(made) || seen.stood_still(made.at, made.ended))
     };
     push.tries.iter().filter(may_be_answered).count()
 }
