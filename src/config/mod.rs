@@ -153,6 +153,7 @@ impl Config {
             contacts: self.homeassistant.contacts.clone(),
             names: self.routes.names().clone(),
             output: self.mqtt.output,
+            cluster: self.cluster.is_on(),
         })
     }
 

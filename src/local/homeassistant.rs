@@ -80,6 +80,8 @@ pub struct Discovery {
     pub output: Output,
     /// What ids are called.
     pub names: Names,
+    /// Whether the bridge is a member of a cluster.
+    pub cluster: bool,
 }
 
 impl Discovery {
@@ -99,6 +101,7 @@ impl Discovery {
     #[must_use]
     pub fn entities<'a>(&self, presence: impl IntoIterator<Item = &'a Uid>) -> Vec<Publication> {
         let mut entities = vec![self.connectivity(), self.cloud()];
+        entities.extend(self.cluster.then(|| self.leader()));
         for (queue, what) in [("inbound", "Inbound"), ("outbound", "Outbound"), ("set_aside", "Set aside")] {
             entities.extend([self.depth(queue, what), self.age(queue, what)]);
         }
@@ -138,6 +141,17 @@ impl Discovery {
             "entity_category": "diagnostic",
         });
         self.entity("sensor", "cloud_state", "iLink state", keys)
+    }
+
+    fn leader(&self) -> Publication {
+        let keys = json!({
+            "state_topic": self.base.bridge("cluster"),
+            "value_template": "{{ value_json.leader }}",
+            "json_attributes_topic": self.base.bridge("cluster"),
+            "json_attributes_template": "{{ {'members': value_json.members, 'etcd': value_json.etcd} | tojson }}",
+            "entity_category": "diagnostic",
+        });
+        self.entity("sensor", "leader", "Leader", keys)
     }
 
     fn depth(&self, queue: &str, what: &str) -> Publication {

@@ -75,6 +75,8 @@ def templates(config):
         health = lambda *of: {"queues": {name: queue(*of) for name in ("inbound", "outbound", "set_aside")}}
         age = config.get("device_class") == "duration"
         assert [render(health(3, 70)), render(health(0, None))] == (["70", "0"] if age else ["3", "0"])
+    if topic.endswith("/bridge/cluster"):
+        assert render({"leader": "a", "members": [], "etcd": {"healthy": 3, "of": 3}}) == "a"
     if topic.endswith("/event/+"):
         message = {"v": 1, "id": "01J", "kind": "text", "from_uid": "413", "content": "<\"a' & ü>", "encoding": "utf8"}
         assert json.loads(render(message)) == message | {"event_type": "text"}

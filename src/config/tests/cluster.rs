@@ -4,6 +4,7 @@ use super::*;
 
 #[test]
 fn without_endpoints_this_bridge_is_alone() {
+    assert!(!load("[homeassistant]\nenabled = true").unwrap().discovery().unwrap().cluster);
     let cluster = load("").unwrap().cluster;
     assert!(!cluster.is_on() && cluster.endpoints.is_empty());
     assert_eq!((cluster.prefix.as_str(), cluster.takeover.as_secs()), ("/ilink2mqtt/414", 6));
@@ -27,6 +28,8 @@ fn all_keys_are_read_and_the_password_is_not_shown() {
     let cluster = &config.cluster;
     assert!(cluster.is_on() && cluster.endpoints.len() == 2 && cluster.tls.key.is_some());
     assert_eq!((cluster.prefix.as_str(), cluster.member.as_str()), ("/x", "a"));
+    place.put("config.toml", "[cluster]\nendpoints = [\"http://a\"]\n[homeassistant]\nenabled = true");
+    assert!(place.load(&LEAST).unwrap().discovery().unwrap().cluster);
     assert!(
         config.describe().contains("endpoints = [\"https://a:2379/\", \"https://b:2379/\"]"),
         "{}",

@@ -101,6 +101,7 @@ fn discovery() -> Discovery {
         ],
         output: Output::Both,
         names: Names::default(),
+        cluster: true,
     }
 }
 
@@ -150,7 +151,7 @@ fn they_have_documented_keys_alone() {
         assert_eq!(config["availability_topic"], "home/ilink/bridge/state");
         assert!(unique.insert(config["unique_id"].as_str().unwrap().to_owned()), "{topic}: unique_id");
     }
-    assert_eq!(unique.len(), 2 + 6 + 3 + 4 + 2 + 1);
+    assert_eq!(unique.len(), 2 + 1 + 6 + 3 + 4 + 2 + 1);
 }
 
 #[test]
@@ -159,6 +160,13 @@ fn without_envelopes_there_is_no_event_entity() {
     assert!(entities(&discovery()).keys().any(is_event));
     assert!(entities(&Discovery { output: Output::Json, ..discovery() }).keys().any(is_event));
     assert!(!entities(&Discovery { output: Output::Raw, ..discovery() }).keys().any(is_event));
+}
+
+#[test]
+fn a_bridge_that_is_alone_has_no_leader() {
+    let is_leader = |topic: &String| topic.contains("/leader/");
+    assert!(entities(&discovery()).keys().any(is_leader));
+    assert!(!entities(&Discovery { cluster: false, ..discovery() }).keys().any(is_leader));
 }
 
 #[test]
