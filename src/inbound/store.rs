@@ -28,7 +28,7 @@ use super::room::{Held, Place, Room};
 use crate::observe::counters::{Counters, PushOutcome, Unanswered};
 use crate::observe::log::Seldom;
 use crate::protocol::Kind;
-use crate::store::{Append, Tokens};
+use crate::store::{Append, Medium, Tokens};
 
 /// How long a try is held before its connection is cut. iLink itself leaves after 5 s.
 const HOLD: Duration = Duration::from_secs(6);
@@ -161,12 +161,7 @@ impl Store {
             self.counters.series.push(kind, PushOutcome::Unstored);
         }
         if self.told.may() {
-            let cause = match why {
-                Unanswered::Full => "the spool is full: spool.max_bytes",
-                Unanswered::Failed => "the disk refuses to store it",
-                Unanswered::Slow => "the disk takes too long to store it",
-                Unanswered::Overload => "too many others wait for the disk",
-            };
+            let cause = unstored(why, self.spool.medium());
             warn!(cause, "a push is left unanswered, so that iLink sends it again");
         }
         why
@@ -246,6 +241,29 @@ impl Store {
     }
 }
 
+/// Why a push is not stored.
+fn unstored(why: Unanswered, medium: Medium) -> &'static str {
+    match (medium, why) {
+        (Medium::Disk, Unanswered::Full) => "the spool is full: spool.max_bytes",
+        (Medium::Disk, Unanswered::Failed) => "the disk refuses to store it",
+        (Medium::Disk, Unanswered::Slow) => "the disk takes too long to store it",
+        (Medium::Disk, Unanswered::Overload) => "too many others wait for the disk",
+        (Medium::Etcd, Unanswered::Full) => {
+            "the inbound queue in etcd is full: see why the broker does not take what waits, or raise cluster.max_bytes"
+        }
+        (Medium::Etcd, Unanswered::Failed) => {
+            "etcd does not store it: see `spool` in `ilink2mqtt status` for the cause and what to do"
+        }
+        (Medium::Etcd, Unanswered::Slow) => {
+            "etcd takes too long to store it: more than half of its members must run and reach each other, on disks that are \
+             fast enough"
+        }
+        (Medium::Etcd, Unanswered::Overload) => {
+            "too many others wait for etcd: its disks, or the network between its members, are too slow"
+        }
+    }
+}
+
 /// Tells the waiting tries that their pushes are stored. One commit stores many pushes: told by the spool's thread, each would
 /// wake the runtime's thread separately.
 async fn tell_stored(mut stored: mpsc::UnboundedReceiver<watch::Sender<Progress>>, fault: CancellationToken) {
@@ -311,5 +329,19 @@ impl Push {
     fn refused(self, why: Unanswered) -> Self {
         let _ = self.tell.send(Progress::Refused(why));
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_a_cluster_etcd_and_its_setting_are_named() {
+        let words = [Unanswered::Full, Unanswered::Failed, Unanswered::Slow, Unanswered::Overload]
+            .map(|why| unstored(why, Medium::Etcd));
+        assert!(words.iter().all(|words| words.contains("etcd") && !words.contains("disk ")), "{words:?}");
+        assert!(words[0].contains(Medium::Etcd.limit_key()), "{words:?}");
+        assert!(unstored(Unanswered::Full, Medium::Disk).contains(Medium::Disk.limit_key()));
     }
 }

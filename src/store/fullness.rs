@@ -2,38 +2,31 @@
 
 use tracing::{info, warn};
 
-use super::types::{Count, Limits, MAX_COMMANDS, NotStored, PerQueue, Queue, WhyNot};
+use super::types::{Count, Limits, MAX_COMMANDS, Medium, NotStored, PerQueue, Queue, WhyNot};
 
 /// A full queue counts as full until this part of it is free.
 const ROOM_AGAIN: u64 = 16;
 
 /// What it means that a queue is full, and what to do. Each store has a setting of its own for the limit.
-fn full_words(queue: Queue, limits: LimitsOf) -> &'static str {
-    match (queue, limits) {
-        (Queue::Inbound, LimitsOf::Spool) => {
+fn full_words(queue: Queue, medium: Medium) -> &'static str {
+    match (queue, medium) {
+        (Queue::Inbound, Medium::Disk) => {
             "the inbound queue is full: pushes are not answered until the broker takes what waits (see `broker`); or raise \
              spool.max_bytes"
         }
-        (_, LimitsOf::Spool) => {
+        (_, Medium::Disk) => {
             "the outbound queue is full: commands are refused until iLink takes what waits and the broker its results; or \
              raise spool.max_bytes (250,000 rows are the most it may hold)"
         }
-        (Queue::Inbound, LimitsOf::Cluster) => {
+        (Queue::Inbound, Medium::Etcd) => {
             "the inbound queue is full: pushes are not answered until the broker takes what waits (see `broker`); or raise \
              cluster.max_bytes"
         }
-        (_, LimitsOf::Cluster) => {
+        (_, Medium::Etcd) => {
             "the outbound queue is full: commands are refused until iLink takes what waits and the broker its results; or \
              raise cluster.max_bytes (250,000 rows are the most it may hold)"
         }
     }
-}
-
-/// Whose limits they are.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum LimitsOf {
-    Spool,
-    Cluster,
 }
 
 /// Whether a queue that holds this has no room for `more` bytes in another row.
@@ -44,7 +37,7 @@ pub(super) fn beyond(queue: Queue, held: &Count, more: u64, limit: u64) -> bool 
 /// Which queues count as full.
 #[derive(Debug)]
 pub(super) struct Fullness {
-    of: LimitsOf,
+    medium: Medium,
     /// The size of what was last refused because its queue was full.
     full: PerQueue<Option<u64>>,
     /// Of which queues it was said that they are full.
@@ -53,11 +46,11 @@ pub(super) struct Fullness {
 
 /// What has changed, for the log.
 #[must_use]
-pub(super) struct Changes(LimitsOf, Vec<(Queue, bool)>);
+pub(super) struct Changes(Medium, Vec<(Queue, bool)>);
 
 impl Fullness {
-    pub(super) fn new(of: LimitsOf) -> Self {
-        Self { of, full: PerQueue::default(), told: PerQueue::default() }
+    pub(super) fn new(medium: Medium) -> Self {
+        Self { medium, full: PerQueue::default(), told: PerQueue::default() }
     }
 
     /// A row of this size was refused.
@@ -81,10 +74,10 @@ impl Fullness {
                 changes.push((queue, told));
             }
             if full.is_some() {
-                now = Err(NotStored { cause: full_words(queue, self.of).to_owned(), why: WhyNot::Full });
+                now = Err(NotStored { cause: full_words(queue, self.medium).to_owned(), why: WhyNot::Full });
             }
         }
-        (now, Changes(self.of, changes))
+        (now, Changes(self.medium, changes))
     }
 }
 
@@ -115,8 +108,8 @@ mod tests {
         ] {
             assert_eq!(beyond(queue, &held(depth), 150, 512 << 20), beyond_it, "{queue:?} {depth}");
         }
-        for of in [LimitsOf::Spool, LimitsOf::Cluster] {
-            assert!(full_words(Queue::Outbound, of).contains("250,000") && MAX_COMMANDS == 250_000);
+        for medium in [Medium::Disk, Medium::Etcd] {
+            assert!(full_words(Queue::Outbound, medium).contains("250,000") && MAX_COMMANDS == 250_000);
         }
     }
 }

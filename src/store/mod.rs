@@ -63,8 +63,8 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 pub use types::{
-    AppendError, Counters, Key, Limits, MAX_COMMANDS, NotStored, Once, Patience, Queue, QueueStats, ROW_OVERHEAD, Row,
-    SpoolError, Token, Transient, WhyNot,
+    AppendError, Counters, Key, Limits, MAX_COMMANDS, Medium, NotStored, Once, Patience, Queue, QueueStats,
+    ROW_OVERHEAD, Row, SpoolError, Token, Transient, WhyNot,
 };
 
 /// What is asked of a store, on its way.
@@ -90,6 +90,9 @@ pub trait Append: Debug + Send + Sync + 'static {
     ///
     /// `then`, uncalled: [`Self::append`] waits for a place.
     fn hand_over(&self, queue: Queue, data: Bytes, key: Option<Key>, then: Then) -> Result<(), Then>;
+
+    /// What the rows are kept on.
+    fn medium(&self) -> Medium;
 
     /// How much a queue holds, as of the last commit. No I/O.
     fn stats(&self, queue: Queue) -> QueueStats;

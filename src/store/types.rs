@@ -167,6 +167,26 @@ pub struct Row {
     pub data: Bytes,
 }
 
+/// What a store keeps its rows on: what it needs from an operator differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// This machine's disk.
+    Disk,
+    /// An etcd that several bridges share.
+    Etcd,
+}
+
+impl Medium {
+    /// The setting that bounds a queue.
+    #[must_use]
+    pub const fn limit_key(self) -> &'static str {
+        match self {
+            Self::Disk => "spool.max_bytes",
+            Self::Etcd => "cluster.max_bytes",
+        }
+    }
+}
+
 /// How much a queue holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueStats {

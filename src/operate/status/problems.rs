@@ -8,6 +8,7 @@ use super::health::{BusyHealth, Health, in_words};
 use super::report::Ready;
 use crate::cloud::CloudState;
 use crate::mqtt::{LinkState, Subscriptions};
+use crate::store::Medium;
 
 /// From here on a queue is said to be nearly full, in per cent of its limit.
 const NEARLY_FULL: u64 = 80;
@@ -129,7 +130,8 @@ impl Looked<'_> {
         ] {
             let percent = queue.bytes.saturating_mul(100) / self.queue_limit.max(1);
             if percent >= NEARLY_FULL {
-                let cause = format!("{percent} % of spool.max_bytes are used; {remedy}");
+                let limit = if ready.role.is_some() { Medium::Etcd } else { Medium::Disk }.limit_key();
+                let cause = format!("{percent} % of {limit} are used; {remedy}");
                 found.push(Problem::new(condition, name, cause, None));
             }
         }

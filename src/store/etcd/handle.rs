@@ -15,7 +15,9 @@ use super::error::EtcdError;
 use super::state::State;
 use crate::store::request::{New, Op, Reply};
 use crate::store::shared::Shared;
-use crate::store::types::{AppendError, Counters, Key, Limits, NotStored, Queue, QueueStats, SpoolError, WhyNot};
+use crate::store::types::{
+    AppendError, Counters, Key, Limits, Medium, NotStored, Queue, QueueStats, SpoolError, WhyNot,
+};
 use crate::store::{Answer, Append, Then};
 
 /// How many may wait for an answer at once. More wait before they are queued, so that dropping their future still leaves nothing
@@ -139,6 +141,10 @@ impl<R: Send + Sync + 'static> Append for Handle<R> {
         // If the keeper has gone, `then` goes with the request.
         let _ = self.requests.send(Request::Durable(Op::Append(New { queue, data, key }, reply).into()));
         Ok(())
+    }
+
+    fn medium(&self) -> Medium {
+        Medium::Etcd
     }
 
     fn stats(&self, queue: Queue) -> QueueStats {

@@ -143,7 +143,7 @@ impl Leader {
                 _ if !state.is_there(queue, row.seq) => {}
                 Some(data) => rows.push(Row { seq: row.seq, data }),
                 None => {
-                    error!(queue = queue.as_str(), rows = 1, "damaged rows were found in the spool and left out");
+                    error!(queue = queue.as_str(), rows = 1, "damaged rows were found in etcd and left out");
                     add(&self.common.shared.damaged_rows, 1);
                     state.lost(queue, row.seq);
                 }

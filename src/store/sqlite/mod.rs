@@ -72,8 +72,8 @@ use super::pending::{Change, Lazy};
 use super::request::{New, Op, Reply};
 use super::shared::{self, Shared};
 use super::{
-    Answer, Append, AppendError, Counters, Key, Limits, NotStored, Patience, Queue, QueueStats, Row, SpoolError, Store,
-    Then, WhyNot,
+    Answer, Append, AppendError, Counters, Key, Limits, Medium, NotStored, Patience, Queue, QueueStats, Row,
+    SpoolError, Store, Then, WhyNot,
 };
 use crate::os::files::Directory;
 
@@ -205,6 +205,10 @@ impl Append for Spool {
         // If the thread has gone, `then` goes with the request.
         let _ = self.requests.send(Request::Durable(Op::Append(New { queue, data, key }, reply)));
         Ok(())
+    }
+
+    fn medium(&self) -> Medium {
+        Medium::Disk
     }
 
     fn stats(&self, queue: Queue) -> QueueStats {

@@ -22,9 +22,9 @@ use super::estimate::Estimate;
 use super::feed::{Feed, News};
 use super::handle::{CLOSE_WAIT, Common, Request, WAITING_MOST};
 use super::wire::Step;
-use crate::store::fullness::{Fullness, LimitsOf};
+use crate::store::fullness::Fullness;
 use crate::store::request::Op;
-use crate::store::types::{NotStored, SpoolError, WhyNot};
+use crate::store::types::{Medium, NotStored, SpoolError, WhyNot};
 
 /// How long lazy changes wait for a durable one to go with, and how many may.
 const LAZY_WAIT: Duration = Duration::from_secs(1);
@@ -110,7 +110,7 @@ impl Keeper {
             waiting: VecDeque::new(),
             unseen: VecDeque::new(),
             seen: 0,
-            fullness: Fullness::new(LimitsOf::Cluster),
+            fullness: Fullness::new(Medium::Etcd),
             session_began: 0,
             refused: None,
             told: Vec::new(),

@@ -36,7 +36,7 @@ impl Keeper {
             }
             (Err(NotDone::Deposed), _) => return Err(self.deposed()),
             (Err(NotDone::Fatal(cause)), _) => {
-                error!(cause, "the spool has failed");
+                error!(cause, "nothing more can be stored in etcd");
                 self.common.shared.fail(cause);
                 return Err(Stop);
             }
@@ -178,7 +178,7 @@ impl Keeper {
     pub(super) fn warn(&mut self, cause: &EtcdError) {
         let cause = cause.to_string();
         if !self.told.contains(&cause) {
-            warn!(cause, "the spool cannot be written; trying again");
+            warn!(cause, "etcd does not take what is to be stored; trying again");
             self.told.push(cause);
         }
     }
@@ -190,6 +190,6 @@ impl Keeper {
             self.lazy_since.get_or_insert_with(Instant::now);
         }
         self.show();
-        info!("the spool can be written again");
+        info!("etcd takes what is to be stored again");
     }
 }

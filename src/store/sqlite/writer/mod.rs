@@ -18,11 +18,11 @@ use super::disk::Disk;
 use super::files::Files;
 use super::fresh::Fresh;
 use super::request::{Closing, Read, Request};
-use crate::store::fullness::{Fullness, LimitsOf};
+use crate::store::fullness::Fullness;
 use crate::store::pending::Pending;
 use crate::store::request::Op;
 use crate::store::shared::Shared;
-use crate::store::types::Limits;
+use crate::store::types::{Limits, Medium};
 
 /// The most one commit carries. What is beyond waits for the next.
 const BATCH_REQUESTS: usize = 1024;
@@ -122,7 +122,7 @@ impl Writer {
             unread_since: None,
             told: Vec::new(),
             ballast,
-            fullness: Fullness::new(LimitsOf::Spool),
+            fullness: Fullness::new(Medium::Disk),
             grown,
             reader_warned: false,
             #[cfg(test)]
