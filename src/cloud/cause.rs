@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use url::Url;
 
-use super::http::{self, ConnectTimedOut, Cut};
+use super::http::{self, ConnectTimedOut, Cut, NotLeading};
 use super::transport::TransportError;
 use crate::os::tls;
 use crate::protocol::ResultCode;
@@ -34,6 +34,10 @@ impl Peer {
     pub(super) fn explain(&self, error: &http::Error) -> TransportError {
         if let http::Error::Request(_) = error {
             return TransportError::Unsent { cause: error.to_string() };
+        }
+        if let Some(over) = error.find::<NotLeading>() {
+            let cause = over.to_string();
+            return if over.partly { TransportError::Unanswered { cause } } else { TransportError::Unsent { cause } };
         }
         if error.is_connect() {
             return TransportError::Unsent { cause: self.no_connection(error) };

@@ -4,11 +4,10 @@
 //! The session decides which request is sent, with which token, and whether it is repeated.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::path::PathBuf;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderValue};
@@ -16,7 +15,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::cause::Peer;
-use super::http::{self, Options};
+use super::http::{self, NotLeading, Options};
 use super::redact;
 use super::transport::{self, TransportError};
 use crate::observe::counters::Counters;
@@ -134,7 +133,7 @@ impl Client {
     /// From now on, posts nothing once `lease` is over.
     #[must_use]
     pub fn under(self, lease: Lease) -> Self {
-        Self { lease, ..self }
+        Self { http: self.http.under(lease.clone()), lease, ..self }
     }
 
     /// From now on, counts and times its requests there.
@@ -157,27 +156,22 @@ impl Client {
         reply
     }
 
-    /// Carries on with `exchange` while the lease holds. It is looked at each time before anything is done, so that a process
-    /// which was stopped does nothing more when it wakes up too late.
+    /// Carries on with `exchange` while the lease holds. That nothing leaves after that is seen to where bytes leave, in the HTTP
+    /// client: so whether any had left is known there, and heard first.
     async fn while_leading<T>(
         &self,
         exchange: impl Future<Output = Result<T, TransportError>>,
     ) -> Result<T, TransportError> {
-        let (mut exchange, mut over) = (pin!(exchange), pin!(self.lease.over()));
-        let mut begun = false;
-        poll_fn(|cx| {
-            if !self.lease.holds() || over.as_mut().poll(cx).is_ready() {
-                let cause = "this bridge does not lead its cluster any more".to_owned();
-                return Poll::Ready(Err(if begun {
-                    TransportError::Unanswered { cause }
-                } else {
-                    TransportError::Unsent { cause }
-                }));
-            }
-            begun = true;
-            exchange.as_mut().poll(cx)
-        })
-        .await
+        let cause = || NotLeading { partly: true }.to_string();
+        if !self.lease.holds() {
+            return Err(TransportError::Unsent { cause: cause() });
+        }
+        // Whichever is dropped has nothing to keep.
+        tokio::select! {
+            biased;
+            exchanged = exchange => exchanged,
+            () = self.lease.over() => Err(TransportError::Unanswered { cause: cause() }),
+        }
     }
 
     /// Asks for nothing, only to hear what time it is there; none if the service does not say.

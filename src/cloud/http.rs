@@ -29,6 +29,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tower_service::Service;
 use url::Url;
 
+use crate::os::lease::Lease;
+
 /// The longest head of an answer, and how much of one is looked at in a turn: interim answers (1xx) may come without end, and
 /// hyper goes on reading them while there are any.
 const MAX_HEAD: usize = 16 * 1024;
@@ -113,11 +115,20 @@ fn links<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (d
 #[error("the connection was not established in time")]
 pub struct ConnectTimedOut;
 
+/// Nothing may leave any more: the lease is over.
+#[derive(Debug, thiserror::Error)]
+#[error("this bridge does not lead its cluster any more")]
+pub struct NotLeading {
+    /// Whether a part of the request had left before.
+    pub partly: bool,
+}
+
 /// The client. Cheap to clone; all clones share their connections.
 #[derive(Clone)]
 pub struct Client {
     pool: legacy::Client<Connector, Full<Bytes>>,
-    proxy: Option<Arc<Proxy>>,
+    connector: Connector,
+    keep: Option<Duration>,
     timeout: Duration,
 }
 
@@ -126,14 +137,24 @@ impl Client {
     #[must_use]
     pub fn new(options: Options) -> Self {
         let proxy = options.proxy.as_ref().and_then(Proxy::read).map(Arc::new);
+        let connector = Connector { tls: options.tls, proxy, limit: options.connect, lease: Lease::always() };
+        Self::of(connector, options.keep, options.timeout)
+    }
+
+    /// One with connections of its own, on which nothing leaves once `lease` is over.
+    #[must_use]
+    pub fn under(&self, lease: Lease) -> Self {
+        Self::of(Connector { lease, ..self.connector.clone() }, self.keep, self.timeout)
+    }
+
+    fn of(connector: Connector, keep: Option<Duration>, timeout: Duration) -> Self {
         let mut builder = Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).pool_timer(TokioTimer::new()).http1_max_buf_size(MAX_HEAD);
-        match options.keep {
+        match keep {
             Some(keep) => builder.pool_idle_timeout(keep),
             None => builder.pool_max_idle_per_host(0),
         };
-        let connector = Connector { tls: options.tls, proxy: proxy.clone(), limit: options.connect };
-        Self { pool: builder.build(connector), proxy, timeout: options.timeout }
+        Self { pool: builder.build(connector.clone()), connector, keep, timeout }
     }
 
     /// Asks for a URL.
@@ -159,7 +180,7 @@ impl Client {
         *request.uri_mut() = url.parse().map_err(|error| Error::Request(hyper::http::Error::from(error)))?;
         *request.headers_mut() = headers;
         let tunnelled = request.uri().scheme_str() == Some("https");
-        let user = self.proxy.as_ref().and_then(|proxy| proxy.user.clone()).filter(|_| !tunnelled);
+        let user = self.connector.proxy.as_ref().and_then(|proxy| proxy.user.clone()).filter(|_| !tunnelled);
         let lines = [Some((USER_AGENT, AGENT)), Some((ACCEPT, ANYTHING)), user.map(|user| (PROXY_AUTHORIZATION, user))];
         request.headers_mut().extend(lines.into_iter().flatten());
         let response = timeout_at(deadline, self.pool.request(request)).await.map_err(|_| Error::TimedOut)??;
@@ -236,6 +257,7 @@ struct Connector {
     tls: Arc<rustls::ClientConfig>,
     proxy: Option<Arc<Proxy>>,
     limit: Duration,
+    lease: Lease,
 }
 
 impl Connector {
@@ -246,16 +268,17 @@ impl Connector {
         tcp.set_keepalive(Some(KEEP_ALIVE));
         let mut straight = HttpsConnector::from((tcp, self.tls.clone()));
         let Some(proxy) = self.proxy else {
-            return Ok(Wire::new(straight.call(to).await?, false));
+            return Ok(Wire::new(straight.call(to).await?, false, self.lease));
         };
         if to.scheme_str() != Some("https") {
-            return Ok(Wire::new(straight.call(proxy.uri.clone()).await?, true));
+            return Ok(Wire::new(straight.call(proxy.uri.clone()).await?, true, self.lease));
         }
         let mut tunnel = Tunnel::new(proxy.uri.clone(), straight);
         if let Some(user) = &proxy.user {
             tunnel = tunnel.with_auth(user.clone());
         }
-        Ok(Wire::new(HttpsConnector::from((tunnel, self.tls)).call(to).await?, false))
+        let tunnelled = HttpsConnector::from((tunnel, self.tls)).call(to).await?;
+        Ok(Wire::new(tunnelled, false, self.lease))
     }
 }
 
@@ -283,11 +306,21 @@ impl<T: Read + Write + Connection + Send + Unpin> Stream for T {}
 struct Wire {
     stream: Box<dyn Stream>,
     proxied: bool,
+    lease: Lease,
+    /// Something has left since the last answer.
+    left: bool,
+    /// The stream may still hold some of it: TLS does.
+    unflushed: bool,
 }
 
 impl Wire {
-    fn new(stream: impl Stream + 'static, proxied: bool) -> Self {
-        Self { stream: Box::new(stream), proxied }
+    fn new(stream: impl Stream + 'static, proxied: bool, lease: Lease) -> Self {
+        Self { stream: Box::new(stream), proxied, lease, left: false, unflushed: false }
+    }
+
+    /// Looked at right before each write: a process may have been suspended since the request was made.
+    fn may_write(&self) -> io::Result<()> {
+        if self.lease.holds() { Ok(()) } else { Err(io::Error::other(NotLeading { partly: self.left })) }
     }
 }
 
@@ -299,17 +332,29 @@ impl Connection for Wire {
 
 impl Read for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.left &= read.is_pending();
+        read
     }
 }
 
 impl Write for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        self.may_write()?;
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if written.is_ready() {
+            (self.left, self.unflushed) = (true, true);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if self.unflushed {
+            self.may_write()?;
+        }
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.unflushed &= flushed.is_pending();
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

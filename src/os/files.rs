@@ -130,7 +130,7 @@ pub trait FileStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// If it cannot be read.
+    /// If it cannot be read; [`ErrorKind::TimedOut`]: not now.
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
 
     /// Makes a file if it is not there. Gives its content, which may be somebody else's.

@@ -90,12 +90,13 @@ impl ConfigQuota {
     /// Why not to call now: iLink has said so, or the operator's allowance is used up. Else one call is taken from that.
     #[must_use]
     pub fn held(&self) -> Option<String> {
-        let quota = self.store.quotas().set_config.map(|quota| quota.left(self.timing.quota.most));
+        let quotas = self.store.quotas().unwrap_or_default();
+        let quota = quotas.set_config.map(|quota| quota.left(self.timing.quota.most));
         if let Some(left) = quota.filter(|left| !left.is_zero()) {
             return Some(explanations::config_quota(ResultCode::new(1004), left));
         }
         let now = Instant::now();
-        let mut budgets = Budgets::restore(now, &self.store.spent());
+        let mut budgets = Budgets::restore(now, &self.store.spent().unwrap_or_default());
         if let Err(held) = budgets.spend_verb(now) {
             return Some(held);
         }
@@ -111,7 +112,7 @@ impl ConfigQuota {
     /// # Errors
     /// If it cannot be written down.
     pub fn heard(&self, code: ResultCode) -> io::Result<()> {
-        let mut quotas = self.store.quotas();
+        let mut quotas = self.store.quotas()?;
         let before = quotas.set_config.take();
         if code.value() == 1004 {
             let times = before.map_or(0, |quota| quota.times).saturating_add(1);

@@ -2,7 +2,8 @@
 //! and `budgets.json`.
 //!
 //! They are bound to the account: with another API, `AppKey` or uid they are as good as absent. Losing one costs a few calls,
-//! so that a file which cannot be read is no error, and one which cannot be written is a warning. Everything here blocks.
+//! so that a file which cannot be read is as good as absent, too, and one which cannot be written is a warning. Only what cannot
+//! be read *now* is an error: the cluster's files are waited for. Everything here blocks.
 
 use std::io;
 use std::time::Duration;
@@ -147,12 +148,12 @@ impl Store {
         Self { files: files.clone(), owner }
     }
 
-    pub(super) fn token(&self) -> Option<StoredToken> {
-        let stored: TokenWire = self.read(TOKEN)?;
+    pub(super) fn token(&self) -> io::Result<Option<StoredToken>> {
+        let Some(stored) = self.read::<TokenWire>(TOKEN)? else { return Ok(None) };
         let life = Duration::from_secs(stored.expires_in);
         // A wall clock that went back must not lengthen the life.
         let left = Duration::from_millis(stored.expires_at_ms.saturating_sub(clock::wall_now_ms())).min(life);
-        (!left.is_zero()).then(|| StoredToken { token: stored.access_token.into(), life, left })
+        Ok((!left.is_zero()).then(|| StoredToken { token: stored.access_token.into(), life, left }))
     }
 
     /// Keeps a token that was asked for `age` ago and lives for `life` since.
@@ -166,24 +167,24 @@ impl Store {
         self.write(TOKEN, wire)
     }
 
-    pub(super) fn subscribed(&self) -> Subscribed {
-        self.read(SUBSCRIPTIONS).unwrap_or_default()
+    pub(super) fn subscribed(&self) -> io::Result<Subscribed> {
+        Ok(self.read(SUBSCRIPTIONS)?.unwrap_or_default())
     }
 
     pub(super) fn put_subscribed(&self, subscribed: &Subscribed) -> io::Result<()> {
         self.write(SUBSCRIPTIONS, subscribed.clone())
     }
 
-    pub(super) fn quotas(&self) -> Quotas {
-        self.read(QUOTAS).unwrap_or_default()
+    pub(super) fn quotas(&self) -> io::Result<Quotas> {
+        Ok(self.read(QUOTAS)?.unwrap_or_default())
     }
 
     pub(super) fn put_quotas(&self, quotas: &Quotas) -> io::Result<()> {
         if *quotas == Quotas::default() { self.files.remove(QUOTAS) } else { self.write(QUOTAS, quotas.clone()) }
     }
 
-    pub(super) fn spent(&self) -> SpentMarks {
-        self.read(BUDGETS).unwrap_or_default()
+    pub(super) fn spent(&self) -> io::Result<SpentMarks> {
+        Ok(self.read(BUDGETS)?.unwrap_or_default())
     }
 
     pub(super) fn put_spent(&self, spent: &SpentMarks) -> io::Result<()> {
@@ -195,9 +196,13 @@ impl Store {
         self.files.remove(TOKEN)
     }
 
-    fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let stored: Stored<T> = serde_json::from_slice(&self.files.read(name).ok()??).ok()?;
-        (stored.owner == self.owner).then_some(stored.value)
+    fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        let content = match self.files.read(name) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
+            read => read.ok().flatten(),
+        };
+        let stored: Option<Stored<T>> = content.and_then(|content| serde_json::from_slice(&content).ok());
+        Ok(stored.filter(|stored| stored.owner == self.owner).map(|stored| stored.value))
     }
 
     fn write<T: Serialize>(&self, name: &str, value: T) -> io::Result<()> {
@@ -229,19 +234,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let life = Duration::from_hours(2);
         store(dir.path(), "414").put_token(&"tok".into(), life, Duration::from_secs(200)).unwrap();
-        let stored = store(dir.path(), "414").token().unwrap();
+        let stored = store(dir.path(), "414").token().unwrap().unwrap();
         assert_eq!((stored.token.expose_secret(), stored.life), ("tok", life));
         assert!(
             stored.left <= Duration::from_secs(7000) && stored.left > Duration::from_mins(115),
             "{:?}",
             stored.left
         );
-        assert!(store(dir.path(), "415").token().is_none());
+        assert!(store(dir.path(), "415").token().unwrap().is_none());
         let mode = fs::metadata(dir.path().join(TOKEN)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         store(dir.path(), "414").forget_token().unwrap();
         store(dir.path(), "414").forget_token().unwrap();
-        assert!(store(dir.path(), "414").token().is_none());
+        assert!(store(dir.path(), "414").token().unwrap().is_none());
     }
 
     #[test]
@@ -250,9 +255,9 @@ mod tests {
         let store = store(dir.path(), "414");
         let expires_at_ms = clock::wall_now_ms() + 86_400_000;
         store.write(TOKEN, TokenWire { access_token: "tok".to_owned(), expires_in: 60, expires_at_ms }).unwrap();
-        assert_eq!(store.token().unwrap().left, Duration::from_mins(1));
+        assert_eq!(store.token().unwrap().unwrap().left, Duration::from_mins(1));
         store.put_token(&"tok".into(), Duration::from_mins(1), Duration::from_mins(1)).unwrap();
-        assert!(store.token().is_none());
+        assert!(store.token().unwrap().is_none());
     }
 
     #[test]
@@ -262,11 +267,11 @@ mod tests {
         let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
         let quotas = Quotas { set_config: Some(Quota::new(hour, 3)), get_access_token: None };
         store.put_quotas(&quotas).unwrap();
-        let read = store.quotas();
+        let read = store.quotas().unwrap();
         assert_eq!(read, quotas);
         let read = read.set_config.unwrap();
         assert!(read.times == 3 && read.left(minute) == minute && read.left(hour) > minute * 59);
-        assert_eq!(self::store(dir.path(), "415").quotas(), Quotas::default());
+        assert_eq!(self::store(dir.path(), "415").quotas().unwrap(), Quotas::default());
         store.put_quotas(&Quotas::default()).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
@@ -275,10 +280,10 @@ mod tests {
     fn what_is_spent_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path(), "414");
-        assert_eq!(store.spent().spent(), [[Duration::ZERO; 2]; 3]);
+        assert_eq!(store.spent().unwrap().spent(), [[Duration::ZERO; 2]; 3]);
         let minutes = |minutes| [Duration::from_mins(minutes), Duration::from_mins(10 * minutes)];
         store.put_spent(&SpentMarks::new([minutes(1), minutes(2), minutes(0)])).unwrap();
-        let [config, token, verbs] = store.spent().spent();
+        let [config, token, verbs] = store.spent().unwrap().spent();
         let near = |spent: Duration, minutes| {
             let most = Duration::from_mins(minutes);
             assert!(spent <= most && spent > most.saturating_sub(Duration::from_secs(20)), "{spent:?}");
@@ -296,14 +301,14 @@ mod tests {
         fs::write(dir.path().join(TOKEN), b"{").unwrap();
         fs::write(dir.path().join(SUBSCRIPTIONS), b"[]").unwrap();
         let store = store(dir.path(), "414");
-        assert!(store.token().is_none());
-        assert_eq!(store.subscribed(), Subscribed::default());
+        assert!(store.token().unwrap().is_none());
+        assert_eq!(store.subscribed().unwrap(), Subscribed::default());
         let subscribed = Subscribed {
             topics: vec![("home/lamp".parse().unwrap(), Qos::AtLeastOnce)],
             presence: vec!["413".parse().unwrap()],
             ..Subscribed::default()
         };
         store.put_subscribed(&subscribed).unwrap();
-        assert_eq!(store.subscribed(), subscribed);
+        assert_eq!(store.subscribed().unwrap(), subscribed);
     }
 }

@@ -38,6 +38,9 @@ pub(super) struct Channels {
 /// Room for what callers tell the task. It answers at once, so this only fills while it has no turn.
 const ASKS: usize = 256;
 
+/// Before what could not be read is read again.
+const READ_AGAIN: Duration = Duration::from_millis(300);
+
 /// Starts the session's task on the current runtime. It ends when `shutdown` is cancelled; cancel it after the last call.
 /// The callback must be served already: iLink calls it while it is being registered.
 pub fn start(
@@ -178,7 +181,9 @@ impl Task {
 
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         let _end = End(Arc::clone(&self.session.shared.doors));
-        self.restore().await;
+        if shutdown.run_until_cancelled(self.restore()).await.is_none() {
+            return;
+        }
         loop {
             let wake = self.step(Instant::now());
             self.publish();
@@ -202,19 +207,29 @@ impl Task {
 
     /// Reads what earlier runs left.
     async fn restore(&mut self) {
-        let (registry, store) = (Arc::clone(&self.registry), self.store.clone());
-        let (url, secret) = (self.config.callback_url.clone(), self.config.handshake_token.clone());
-        let read = on_disk(move || {
-            Ok((
-                registry.unregistered_by_operator(),
-                registry.confirmed(&url, &secret),
-                store.token(),
-                store.subscribed(),
-                store.quotas(),
-                store.spent(),
-            ))
-        });
-        let Ok((unregistered, confirmed, token, subscribed, quotas, spent)) = read.await else { return };
+        let read = loop {
+            let (registry, store) = (Arc::clone(&self.registry), self.store.clone());
+            let (url, secret) = (self.config.callback_url.clone(), self.config.handshake_token.clone());
+            let read = on_disk(move || {
+                Ok((
+                    registry.unregistered_by_operator(),
+                    registry.confirmed(&url, &secret),
+                    store.token()?,
+                    store.subscribed()?,
+                    store.quotas()?,
+                    store.spent()?,
+                ))
+            });
+            match read.await {
+                Ok(read) => break read,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    tracing::debug!(%error, "what the session keeps cannot be read yet");
+                    tokio::time::sleep(READ_AGAIN).await;
+                }
+                Err(_) => return,
+            }
+        };
+        let (unregistered, confirmed, token, subscribed, quotas, spent) = read;
         // Whoever registers instead of us decides alone whether we are registered.
         self.unregistered = unregistered && self.config.register != RegisterPolicy::Never;
         self.confirmed = confirmed;

@@ -2,11 +2,14 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use ilink2mqtt::cloud::{Client, ClientConfig, ClientError, TransportError};
+use ilink2mqtt::os::lease::Lease;
 use ilink2mqtt::protocol::{Account, Call, Reply};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use secrecy::SecretString;
@@ -289,6 +292,34 @@ async fn a_certificate_is_trusted_by_the_configured_roots() {
     let misnamed = ScriptedCloud::start_tls(server).await;
     says(&unsent(&trusting(&misnamed.api)).await, &["for another name"]);
     assert!(stranger.seen().is_empty() && misnamed.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_call_whose_bytes_did_not_leave_in_time_is_not_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    let (root, server) = certificate(&["127.0.0.1"]);
+    std::fs::write(&ca, root.pem()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let api = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&over);
+    let lease = Lease::until(move || if asked.load(Ordering::Relaxed) { Duration::ZERO } else { Duration::MAX });
+    let client = Client::new(&ClientConfig { extra_ca: Some(ca), ..config(&api) }).unwrap().under(lease);
+    let accepting = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        // It was let go when it was begun; it is over before there is a connection to write to.
+        over.store(true, Ordering::Relaxed);
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        let mut read = Vec::new();
+        let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut read).await;
+        read
+    });
+    let posted = client.post(&call().request(&account()), None).await;
+    let Err(TransportError::Unsent { cause }) = posted else { panic!("{posted:?}") };
+    says(&cause, &["does not lead"]);
+    assert_eq!(accepting.await.unwrap(), b"");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod endpoints;
 mod gated;
 mod overtaken;
 mod registering;
+mod restored;
 mod upkeep;
 
 use std::collections::{HashMap, VecDeque};

@@ -206,7 +206,7 @@ async fn a_quota_that_ended_while_it_was_down_is_forgotten_after_success() {
     let running = world.ready().await;
     running.stop().await;
     assert_eq!(world.service.count("register"), 1);
-    assert_eq!(store.quotas(), Quotas::default());
+    assert_eq!(store.quotas().unwrap(), Quotas::default());
 }
 
 #[tokio::test(start_paused = true)]
