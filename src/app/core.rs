@@ -95,6 +95,7 @@ impl Core {
     }
 
     async fn member(state_dir: StateDir, config: &Config) -> Result<(Self, Election), AppError> {
+        parts::try_files(config)?;
         let cluster = Cluster::join(config, SET_ASIDE_BYTES)?;
         let files = cluster.files(config);
         let identity = cluster.identity(state_dir.directory(), &files, &overrides(config)).await?;

@@ -35,6 +35,11 @@ impl Election {
         }
     }
 
+    /// Whether there may be other members.
+    pub(super) fn is_contested(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
     /// This member in this role.
     pub(super) fn membership(&self, role: Role) -> Option<Membership> {
         match self {
@@ -48,6 +53,21 @@ impl Election {
         match self {
             Self::Alone(_) => false,
             Self::Cluster(cluster) => cluster.has_successor().await,
+        }
+    }
+
+    /// Tells the others that this member stops.
+    pub(super) async fn leave(&self) {
+        if let Self::Cluster(cluster) = self {
+            cluster.leave().await;
+        }
+    }
+
+    /// The seat, if this member stops as the last one.
+    pub(super) async fn last_seat(&mut self) -> Option<Seat> {
+        match self {
+            Self::Alone(_) => None,
+            Self::Cluster(cluster) => cluster.last_seat().await,
         }
     }
 

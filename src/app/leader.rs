@@ -23,6 +23,10 @@ use crate::mqtt::{self, LinkConfig};
 use crate::operate::status::{Info, Membership, Report};
 use crate::os::tasks::Steps;
 
+/// How long a member of a cluster waits for its loops to drain. Without etcd's majority they never do.
+const DRAINED_WITHIN: Duration = Duration::from_secs(8);
+/// How long the last member of a cluster waits for the broker, where `online` may stand since another member led.
+pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// How long what leads is waited for once it must not lead any more. It can do nothing by then, and ends at once.
 const DROPPED_WITHIN: Duration = Duration::from_secs(3);
 
@@ -120,14 +124,32 @@ impl Leader {
     }
 
     /// The first half of a stop: no more commands; the loops drain, calls under way get 3 s; then results drain, and what only
-    /// observes ends.
-    pub(super) async fn drain(&mut self) {
-        self.seat.store.patience().end();
-        self.steps.commands.cancel();
-        self.steps.loops.cancel();
-        self.supervisor.join(Step::Loops, None).await;
-        self.steps.results.cancel();
-        self.supervisor.join(Step::Results, None).await;
+    /// observes ends. May be dropped and begun again.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be done: what leads is to be abandoned.
+    pub(super) async fn drain(&mut self) -> Result<(), String> {
+        let Self { seat, steps, supervisor, .. } = self;
+        seat.store.patience().end();
+        let draining = async {
+            steps.commands.cancel();
+            steps.loops.cancel();
+            supervisor.join(Step::Loops, None).await;
+            steps.results.cancel();
+            supervisor.join(Step::Results, None).await;
+        };
+        // A loss is told once; whoever hears of it does not come back.
+        tokio::select! {
+            biased;
+            cause = seat.lost_within(DRAINED_WITHIN) => Err(cause),
+            () = draining => Ok(()),
+        }
+    }
+
+    /// Waits a moment for the broker, so that it can be told `offline`.
+    pub(super) async fn reach_broker(&self) {
+        let _ = timeout(HEARD_WITHIN, self.report.link.clone().wait_for(|link| link.connected)).await;
     }
 
     /// The second half: the session ends, then the link, which says `offline` unless another member takes over at once.

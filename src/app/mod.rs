@@ -104,7 +104,21 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
             () = stop.cancelled() => break None,
             failure = supervisor.failed() => break Some(failure),
             cause = core.spool.failed() => break Some(format!("the spool failed: {cause}")),
-            Some(asked) = step_downs.recv() => drop(asked.send(office.step_down(&core).await)),
+            Some(asked) = step_downs.recv() => {
+                // Dropped at a signal: the stop goes on with what has begun.
+                let drained = tokio::select! {
+                    drained = office.prepare_to_hand_over() => drained,
+                    () = signals.stop() => break None,
+                };
+                let done = match drained {
+                    Ok(drained) => {
+                        office.hand_over(&core, drained).await;
+                        Ok(())
+                    }
+                    Err(why) => Err(why),
+                };
+                let _ = asked.send(done);
+            }
             turn = office.next() => {
                 let current = reload.current.borrow().clone();
                 if let Err(failure) = office.take(&core, turn, &current).await {

@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::core::Core;
 use super::election::Election;
 use super::error::AppError;
-use super::leader::{Leader, Over};
+use super::leader::{HEARD_WITHIN, Leader, Over};
+use super::parts;
 use super::seat::Seat;
 use super::supervisor::{Step, Supervisor};
 use crate::cloud::Session;
 use crate::config::Config;
+use crate::mqtt::{self, LinkConfig, RouteFilters};
 use crate::operate::status::{Info, Report, Reports, Role};
 use crate::os::tasks::Shutdown;
 
@@ -32,6 +35,9 @@ pub(super) struct Office {
     reports: watch::Sender<Arc<Report>>,
     sessions: watch::Sender<Option<Session>>,
 }
+
+/// Whether what leads has drained; if not, why.
+pub(super) type Drained = Result<(), String>;
 
 /// What happens next.
 pub(super) enum Turn {
@@ -111,30 +117,45 @@ impl Office {
         }
     }
 
-    /// Hands the leadership over to another member.
+    /// Prepares to hand the leadership over to another member: what leads drains. Gives what came of that, for
+    /// [`Self::hand_over`]. May be dropped: a stop goes on with it.
     ///
     /// # Errors
     ///
-    /// Why not.
-    pub(super) async fn step_down(&mut self, core: &Core) -> Result<(), &'static str> {
-        if matches!(self.election, Election::Alone(_)) {
+    /// Why this member does not hand it over.
+    pub(super) async fn prepare_to_hand_over(&mut self) -> Result<Drained, &'static str> {
+        if !self.election.is_contested() {
             return Err("this bridge is alone: there is no cluster");
         }
-        if self.leader.is_none() {
-            return Err("this member does not lead");
-        }
+        let Some(leader) = &mut self.leader else { return Err("this member does not lead") };
         if !self.election.has_successor().await {
             return Err("no other member is there to take over");
         }
+        info!("this member hands the leadership over");
+        Ok(leader.drain().await)
+    }
+
+    /// Hands the leadership over, after [`Self::prepare_to_hand_over`].
+    pub(super) async fn hand_over(&mut self, core: &Core, drained: Drained) {
         self.election.stand_back();
-        if let Some(mut leader) = self.leader.take() {
-            info!("this member hands the leadership over");
+        self.show(core);
+        if let Some(leader) = &self.leader {
             leader.hand_over();
-            leader.drain().await;
-            self.show(core);
-            leader.leave().await.give_back().await;
         }
-        Ok(())
+        self.end(drained).await;
+    }
+
+    /// Ends what leads, once it has drained.
+    async fn end(&mut self, drained: Drained) {
+        let Some(leader) = self.leader.take() else { return };
+        let seat = match drained {
+            Ok(()) => leader.leave().await,
+            Err(cause) => {
+                info!(cause, "what is under way cannot be finished here; whoever leads next goes on with it");
+                leader.abandon().await
+            }
+        };
+        seat.give_back().await;
     }
 
     /// Starts what a member of a cluster watches, whoever leads.
@@ -180,21 +201,48 @@ impl Office {
     /// Stops in order: no more commands; the loops drain, calls under way get 3 s; results drain; whoever only observes ends; the
     /// session; the link says `offline`; the callback closes last, so that until then pushes are made durable (when a part has
     /// failed it was cut first).
+    ///
+    /// A member of a cluster leaves `online` standing for its successor, and somebody has to be the last to say `offline`. So each
+    /// one first tells that it stops. Then who leads looks for a successor, as late as possible; and who stands by looks whether
+    /// anybody is left. Whoever was taken for a successor while it stopped finds nobody left, and says it.
     pub(super) async fn stop(mut self, shutdown: &Shutdown, mut supervisor: Supervisor) -> Election {
-        if let Some(leader) = &mut self.leader {
-            if self.election.has_successor().await {
-                leader.hand_over();
+        let drained = match &mut self.leader {
+            Some(leader) => tokio::join!(self.election.leave(), leader.drain()).1,
+            None => {
+                self.election.leave().await;
+                Ok(())
             }
-            leader.drain().await;
-        }
+        };
         shutdown.observers.cancel();
         supervisor.join(Step::Observers, Some(Duration::from_secs(1))).await;
-        if let Some(leader) = self.leader.take() {
-            leader.leave().await.give_back().await;
+        match &self.leader {
+            Some(leader) if self.election.has_successor().await => leader.hand_over(),
+            Some(leader) if drained.is_ok() && self.election.is_contested() => leader.reach_broker().await,
+            Some(_) => {}
+            None => self.say_offline().await,
         }
+        self.end(drained).await;
         shutdown.callback.cancel();
         supervisor.join(Step::Callback, Some(Duration::from_secs(8))).await;
         self.election
+    }
+
+    /// Publishes `offline`, if nobody is left who could lead.
+    async fn say_offline(&mut self) {
+        let Some(seat) = self.election.last_seat().await else { return };
+        let (stop, routes) = (CancellationToken::new(), watch::Sender::new(RouteFilters::default()));
+        let link = LinkConfig {
+            lease: seat.lease.clone(),
+            filters: Vec::new(),
+            birth: Vec::new(),
+            ..parts::link(&self.config, routes.subscribe())
+        };
+        if let Ok(mut link) = mqtt::start(link, stop.clone()) {
+            let _ = timeout(HEARD_WITHIN, link.state.wait_for(|link| link.connected)).await;
+            stop.cancel();
+            let _ = link.task.await;
+        }
+        seat.give_back().await;
     }
 }
 

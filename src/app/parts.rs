@@ -98,6 +98,19 @@ pub(super) fn check_files(config: &Config) -> Result<(), AppError> {
     if problems.is_empty() { Ok(()) } else { Err(AppError::Config(problems.join("\n"))) }
 }
 
+/// Reads the certificates and keys that a member of a cluster needs once it leads. A wrong file is to be found at its start, as
+/// with a bridge that is alone, and not at the moment of a takeover.
+///
+/// # Errors
+/// What is wrong with the first that cannot be used.
+pub(super) fn try_files(config: &Config) -> Result<(), AppError> {
+    client(config)?;
+    if config.mqtt.broker.scheme() == "mqtts" {
+        mqtt::client_config(&tls_options(config)).map_err(|error| AppError::Config(error.to_string()))?;
+    }
+    Ok(())
+}
+
 /// `bridge/state`, retained.
 fn state(config: &Config, state: &'static str) -> Publication {
     Publication::raw(config.mqtt.base_topic.bridge("state"), state).retained()

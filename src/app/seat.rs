@@ -47,6 +47,15 @@ impl Seat {
         (&mut self.lost).await
     }
 
+    /// As [`Self::lost`], or after `limit`: what is shared is not waited for without end. Alone, never.
+    pub(super) async fn lost_within(&mut self, limit: Duration) -> String {
+        if self.hold.is_none() {
+            return std::future::pending().await;
+        }
+        let lost = timeout(limit, &mut self.lost).await;
+        lost.unwrap_or_else(|_| format!("etcd does not take what is to be stored: not within {limit:?}"))
+    }
+
     /// Gives it back, once nothing leads any more. What is lazy is stored before.
     pub(super) async fn give_back(self) {
         let Some(hold) = self.hold else { return };

@@ -80,9 +80,12 @@ impl Signals {
         }
     }
 
-    /// Resolves when a stop is asked for. Cancel-safe.
+    /// Resolves when a stop is asked for; a reload is left to [`Self::asked`]. Cancel-safe.
     pub async fn stop(&mut self) {
-        while self.asked().await != Asked::Stop {}
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 
     /// Ends the process at the next SIGTERM or SIGINT, as a shell would report it.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use tokio::runtime::Handle;
 
@@ -44,9 +44,25 @@ impl Shared {
         Self { etcd, present, prefix: prefix.to_owned(), runtime: Handle::current() }
     }
 
-    /// Waits for etcd, on a thread that may block.
-    fn wait<T>(&self, asked: impl Future<Output = Result<T, EtcdError>>) -> io::Result<T> {
-        self.runtime.block_on(asked).map_err(io::Error::other)
+    /// Waits for etcd, on a thread that may block. The runtime does the work and not this thread (`block_on`): it may end
+    /// meanwhile, and takes the work with it.
+    fn wait<T: Send + 'static, A>(&self, ask: impl FnOnce(Arc<Etcd>) -> A) -> io::Result<T>
+    where
+        A: Future<Output = Result<T, EtcdError>> + Send + 'static,
+    {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let asked = ask(Arc::clone(&self.etcd));
+        self.runtime.spawn(async move {
+            let _ = answer.send(asked.await);
+        });
+        let answered = answered.recv().map_err(|_| io::Error::other("the process is ending"))?;
+        answered.map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))
+    }
+
+    fn put(&self, name: &str, content: Option<&[u8]>) -> io::Result<()> {
+        let leadership = self.leadership()?;
+        let (name, content) = (name.to_owned(), content.map(<[u8]>::to_vec));
+        self.wait(|etcd| async move { etcd.put(&leadership, &name, content.as_deref()).await })
     }
 
     fn leadership(&self) -> io::Result<Leadership> {
@@ -62,24 +78,62 @@ impl fmt::Debug for Shared {
 
 impl FileStore for Shared {
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        self.wait(self.etcd.get(name))
+        let name = name.to_owned();
+        self.wait(|etcd| async move { etcd.get(&name).await })
     }
 
     fn create(&self, name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
-        self.wait(self.etcd.get_or_create(name, content))
+        let (name, content) = (name.to_owned(), content.to_vec());
+        self.wait(|etcd| async move { etcd.get_or_create(&name, &content).await })
     }
 
     fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        let leadership = self.leadership()?;
-        self.wait(self.etcd.put(&leadership, name, Some(content)))
+        self.put(name, Some(content))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let leadership = self.leadership()?;
-        self.wait(self.etcd.put(&leadership, name, None))
+        self.put(name, None)
     }
 
     fn path(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("{}/file/{name}", self.prefix))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::Limits;
+    use crate::store::etcd::{EtcdConfig, EtcdTls};
+
+    #[test]
+    fn who_waits_for_a_silent_etcd_is_let_go_when_the_process_ends() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = EtcdConfig {
+            endpoints: vec![format!("http://{}", silent.local_addr().unwrap()).parse().unwrap()],
+            prefix: "/test".to_owned(),
+            member: "a".to_owned(),
+            login: None,
+            tls: EtcdTls::default(),
+            takeover: Duration::from_secs(6),
+            limits: Limits { inbound: 1, outbound: 1, set_aside: 1 },
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (tell, told) = mpsc::channel();
+        let connections = runtime.block_on(async {
+            let etcd = Etcd::open(&config).unwrap();
+            let shared = Shared::new(&etcd, &Present::default(), "/test");
+            tokio::task::spawn_blocking(move || tell.send(shared.read("token.json")));
+            // One connection is the membership's, the other that of who reads.
+            let accepting = tokio::task::spawn_blocking(move || [silent.accept(), silent.accept()]);
+            accepting.await.unwrap().map(Result::unwrap)
+        });
+        drop(runtime);
+        let read = told.recv_timeout(Duration::from_secs(20)).expect("no panic on the way");
+        assert!(read.is_err());
+        drop(connections);
     }
 }

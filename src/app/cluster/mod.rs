@@ -42,6 +42,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const ACCOUNT: &str = "uid";
 /// How long `status` waits for etcd.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
+/// How long who stops or steps down waits for etcd each time that it asks or tells something.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(1);
+/// How long the last member waits for the seat of one that is just giving it up.
+const LAST_SEAT_WITHIN: Duration = Duration::from_secs(3);
 
 /// This member.
 pub(super) struct Cluster {
@@ -197,10 +201,31 @@ impl Cluster {
         self.not_before = Instant::now() + LEFT_TO_OTHERS;
     }
 
-    /// Whether another member could take over now.
+    /// Whether another member could take over now. None is known if etcd does not tell.
     pub(super) async fn has_successor(&self) -> bool {
-        let members = tokio::time::timeout(LOOK_WITHIN, self.etcd.members()).await;
-        matches!(members, Ok(Ok(members)) if members.iter().any(|member| member.name != self.me))
+        self.others().await.is_some_and(|others| others > 0)
+    }
+
+    /// How many others are there that do not stop; none if etcd does not tell.
+    async fn others(&self) -> Option<usize> {
+        let members = timeout(HAND_OVER_WITHIN, self.etcd.members()).await.ok()?.ok()?;
+        Some(members.iter().filter(|member| member.name != self.me && !member.leaving).count())
+    }
+
+    /// Tells the others that this member stops: it is nobody's successor any more.
+    pub(super) async fn leave(&self) {
+        if let Ok(Err(error)) = timeout(HAND_OVER_WITHIN, self.etcd.leave()).await {
+            debug!(%error, "the others could not be told that this member stops");
+        }
+    }
+
+    /// The seat, if this member stops, and nobody is left who could take it.
+    pub(super) async fn last_seat(&mut self) -> Option<Seat> {
+        if self.others().await? > 0 {
+            return None;
+        }
+        self.not_before = Instant::now();
+        timeout(LAST_SEAT_WITHIN, self.seat()).await.ok()
     }
 
     /// This member in this role, for who looks at it.

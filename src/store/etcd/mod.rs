@@ -100,6 +100,8 @@ pub struct MemberInfo {
     pub since_ms: u64,
     /// Whether it leads.
     pub leads: bool,
+    /// Whether it stops: it will not lead any more.
+    pub leaving: bool,
 }
 
 /// This bridge as a member of the cluster.
@@ -177,11 +179,20 @@ impl Etcd {
         let found = self.client.range(&range).await?;
         let member = |kv: &wire::KeyValue| {
             let name = std::str::from_utf8(&kv.key.0).ok()?.strip_prefix(&prefix)?.to_owned();
-            let since_ms = serde_json::from_slice::<Registered>(&kv.value.0).ok()?.since_ms;
+            let Registered { since_ms, leaving, .. } = serde_json::from_slice(&kv.value.0).ok()?;
             let leads = leader.as_ref().is_some_and(|leader| leader.name == name);
-            Some(MemberInfo { name, since_ms, leads })
+            Some(MemberInfo { name, since_ms, leads, leaving })
         };
         Ok(found.kvs.iter().filter_map(member).collect())
+    }
+
+    /// Tells the others that this member stops. It stays one until it is closed.
+    ///
+    /// # Errors
+    ///
+    /// If etcd does not take it.
+    pub async fn leave(&self) -> Result<(), EtcdError> {
+        self.session.leave().await
     }
 
     /// Resolves when this member leads. Tries for ever; dropped, it is no candidate any more.

@@ -1,7 +1,7 @@
 //! This bridge as a member: a lease that is kept alive, and its name registered under it. What has gone is taken up again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -53,11 +53,13 @@ impl Lease {
 }
 
 /// What stands under a member's name.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Registered {
     /// Of the process.
     run: String,
     pub(super) since_ms: u64,
+    #[serde(default)]
+    pub(super) leaving: bool,
 }
 
 /// The registration of this member.
@@ -68,6 +70,7 @@ pub(super) struct Session {
     member: String,
     ttl: Duration,
     registered: Registered,
+    leaving: AtomicBool,
     lease: watch::Sender<Option<Arc<Lease>>>,
     state: watch::Sender<Result<(), EtcdError>>,
 }
@@ -75,9 +78,9 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(client: Arc<Client>, keys: &Keys, member: String, ttl: Duration) -> Self {
         let key = keys.member(&member);
-        let registered = Registered { run: Ulid::generate().to_string(), since_ms: wall_now_ms() };
+        let registered = Registered { run: Ulid::generate().to_string(), since_ms: wall_now_ms(), leaving: false };
         let (lease, state) = (watch::Sender::new(None), watch::Sender::new(Err(EtcdError::Starting)));
-        Self { client, key, member, ttl, registered, lease, state }
+        Self { client, key, member, ttl, registered, leaving: AtomicBool::new(false), lease, state }
     }
 
     /// Whether the member is registered; if not, why.
@@ -116,6 +119,21 @@ impl Session {
         }
     }
 
+    /// Says under its name that this member leaves. It keeps its lease until the end.
+    pub(super) async fn leave(&self) -> Result<(), EtcdError> {
+        self.leaving.store(true, Ordering::Relaxed);
+        let Some(lease) = self.lease.borrow().clone() else { return Ok(()) };
+        // Under our lease nobody else can have the name; without it, nothing is put.
+        let put = Put { key: self.key.clone().into(), value: self.value()?.into(), lease: Number(lease.id) };
+        let transaction = Transaction { success: vec![Step::Put(put)], ..Transaction::default() };
+        self.client.transact(&transaction).await.map(|_| ()).map_err(|failed| failed.error)
+    }
+
+    fn value(&self) -> Result<Vec<u8>, EtcdError> {
+        let registered = Registered { leaving: self.leaving.load(Ordering::Relaxed), ..self.registered.clone() };
+        serde_json::to_vec(&registered).map_err(|error| EtcdError::Refused(error.to_string()))
+    }
+
     /// Gives the lease back: all that stands under it goes.
     pub(super) async fn end(&self) {
         if let Some(lease) = self.lease.send_replace(None) {
@@ -140,7 +158,7 @@ impl Session {
     }
 
     async fn put_name(&self, lease: u64) -> Result<(), EtcdError> {
-        let value = serde_json::to_vec(&self.registered).map_err(|error| EtcdError::Refused(error.to_string()))?;
+        let value = self.value()?;
         let mut revision = 0;
         loop {
             let put = Put { key: self.key.clone().into(), value: value.clone().into(), lease: Number(lease) };

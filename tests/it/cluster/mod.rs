@@ -4,6 +4,7 @@ mod etcds;
 mod large;
 mod repeats;
 mod wrong;
+mod stops;
 
 use serde_json::{Value, json};
 
@@ -227,6 +228,9 @@ async fn without_etcd_nothing_is_answered_and_nobody_acts_until_it_is_back() {
     let members = Members::ready(2).await;
     members.etcd.pause();
     members.bridges[1].unanswered(&text_push("413", "lost to us")).await;
+    members.bridges[1].logged("a push is left unanswered").await;
+    let log = members.bridges[1].log();
+    assert!(log.contains("etcd does not take what is to be stored") && !log.contains("the disk"), "{log}");
     members.bridges[0].logged("this member does not lead any more").await;
     members.bridges[1].logged("this member cannot take part in the cluster").await;
     members.etcd.resume();

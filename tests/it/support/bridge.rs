@@ -251,6 +251,11 @@ impl Bridge {
         process.ended().await
     }
 
+    /// Any signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        self.process.as_ref().expect("it was started").signal(signal);
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.process().kill();
