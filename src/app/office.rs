@@ -206,13 +206,14 @@ impl Office {
     /// one first tells that it stops. Then who leads looks for a successor, as late as possible; and who stands by looks whether
     /// anybody is left. Whoever was taken for a successor while it stopped finds nobody left, and says it.
     pub(super) async fn stop(mut self, shutdown: &Shutdown, mut supervisor: Supervisor) -> Election {
-        let drained = match &mut self.leader {
-            Some(leader) => tokio::join!(self.election.leave(), leader.drain()).1,
-            None => {
-                self.election.leave().await;
-                Ok(())
+        let (election, leader) = (&self.election, &mut self.leader);
+        let draining = async {
+            match leader {
+                Some(leader) => leader.drain().await,
+                None => Ok(()),
             }
         };
+        let ((), drained) = tokio::join!(election.leave(), draining);
         shutdown.observers.cancel();
         supervisor.join(Step::Observers, Some(Duration::from_secs(1))).await;
         match &self.leader {

@@ -109,18 +109,31 @@ mod tests {
     use crate::store::Limits;
     use crate::store::etcd::{EtcdConfig, EtcdTls};
 
-    #[test]
-    fn who_waits_for_a_silent_etcd_is_let_go_when_the_process_ends() {
-        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let config = EtcdConfig {
-            endpoints: vec![format!("http://{}", silent.local_addr().unwrap()).parse().unwrap()],
+    fn config(etcd: &TcpListener) -> EtcdConfig {
+        EtcdConfig {
+            endpoints: vec![format!("http://{}", etcd.local_addr().unwrap()).parse().unwrap()],
             prefix: "/test".to_owned(),
             member: "a".to_owned(),
             login: None,
             tls: EtcdTls::default(),
             takeover: Duration::from_secs(6),
             limits: Limits { inbound: 1, outbound: 1, set_aside: 1 },
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn what_etcd_does_not_tell_may_be_told_later() {
+        // Nobody listens there from the next line on.
+        let config = config(&TcpListener::bind("127.0.0.1:0").unwrap());
+        let shared = Shared::new(&Etcd::open(&config).unwrap(), &Present::default(), "/test");
+        let read = tokio::task::spawn_blocking(move || shared.read("token.json")).await.unwrap();
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn who_waits_for_a_silent_etcd_is_let_go_when_the_process_ends() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = config(&silent);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (tell, told) = mpsc::channel();
         let connections = runtime.block_on(async {
