@@ -134,7 +134,8 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
         shutdown.callback_at_once.cancel();
         error!(failure, "stopping: a part of the bridge failed");
     }
-    let election = office.stop(&shutdown, supervisor).await;
+    // Boxed, as it is large.
+    let election = Box::pin(office.stop(&shutdown, supervisor)).await;
     let _ = std::fs::remove_file(control::socket(core.state_dir.path()));
     core.close().await;
     election.end().await;

@@ -220,7 +220,8 @@ impl Office {
             Some(leader) if self.election.has_successor().await => leader.hand_over(),
             Some(leader) if drained.is_ok() && self.election.is_contested() => leader.reach_broker().await,
             Some(_) => {}
-            None => self.say_offline().await,
+            // Large, and rare.
+            None => Box::pin(self.say_offline()).await,
         }
         self.end(drained).await;
         shutdown.callback.cancel();
