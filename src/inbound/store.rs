@@ -331,17 +331,3 @@ impl Push {
         self
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn in_a_cluster_etcd_and_its_setting_are_named() {
-        let words = [Unanswered::Full, Unanswered::Failed, Unanswered::Slow, Unanswered::Overload]
-            .map(|why| unstored(why, Medium::Etcd));
-        assert!(words.iter().all(|words| words.contains("etcd") && !words.contains("disk ")), "{words:?}");
-        assert!(words[0].contains(Medium::Etcd.limit_key()), "{words:?}");
-        assert!(unstored(Unanswered::Full, Medium::Disk).contains(Medium::Disk.limit_key()));
-    }
-}

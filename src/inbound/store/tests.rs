@@ -111,3 +111,12 @@ async fn what_was_stored_too_long_ago_makes_no_repeat() {
     b.receive(b"on").await;
     assert_eq!(b.counts(), (2, 0));
 }
+
+#[test]
+fn in_a_cluster_etcd_and_its_setting_are_named() {
+    let words = [Unanswered::Full, Unanswered::Failed, Unanswered::Slow, Unanswered::Overload]
+        .map(|why| unstored(why, Medium::Etcd));
+    assert!(words.iter().all(|words| words.contains("etcd") && !words.contains("disk ")), "{words:?}");
+    assert!(words[0].contains(Medium::Etcd.limit_key()), "{words:?}");
+    assert!(unstored(Unanswered::Full, Medium::Disk).contains(Medium::Disk.limit_key()));
+}

@@ -130,7 +130,7 @@ impl Looked<'_> {
         ] {
             let percent = queue.bytes.saturating_mul(100) / self.queue_limit.max(1);
             if percent >= NEARLY_FULL {
-                let limit = if ready.role.is_some() { Medium::Etcd } else { Medium::Disk }.limit_key();
+                let limit = if self.ready.role.is_some() { Medium::Etcd } else { Medium::Disk }.limit_key();
                 let cause = format!("{percent} % of {limit} are used; {remedy}");
                 found.push(Problem::new(condition, name, cause, None));
             }
