@@ -3,8 +3,8 @@
 mod etcds;
 mod large;
 mod repeats;
-mod wrong;
 mod stops;
+mod wrong;
 
 use serde_json::{Value, json};
 
