@@ -142,10 +142,10 @@ fn check(config: &Config, acl: bool) -> u8 {
 fn try_routes(config: &Config, command: RouteCommand) -> u8 {
     let text = match command {
         RouteCommand::List => Ok(dry_run::list(&config.routes)),
-        RouteCommand::Test(RouteTest { from, topic, message }) => match (from, topic) {
+        RouteCommand::Test(RouteTest { from, sender, topic, message }) => match (from, topic) {
             (Some(from), _) => {
                 let senders = dry_run::Senders { own: &config.ilink.uid, allow_from: &config.inbound.allow_from };
-                dry_run::from_ilink(&config.routes, senders, &from, message.as_bytes())
+                dry_run::from_ilink(&config.routes, senders, &from, sender.as_deref(), message.as_bytes())
             }
             (None, topic) => Ok(dry_run::to_ilink(&config.routes, &topic.unwrap_or_default(), message.as_bytes())),
         },

@@ -196,17 +196,28 @@ pub async fn report(config: Result<Config, ConfigError>, file: Option<PathBuf>) 
         Err(error) => {
             let mut bundle = Bundle::default();
             bundle.add("config.toml", format!("# it cannot be used:\n{error}\n"));
-            bundle.with(&Pseudonyms::new(&SecretString::from(now.clone()), []))
+            bundle.with(&Pseudonyms::new(&SecretString::from(now.clone()), None, []))
         }
     };
     bundle.add("about.txt", about(&now, config.as_ref().ok().map(|config| config.state_dir.as_path())));
     let stamp: String = now.chars().take(19).filter(char::is_ascii_alphanumeric).collect();
     let file = file.unwrap_or_else(|| PathBuf::from(format!("ilink2mqtt-report-{stamp}.tar.gz")));
-    pack(&file, &bundle).map_err(|error| {
-        let remedy = files::remedy(&error);
-        AppError::Failed(format!("{} cannot be written: {error}{remedy}", file.display()))
-    })?;
+    pack(&file, &bundle).map_err(|error| not_written(&file, &error))?;
     Ok(file)
+}
+
+/// Why there is no report: a mistake in the file's name, if another one would do.
+fn not_written(file: &Path, error: &io::Error) -> AppError {
+    let why = match error.kind() {
+        io::ErrorKind::AlreadyExists => "it is there already: name another file, or move it away".to_owned(),
+        io::ErrorKind::NotFound => "its directory does not exist: make it, or name another file".to_owned(),
+        io::ErrorKind::NotADirectory => "its directory is a file: name another file".to_owned(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            format!("{error}: name a file in a directory where this user may write")
+        }
+        _ => return AppError::Failed(format!("{} cannot be written: {error}{}", file.display(), files::remedy(error))),
+    };
+    AppError::Argument(format!("{} cannot be written: {why}", file.display()))
 }
 
 /// By the running bridge, or from what the last one left.
@@ -239,8 +250,11 @@ async fn gather(config: &Config) -> Result<Bundle, AppError> {
         }
     };
     bundle.add("status.txt", status);
-    Ok(bundle.with(&Pseudonyms::new(&secret, ids(config))))
+    Ok(bundle.with(&Pseudonyms::new(&secret, Some(config.ilink.uid.as_str()), ids(config))))
 }
+
+const NO_LINES: &str = "the journal shows this user no line of the unit ilink2mqtt: make the report as root (sudo), or, if the \
+                        bridge's log goes elsewhere, add its last lines\n";
 
 /// The last lines that the service wrote, as far as this user may read them.
 fn journal() -> String {
@@ -249,12 +263,16 @@ fn journal() -> String {
         .stdin(Stdio::null())
         .output();
     match asked {
-        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
+        Ok(output) if output.status.success() => lines(&output.stdout),
         Ok(output) => format!("journalctl: {}", String::from_utf8_lossy(&output.stderr)),
         Err(error) => {
             format!("there is no journal to read: {error}; where the service's log goes, add its last lines\n")
         }
     }
+}
+
+fn lines(journal: &[u8]) -> String {
+    if journal.trim_ascii().is_empty() { NO_LINES.to_owned() } else { String::from_utf8_lossy(journal).into_owned() }
 }
 
 /// The program and the machine.
@@ -307,4 +325,37 @@ fn pack(path: &Path, bundle: &Bundle) -> io::Result<()> {
         archive.append_data(&mut header, Path::new("ilink2mqtt-report").join(name), text.as_bytes())?;
     }
     archive.into_inner()?.finish()?.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_journal_says_why() {
+        assert_eq!(lines(b"a line\n"), "a line\n");
+        for empty in [&b""[..], b"\n"] {
+            assert!(lines(empty).contains("no line of the unit ilink2mqtt"));
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_made_is_told_with_the_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = dir.path().join("there");
+        std::fs::write(&there, "mine").unwrap();
+        for (file, why) in [
+            (there.clone(), "it is there already: name another"),
+            (dir.path().join("no/report"), "its directory does not exist"),
+            (there.join("report"), "its directory is a file"),
+            (dir.path().to_owned(), "it is there already"),
+        ] {
+            let error = not_written(&file, &pack(&file, &Bundle::default()).unwrap_err());
+            assert_eq!(error.exit_code(), crate::cli::EXIT_USAGE, "{error}");
+            assert!(error.to_string().contains(why), "{error}");
+        }
+        assert_eq!(std::fs::read(&there).unwrap(), b"mine");
+        let full = not_written(&there, &io::ErrorKind::StorageFull.into());
+        assert_eq!(full.exit_code(), crate::cli::EXIT_INTERNAL, "{full}");
+    }
 }

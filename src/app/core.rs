@@ -290,7 +290,7 @@ impl Core {
                 bundle.add("log.txt", recent.lines());
                 let met = bundle.met().to_vec();
                 let ids = ids(&config).into_iter().chain(met);
-                bundle.with(&Pseudonyms::new(&identity.handshake_token(), ids))
+                bundle.with(&Pseudonyms::new(&identity.handshake_token(), Some(config.ilink.uid.as_str()), ids))
             }),
             reports,
             step_down,

@@ -11,6 +11,9 @@ pub enum AppError {
     /// What the configuration names cannot be used.
     #[error("{0}")]
     Config(String),
+    /// What the command line names cannot be used.
+    #[error("{0}")]
+    Argument(String),
     /// A socket could not be opened.
     #[error("cannot listen on {what}: {source}")]
     Listen {
@@ -30,7 +33,7 @@ impl AppError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::State(_) => EXIT_STATE_DIR,
-            Self::Config(_) => EXIT_USAGE,
+            Self::Config(_) | Self::Argument(_) => EXIT_USAGE,
             Self::Listen { .. } | Self::Failed(_) => EXIT_INTERNAL,
         }
     }

@@ -30,18 +30,28 @@ impl Senders<'_> {
 }
 
 /// What the routes make of a message from iLink: `recv` is its topic under `recv/`, in which ids may be names. Who publishes to
-/// a topic does not stand in it, so for those anybody is taken to be allowed.
+/// a topic does not stand in it: that is `sender`; without one anybody is taken to be allowed.
 ///
 /// # Errors
-/// If no message has that topic, or there is no such name.
-pub fn from_ilink(routes: &Routes, senders: Senders<'_>, recv: &str, payload: &[u8]) -> Result<String, String> {
+/// If no message has that topic, it names its sender itself, or there is no such name.
+pub fn from_ilink(
+    routes: &Routes,
+    senders: Senders<'_>,
+    recv: &str,
+    sender: Option<&str>,
+    payload: &[u8],
+) -> Result<String, String> {
     let recv = with_ids(recv, routes.names())?;
     let recv = recv.as_str();
     let levels: Vec<&str> = recv.split('/').collect();
+    let publisher = sender.map(|written| id(written, routes)).transpose()?;
     let sender = match levels.as_slice() {
+        ["user" | "group", ..] if publisher.is_some() => {
+            return Err(format!("--sender is for topic/<subject> only: {recv} says who sends"));
+        }
         ["user", uid, "text" | "file"] => Some(unescape_id(uid).map_err(|error| error.to_string())?),
         ["group", _, uid] => Some(unescape_id(uid).map_err(|error| error.to_string())?),
-        ["topic", _, ..] => None,
+        ["topic", _, ..] => publisher,
         _ => {
             return Err(format!(
                 "no message from iLink has the levels {recv}; they are user/<uid>/text, user/<uid>/file, \
@@ -67,6 +77,12 @@ pub fn from_ilink(routes: &Routes, senders: Senders<'_>, recv: &str, payload: &[
             format!("publishes to {topic}: {}", shown(&payload))
         });
         fired |= matches!(does, Outcome::Fires(_));
+        let does = match does {
+            Outcome::Missing(why) if sender.is_none() && why.contains("${from_uid}") => {
+                Outcome::Missing(format!("{why}: name who publishes with --sender").into())
+            }
+            does => does,
+        };
         line(&mut text, name, does);
         if let Some(answer) = answer {
             let answer = answer.map_or_else(|why| format!("cannot reply: {why}"), |answer| replies(&answer));
@@ -121,6 +137,15 @@ pub fn list(routes: &Routes) -> String {
         let _ = if how.is_empty() { writeln!(text) } else { writeln!(text, " ({})", how.join(", ")) };
     }
     or_none(text, "there are no routes")
+}
+
+/// A uid, or the one of a name.
+fn id(written: &str, routes: &Routes) -> Result<String, String> {
+    match routes.names().named::<Uid>(written) {
+        Some(uid) => uid.map(|uid| uid.to_string()),
+        None if written.is_empty() => Err("--sender needs a uid".to_owned()),
+        None => Ok(written.to_owned()),
+    }
 }
 
 fn seconds() -> i64 {

@@ -220,6 +220,9 @@ pub struct RouteTest {
     /// Test a message from iLink: its topic levels under recv/, such as user/413/text
     #[arg(long, value_name = "LEVELS", required_unless_present = "topic", conflicts_with = "topic")]
     pub from: Option<String>,
+    /// Who publishes, for --from topic/<subject>: a uid or its @name
+    #[arg(long, value_name = "UID", requires = "from", conflicts_with = "topic")]
+    pub sender: Option<String>,
     /// Test a message from a device: its topic
     #[arg(long, value_name = "TOPIC")]
     pub topic: Option<String>,
@@ -359,7 +362,12 @@ mod tests {
         };
         assert_eq!((test_it.from.as_deref(), test_it.message.as_os_str()), (Some("user/413/text"), "lamp on".as_ref()));
         test(&["--topic", "stat/x/POWER", "ON"]).unwrap();
-        for wrong in [&["x"][..], &["--from", "a", "--topic", "b", "x"], &["--from", "a"]] {
+        for wrong in [
+            &["x"][..],
+            &["--from", "a", "--topic", "b", "x"],
+            &["--from", "a"],
+            &["--topic", "a", "--sender", "b", "x"],
+        ] {
             assert_eq!(test(wrong).unwrap_err(), 64, "{wrong:?}");
         }
         parse(&["route", "list"]).unwrap();

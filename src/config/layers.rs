@@ -14,6 +14,14 @@ use figment::{Figment, Metadata, Profile, Provider, Source};
 /// Where the file is looked for when nobody says.
 const DEFAULT_PATHS: [&str; 2] = ["/etc/ilink2mqtt/config.toml", "./config.toml"];
 
+/// Sections that no variable can set: names are case-sensitive, and routes are lists of tables.
+const FILE_ONLY: [(&str, &str); 2] = [("names", "[names]"), ("route", "[[route.…]]")];
+
+/// The section of a key, if no variable can set it.
+fn file_only(key: &str) -> Option<&'static str> {
+    FILE_ONLY.iter().find(|(section, _)| key.split('.').next() == Some(section)).map(|(_, shown)| *shown)
+}
+
 /// What was written, wherever.
 pub(super) struct Layers {
     figment: Figment,
@@ -62,7 +70,9 @@ impl Layers {
                 cause: "the variable's value is not UTF-8".to_owned(),
             })?;
             variables.push((name.to_owned(), key.clone()));
-            values.push((key, value.to_owned()));
+            if file_only(&key).is_none() {
+                values.push((key, value.to_owned()));
+            }
         }
         let mut figment = Figment::new();
         if let Some((name, table)) = &file {
@@ -86,7 +96,7 @@ impl Layers {
         Some((value, written))
     }
 
-    /// What is written for keys that do not exist.
+    /// What is written for keys that do not exist, and in variables for what only the file sets.
     pub(super) fn unknown(&self, known: &BTreeSet<String>) -> Vec<Problem> {
         let mut problems = Vec::new();
         if let Some((name, table)) = &self.file {
@@ -97,7 +107,15 @@ impl Layers {
                 Problem::Unknown { key, place: name.clone(), nearest }
             }));
         }
-        for (name, key) in self.variables.iter().filter(|(_, key)| !known.contains(key)) {
+        for (name, key) in &self.variables {
+            if let Some(section) = file_only(key) {
+                let message = format!("environment: {name}: {section} can only be set in the file");
+                problems.push(Problem::Conflict { message });
+                continue;
+            }
+            if known.contains(key) {
+                continue;
+            }
             let nearest = nearest(key, known).map(variable);
             problems.push(Problem::Unknown { key: name.clone(), place: "environment".to_owned(), nearest });
         }

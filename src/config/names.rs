@@ -13,6 +13,7 @@ use super::values::{Given, Setting, quoted};
 use crate::local::{Contact, Correspondent, Nameable, Names, Target};
 use crate::protocol::{Qos, Subject, Uid};
 
+const ANOTHER: &str = "a name stands for an id, not for another name; an id that itself begins with @ is written @@…";
 const WANTED: &str = "a name is a uid, such as ann = \"413\", or { group = \"…\" }, or { subject = \"…\" }";
 
 /// Reads all names.
@@ -25,11 +26,15 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<Arc<Names>, Failed> {
         wanted,
     };
     let Some(entries) = value.as_dict() else {
-        return Err(reader.fail(invalid("names".to_owned(), &value, format!("it must be a table [names]: {WANTED}"))));
+        return Err(reader.fail(invalid(
+            "names".to_owned(),
+            &value,
+            format!("it must be a table [names] in the file: {WANTED}"),
+        )));
     };
     let (mut names, mut failed) = (Names::default(), None);
     for (name, value) in entries {
-        let added = target(value).ok_or_else(|| WANTED.to_owned()).and_then(|target| names.add(name, target));
+        let added = target(value).and_then(|target| names.add(name, target));
         if let Err(wanted) = added {
             failed = Some(reader.fail(invalid(format!("names.{}", bare(name)), value, wanted)));
         }
@@ -37,16 +42,30 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<Arc<Names>, Failed> {
     failed.map_or(Ok(Arc::new(names)), Err)
 }
 
-fn target(value: &Value) -> Option<Target> {
-    let Some(table) = value.as_dict() else { return Uid::read(&Given::Typed(value)).ok().map(Target::User) };
-    let mut keys = table.iter();
-    let (Some((kind, id)), None) = (keys.next(), keys.next()) else { return None };
-    let id = Given::Typed(id).text_or_digits().filter(|id| !id.chars().any(char::is_control))?;
-    match kind.as_str() {
-        "group" => id.parse().ok().map(Target::Group),
-        "subject" => id.parse().ok().filter(Subject::is_publishable).map(Target::Subject),
-        _ => None,
-    }
+fn target(value: &Value) -> Result<Target, String> {
+    let wanted = || WANTED.to_owned();
+    let (kind, id) = match value.as_dict() {
+        None => (None, value),
+        Some(table) => {
+            let mut keys = table.iter();
+            let (Some((kind, id)), None) = (keys.next(), keys.next()) else { return Err(wanted()) };
+            (Some(kind.as_str()), id)
+        }
+    };
+    let written = Given::Typed(id).text_or_digits().filter(|id| !id.chars().any(char::is_control));
+    let written = written.ok_or_else(wanted)?;
+    let id = match written.strip_prefix('@') {
+        None => written.as_str(),
+        Some(escaped) if escaped.starts_with('@') => escaped,
+        Some(_) => return Err(ANOTHER.to_owned()),
+    };
+    let target = match kind {
+        None => id.parse().ok().map(Target::User),
+        Some("group") => id.parse().ok().map(Target::Group),
+        Some("subject") => id.parse().ok().filter(Subject::is_publishable).map(Target::Subject),
+        Some(_) => None,
+    };
+    target.ok_or_else(wanted)
 }
 
 /// A key as TOML has it.
@@ -62,7 +81,8 @@ pub(super) fn describe(names: &Names) -> String {
         if text.is_empty() {
             text.push_str("\n[names]\n");
         }
-        let (name, id) = (bare(name), quoted(target.id()));
+        let escape = if target.id().starts_with('@') { "@" } else { "" };
+        let (name, id) = (bare(name), quoted(&format!("{escape}{}", target.id())));
         // Writing to a string does not fail.
         let _ = match target {
             Target::User(_) => writeln!(text, "{name} = {id}"),

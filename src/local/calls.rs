@@ -111,6 +111,9 @@ impl<'a> Fields<'a> {
     pub(super) fn parse(json: &'a [u8]) -> Result<Self, Fault> {
         let text = std::str::from_utf8(lenient::trimmed(json))
             .map_err(|_| Fault::Payload("the payload is not UTF-8".to_owned()))?;
+        if text.is_empty() {
+            return Err(Fault::Payload("the payload is empty; it must be a JSON object".to_owned()));
+        }
         // The parser's own message may quote the payload.
         serde_json::from_str(text).map_err(|error| {
             Fault::Payload(match error.classify() {

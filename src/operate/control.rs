@@ -28,7 +28,7 @@ use crate::local::command::decode_call;
 use crate::local::{Globs, Names, Rules, Status};
 use crate::observe::progress;
 use crate::operate::set_aside::{self, Desk, NotDone, Which};
-use crate::operate::status::bundle::Bundle;
+use crate::operate::status::bundle::{Bundle, METRICS};
 use crate::operate::status::{Overview, Report, Reports};
 use crate::operate::step_down;
 use crate::os::tasks::Children;
@@ -296,7 +296,7 @@ impl Verbs {
     async fn bug_report(&self) -> Answer {
         let mut bundle = Bundle::default();
         bundle.add_overview(Overview::of(&self.report()).await);
-        bundle.add("metrics.txt", self.report().metrics().await);
+        bundle.add(METRICS, self.report().metrics().await);
         let bundle = (self.bug_report)(bundle);
         Answer { exit: 0, text: serde_json::to_string(&bundle).unwrap_or_default() }
     }

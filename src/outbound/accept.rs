@@ -242,6 +242,10 @@ impl Accept {
             }
             return self.take_routed(message, digest, redelivery);
         }
+        if message.retain && message.payload.is_empty() {
+            // No command: somebody clears a retained one, as its result says to do.
+            return Box::pin(ready(Fate::Acknowledged(message.ack)));
+        }
         let new_id = Ulid::generate().to_bytes();
         let decoded = match self.decode(&message) {
             Ok(Parsed::Command(decoded)) => decoded,

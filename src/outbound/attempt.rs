@@ -50,7 +50,7 @@ pub enum Ambiguous {
 /// What is remembered of a command between its attempts.
 #[derive(Debug, Clone, Default)]
 pub struct Tried {
-    /// How many requests have left.
+    /// How many attempts sent a request. Its repeat with a new token belongs to the same attempt.
     pub attempts: u32,
     /// How many of them iLink has quite possibly executed: these count for `outbound.ambiguous_tries`.
     pub unknown: u32,

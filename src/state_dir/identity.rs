@@ -9,21 +9,17 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{check_path_secret, check_token};
 use crate::os::files::Files;
 
+use super::random::{random_secret, random_token};
 use crate::cloud::Registry;
 
 /// The name of the file.
 pub const FILE: &str = "identity.json";
-const TOKEN_LENGTH: usize = 32;
-/// 192 bits, where 128 would do: still one short segment.
-const SECRET_BYTES: usize = 24;
 
 /// Who we are to iLink, beside the account.
 pub struct Identity {
@@ -42,6 +38,18 @@ pub struct Overrides {
     pub handshake_token: Option<SecretString>,
     /// `callback.path_secret`.
     pub path_secret: Option<SecretString>,
+}
+
+impl Overrides {
+    /// Which of the values the bridge makes for itself.
+    pub(super) fn not_set(&self) -> &'static str {
+        match (&self.handshake_token, &self.path_secret) {
+            (None, None) => "handshake token and callback secret",
+            (None, Some(_)) => "handshake token",
+            (Some(_), None) => "callback secret",
+            (Some(_), Some(_)) => "",
+        }
+    }
 }
 
 /// What iLink confirmed to have registered, and for whom.
@@ -114,7 +122,7 @@ impl Identity {
         let files = files.into();
         let record = match read(&files)? {
             Some(record) => record,
-            None => make(&files)?,
+            None => make(&files, &overrides)?,
         };
         Ok(Self { files, overrides, record: Mutex::new(record), filing: Mutex::default() })
     }
@@ -288,40 +296,21 @@ fn read(files: &Files) -> Result<Option<Record>, IdentityError> {
 }
 
 /// Makes a new one, unless another member of the cluster is quicker.
-fn make(files: &Files) -> Result<Record, IdentityError> {
+fn make(files: &Files, overrides: &Overrides) -> Result<Record, IdentityError> {
     let failed = |source| not_written(files, source);
     let record = Record::new().map_err(failed)?;
     let ours = record.json().map_err(failed)?;
     let there = files.create(FILE, &ours).map_err(failed)?;
     let path = files.path(FILE);
-    if there == ours {
-        tracing::info!(path = %path.display(), "made a new handshake token and callback secret");
+    let made = overrides.not_set();
+    if there == ours && !made.is_empty() {
+        tracing::info!(path = %path.display(), "made a new {made}");
     }
     Record::parse(&there).map_err(|cause| IdentityError::Damaged { path, cause })
 }
 
 fn not_written(files: &Files, source: io::Error) -> IdentityError {
     IdentityError::Inaccessible { path: files.path(FILE), action: "written", source }
-}
-
-fn random_secret() -> io::Result<String> {
-    let mut bytes = [0; SECRET_BYTES];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(URL_SAFE_NO_PAD.encode(bytes))
-}
-
-/// Letters and digits only (§3.1): bytes beyond the last multiple of the alphabet's length would favour some, and are left out.
-fn random_token() -> io::Result<String> {
-    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    let mut token = String::with_capacity(TOKEN_LENGTH);
-    while token.len() < TOKEN_LENGTH {
-        let mut bytes = [0; 2 * TOKEN_LENGTH];
-        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-        let fair = bytes.iter().map(|byte| usize::from(*byte)).filter(|byte| *byte < 256 - 256 % ALPHABET.len());
-        let letters = fair.filter_map(|byte| ALPHABET.get(byte % ALPHABET.len()));
-        token.extend(letters.take(TOKEN_LENGTH - token.len()).map(|letter| char::from(*letter)));
-    }
-    Ok(token)
 }
 
 /// Neither value, nor the URL that holds one.

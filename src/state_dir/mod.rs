@@ -7,6 +7,7 @@
 //! Everything here blocks. It is called at start, and rarely after.
 
 mod identity;
+mod random;
 #[cfg(test)]
 mod tests;
 

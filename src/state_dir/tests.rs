@@ -36,6 +36,22 @@ fn both_values_are_made_once_and_kept() {
 }
 
 #[test]
+fn only_what_is_not_configured_is_said_to_be_made() {
+    let overrides = |token: bool, secret: bool| Overrides {
+        handshake_token: token.then(|| "token".into()),
+        path_secret: secret.then(|| "x".repeat(22).into()),
+    };
+    for (token, secret, made) in [
+        (false, false, "handshake token and callback secret"),
+        (false, true, "handshake token"),
+        (true, false, "callback secret"),
+        (true, true, ""),
+    ] {
+        assert_eq!(overrides(token, secret).not_set(), made);
+    }
+}
+
+#[test]
 fn the_configuration_wins_and_leaves_the_file_alone() {
     let (_directory, state) = state();
     let own = values(&open(&state));

@@ -7,7 +7,7 @@ use std::path::Path;
 use flate2::read::GzDecoder;
 
 use crate::blackbox::world::World;
-use crate::support::bridge::{Bridge, SECRET, text_push};
+use crate::support::bridge::{Bridge, SECRET, UID, text_push};
 use crate::support::sim::{APPKEY, SECRETKEY};
 
 /// The texts in an archive, by name.
@@ -69,6 +69,9 @@ async fn a_running_bridge_tells_all_but_secrets_content_and_names() {
         assert!(texts[name].contains(says), "{name}: {}", texts[name]);
     }
     let own = own_uid(&texts).to_owned();
+    assert!(!texts["config.toml"].contains(UID), "{}", texts["config.toml"]);
+    let status: serde_json::Value = serde_json::from_str(&texts["status.json"]).expect("JSON");
+    assert_eq!(status["health"]["callback"]["rejected"]["uid"], 0, "{status}");
     assert!(own.starts_with("id-") && texts["status.txt"].contains(&own), "{own}: {}", texts["status.txt"]);
 
     // The same bridge, stopped: it has the same pseudonyms. What is there already is not written over.
@@ -76,9 +79,13 @@ async fn a_running_bridge_tells_all_but_secrets_content_and_names() {
     let dead = report(&world.bridge, "two.tar.gz").await;
     assert!(dead["status.txt"].starts_with("it does not run"), "{}", dead["status.txt"]);
     assert_eq!(own_uid(&dead), own);
+    assert!(!dead["log.txt"].trim().is_empty(), "the log, or why there is none");
     let taken = world.bridge.dir().join("two.tar.gz");
     let again = world.bridge.verb(&["report", taken.to_str().unwrap()]).await;
-    assert!(again.code == Some(70) && again.text.contains("two.tar.gz cannot be written"), "{again:?}");
+    assert!(again.code == Some(64) && again.text.contains("two.tar.gz cannot be written: it is there"), "{again:?}");
+    let nowhere = world.bridge.dir().join("nowhere/two.tar.gz");
+    let again = world.bridge.verb(&["report", nowhere.to_str().unwrap()]).await;
+    assert!(again.code == Some(64) && again.text.contains("its directory does not exist"), "{again:?}");
 }
 
 #[tokio::test]

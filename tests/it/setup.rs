@@ -127,9 +127,14 @@ async fn every_answer_is_a_flag_too_and_what_is_missing_is_named() {
     for left_out in ["--appkey", "--secretkey-file", "--uid", "--public-url"] {
         let flags: Vec<&str> =
             all.iter().filter(|(flag, _)| *flag != left_out).flat_map(|(flag, value)| [*flag, *value]).collect();
-        let done = place.run(&flags, "");
-        assert_eq!(done.status.code(), Some(64));
-        assert!(text(&done).contains(left_out), "{left_out}: {}", text(&done));
+        let blank = place.dir.path().join("blank");
+        fs::write(&blank, "\n").unwrap();
+        let blank = if left_out.ends_with("-file") { blank.to_str().unwrap() } else { " " };
+        for flags in [flags.clone(), [&flags[..], &[left_out, blank]].concat()] {
+            let done = place.run(&flags, "");
+            assert_eq!(done.status.code(), Some(64), "{}", text(&done));
+            assert!(text(&done).contains(left_out), "{left_out}: {}", text(&done));
+        }
     }
     let flags: Vec<&str> = all.iter().flat_map(|(flag, value)| [*flag, *value]).collect();
     let done = place.run(&flags, "");

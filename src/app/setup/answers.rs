@@ -63,6 +63,17 @@ pub(super) enum Key {
     Listen,
 }
 
+impl Key {
+    /// Whether it is asked for, and has no default.
+    fn must_be_answered(self) -> bool {
+        STEPS.iter().flat_map(|step| step.questions).any(|question| question.key == self && question.default.is_none())
+    }
+}
+
+fn is_blank(answer: &SecretString) -> bool {
+    answer.expose_secret().trim().is_empty()
+}
+
 /// One question.
 pub(super) struct Question {
     pub(super) key: Key,
@@ -126,7 +137,7 @@ pub(super) const STEPS: [Step; 3] = [
     },
 ];
 
-/// What was answered so far. An empty answer is one.
+/// What was answered so far. An empty answer is one where the question has a default.
 #[derive(Debug, Default)]
 pub(super) struct Answers(BTreeMap<Key, SecretString>);
 
@@ -146,7 +157,8 @@ impl Answers {
             (Key::PublicUrl, plain(arguments.public_url)),
             (Key::Listen, plain(arguments.listen)),
         ];
-        Ok(Self(given.into_iter().filter_map(|(key, answer)| Some((key, answer?))).collect()))
+        let answered = given.into_iter().filter_map(|(key, answer)| Some((key, answer?)));
+        Ok(Self(answered.filter(|(key, answer)| !key.must_be_answered() || !is_blank(answer)).collect()))
     }
 
     pub(super) fn has(&self, key: Key) -> bool {
@@ -288,6 +300,30 @@ mod tests {
         assert_eq!(config.ilink.appkey, odd);
         assert_eq!(config.ilink.secretkey.expose_secret(), "hunter2");
         assert_eq!(config.mqtt.username.as_deref(), Some("me"));
+    }
+
+    #[test]
+    fn a_blank_flag_is_no_answer_where_there_must_be_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = |text: &str| Some(text.to_owned());
+        for blank in ["", " ", "\t\n"] {
+            let arguments = Setup {
+                appkey: text(blank),
+                secretkey_file: Some(file.path().to_owned()),
+                uid: text(blank),
+                broker: text(""),
+                mqtt_username: text(""),
+                public_url: text(blank),
+                ..Setup::default()
+            };
+            let answers = Answers::of(arguments).unwrap();
+            for key in [Key::Appkey, Key::Secretkey, Key::Uid, Key::PublicUrl] {
+                assert!(!answers.has(key), "{key:?} {blank:?}");
+            }
+            assert!(answers.has(Key::Broker) && answers.has(Key::Username));
+        }
+        assert!(!Answers::of(Setup { secretkey: Some(" ".into()), ..Setup::default() }).unwrap().has(Key::Secretkey));
+        assert!(Answers::of(Setup { uid: text("414"), ..Setup::default() }).unwrap().has(Key::Uid));
     }
 
     #[test]

@@ -112,6 +112,31 @@ fn a_uid_of_ones_own_is_no_name() {
     assert_eq!(own.ilink.uid.as_str(), "@ann");
     let error = load_variables(&[("ILINK2MQTT_NAMES__ANN", "413")]).unwrap_err().to_string();
     assert!(error.contains("ILINK2MQTT_NAMES__ANN"), "{error}");
+    // The section's own variable would be no remedy.
+    for (variable, section) in [
+        ("ILINK2MQTT_NAMES", "[names]"),
+        ("ILINK2MQTT_NAMES__ANN", "[names]"),
+        ("ILINK2MQTT_ROUTE__FROM_ILINK", "[[route.…]]"),
+        ("ILINK2MQTT_ROUTE__FROM", "[[route.…]]"),
+    ] {
+        let error = load_variables(&[(variable, "413")]).unwrap_err().to_string();
+        assert!(error.contains(&format!("{section} can only be set in the file")), "{error}");
+        assert!(error.contains(variable) && !error.contains("did you mean"), "{error}");
+    }
+}
+
+#[test]
+fn an_id_that_begins_with_at_is_written_with_two_also_as_what_a_name_stands_for() {
+    let written = "[names]\ng = { group = \"@@g\" }\nq = \"@@q\"\ns = { subject = \"@@@s/t\" }\n";
+    let config = load(written).unwrap();
+    let ids: Vec<_> = config.routes.names().iter().map(|(name, target)| (name, target.id())).collect();
+    assert_eq!(ids, [("g", "@g"), ("q", "@q"), ("s", "@@s/t")]);
+    let described = config.describe();
+    assert!(described.contains(written), "{described}");
+    for value in ["\"@b\"", "\"@\"", "{ group = \"@b\" }", "{ subject = \"@b\" }"] {
+        let error = load(&format!("[names]\na = {value}\nb = \"1\"")).unwrap_err().to_string();
+        assert!(error.contains("names.a") && error.contains("@@"), "{value}: {error}");
+    }
 }
 
 #[test]

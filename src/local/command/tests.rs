@@ -171,7 +171,11 @@ fn every_call() {
         assert!(command(&more(r#""ref":1,"ttl":5}"#)).is_ok(), "{name}");
         if payload != "{}" {
             assert_eq!(command("{}").unwrap_err().reason, Reason::BadPayload, "{name}");
-            assert_eq!(command("").unwrap_err().reason, Reason::BadPayload, "{name}");
+            for empty in ["", " \n", "\u{feff}"] {
+                let refused = command(empty).unwrap_err();
+                assert_eq!(refused.reason, Reason::BadPayload, "{name}");
+                assert!(refused.message.contains("is empty"), "{name}: {}", refused.message);
+            }
         }
     }
     assert_eq!(named, Call::NAMES.into());

@@ -7,12 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-use regex::{Captures, Regex};
+use regex::{Captures, Regex, RegexBuilder};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::Overview;
+
+/// The metrics' file.
+pub const METRICS: &str = "metrics.txt";
 
 /// Files of the report, by name.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -56,40 +60,60 @@ impl Bundle {
     /// The same with every id replaced.
     #[must_use]
     pub fn with(self, pseudonyms: &Pseudonyms) -> Self {
-        let files = self.files.into_iter().map(|(name, text)| (name, pseudonyms.in_text(&text))).collect();
-        Self { files, met: Vec::new() }
+        let files = self.files.into_iter().map(|(name, text)| {
+            let text = if name == METRICS { pseudonyms.in_metrics(&text) } else { pseudonyms.in_file(&text) };
+            (name, text)
+        });
+        Self { files: files.collect(), met: Vec::new() }
     }
 }
 
 /// What stands for each id.
 pub struct Pseudonyms {
     salt: SecretString,
-    /// Ids that are known to be some, the longest first: one may be part of another.
+    /// Finds ids that are known to be some: our own also as a part of what is made of it.
     known: Vec<Regex>,
 }
 
+/// Fields whose value is an id.
+const FIELDS: [&str; 5] = ["uid", "other_uid", "to_uid", "from_uid", "group_id"];
 /// Where an id stands in a topic, a message or a field: after these words, up to what cannot be in one.
 static PLACES: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r#"(?P<before>\b(?:user|group|presence)/|\b(?:uid|other_uid|to_uid|from_uid|group_id)["']?[ =:]+["']?)(?P<id>[^\s/"',;:)}\]+#]+)(?P<member>/[^\s/"',;:)}\]+#]+)?"#)
-        .ok()
+    let fields = FIELDS.join("|");
+    let id = r#"[^\s/"',;:)}\]+#]+"#;
+    Regex::new(&format!(
+        r#"(?P<before>\b(?:user|group|presence)/|\b(?:{fields})["']?[ =:]+["']?)(?P<id>{id})(?P<member>/{id})?"#
+    ))
+    .ok()
 });
 /// A subject has levels.
 static SUBJECTS: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r#"(?P<before>(?:\b(?:recv|send)/|")topic/)(?P<id>[^\s"',;)}\]]+)"#).ok());
+/// A time: its digits are no id.
+const TIME: &str = r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?)?";
+/// Room for all names and ids that a configuration may have.
+const LARGEST: usize = 256 << 20;
+/// Lines of `status.txt` that count by reason. One reason is named uid.
+const COUNTED: [&str; 2] = ["turned away", "unanswered"];
 
 impl Pseudonyms {
-    /// For a bridge with this secret, which knows these ids.
+    /// For a bridge with this secret and this uid (none if that is not known), which knows these ids.
     #[must_use]
-    pub fn new(secret: &SecretString, ids: impl IntoIterator<Item = String>) -> Self {
+    pub fn new(secret: &SecretString, own: Option<&str>, ids: impl IntoIterator<Item = String>) -> Self {
         let mut ids: BTreeSet<String> = ids.into_iter().collect();
         ids.remove("");
         let mut ids: Vec<_> = ids.into_iter().collect();
+        // The longest first: one may be part of another.
         ids.sort_by_key(|id| std::cmp::Reverse(id.len()));
-        let whole = |id: &String| {
-            let id = regex::escape(id);
-            Regex::new(&format!(r"(?P<before>^|[^\w.-])(?P<id>{id})(?P<after>$|[^\w-])")).ok()
+        let ids: Vec<_> = ids.iter().map(|id| regex::escape(id)).collect();
+        let whole = |ids: &str, before: &str, after: &str| {
+            let pattern = format!("(?P<time>{TIME})|(?P<before>^|[^{before}])(?P<id>{ids})(?P<after>$|[^{after}])");
+            RegexBuilder::new(&pattern).size_limit(LARGEST).build().ok()
         };
-        Self { salt: secret.clone(), known: ids.iter().filter_map(whole).collect() }
+        // The client id, the prefix in etcd and Home Assistant's topics are made of our uid.
+        let own = own.filter(|own| !own.is_empty()).and_then(|own| whole(&regex::escape(own), r"\pL\pN", r"\pL\pN"));
+        let others = Some(ids.join("|")).filter(|ids| !ids.is_empty()).and_then(|ids| whole(&ids, r"\w.-", r"\w-"));
+        Self { salt: secret.clone(), known: own.into_iter().chain(others).collect() }
     }
 
     /// The pseudonym of one id.
@@ -104,13 +128,57 @@ impl Pseudonyms {
         format!("id-{number:010x}")
     }
 
+    /// In a file: a JSON document stays one.
+    fn in_file(&self, text: &str) -> String {
+        if let Some(mut json) = object(text) {
+            self.in_json("", &mut json);
+            return format!("{json:#}");
+        }
+        text.split_inclusive('\n').map(|line| self.in_line(line)).collect()
+    }
+
+    fn in_line(&self, line: &str) -> String {
+        if COUNTED.iter().any(|name| line.starts_with(name)) {
+            return line.to_owned();
+        }
+        let Some(mut json) = object(line) else { return self.in_text(line) };
+        self.in_json("", &mut json);
+        format!("{json}\n")
+    }
+
+    /// In labels and comments: a metric's value is no id.
+    fn in_metrics(&self, text: &str) -> String {
+        let line = |line: &str| match line.rsplit_once(' ').filter(|_| !line.starts_with('#')) {
+            Some((labelled, value)) => format!("{} {value}\n", self.in_text(labelled)),
+            None => self.in_text(line) + "\n",
+        };
+        text.lines().map(line).collect()
+    }
+
+    /// In the strings of the value of `field`. A number is no id: they are all strings.
+    fn in_json(&self, field: &str, value: &mut Value) {
+        match value {
+            Value::String(text) if FIELDS.contains(&field) && !text.is_empty() => *text = self.of(text),
+            Value::String(text) => *text = self.in_text(text),
+            Value::Array(values) => values.iter_mut().for_each(|value| self.in_json(field, value)),
+            Value::Object(fields) => {
+                for (field, mut value) in std::mem::take(fields) {
+                    self.in_json(&field, &mut value);
+                    fields.insert(self.in_text(&field), value);
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
     fn in_text(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for known in &self.known {
             // Twice, because neighbours share the character between them.
             for _ in 0..2 {
-                let replaced = known.replace_all(&text, |found: &Captures<'_>| {
-                    format!("{}{}{}", &found["before"], self.of(&found["id"]), &found["after"])
+                let replaced = known.replace_all(&text, |found: &Captures<'_>| match found.name("id") {
+                    Some(id) => format!("{}{}{}", &found["before"], self.of(id.as_str()), &found["after"]),
+                    None => found["time"].to_owned(),
                 });
                 text = replaced.into_owned();
             }
@@ -136,12 +204,70 @@ impl Pseudonyms {
     }
 }
 
+fn object(text: &str) -> Option<Value> {
+    serde_json::from_str(text).ok().filter(Value::is_object)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn pseudonyms(ids: &[&str]) -> Pseudonyms {
-        Pseudonyms::new(&"salt".to_owned().into(), ids.iter().map(|id| (*id).to_owned()))
+        Pseudonyms::new(&"salt".to_owned().into(), None, ids.iter().map(|id| (*id).to_owned()))
+    }
+
+    #[test]
+    fn json_stays_json_and_a_number_in_it_a_number() {
+        let pseudonyms = Pseudonyms::new(&"salt".to_owned().into(), Some("7"), ["json".to_owned(), "7".to_owned()]);
+        let status = r#"{"callback": {"rejected": {"uid": 0, "size": 7}}, "from_uid": "77", "uid": "", "of": ["7", "to 7"],
+            "members": [{"group_id": "g h"}], "json": true, "at": 1.50, "topic": "ilink/recv/user/77/text"}"#;
+        let (ours, theirs) = (pseudonyms.of("7"), pseudonyms.of("77"));
+        let wanted = serde_json::json!({
+            "callback": {"rejected": {"uid": 0, "size": 7}}, "from_uid": theirs, "uid": "", "of": [ours, format!("to {ours}")],
+            "members": [{"group_id": pseudonyms.of("g h")}], (pseudonyms.of("json")): true,
+            "topic": format!("ilink/recv/user/{theirs}/text"),
+        });
+        let replaced = pseudonyms.in_file(status);
+        assert!(replaced.contains("\"at\": 1.50"), "{replaced}");
+        let mut replaced: Value = serde_json::from_str(&replaced).unwrap();
+        replaced.as_object_mut().unwrap().remove("at");
+        assert_eq!(replaced, wanted);
+        // A line of a log that is JSON, among others.
+        let log = format!("{}\nuid=77\n", status.replace('\n', ""));
+        let lines: Vec<_> = pseudonyms.in_file(&log).lines().map(str::to_owned).collect();
+        assert!(object(&lines[0]).is_some() && !lines[0].contains("77"), "{lines:?}");
+        assert_eq!(lines[1..], [format!("uid={theirs}")]);
+    }
+
+    #[test]
+    fn what_is_counted_under_the_name_of_a_field_is_no_id() {
+        let pseudonyms = pseudonyms(&["3"]);
+        let id = pseudonyms.of("3");
+        let counted = "turned away     signature 1, uid 3\n";
+        assert_eq!(pseudonyms.in_file(&format!("{counted}user 3\n")), format!("{counted}user {id}\n"));
+        let metrics = "# HELP a of 3\na_total{reason=\"uid\"} 3\nb{to=\"3\"} 3\n";
+        let wanted = format!("# HELP a of {id}\na_total{{reason=\"uid\"}} 3\nb{{to=\"{id}\"}} 3\n");
+        assert_eq!(pseudonyms.in_metrics(metrics), wanted);
+    }
+
+    #[test]
+    fn what_is_made_of_our_own_uid_does_not_show_it() {
+        let pseudonyms = Pseudonyms::new(&"salt".to_owned().into(), Some("11"), ["11".to_owned(), "12".to_owned()]);
+        let (own, other) = (pseudonyms.of("11"), pseudonyms.of("12"));
+        for (text, replaced) in [
+            ("client_id = \"ilink2mqtt-11\"  # default", format!("client_id = \"ilink2mqtt-{own}\"  # default")),
+            ("prefix = \"/ilink2mqtt/11\"", format!("prefix = \"/ilink2mqtt/{own}\"")),
+            ("/etc/11.d/11-key.pem", format!("/etc/{own}.d/{own}-key.pem")),
+            ("homeassistant/event/ilink2mqtt_11/message", format!("homeassistant/event/ilink2mqtt_{own}/message")),
+            ("11,11 uid-11", format!("{own},{own} uid-{own}")),
+            // That of another stands there alone, and times stay times.
+            ("a-12 12 2026-11-12", format!("a-12 {other} 2026-11-12")),
+            ("11 2026-11-11T11:12:11.11Z 11", format!("{own} 2026-11-11T11:12:11.11Z {own}")),
+            ("{\"since\":\"2026-11-30 11:05:12+0011\"", "{\"since\":\"2026-11-30 11:05:12+0011\"".to_owned()),
+            ("111 messages, a11b, 1.5", "111 messages, a11b, 1.5".to_owned()),
+        ] {
+            assert_eq!(pseudonyms.in_text(text), replaced, "{text}");
+        }
     }
 
     #[test]
@@ -174,7 +300,7 @@ mod tests {
 
     #[test]
     fn another_bridge_has_other_pseudonyms() {
-        let other = Pseudonyms::new(&"pepper".to_owned().into(), []);
+        let other = Pseudonyms::new(&"pepper".to_owned().into(), None, []);
         assert_ne!(other.of("413"), pseudonyms(&[]).of("413"));
     }
 }

@@ -136,11 +136,17 @@ async fn retained_commands_are_never_executed() {
     world.client.send(Out::new("ilink/send/user/412/text", "stale").retained()).await;
     world.bridge.start().await;
     rejected(&world, Out::new(&format!("ilink/{topic}"), "live").retained(), topic, "retained").await;
-    world.client.send(Out::new("ilink/send/user/412/text", "").retained()).await;
+    // To clear it is no command, and is not answered.
+    for topic in ["ilink/send/user/412/text", "ilink/call/ham_group/list", "ilink/call/no/such"] {
+        world.client.send(Out::new(topic, "").retained()).await;
+    }
     world.client.publish("ilink/send/user/413/text", "good").await;
     world.client.expect_json("ilink/result/send/user/413/text", |result| result["status"] == "ok").await;
     let calls = calls(&world).await;
     assert_eq!(calls.len(), 1, "{calls:?}");
+    let results = world.client.all(|message| message.topic.starts_with("ilink/result/"));
+    let named = |topic: &str| results.iter().filter(|message| message.topic.ends_with(topic)).count();
+    assert_eq!((named("/412/text"), named("/list"), named("/such")), (1, 0, 0), "{results:?}");
 }
 
 #[tokio::test]

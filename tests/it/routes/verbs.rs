@@ -65,6 +65,38 @@ async fn a_dry_run_knows_whose_messages_fire_nothing() {
 }
 
 #[tokio::test]
+async fn a_dry_run_can_be_told_who_publishes_to_a_topic() {
+    let routes = r#"
+        [[route.from_ilink]]
+        name = "who"
+        from = "topic/home/lamp"
+        any_sender = true
+        topic = "out"
+        payload = "${from_uid}"
+        reply = "thanks"
+        [names]
+        ann = "413"
+        [inbound]
+        allow_from = ["@ann"]
+    "#;
+    let world = offline(routes).await;
+    let missing = "who: does not fire: there is no ${from_uid}: name who publishes with --sender\n";
+    let fires = "who: publishes to out: 413\nwho: replies to user 413: thanks\n";
+    for (args, code, says) in [
+        (&["--from", "topic/home/lamp"][..], 0, missing),
+        (&["--from", "topic/home/lamp", "--sender", "413"], 0, fires),
+        (&["--from", "topic/home/lamp", "--sender", "@ann"], 0, fires),
+        (&["--from", "topic/home/lamp", "--sender", "9"], 0, "the sender is not in inbound.allow_from"),
+        (&["--from", "topic/home/lamp", "--sender", "@an"], 64, "did you mean @ann?"),
+        (&["--from", "user/413/text", "--sender", "413"], 64, "--sender is for topic/<subject> only"),
+        (&["--topic", "home/lamp", "--sender", "413"], 64, "--sender"),
+    ] {
+        let ran = world.bridge.verb(&[&["route", "test"], args, &["x"]].concat()).await;
+        assert!(ran.code == Some(code) && ran.text.contains(says), "{args:?}: {ran:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_routes_are_listed_and_checked() {
     let mut world = offline(EXAMPLES).await;
     let list = world.bridge.verb(&["route", "list"]).await;
