@@ -104,11 +104,13 @@ impl Cluster {
 
     /// SIGKILL.
     pub(crate) fn kill(&mut self, member: usize) {
+        // Its connections end before its end is known.
+        let from = self.recorder.now();
         self.members[member].bridge.kill();
         let now = self.recorder.now();
         {
             let mut records = self.recorder.lock();
-            records.kills.push((member, now));
+            records.kills.push((member, from));
             if let Some(life) = records.lives.last_mut()
                 && life.member == member
                 && life.ended.is_none()
