@@ -57,6 +57,11 @@
 //! | `cloud/odd_answers.rs` | odd answers: believed, or uncertain and not sent twice; others go on |
 //! | `cloud/session.rs` | registration and token against the simulator (the reaction to codes: `src`, paused clock) |
 //! | **`cluster/`** | several bridges for one account, with a real etcd: takeover, hand-over, no majority |
+//! | `cluster/etcds.rs` | an etcd of three: one dies, two die; TLS, users |
+//! | `cluster/large.rs` | what is too large for etcd blocks nothing |
+//! | `cluster/repeats.rs` | a push that is tried at two members is one message |
+//! | `cluster/stops.rs` | members that stop together, half-way, or without etcd |
+//! | `cluster/wrong.rs` | what is configured wrongly is told |
 //! | **`demo/`** | `demo`: both directions at work, and somebody joining in |
 //! | `demo/clients.rs` | the clients that people have, at its embedded broker (only `.ci/demo` runs it) |
 //! | `demo/cluster.rs` | `demo --cluster`: a bridge is killed, and messages go on |
@@ -129,6 +134,7 @@
 //! | `support/client.rs` | an MQTT 5 device that keeps what it was sent |
 //! | `support/deserted.rs` | an address where nobody listens |
 //! | `support/etcd.rs` | a real etcd |
+//! | `support/etcds.rs` | a real etcd of three members |
 //! | `support/http.rs` | HTTP, proper and byte for byte |
 //! | `support/messages.rs` | `deploy/messages.md`, and what of a log it does not have |
 //! | `support/mosquitto.rs` | a real Mosquitto |

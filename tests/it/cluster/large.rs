@@ -22,10 +22,12 @@ async fn a_result_that_etcd_does_not_take_comes_without_its_data() {
     let mut bridge = Bridge::new(&broker, &Sim::absent(&[]))
         .with("ilink.api", cloud.api.as_str())
         .with_toml("cluster.endpoints", &json!([etcd.url()]).to_string());
-    bridge.start().await;
-    leads(&bridge).await;
     let client = Client::connect(&broker).await;
     client.subscribe("ilink/#").await;
+    bridge.start().await;
+    leads(&bridge).await;
+    // It leads before it has subscribed.
+    client.expect_text("ilink/bridge/cloud", "online").await;
     client.publish("ilink/call/ham_group/list", r#"{"ref":1}"#).await;
     let result = client.expect_json("ilink/result/call/ham_group/list", |_| true).await;
     assert_eq!((&result["name"], &result["code"], &result["ref"]), (&json!("ok"), &json!(0), &json!(1)), "{result}");
