@@ -220,7 +220,7 @@ pub struct RouteTest {
     /// Test a message from iLink: its topic levels under recv/, such as user/413/text
     #[arg(long, value_name = "LEVELS", required_unless_present = "topic", conflicts_with = "topic")]
     pub from: Option<String>,
-    /// Who publishes, for --from topic/<subject>: a uid or its @name
+    /// Who publishes, if LEVELS name a topic: a uid or its @name
     #[arg(long, value_name = "UID", requires = "from", conflicts_with = "topic")]
     pub sender: Option<String>,
     /// Test a message from a device: its topic

@@ -14,7 +14,7 @@ use crate::protocol::Kind;
 use crate::store::{SpoolError, Tokens};
 
 impl Store {
-    /// An answer to a try of this push, which came so long ago, is about to leave. [`Leaving::left`] tells that it did.
+    /// An answer to a try of this push, which came so long ago, is about to leave. `Leaving::left` tells that it did.
     ///
     /// # Errors
     /// If it must not leave: where several bridges take pushes, one of the others may have answered.

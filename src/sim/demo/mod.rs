@@ -1,5 +1,5 @@
 //! `demo`: the simulated iLink service, a broker and the bridge in one process, with both directions at work. Or several bridges,
-//! each a process of its own ([`cluster`]).
+//! each a process of its own (`cluster.rs`).
 //!
 //! The simulated iLink has two contacts: 413 says something every few seconds, 414 echoes what it is told. A simulated
 //! device talks to 414. Whoever connects with an MQTT client of their own sees the same messages and can take part. The
