@@ -102,16 +102,16 @@ impl FileStore for Shared {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::time::Duration;
 
     use super::*;
     use crate::store::Limits;
     use crate::store::etcd::{EtcdConfig, EtcdTls};
 
-    fn config(etcd: &TcpListener) -> EtcdConfig {
+    fn config(etcd: SocketAddr) -> EtcdConfig {
         EtcdConfig {
-            endpoints: vec![format!("http://{}", etcd.local_addr().unwrap()).parse().unwrap()],
+            endpoints: vec![format!("http://{etcd}").parse().unwrap()],
             prefix: "/test".to_owned(),
             member: "a".to_owned(),
             login: None,
@@ -124,29 +124,33 @@ mod tests {
     #[tokio::test]
     async fn what_etcd_does_not_tell_may_be_told_later() {
         // Nobody listens there from the next line on.
-        let config = config(&TcpListener::bind("127.0.0.1:0").unwrap());
+        let config = config(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
         let shared = Shared::new(&Etcd::open(&config).unwrap(), &Present::default(), "/test");
         let read = tokio::task::spawn_blocking(move || shared.read("token.json")).await.unwrap();
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]
-    fn who_waits_for_a_silent_etcd_is_let_go_when_the_process_ends() {
-        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let config = config(&silent);
+    fn who_waits_for_an_etcd_behind_a_firewall_is_let_go_when_the_process_ends() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (tell, told) = mpsc::channel();
-        let connections = runtime.block_on(async {
-            let etcd = Etcd::open(&config).unwrap();
-            let shared = Shared::new(&etcd, &Present::default(), "/test");
+        // What comes after the connections that nobody accepts gets no answer, as behind a firewall.
+        let full = runtime.block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            socket.listen(0).unwrap().into_std().unwrap()
+        });
+        let at = full.local_addr().unwrap();
+        let soon = Duration::from_millis(200);
+        let fillers: Vec<_> = std::iter::from_fn(|| TcpStream::connect_timeout(&at, soon).ok()).take(100).collect();
+        runtime.block_on(async {
+            let shared = Shared::new(&Etcd::open(&config(at)).unwrap(), &Present::default(), "/test");
             tokio::task::spawn_blocking(move || tell.send(shared.read("token.json")));
-            // One connection is the membership's, the other that of who reads.
-            let accepting = tokio::task::spawn_blocking(move || [silent.accept(), silent.accept()]);
-            accepting.await.unwrap().map(Result::unwrap)
+            tokio::time::sleep(soon).await;
         });
         drop(runtime);
         let read = told.recv_timeout(Duration::from_secs(20)).expect("no panic on the way");
         assert!(read.is_err());
-        drop(connections);
+        drop(fillers);
     }
 }

@@ -70,6 +70,26 @@ async fn who_loses_the_leadership_ends_at_once_and_may_lead_again() {
 }
 
 #[tokio::test]
+async fn what_cannot_drain_is_given_up_when_the_leadership_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = configuration(dir.path());
+    let (core, _) = Core::open(&config).unwrap();
+    let limits = Limits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 1 << 20 };
+    let cluster = tempfile::tempdir().unwrap();
+    let (store, _) = Spool::open(cluster.path(), limits).unwrap();
+    let (seat, lose) = self::seat(&store, &Lease::always(), &Arc::default());
+    let info = watch::Sender::new(parts::info(&config));
+    let mut leader = Leader::start(&config, &core, seat, info.subscribe(), None).await.unwrap();
+    // As a write of which nobody can tell whether etcd has carried it out.
+    leader.supervisor.errand("what never ends", Step::Loops, std::future::pending());
+    assert!(timeout(Duration::from_millis(50), leader.drain()).await.is_err(), "it is waited for");
+    lose.send("etcd did not confirm it in time".to_owned()).unwrap();
+    let drained = timeout(Duration::from_secs(5), leader.drain()).await.expect("it is given up");
+    assert_eq!(drained, Err("etcd did not confirm it in time".to_owned()));
+    leader.abandon().await.give_back().await;
+}
+
+#[tokio::test]
 async fn a_part_that_fails_because_the_leadership_is_lost_is_no_fault() {
     let dir = tempfile::tempdir().unwrap();
     let config = configuration(dir.path());

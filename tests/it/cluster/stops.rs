@@ -77,11 +77,13 @@ async fn a_stop_comes_to_its_end_without_etcd() {
 #[tokio::test]
 async fn a_wrong_file_is_found_at_the_start_and_not_when_a_member_is_to_lead() {
     let (nobody, sim) = (Deserted::new(), Sim::absent(&[]));
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, b"no certificate\n").unwrap();
     let member = |key: &str, broker: &str, api: &str| {
         Bridge::at(broker, &sim)
             .with_toml("cluster.endpoints", &json!([format!("http://127.0.0.1:{}", nobody.port())]).to_string())
             .with("ilink.api", api)
-            .with(key, "/nowhere/ca.pem")
+            .with(key, file.path().to_str().unwrap())
     };
     for (key, broker, api) in [
         ("mqtt.tls.ca", "mqtts://127.0.0.1:1", "http://127.0.0.1:1"),
