@@ -1,5 +1,7 @@
 //! What every member watches, leader or not: whether etcd accepts what has to be stored, and the shared identity.
 
+use std::collections::HashSet;
+use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,27 +15,33 @@ use crate::os::tasks;
 use crate::state_dir::{IDENTITY, Identity};
 use crate::store::etcd::{Etcd, EtcdError};
 
-/// Says when this member cannot take part, until `stop`. Trouble that is over within `patience` is not worth a line: a member
-/// that was killed and started again waits for its former lease.
+/// Says when this member cannot take part, until `stop`: each kind of cause once, until it takes part again. Trouble that is over
+/// within `patience` is not worth a line: a member that was killed and started again waits for its former lease.
 pub(in crate::app) async fn tell_trouble(
     mut session: watch::Receiver<Result<(), EtcdError>>,
     patience: Duration,
     stop: CancellationToken,
 ) {
-    let mut told = false;
+    let mut told = HashSet::new();
     loop {
-        let trouble = session.borrow_and_update().clone().err().map(|error| error.to_string());
-        match trouble {
-            Some(cause) if !told && lasts(&mut session, patience).await => {
-                warn!(
-                    cause,
-                    "this member cannot take part in the cluster: it cannot begin to lead, and it may be unable to store pushes"
-                );
-                told = true;
+        let news = session.borrow_and_update().as_ref().err().map(|error| !told.contains(&discriminant(error)));
+        match news {
+            Some(true) if stop.run_until_cancelled(lasts(&mut session, patience)).await == Some(true) => {
+                // The cause by now: at first it may be that nothing is known yet.
+                let trouble = session.borrow().clone().err();
+                if let Some(error) = trouble
+                    && told.insert(discriminant(&error))
+                {
+                    let cause = error.to_string();
+                    warn!(
+                        cause,
+                        "this member cannot take part in the cluster: it cannot begin to lead, and it may be unable to store pushes"
+                    );
+                }
             }
-            None if told => {
+            None if !told.is_empty() => {
                 info!("this member takes part in the cluster again");
-                told = false;
+                told.clear();
             }
             _ => {}
         }
