@@ -27,7 +27,8 @@ use crate::args::Args;
 use crate::doors::Doors;
 use crate::load::Load;
 use crate::schedule::{self, Brief, Broken};
-use crate::world::make_group;
+use crate::support::within;
+use crate::world::{GENEROUS, try_group};
 use crate::{Conclusion, conclude, peer, pulse};
 use world::Cluster;
 
@@ -86,13 +87,17 @@ pub(crate) async fn under_fire(args: &Args, logs: &Path) -> (String, bool) {
 
 /// Less than for the one bridge: its processes are four times as many.
 async fn load(cluster: &Cluster) -> Load {
-    let first = cluster.leading(|_| true).await;
+    // Whoever leads: it may be another one by the next try.
+    let group = within(GENEROUS, "a group at iLink", async || {
+        let leader = cluster.leading(|_| true).await;
+        try_group(&cluster.members[leader].bridge).await
+    });
     Load {
         recorder: Arc::clone(&cluster.recorder),
         doors: Doors::new(cluster.callbacks()),
         service: cluster.sim.url(),
         broker: cluster.broker.port(),
-        group: make_group(&cluster.members[first].bridge).await,
+        group: group.await,
         push_every: std::time::Duration::from_millis(400),
         command_every: std::time::Duration::from_millis(600),
         at_once: 0,

@@ -285,14 +285,16 @@ pub(crate) async fn ready(bridge: &Bridge, limit: Duration) -> bool {
 
 /// Makes a group at iLink, by way of this bridge; registered, it may still be without its token.
 pub(crate) async fn make_group(bridge: &Bridge) -> String {
-    within(GENEROUS, "a group at iLink", async || {
-        let members = r#"{"group_name":"faults","uid_list":["700"]}"#;
-        let made = bridge.verb(&["call", "ham_group/create", members]).await.stdout;
-        let reply: Value = serde_json::from_str(&made[made.find('{')?..]).ok()?;
-        let group = reply.pointer("/data/group_id").or(reply.get("group_id"))?;
-        group.as_str().map(str::to_owned)
-    })
-    .await
+    within(GENEROUS, "a group at iLink", async || try_group(bridge).await).await
+}
+
+/// As [`make_group`], once.
+pub(crate) async fn try_group(bridge: &Bridge) -> Option<String> {
+    let members = r#"{"group_name":"faults","uid_list":["700"]}"#;
+    let made = bridge.verb(&["call", "ham_group/create", members]).await.stdout;
+    let reply: Value = serde_json::from_str(&made[made.find('{')?..]).ok()?;
+    let group = reply.pointer("/data/group_id").or(reply.get("group_id"))?;
+    group.as_str().map(str::to_owned)
 }
 
 /// Whether a bridge says that nothing waits.

@@ -87,6 +87,11 @@ impl Candidate<'_> {
         // A silent endpoint must not take the time in which the next one would tell.
         let each = (self.takeover / 3).min(EACH);
         match self.client.range_within(&range, each).await?.kvs.into_iter().next() {
+            // A leadership whose time is over before it begins would only be given back, again and again.
+            None if lease.until() <= boot_now() => {
+                sleep(PAUSE).await;
+                Ok(None)
+            }
             None => self.stand(lease).await,
             // An earlier leadership of this process, which is over.
             Some(leader) if leader.lease.0 == lease.id => {

@@ -190,7 +190,8 @@ impl Session {
 
     /// Keeps the lease alive. Returns when it has gone.
     async fn keep(&self, lease: &Lease) {
-        let mut pause = self.ttl / 3;
+        // Much of its time may be over already, if etcd was slow to grant it.
+        let mut pause = (lease.until().saturating_sub(boot_now()) / 2).min(self.ttl / 3);
         loop {
             sleep(pause).await;
             let sent = boot_now();

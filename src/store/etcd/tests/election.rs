@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::proxy::Proxy;
 use super::server::shared;
 use super::{config, in_time};
 use crate::os::clock::boot_now;
@@ -82,6 +83,18 @@ async fn a_lease_that_is_taken_away_ends_it_and_the_member_comes_back() {
     let again = in_time(a.campaign()).await;
     assert!(again.valid_until() > boot_now());
     assert!(in_time(a.members()).await.unwrap()[0].leads);
+}
+
+#[tokio::test]
+async fn nobody_begins_to_lead_when_the_time_for_it_is_over() {
+    let (mut a, _) = two();
+    let proxy = Proxy::to(a.endpoints[0].as_str().trim_end_matches('/')).await;
+    (a.endpoints, a.takeover) = (vec![proxy.url().parse().unwrap()], Duration::from_secs(2));
+    // The lease is granted so late that its holder may not act under it.
+    proxy.hold_next_answer(Duration::from_millis(1500));
+    let a = Etcd::open(&a).unwrap();
+    let first = in_time(a.campaign()).await;
+    assert!(first.valid_until() > boot_now());
 }
 
 #[tokio::test]

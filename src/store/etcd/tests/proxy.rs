@@ -1,7 +1,8 @@
 //! What lies between a bridge and etcd, and can be cut.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,6 +13,8 @@ pub(crate) struct Proxy {
     port: u16,
     /// So many answers to transactions are still to be lost.
     losing: Arc<AtomicUsize>,
+    /// The next answer is held back for so many milliseconds.
+    holding: Arc<AtomicU64>,
     open: watch::Sender<bool>,
 }
 
@@ -20,18 +23,20 @@ impl Proxy {
         let upstream = url.trim_start_matches("http://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (losing, open) = (Arc::<AtomicUsize>::default(), watch::Sender::new(true));
+        let (losing, holding, open) =
+            (Arc::<AtomicUsize>::default(), Arc::<AtomicU64>::default(), watch::Sender::new(true));
         tokio::spawn({
-            let (losing, open) = (Arc::clone(&losing), open.clone());
+            let (losing, holding, open) = (Arc::clone(&losing), Arc::clone(&holding), open.clone());
             async move {
                 while let Ok((client, _)) = listener.accept().await {
                     if *open.borrow() {
-                        tokio::spawn(carry(client, upstream.clone(), Arc::clone(&losing), open.subscribe()));
+                        let (losing, holding) = (Arc::clone(&losing), Arc::clone(&holding));
+                        tokio::spawn(carry(client, upstream.clone(), losing, holding, open.subscribe()));
                     }
                 }
             }
         });
-        Self { port, losing, open }
+        Self { port, losing, holding, open }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -48,13 +53,24 @@ impl Proxy {
         self.losing.load(Ordering::SeqCst)
     }
 
+    /// The next answer comes later.
+    pub(crate) fn hold_next_answer(&self, for_: Duration) {
+        self.holding.store(u64::try_from(for_.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
     /// Nothing gets through any more, or all does again.
     pub(crate) fn cut(&self, cut: bool) {
         self.open.send_replace(!cut);
     }
 }
 
-async fn carry(mut client: TcpStream, upstream: String, losing: Arc<AtomicUsize>, mut open: watch::Receiver<bool>) {
+async fn carry(
+    mut client: TcpStream,
+    upstream: String,
+    losing: Arc<AtomicUsize>,
+    holding: Arc<AtomicU64>,
+    mut open: watch::Receiver<bool>,
+) {
     let Ok(mut server) = TcpStream::connect(upstream).await else { return };
     let transacts = AtomicBool::new(false);
     let (mut from_client, mut to_client) = client.split();
@@ -79,6 +95,7 @@ async fn carry(mut client: TcpStream, upstream: String, losing: Arc<AtomicUsize>
             {
                 break;
             }
+            tokio::time::sleep(Duration::from_millis(holding.swap(0, Ordering::SeqCst))).await;
             if to_client.write_all(&chunk[..read]).await.is_err() {
                 break;
             }
