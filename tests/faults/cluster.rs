@@ -72,7 +72,9 @@ pub(crate) async fn under_fire(args: &Args, logs: &Path) -> (String, bool) {
     load.stop.cancel();
     lanes.wait().await;
     cluster.drained().await;
-    for member in 0..cluster.members.len() {
+    // The leader last: after it another would lead, for too short a time to be noticed.
+    let leader = cluster.leading(|_| true).await;
+    for member in (0..cluster.members.len()).filter(|member| *member != leader).chain([leader]) {
         cluster.stop(member).await;
     }
     quiet.cancel();
