@@ -37,6 +37,7 @@ use crate::outbound::intake::Intake;
 use crate::outbound::replies::Replies;
 use crate::outbound::results::Results;
 use crate::outbound::shares::Shares;
+use crate::outbound::turns::Turns;
 use crate::protocol::Uid;
 use crate::store::{AppendError, MAX_COMMANDS, Queue, SpoolError, Store};
 
@@ -85,6 +86,7 @@ pub(super) fn start_loops(
         shares: Arc::clone(&shares),
         counters: Arc::clone(&core.counters),
         told: Seldom::default(),
+        turns: Turns::default(),
     });
     let replies = Replies {
         intake: Arc::clone(&intake),

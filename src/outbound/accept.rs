@@ -356,7 +356,12 @@ impl Accept {
 
     /// Publishes a result that is not in the spool. If the broker does not take it now, it is put into the spool, so that
     /// nothing waits for it.
-    async fn publish(&self, reply_to: ReplyTo, result: &CommandResult, ack: Option<AckToken>) -> Option<AckToken> {
+    pub(super) async fn publish(
+        &self,
+        reply_to: ReplyTo,
+        result: &CommandResult,
+        ack: Option<AckToken>,
+    ) -> Option<AckToken> {
         let mut backoff = Backoff::between(Duration::from_secs(1), Duration::from_mins(1));
         loop {
             let parts = reply_to.publications(&self.config.base, result).into_iter();

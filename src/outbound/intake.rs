@@ -1,14 +1,25 @@
-//! The way into the queue to iLink: a command goes in if the queue has room for another of its client's.
+//! The way into the queue to iLink: a command goes in if the queue has room for another of its client's. What the store refuses
+//! for now, and takes again without anybody's help, waits here for as long as the command may.
 
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::poll;
+use tokio::time::sleep;
 use tracing::warn;
 
 use super::shares::{Client, Shares};
+use super::turns::{Turn, Turns};
 use crate::local::Base;
 use crate::observe::counters::Counters;
 use crate::observe::log::{Seldom, clipped};
-use crate::store::{AppendError, Key, Queue, SpoolError, Store};
+use crate::os::clock::{boot_now, nap};
+use crate::store::{self, AppendError, Key, Queue, SpoolError, Store, WhyNot};
+
+/// Between two tries of what was refused, at least.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The way in.
 #[derive(Debug)]
@@ -23,6 +34,8 @@ pub struct Intake {
     pub counters: Arc<Counters>,
     /// For saying that a client has its share.
     pub told: Seldom,
+    /// In which order it is tried again.
+    pub turns: Turns,
 }
 
 /// Why a command was not made durable.
@@ -31,13 +44,21 @@ pub(super) enum NotStored {
     NoRoom(String),
     /// It is larger than the spool takes.
     TooLarge(String),
+    /// Its time ran out while the spool refused, for this cause.
+    Late(String),
     /// The spool failed.
     Failed(SpoolError),
 }
 
 impl Intake {
-    /// Makes a command durable, if its client has room for it.
-    pub(super) async fn append(&self, topic: &str, row: Vec<u8>, key: Option<Key>) -> Result<(u64, Client), NotStored> {
+    /// Makes a command durable, if its client has room for it. It may wait until `deadline`, by the boot-time clock.
+    pub(super) async fn append(
+        &self,
+        topic: &str,
+        row: Vec<u8>,
+        key: Option<Key>,
+        deadline: Duration,
+    ) -> Result<(u64, Client), NotStored> {
         let client = self.shares.client(&self.base, topic);
         let Some(place) = self.shares.ask(client, row.len()) else {
             if self.told.may() {
@@ -49,18 +70,74 @@ impl Intake {
             let why = "this client's commands fill its share of the bridge's queue to iLink: send it again later";
             return Err(NotStored::NoRoom(why.to_owned()));
         };
-        match self.spool.append(Queue::Outbound, row.into(), key).await {
-            Ok(seq) => {
-                place.keep(seq);
-                self.counters.commands_stored.add();
-                Ok((seq, client))
+        let seq = self.append_in_turn(row.into(), key, deadline).await?;
+        place.keep(seq);
+        self.counters.commands_stored.add();
+        Ok((seq, client))
+    }
+
+    /// Hands rows over to the spool in the order of the calls, however often it refuses one of them for now.
+    async fn append_in_turn(&self, row: Bytes, key: Option<Key>, deadline: Duration) -> Result<u64, NotStored> {
+        let turn = self.turns.take();
+        let mut last = String::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.may_ask(&turn) => {}
+                () = reached(deadline) => return Err(NotStored::Late(self.cause().unwrap_or(last))),
             }
-            Err(AppendError::Spool(failed @ SpoolError::Failed(_))) => Err(NotStored::Failed(failed)),
-            Err(AppendError::Full) => {
-                Err(NotStored::NoRoom("the bridge's queue to iLink is full: send it again later".to_owned()))
+            let mut appending = self.spool.append(Queue::Outbound, row.clone(), key);
+            let outcome = match poll!(&mut appending) {
+                Poll::Ready(outcome) => outcome,
+                Poll::Pending => {
+                    // It is handed over: whoever comes next may follow.
+                    turn.pass();
+                    appending.await
+                }
+            };
+            match outcome {
+                Ok(seq) => return Ok(seq),
+                Err(AppendError::Spool(SpoolError::Unwritable(cause))) if self.spool.passes(&cause) => {
+                    turn.hold();
+                    last = cause;
+                    sleep(PAUSE).await;
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(AppendError::Spool(refused @ SpoolError::Unwritable(_))) => Err(NotStored::NoRoom(refused.to_string())),
-            Err(AppendError::Spool(refused @ SpoolError::TooLarge(_))) => Err(NotStored::TooLarge(refused.to_string())),
         }
+    }
+
+    /// Resolves when nobody who came before waits, and the spool does not refuse what will pass.
+    async fn may_ask(&self, turn: &Turn<'_>) {
+        turn.comes().await;
+        let refuses = |not: &store::NotStored| not.why == WhyNot::Refused && self.spool.passes(&not.cause);
+        let mut writable = self.spool.writable();
+        if writable.borrow().as_ref().is_err_and(refuses) {
+            turn.hold();
+            // An error is a spool that has ended: it says so itself.
+            let _ = writable.wait_for(|now| !now.as_ref().is_err_and(refuses)).await;
+        }
+    }
+
+    fn cause(&self) -> Option<String> {
+        self.spool.stores().err().map(|not| not.cause)
+    }
+}
+
+impl From<AppendError> for NotStored {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Full => Self::NoRoom("the bridge's queue to iLink is full: send it again later".to_owned()),
+            AppendError::Spool(failed @ SpoolError::Failed(_)) => Self::Failed(failed),
+            AppendError::Spool(refused @ SpoolError::Unwritable(_)) => Self::NoRoom(refused.to_string()),
+            AppendError::Spool(refused @ SpoolError::TooLarge(_)) => Self::TooLarge(refused.to_string()),
+        }
+    }
+}
+
+/// Resolves when the boot-time clock has reached this moment.
+async fn reached(at: Duration) {
+    while boot_now() < at {
+        sleep(nap(at, boot_now())).await;
     }
 }

@@ -16,6 +16,7 @@ use ulid::Ulid;
 use super::deliver::Accepted;
 use super::intake::{Intake, NotStored};
 use super::record::{Command, Mark, Record, ReplyTo, StoredResult};
+use super::storing::Overdue;
 use crate::delivery::{Answers, Reply};
 use crate::local::{CommandResult, Reason, Rejection};
 use crate::mqtt::Publisher;
@@ -54,11 +55,12 @@ impl Replies {
     async fn store(&self, Reply { id, recv, call, route }: Reply) -> bool {
         let topic = self.intake.base.route_origin(&route.name, &recv);
         let reply_to = ReplyTo { topic: topic.clone(), response_topic: None, correlation_data: None };
-        let refuse = async |reason, why: String| {
+        let tell = async |result: CommandResult| {
             route.counters.failed.add();
-            debug!(route = route.name, why, "the answer of a route was not stored");
-            self.refuse(id, &reply_to, Rejection::new(reason, why, None)).await
+            debug!(route = route.name, why = result.message, "the answer of a route was not stored");
+            self.tell(&reply_to, &result).await
         };
+        let refuse = async |reason, why: String| tell(self.rejected(id, Rejection::new(reason, why, None))).await;
         let size = call.content().map_or(0, <[u8]>::len);
         if size > self.max_content {
             let why = format!("the reply has {size} bytes, outbound.max_content allows {}", self.max_content);
@@ -68,12 +70,12 @@ impl Replies {
         let (attempts, unknown, mark) = (0, 0, Mark::Unsent);
         let command =
             Command { id, at, ttl, reference: None, reply_to: reply_to.clone(), call, attempts, unknown, mark };
-        let deadline = command.deadline();
+        let (deadline, overdue) = (command.deadline(), Overdue::of(&command));
         let row = match Record::Command(command).encode() {
             Ok(row) => row,
             Err(error) => return refuse(Reason::QueueFull, error.to_string()).await,
         };
-        match self.intake.append(&topic, row, None).await {
+        match self.intake.append(&topic, row, None, deadline).await {
             Ok((seq, client)) => {
                 debug!(seq, route = route.name, "stored the answer of a route");
                 let _ = self.accepted.send(Accepted { seq, client, lane, deadline, latest: None });
@@ -81,25 +83,29 @@ impl Replies {
             }
             Err(NotStored::NoRoom(why)) => refuse(Reason::QueueFull, why).await,
             Err(NotStored::TooLarge(why)) => refuse(Reason::TooLarge, why).await,
+            Err(NotStored::Late(cause)) => tell(overdue.result(&cause, &self.intake.counters)).await,
             Err(NotStored::Failed(_)) => false,
         }
     }
 
-    /// Tells that an answer is not given. The result goes the way of all results; if there is no room for it either, it is
-    /// published at once, and nobody waits for the broker.
-    async fn refuse(&self, id: [u8; 16], reply_to: &ReplyTo, rejection: Rejection) -> bool {
+    fn rejected(&self, id: [u8; 16], rejection: Rejection) -> CommandResult {
         let counters = &self.intake.counters;
         counters.commands_rejected.add();
         counters.series.command_rejected(rejection.reason);
-        let result = CommandResult::rejected(Ulid::from_bytes(id), rejection, 0);
-        match self.intake.spool.append(Queue::Outbound, StoredResult::row(reply_to, &result), None).await {
+        CommandResult::rejected(Ulid::from_bytes(id), rejection, 0)
+    }
+
+    /// Tells that an answer is not given. The result goes the way of all results; if there is no room for it either, it is
+    /// published at once, and nobody waits for the broker.
+    async fn tell(&self, reply_to: &ReplyTo, result: &CommandResult) -> bool {
+        match self.intake.spool.append(Queue::Outbound, StoredResult::row(reply_to, result), None).await {
             Ok(seq) => {
                 let _ = self.results.send(seq);
                 true
             }
             Err(AppendError::Spool(SpoolError::Failed(_))) => false,
             Err(_) => {
-                for publication in reply_to.publications(&self.intake.base, &result) {
+                for publication in reply_to.publications(&self.intake.base, result) {
                     drop(self.publisher.publish(publication).await);
                 }
                 true

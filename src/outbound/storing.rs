@@ -10,6 +10,7 @@ use tracing::debug;
 use ulid::Ulid;
 
 use super::accept::{Accept, Answering, Fate, Storing};
+use super::attempt::passed;
 use super::crossings::{Crossed, Due, Reading, Verdict};
 use super::deliver::Accepted;
 use super::intake::NotStored;
@@ -17,8 +18,9 @@ use super::record::{Command, Mark, Record, ReplyTo};
 use super::redelivery::{Digest, Redelivery};
 use super::route_book::{LeftOut, Remembered};
 use crate::delivery::routing::RouteState;
-use crate::local::{Reason, Rejection};
+use crate::local::{CommandResult, Reason, Reference, Rejection};
 use crate::mqtt::{AckToken, Incoming};
+use crate::observe::counters::Counters;
 use crate::os::clock::{self, Stamp};
 use crate::protocol::Call;
 use crate::route::{Heard, Keep, Outcome, Side, Telling, ToRoute};
@@ -28,8 +30,9 @@ impl Accept {
     pub(super) async fn store(self: Arc<Self>, command: Command, key: Option<Key>, ack: Option<AckToken>) -> Fate {
         let (id, lane, deadline) = (command.id, command.call.receiver(), command.deadline());
         let (reply_to, reference) = (command.reply_to.clone(), command.reference.clone());
+        let overdue = Overdue::of(&command);
         let Ok(row) = Record::Command(command).encode() else { return Fate::Acknowledged(None) };
-        match self.intake.append(&reply_to.topic, row, key).await {
+        match self.intake.append(&reply_to.topic, row, key, deadline).await {
             Ok((seq, client)) => {
                 debug!(seq, topic = reply_to.topic, "stored a command");
                 Fate::Stored(Accepted { seq, client, lane, deadline, latest: None }, ack)
@@ -43,7 +46,45 @@ impl Accept {
                 let rejection = Rejection::new(Reason::TooLarge, why, reference);
                 Fate::Refused(Box::pin(self.refuse(id, reply_to, rejection, ack)))
             }
+            Err(NotStored::Late(cause)) => Fate::Refused(Box::pin(self.expire(reply_to, overdue, cause, ack))),
         }
+    }
+
+    /// Publishes the result of a command whose time ran out before it could be stored.
+    async fn expire(
+        self: Arc<Self>,
+        reply_to: ReplyTo,
+        overdue: Overdue,
+        cause: String,
+        ack: Option<AckToken>,
+    ) -> Option<AckToken> {
+        let result = overdue.result(&cause, &self.counters);
+        self.publish(reply_to, &result, ack).await
+    }
+}
+
+/// What a command's result needs if its time runs out before it can be stored.
+pub(super) struct Overdue {
+    id: [u8; 16],
+    at: Stamp,
+    reference: Option<Reference>,
+    call: &'static str,
+}
+
+impl Overdue {
+    pub(super) fn of(command: &Command) -> Self {
+        Self { id: command.id, at: command.at, reference: command.reference.clone(), call: command.call.name() }
+    }
+
+    /// The result, which is counted.
+    pub(super) fn result(self, cause: &str, counters: &Counters) -> CommandResult {
+        let age = self.at.age();
+        let elapsed = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let result = CommandResult::expired(Ulid::from_bytes(self.id), self.reference, None, cause, 0, elapsed);
+        counters.commands_expired.add();
+        counters.series.command(self.call, &result, age);
+        counters.activity.note(passed(self.call, None, None, &result, &counters.activity));
+        result
     }
 }
 
@@ -78,7 +119,13 @@ enum NotAccepted {
 struct Refused {
     id: [u8; 16],
     reply_to: ReplyTo,
-    rejection: Rejection,
+    why: Why,
+}
+
+enum Why {
+    Rejected(Rejection),
+    /// Its time ran out before it could be stored, for this cause.
+    Late(Overdue, String),
 }
 
 impl Accept {
@@ -248,20 +295,20 @@ impl Accept {
     ) -> Result<(Accepted, Remembered), NotAccepted> {
         let Routed { command, keep, remembered, state } = routed;
         let (id, lane, deadline) = (command.id, command.call.receiver(), command.deadline());
-        let reply_to = command.reply_to.clone();
-        let refuse = |reason, message: String| {
+        let (reply_to, overdue) = (command.reply_to.clone(), Overdue::of(&command));
+        let not_accepted = |why| {
             state.counters.failed.add();
             self.book.not_stored(&remembered);
-            let rejection = Rejection::new(reason, message, None);
-            NotAccepted::Refused(Refused { id, reply_to: reply_to.clone(), rejection })
+            NotAccepted::Refused(Refused { id, reply_to: reply_to.clone(), why })
         };
+        let refuse = |reason, message| not_accepted(Why::Rejected(Rejection::new(reason, message, None)));
         if !fits {
             let (len, most) = (command.call.content().map_or(0, <[u8]>::len), self.config.rules.max_content);
             let message = format!("the message has {len} bytes, outbound.max_content allows {most}");
             return Err(refuse(Reason::TooLarge, message));
         }
         let row = Record::Command(command).encode().map_err(|error| refuse(Reason::QueueFull, error.to_string()))?;
-        match self.intake.append(&reply_to.topic, row, key).await {
+        match self.intake.append(&reply_to.topic, row, key, deadline).await {
             Ok((seq, client)) => {
                 debug!(seq, route = state.name, "stored a command of a route");
                 let latest = (keep == Keep::Latest).then(|| reply_to.topic.as_str().into());
@@ -270,12 +317,16 @@ impl Accept {
             Err(NotStored::Failed(failed)) => Err(NotAccepted::Failed(failed)),
             Err(NotStored::NoRoom(why)) => Err(refuse(Reason::QueueFull, why)),
             Err(NotStored::TooLarge(why)) => Err(refuse(Reason::TooLarge, why)),
+            Err(NotStored::Late(cause)) => Err(not_accepted(Why::Late(overdue, cause))),
         }
     }
 
     async fn refuse_all(self: Arc<Self>, refused: Vec<Refused>, mut ack: Option<AckToken>) -> Option<AckToken> {
-        for Refused { id, reply_to, rejection } in refused {
-            ack = Arc::clone(&self).refuse(id, reply_to, rejection, ack).await;
+        for Refused { id, reply_to, why } in refused {
+            ack = match why {
+                Why::Rejected(rejection) => Arc::clone(&self).refuse(id, reply_to, rejection, ack).await,
+                Why::Late(overdue, cause) => Arc::clone(&self).expire(reply_to, overdue, cause, ack).await,
+            };
         }
         ack
     }

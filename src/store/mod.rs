@@ -94,6 +94,9 @@ pub trait Append: Debug + Send + Sync + 'static {
     /// What the rows are kept on.
     fn medium(&self) -> Medium;
 
+    /// Whether what is refused for this cause is taken by and by, without anybody's help. No I/O.
+    fn passes(&self, cause: &str) -> bool;
+
     /// How much a queue holds, as of the last commit. No I/O.
     fn stats(&self, queue: Queue) -> QueueStats;
 

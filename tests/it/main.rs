@@ -59,6 +59,7 @@
 //! | **`cluster/`** | several bridges for one account, with a real etcd: takeover, hand-over, no majority |
 //! | `cluster/etcds.rs` | an etcd of three: one dies, two die; TLS, users |
 //! | `cluster/large.rs` | what is too large for etcd blocks nothing |
+//! | `cluster/majority.rs` | commands that come while etcd has no majority |
 //! | `cluster/repeats.rs` | a push that is tried at two members is one message |
 //! | `cluster/stops.rs` | members that stop together, half-way, or without etcd |
 //! | `cluster/wrong.rs` | what is configured wrongly is told |

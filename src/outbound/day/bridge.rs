@@ -33,6 +33,7 @@ use crate::outbound::intake::Intake;
 use crate::outbound::results::Results;
 use crate::outbound::route_book::RouteBook;
 use crate::outbound::shares::Shares;
+use crate::outbound::turns::Turns;
 use crate::protocol::{Account, Qos, Subject, Uid};
 use crate::route::Routes;
 use crate::store::sqlite::Spool;
@@ -152,6 +153,7 @@ impl World {
             shares: Arc::clone(&shares),
             counters: Arc::clone(&counters),
             told: Seldom::default(),
+            turns: Turns::default(),
         });
         let accept = Accept {
             config: AcceptConfig {

@@ -147,6 +147,10 @@ impl<R: Send + Sync + 'static> Append for Handle<R> {
         Medium::Etcd
     }
 
+    fn passes(&self, cause: &str) -> bool {
+        cause != EtcdError::NoSpace.to_string()
+    }
+
     fn stats(&self, queue: Queue) -> QueueStats {
         let count = *self.common.state().counts().get(queue);
         QueueStats { depth: count.depth, bytes: count.bytes }

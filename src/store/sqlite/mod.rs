@@ -211,6 +211,11 @@ impl Append for Spool {
         Medium::Disk
     }
 
+    fn passes(&self, _cause: &str) -> bool {
+        // A disk that is full, read-only, failing or locked waits for its operator.
+        false
+    }
+
     fn stats(&self, queue: Queue) -> QueueStats {
         self.shared.stats(queue)
     }

@@ -2,6 +2,7 @@
 
 mod etcds;
 mod large;
+mod majority;
 mod repeats;
 mod stops;
 mod wrong;

@@ -41,6 +41,8 @@ async fn rows_are_removed_at_once_and_pushes_taken_again_when_there_is_space() {
     let store = in_time(etcd.lead(&leadership)).await.unwrap();
     let cause = fill(&*store).await;
     assert!(cause.contains("NOSPACE") && cause.contains("etcdctl alarm disarm"), "{cause}");
+    // Commands do not wait for the operator.
+    assert!(!store.passes(&cause) && store.passes("etcd has no majority"));
 
     // Pushes keep coming, and results that cannot be stored.
     let pushing = tokio::spawn({
