@@ -263,7 +263,7 @@ impl Callback {
         let mut answer = Answer::new(DONE);
         // After this time iLink has gone, and will repeat the push.
         if let Some(ticket) = ticket.filter(|_| arrived.elapsed() < ANSWER_TIMEOUT) {
-            let leaving = self.store.leaving(ticket, kind, arrived.elapsed()).await?;
+            let leaving = Store::leaving(ticket);
             let in_time = move || {
                 if arrived.elapsed() < ANSWER_TIMEOUT {
                     leaving.left();

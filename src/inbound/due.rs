@@ -1,56 +1,167 @@
 //! Tells a push that iLink sends again from a new one where several bridges take pushes: by tokens, which all of them see.
 //!
-//! A token is stored with each push, and stands for the answer that is due. A bridge takes it before it answers, and only one
-//! can. So whoever finds the token of a push knows that the push is stored and was not answered, whichever member stored it and
-//! whatever was killed since. The push is then not stored again, and who takes the token answers.
+//! A token is put with the row of each push, in one commit. It says that its push is *in hand*: whoever put it answers, now. If the
+//! answer leaves, the token is removed a little later. If it does not, the token says *unanswered* from then on, and the next
+//! try, at whichever member, is a repeat: that member takes the push in hand, and answers.
 //!
-//! For each answer a token was taken, and for each token there is a row: nothing that was answered is lost, not even when
-//! several members have the same bytes in hand at once. If the answer does not leave, the token is put back. If the bridge is
-//! killed in between, a further try is stored a second time, which is better than a lost push.
+//! Who finds a push in another's hand waits for what becomes of it. If that does not show in time, the other was killed, stands
+//! still, or does not reach etcd, and nobody can tell whether it has answered. Then the push is stored once more, as a copy: with
+//! the same id, as everything that is sent again. So nothing that was answered is ever lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::sleep;
 
-use super::repeats::{Digest, WINDOW};
+use super::record::Record;
+use super::repeats::{Digest, Progress, WINDOW};
+use super::room::NewRow;
+use super::store::Store;
 use crate::os::clock::Stamp;
 use crate::store::{AppendError, Once, SpoolError, Token, Tokens};
 
-/// The answer to a push that is stored.
-#[derive(Debug, Clone, Copy)]
+/// What becomes of a push in another's hand is looked at first after this time, then after twice as much, and so on: for a
+/// second and a half in all.
+const FIRST_LOOK: Duration = Duration::from_millis(25);
+const LOOKS: u32 = 6;
+
+/// What a token says of its push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Word {
+    /// By which every copy goes.
+    pub(super) id: [u8; 16],
+    /// When it was first stored.
+    pub(super) at: Stamp,
+    /// Its answer did not leave.
+    pub(super) is_unanswered: bool,
+}
+
+impl Word {
+    pub(super) fn encode(self) -> Bytes {
+        postcard::to_stdvec(&self).unwrap_or_default().into()
+    }
+
+    /// What a token says, if that can be read and is not outdated.
+    fn decode(value: &[u8]) -> Option<Self> {
+        postcard::from_bytes(value).ok().filter(|word: &Self| word.at.age() < WINDOW)
+    }
+}
+
+/// A push in hand. Dropped before its answer left, it is unanswered.
 pub struct Due {
+    store: Arc<Store>,
+    tokens: Arc<dyn Tokens>,
     digest: Digest,
+    /// Of its token.
     version: u64,
-    /// When the push was first stored.
-    at: Stamp,
-    /// It was stored already.
+    word: Word,
+    has_left: AtomicBool,
+    /// It was stored already, though perhaps not its copy.
     pub(super) is_repeat: bool,
 }
 
-/// Appends the push in `row`, unless it is there already and its answer is due.
-pub(super) async fn append(tokens: &dyn Tokens, row: Bytes, digest: Digest) -> Result<Due, AppendError> {
-    let now = Stamp::now();
-    let mut replaces = 0;
-    loop {
-        let token = Token { name: digest, value: encode(now), replaces };
-        match tokens.append_once(row.clone(), token).await? {
-            Once::Stored { version, .. } => return Ok(Due { digest, version, at: now, is_repeat: false }),
-            Once::Known { version, value } => match postcard::from_bytes::<Stamp>(&value) {
-                Ok(at) if at.age() < WINDOW => return Ok(Due { digest, version, at, is_repeat: true }),
-                Ok(_) | Err(_) => replaces = version,
-            },
+impl Due {
+    /// The answer left: the same bytes are a new message from here on.
+    pub(super) fn left(&self) {
+        if !self.has_left.swap(true, Ordering::Relaxed) {
+            self.tokens.end(self.digest);
         }
     }
 }
 
-/// Takes the right to answer. False: the push is answered elsewhere, or is a new one by now.
-pub(super) async fn take(tokens: &dyn Tokens, due: Due) -> Result<bool, SpoolError> {
-    tokens.take(due.digest, due.version).await
+impl Drop for Due {
+    fn drop(&mut self) {
+        if *self.has_left.get_mut() {
+            return;
+        }
+        let word = Word { is_unanswered: true, ..self.word };
+        let token = Token { name: self.digest, value: word.encode(), replaces: self.version };
+        let tokens = Arc::clone(&self.tokens);
+        // If that cannot be stored, the next try makes a copy.
+        self.store.spawn(async move { drop(tokens.put(token).await) });
+    }
 }
 
-/// The answer did not leave: a further try is a repeat, as before. If that cannot be stored, it becomes a second message.
-pub(super) async fn put_back(tokens: &dyn Tokens, due: Due) {
-    let _ = tokens.put_back(due.digest, encode(due.at)).await;
+/// A push to be taken in hand.
+pub(super) struct New<'a> {
+    pub(super) store: &'a Arc<Store>,
+    pub(super) tokens: &'a Arc<dyn Tokens>,
+    pub(super) digest: Digest,
+    pub(super) row: &'a NewRow,
+    pub(super) tell: &'a watch::Sender<Progress>,
 }
 
-fn encode(at: Stamp) -> Bytes {
-    postcard::to_stdvec(&at).unwrap_or_default().into()
+/// How a try ended.
+enum Found {
+    InHand(Due),
+    Elsewhere {
+        version: u64,
+        word: Word,
+    },
+    /// To be tried at once, in the place of this version.
+    Outdated(u64),
+}
+
+impl New<'_> {
+    /// Takes the push in hand: stores it, unless it is stored and unanswered.
+    pub(super) async fn take(&self) -> Result<Due, AppendError> {
+        let NewRow { id, at, .. } = *self.row;
+        let word = Word { id, at, is_unanswered: false };
+        let mut replaces = 0;
+        let mut looks = 0;
+        loop {
+            match self.append(self.row.bytes.clone(), word, replaces).await? {
+                Found::InHand(due) => return Ok(due),
+                Found::Outdated(version) => replaces = version,
+                Found::Elsewhere { .. } if looks < LOOKS => {
+                    sleep(FIRST_LOOK * 2_u32.pow(looks)).await;
+                    (replaces, looks) = (0, looks + 1);
+                }
+                Found::Elsewhere { .. } if self.tell.is_closed() => {
+                    return Err(SpoolError::Unwritable("its sender has left".to_owned()).into());
+                }
+                Found::Elsewhere { version, word } => {
+                    if let Found::InHand(mut copy) = self.append(self.copy(word)?, word, version).await? {
+                        copy.is_repeat = true;
+                        return Ok(copy);
+                    }
+                    // Something has become of it after all.
+                    (replaces, looks) = (0, 0);
+                }
+            }
+        }
+    }
+
+    async fn append(&self, row: Bytes, word: Word, replaces: u64) -> Result<Found, AppendError> {
+        let token = Token { name: self.digest, value: word.encode(), replaces };
+        let (version, value) = match self.tokens.append_once(row, token).await? {
+            Once::Stored { version, .. } => return Ok(Found::InHand(self.due(version, word, false))),
+            Once::Known { version, value } => (version, value),
+        };
+        match Word::decode(&value) {
+            None => Ok(Found::Outdated(version)),
+            Some(word) if word.is_unanswered => {
+                let word = Word { is_unanswered: false, ..word };
+                let token = Token { name: self.digest, value: word.encode(), replaces: version };
+                let taken = self.tokens.put(token).await?;
+                Ok(taken.map_or(Found::Outdated(0), |version| Found::InHand(self.due(version, word, true))))
+            }
+            Some(word) => Ok(Found::Elsewhere { version, word }),
+        }
+    }
+
+    fn due(&self, version: u64, word: Word, is_repeat: bool) -> Due {
+        let (store, tokens) = (Arc::clone(self.store), Arc::clone(self.tokens));
+        Due { store, tokens, digest: self.digest, version, word, has_left: AtomicBool::new(false), is_repeat }
+    }
+
+    /// The row once more, as it was stored first.
+    fn copy(&self, word: Word) -> Result<Bytes, SpoolError> {
+        let row = Record::decode(&self.row.bytes).and_then(|row| row.copy_of(word.id, word.at).encode());
+        row.map(Bytes::from).map_err(|error| SpoolError::Unwritable(error.to_string()))
+    }
 }

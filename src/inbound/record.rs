@@ -122,6 +122,15 @@ impl Record {
         Self::Push { id: Ulid::generate().to_bytes(), at: Stamp::now(), body }
     }
 
+    /// A push as a copy of the one that was accepted under this id, at this time.
+    #[must_use]
+    pub(super) fn copy_of(self, id: [u8; 16], at: Stamp) -> Self {
+        match self {
+            Self::Push { body, .. } => Self::Push { id, at, body },
+            other => other,
+        }
+    }
+
     /// The row by which a row comes back, of which these parts were refused for good.
     #[must_use]
     pub fn again(self, refused: &[&Part]) -> Self {

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use ulid::Ulid;
+
 use super::record::Record;
+use crate::os::clock::Stamp;
 
 /// The most bytes of memory for pushes that are being read and stored.
 const BYTES_AT_MOST: usize = 64 << 20;
@@ -67,12 +70,23 @@ impl Held {
         &self.bytes
     }
 
-    /// The push as a row of the spool. None only if the encoding fails, which no value makes it do.
-    pub(super) fn into_row(self) -> Option<Bytes> {
-        let Self { bytes, place } = self;
-        let row = Record::push(bytes).encode().ok()?;
-        Some(Bytes::from_owner(Row { bytes: row, _place: place }))
+    /// The push, accepted now, as a row of the spool. None only if the encoding fails, which no value makes it do.
+    pub(super) fn into_row(self) -> Option<NewRow> {
+        let Self { bytes: body, place } = self;
+        let (id, at) = (Ulid::generate().to_bytes(), Stamp::now());
+        let row = Record::Push { id, at, body }.encode().ok()?;
+        Some(NewRow { id, at, bytes: Bytes::from_owner(Row { bytes: row, _place: place }) })
     }
+}
+
+/// A push as a row of the spool.
+pub(super) struct NewRow {
+    /// The bridge's id for it.
+    pub(super) id: [u8; 16],
+    /// When it was accepted.
+    pub(super) at: Stamp,
+    /// The whole row, with its place.
+    pub(super) bytes: Bytes,
 }
 
 struct Row {
@@ -105,7 +119,7 @@ mod tests {
         let all = kib(&room);
         let held = Held::new(Bytes::from_static(b"{}"), room.try_take(1 << 20).unwrap());
         assert_eq!(all - kib(&room), 3, "what was taken in advance is given back");
-        let row = held.into_row().unwrap();
+        let row = held.into_row().unwrap().bytes;
         let part = row.slice(1..2);
         drop(row);
         assert_eq!(all - kib(&room), 3);

@@ -24,7 +24,7 @@ use tracing::warn;
 
 use super::due::Due;
 use super::repeats::{self, Claim, Progress, Repeats};
-use super::room::{Held, Place, Room};
+use super::room::{Held, NewRow, Place, Room};
 use crate::observe::counters::{Counters, PushOutcome, Unanswered};
 use crate::observe::log::Seldom;
 use crate::protocol::Kind;
@@ -54,8 +54,8 @@ pub enum Recognition {
 pub enum Ticket {
     /// By which the memory knows it.
     Remembered(Arc<Repeats>, repeats::Ticket),
-    /// What is due for it, once it is stored.
-    Due(Arc<dyn Tokens>, Arc<OnceLock<Due>>),
+    /// In hand, once it is stored.
+    Due(Arc<OnceLock<Due>>),
 }
 
 /// Stores pushes.
@@ -97,7 +97,7 @@ impl Store {
     }
 
     /// Spawns a task; may be called from any thread.
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let fault = self.fault.clone().drop_guard();
         self.runtime.spawn(self.tasks.track_future(async move {
             task.await;
@@ -139,7 +139,7 @@ impl Store {
         let mut waiting = Waiting { store: self, kind: Some(kind), progress: Some(progress.clone()), held: false };
         let stored = self.wait(progress, until, &mut waiting).await;
         waiting.over(stored)?;
-        if let Some(Ticket::Due(_, due)) = &ticket {
+        if let Some(Ticket::Due(due)) = &ticket {
             repeat = due.get().is_some_and(|due| due.is_repeat);
         }
         self.counters.series.push(kind, if repeat { PushOutcome::Repeated } else { PushOutcome::Stored });
@@ -192,7 +192,7 @@ impl Store {
                     let (tokens, due) = (Arc::clone(tokens), Arc::clone(&due));
                     self.spawn(Arc::clone(self).keep_once(tokens, digest, push, due));
                 }
-                Taken { ticket: Some(Ticket::Due(Arc::clone(tokens), due)), progress, repeat: false }
+                Taken { ticket: Some(Ticket::Due(due)), progress, repeat: false }
             }
         }
     }
@@ -319,7 +319,7 @@ impl Drop for Waiting<'_> {
 
 /// A push on its way to the disk, and who is to be told.
 struct Push {
-    row: Bytes,
+    row: NewRow,
     ticket: Option<repeats::Ticket>,
     tell: watch::Sender<Progress>,
 }

@@ -133,8 +133,8 @@ pub trait Append: Debug + Send + Sync + 'static {
 
 /// Taking rows in once, where several bridges do so.
 ///
-/// A [`Token`] is stored with a row. While it is there, no bridge stores a row with a token of this name. Whoever takes it is the
-/// only one who does. A token that nobody takes goes by itself, after some minutes.
+/// A [`Token`] is stored with a row. While it is there, no bridge stores a row with a token of this name, but in its place. Of all
+/// who replace it, one does. A token that nobody ends goes by itself, after some minutes.
 pub trait Tokens: Append {
     /// As [`Append::append`] to [`Queue::Inbound`], with this token in the same commit. If the token is there already, nothing
     /// is stored, and a full queue is no error.
@@ -144,19 +144,16 @@ pub trait Tokens: Append {
     /// As [`Append::append`].
     fn append_once(&self, data: Bytes, token: Token) -> Answer<'_, Once, AppendError>;
 
-    /// Removes the token if it is there in this version; if not, the answer is false. Durable when it returns.
+    /// Puts the token alone, in the place of the version that it replaces. Gives its own version; none if another was there.
+    /// Durable when it returns.
     ///
     /// # Errors
     ///
     /// [`SpoolError`]; but for `Failed`, it is as it was.
-    fn take(&self, name: [u8; 32], version: u64) -> Answer<'_, bool>;
+    fn put(&self, token: Token) -> Answer<'_, Option<u64>>;
 
-    /// Puts a token that was taken where it was; false if there is another one. Durable when it returns.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::take`].
-    fn put_back(&self, name: [u8; 32], value: Bytes) -> Answer<'_, bool>;
+    /// Removes the token of this name, lazily.
+    fn end(&self, name: [u8; 32]);
 }
 
 /// All that is done with the rows: by the one bridge that leads.

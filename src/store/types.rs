@@ -151,7 +151,7 @@ pub enum Once {
     },
     /// It is not, because this token was there.
     Known {
-        /// Its version.
+        /// Its version; 0: one was to be replaced, and there is none.
         version: u64,
         /// Its value.
         value: Bytes,

@@ -13,7 +13,7 @@ use crate::store::{AppendError, Queue, SpoolError, Then, Tokens};
 impl Store {
     /// Hands the push to the spool's writer, which stores it whether the peer waits or leaves.
     pub(super) fn hand_over(self: &Arc<Self>, push: Push) {
-        let row = push.row.clone();
+        let row = push.row.bytes.clone();
         let store = Arc::clone(self);
         let done: Then = Box::new(move |appended| {
             if let Some(push) = store.stored(push, &appended) {
@@ -55,7 +55,7 @@ impl Store {
                 return;
             }
             // Not given up during this attempt: the writer has the row, and may store it.
-            let appended = self.spool.append(Queue::Inbound, push.row.clone(), None).await;
+            let appended = self.spool.append(Queue::Inbound, push.row.bytes.clone(), None).await;
             match self.stored(push, &appended) {
                 None => return,
                 Some(again) => push = again,
@@ -63,7 +63,7 @@ impl Store {
         }
     }
 
-    /// Stores the push, unless its answer is due already; tries until that is done or its peer has left.
+    /// Takes the push in hand; tries until that is done or its peer has left.
     pub(super) async fn keep_once(
         self: Arc<Self>,
         tokens: Arc<dyn Tokens>,
@@ -72,15 +72,19 @@ impl Store {
         due: Arc<OnceLock<Due>>,
     ) {
         loop {
-            let appended = due::append(&*tokens, push.row.clone(), digest).await;
-            if let Ok(found) = appended {
-                self.counters.pushes_repeated.add_if(found.is_repeat);
-                self.counters.pushes_stored.add_if(!found.is_repeat);
-                let _ = due.set(found);
-                let _ = self.stored.send(push.tell);
-                return;
-            }
-            let Some(again) = self.stored(push, &appended.map(|_| 0)) else { return };
+            let new = due::New { store: &self, tokens: &tokens, digest, row: &push.row, tell: &push.tell };
+            let error = match new.take().await {
+                Ok(found) => {
+                    self.counters.pushes_repeated.add_if(found.is_repeat);
+                    self.counters.pushes_stored.add_if(!found.is_repeat);
+                    // If nobody waits for it any more, it goes from here.
+                    let _ = due.set(found);
+                    let _ = self.stored.send(push.tell);
+                    return;
+                }
+                Err(error) => error,
+            };
+            let Some(again) = self.stored(push, &Err(error)) else { return };
             push = again;
             sleep(RETRY).await;
             if self.nobody_waits(&push) {

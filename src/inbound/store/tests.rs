@@ -1,12 +1,15 @@
 //! Who answers where several bridges take pushes: with tokens in a real etcd.
 
-use tokio::task::yield_now;
+use std::collections::BTreeSet;
+
+use tokio::time::sleep;
 
 use super::*;
+use crate::inbound::record::Record;
 use crate::os::clock::Stamp;
-use crate::store::Token;
 use crate::store::etcd::tests::{config, shared};
 use crate::store::etcd::{Etcd, EtcdConfig};
+use crate::store::{Queue, Token};
 
 /// A member, and what it has begun.
 struct Member {
@@ -14,7 +17,7 @@ struct Member {
     counters: Arc<Counters>,
     tokens: Arc<dyn Tokens>,
     tasks: TaskTracker,
-    _etcd: Arc<Etcd>,
+    etcd: Arc<Etcd>,
 }
 
 fn members() -> [Member; 2] {
@@ -24,20 +27,16 @@ fn members() -> [Member; 2] {
         let (tokens, counters, tasks) = (etcd.member(), Arc::<Counters>::default(), TaskTracker::new());
         let recognition = Recognition::Tokens(tokens.clone());
         let store = Store::new(tokens.clone(), recognition, 1024, counters.clone(), tasks.clone());
-        Member { store: Arc::new(store), counters, tokens, tasks, _etcd: etcd }
+        Member { store: Arc::new(store), counters, tokens, tasks, etcd }
     })
 }
 
 impl Member {
-    /// A try of this push, which waits until it is stored.
+    /// A try of this push, which waits until it is in hand.
     async fn receive(&self, body: &'static [u8]) -> Ticket {
         let place = self.store.room(body.len()).await.unwrap();
         let stored = self.store.store(Held::new(Bytes::from_static(body), place), Kind::Text).await;
         stored.unwrap().unwrap()
-    }
-
-    fn leaving(&self, ticket: Ticket) -> impl Future<Output = Result<answering::Leaving, Unanswered>> {
-        self.store.leaving(ticket, Kind::Text, Duration::ZERO)
     }
 
     /// What it has begun is done.
@@ -50,66 +49,110 @@ impl Member {
     fn counts(&self) -> (u64, u64) {
         (self.counters.pushes_stored.get(), self.counters.pushes_repeated.get())
     }
+
+    /// How many rows there are, and how many ids.
+    async fn rows(&self) -> (usize, usize) {
+        let leadership = self.etcd.campaign().await;
+        let rows = self.etcd.lead(&leadership).await.unwrap();
+        let rows = rows.read_after(Queue::Inbound, 0, 100, usize::MAX).await.unwrap();
+        let id = |row: &crate::store::Row| match Record::decode(&row.data).unwrap() {
+            Record::Push { id, .. } => id,
+            other => panic!("{other:?}"),
+        };
+        (rows.len(), rows.iter().map(id).collect::<BTreeSet<_>>().len())
+    }
+}
+
+/// Its answer is handed to the socket.
+fn answered(ticket: Ticket) {
+    Store::leaving(ticket).left();
 }
 
 #[tokio::test]
 async fn after_an_answer_the_same_bytes_are_new_and_without_one_a_repeat_at_any_member() {
     let [a, b] = members();
-    let ticket = a.receive(b"on").await;
-    a.leaving(ticket).await.unwrap().left();
+    answered(a.receive(b"on").await);
     let ticket = b.receive(b"on").await;
     assert_eq!((a.counts(), b.counts()), ((1, 0), (1, 0)));
     // This answer does not leave.
-    drop(b.leaving(ticket).await.unwrap());
+    drop(Store::leaving(ticket));
     b.settle().await;
     let ticket = a.receive(b"on").await;
     assert_eq!(a.counts(), (1, 1));
-    a.leaving(ticket).await.unwrap().left();
+    answered(ticket);
     b.receive(b"on").await;
     assert_eq!(b.counts(), (2, 0));
+    assert_eq!(a.rows().await, (3, 3));
 }
 
 #[tokio::test]
-async fn a_peer_that_leaves_while_its_answer_is_prepared_makes_the_next_try_a_repeat() {
+async fn a_peer_that_leaves_before_its_answer_makes_the_next_try_a_repeat() {
     let [a, b] = members();
-    let ticket = a.receive(b"on").await;
-    let leaving = a.leaving(ticket);
-    tokio::select! {
-        biased;
-        _ = leaving => panic!("etcd was not asked"),
-        () = yield_now() => {}
-    }
+    drop(a.receive(b"on").await);
     a.settle().await;
     b.receive(b"on").await;
     assert_eq!(b.counts(), (0, 1));
+    assert_eq!(a.rows().await, (1, 1));
 }
 
 #[tokio::test]
-async fn of_two_members_with_the_same_push_in_hand_one_answers_and_the_next_try_is_new() {
+async fn a_push_in_another_members_hand_is_new_if_that_one_answers_and_a_repeat_if_it_does_not() {
+    for (answers, counts) in [(true, (1, 0)), (false, (0, 1))] {
+        let [a, b] = members();
+        let at_a = a.receive(b"on").await;
+        let (at_b, ()) = tokio::join!(b.receive(b"on"), async {
+            sleep(Duration::from_millis(100)).await;
+            assert_eq!(b.counts(), (0, 0), "it waits");
+            if answers { answered(at_a) } else { drop(at_a) }
+        });
+        assert_eq!((a.counts(), b.counts()), ((1, 0), counts));
+        answered(at_b);
+        a.receive(b"on").await;
+        assert_eq!(a.counts(), (2, 0));
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_become_known_of_a_push_in_another_members_hand_makes_a_copy_of_it() {
     let [a, b] = members();
-    let (at_a, at_b) = (a.receive(b"on").await, b.receive(b"on").await);
+    let at_a = a.receive(b"on").await;
+    let at_b = b.receive(b"on").await;
     assert_eq!((a.counts(), b.counts()), ((1, 0), (0, 1)));
-    b.leaving(at_b).await.unwrap().left();
-    assert_eq!(a.leaving(at_a).await.err(), Some(Unanswered::Slow));
-    assert_eq!(a.counters.pushes_unanswered_slow.get(), 1);
-    a.receive(b"on").await;
-    assert_eq!(a.counts(), (2, 0));
+    // Whatever becomes of it now, the other has it.
+    drop(at_a);
+    a.settle().await;
+    drop(at_b);
+    b.settle().await;
+    answered(a.receive(b"on").await);
+    assert_eq!(a.counts(), (1, 1));
+    assert_eq!(b.rows().await, (2, 1), "two rows, one id");
+}
+
+#[tokio::test]
+async fn a_try_whose_peer_has_left_meanwhile_makes_no_copy() {
+    let [a, b] = members();
+    let _at_a = a.receive(b"on").await;
+    assert!(timeout(Duration::from_millis(100), b.receive(b"on")).await.is_err());
+    b.settle().await;
+    assert_eq!(b.rows().await, (1, 1));
 }
 
 #[tokio::test]
 async fn what_was_stored_too_long_ago_makes_no_repeat() {
     let [a, b] = members();
-    let long_ago = postcard::to_stdvec(&(1_u64, 0_u64, Stamp::now().wall_ms() - 60_000)).unwrap();
+    let long_ago = postcard::to_stdvec(&([0_u8; 16], 1_u64, 0_u64, Stamp::now().wall_ms() - 60_000, true)).unwrap();
     let name = Sha256::digest(b"on").into();
     let token = Token { name, value: long_ago.into(), replaces: 0 };
-    a.tokens.append_once("a row".into(), token).await.unwrap();
-    let ticket = b.receive(b"on").await;
+    let row = || Bytes::from(Record::push("on".into()).encode().unwrap());
+    a.tokens.append_once(row(), token).await.unwrap();
+    answered(b.receive(b"on").await);
     assert_eq!(b.counts(), (1, 0));
-    b.leaving(ticket).await.unwrap().left();
-    let unreadable = Token { name, value: Bytes::new(), replaces: 0 };
-    a.tokens.append_once("a row".into(), unreadable).await.unwrap();
     b.receive(b"on").await;
     assert_eq!(b.counts(), (2, 0));
+    let unreadable = Token { name: Sha256::digest(b"off").into(), value: Bytes::new(), replaces: 0 };
+    a.tokens.append_once(row(), unreadable).await.unwrap();
+    b.receive(b"off").await;
+    assert_eq!(b.counts(), (3, 0));
 }
 
 #[test]

@@ -5,7 +5,6 @@
 //! before left it. Whatever is tried twice is carried out once; what the key says afterwards tells whether it was; and what
 //! comes late changes nothing.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use super::election::Leadership;
 use super::error::EtcdError;
 use super::rows::number;
 use super::tokens::{TokenChange, TokenLease, Verdict};
-use super::wire::{Carried, Compare, KeyValue, Range, Step, Transaction};
+use super::wire::{Compare, KeyValue, Range, Step, Transaction};
 use crate::store::types::{PerQueue, Queue};
 
 /// The first pause between two tries of what may have been carried out, and the longest.
@@ -49,35 +48,20 @@ impl Mark {
     }
 }
 
-/// A part of what is to be carried out.
-#[derive(Debug)]
-pub(super) enum Part {
-    Step(Step),
-    Token(TokenChange),
-}
-
 /// Something to carry out.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) transaction: Ulid,
-    pub(super) parts: Vec<Part>,
+    pub(super) steps: Vec<Step>,
+    pub(super) tokens: Vec<TokenChange>,
     /// The last place of each queue to which it adds.
     pub(super) last: PerQueue<Option<u8>>,
 }
 
 impl Work {
-    fn tokens(&self) -> impl Iterator<Item = &TokenChange> {
-        self.parts.iter().filter_map(|part| match part {
-            Part::Token(token) => Some(token),
-            Part::Step(_) => None,
-        })
-    }
-
     fn steps(&self, lease: u64) -> impl Iterator<Item = Step> {
-        self.parts.iter().map(move |part| match part {
-            Part::Step(step) => step.clone(),
-            Part::Token(token) => token.step(lease),
-        })
+        let of_tokens = self.tokens.iter().filter_map(move |token| token.step(lease));
+        self.steps.iter().cloned().chain(of_tokens)
     }
 
     #[cfg(test)]
@@ -86,35 +70,21 @@ impl Work {
     }
 }
 
-/// What has been carried out.
-#[derive(Debug, Default)]
-pub(super) struct Done {
-    /// In which it was.
-    pub(super) revision: u64,
-    /// On each token in it.
-    pub(super) verdicts: VecDeque<Verdict>,
-}
-
-impl Done {
-    fn of(carried: Carried) -> Self {
-        let revision = carried.header.revision.0;
-        let verdict = |inner: Carried| {
-            if inner.succeeded { Ok(()) } else { Err(inner.found().flatten().next()) }
-        };
-        Self { revision, verdicts: carried.inner().map(verdict).collect() }
-    }
-}
-
 /// Why it was not carried out, for certain.
 #[derive(Debug)]
 pub(super) enum NotDone {
     /// It may be tried again.
     Refused(EtcdError),
+    /// Some tokens are not as they were thought to be: the verdict on each.
+    Tokens(Vec<Verdict>),
     /// Another member leads.
     Deposed,
     /// What etcd holds is not known any more.
     Fatal(String),
 }
+
+/// It never will be carried out.
+struct Cancelled;
 
 /// One writer.
 #[derive(Debug)]
@@ -164,17 +134,18 @@ impl Committer {
         self.trouble.subscribe()
     }
 
-    /// Carries it out. Does not return before it is certain whether it was.
-    pub(super) async fn commit(&mut self, work: &Work) -> Result<Done, NotDone> {
+    /// Carries it out, and tells in which revision. Does not return before it is certain whether it was.
+    pub(super) async fn commit(&mut self, work: &Work) -> Result<u64, NotDone> {
         #[cfg(test)]
         self.fail(work.adds())?;
         if self.revision == 0 {
             self.begin().await?;
         }
         let mark = self.mark(work);
-        let lease = match work.tokens().next() {
-            Some(_) => self.lease.get(&self.client).await.map_err(NotDone::Refused)?,
-            None => 0,
+        let lease = if work.tokens.iter().any(|token| token.value.is_some()) {
+            self.lease.get(&self.client).await.map_err(NotDone::Refused)?
+        } else {
+            0
         };
         let carried_out = self.carry_out(work, &mark, lease).await;
         self.trouble.send_if_modified(|trouble| trouble.take().is_some());
@@ -182,15 +153,14 @@ impl Committer {
             // The lease may have ended.
             self.lease = TokenLease::default();
         }
-        let done = carried_out?;
-        let revision = done.revision;
+        let revision = carried_out?;
         for queue in Queue::ALL {
             if let Some(place) = work.last.get(queue) {
                 *self.highest.get_mut(queue) = number(revision, *place);
             }
         }
         self.revision = revision;
-        Ok(done)
+        Ok(revision)
     }
 
     /// Removes keys. Nothing is lost if that comes late or twice, so it needs no mark; and etcd does it when it is out of space.
@@ -204,7 +174,8 @@ impl Committer {
     pub(super) async fn probe(&mut self) -> Result<(), NotDone> {
         #[cfg(test)]
         self.fail(true)?;
-        let work = Work { transaction: Ulid::generate(), parts: Vec::new(), last: PerQueue::default() };
+        let work =
+            Work { transaction: Ulid::generate(), steps: Vec::new(), tokens: Vec::new(), last: PerQueue::default() };
         self.commit(&work).await.map(|_| ())
     }
 
@@ -246,78 +217,81 @@ impl Committer {
         Mark { transaction: transaction.to_owned(), before, here }
     }
 
-    async fn carry_out(&mut self, work: &Work, mark: &Bytes, lease: u64) -> Result<Done, NotDone> {
+    async fn carry_out(&mut self, work: &Work, mark: &Bytes, lease: u64) -> Result<u64, NotDone> {
         let mut pause = PAUSE;
         let mut unknown = false;
         loop {
-            let mut compare = self.fence();
-            compare.push(Compare::changed(self.key.clone(), self.revision));
-            let mut success = vec![Step::put(self.key.clone(), mark.clone())];
-            success.extend(work.steps(lease));
-            let transaction = Transaction { compare, success, failure: self.look() };
-            let error = match self.client.transact(&transaction).await {
-                Ok(carried) if carried.succeeded => return Ok(Done::of(carried)),
-                Ok(carried) => match self.judge(carried.found(), mark)? {
-                    Some(revision) => return Ok(self.look_back(work, revision).await),
-                    None => continue,
-                },
+            let why = match self.client.transact(&self.transaction(work, mark, lease)).await {
+                Ok(carried) if carried.succeeded => return Ok(carried.header.revision.0),
+                Ok(carried) => {
+                    let mut found = carried.found();
+                    if let Some(revision) = self.judge(&mut found, mark)? {
+                        return Ok(revision);
+                    }
+                    let there = found.map(|found| found.into_iter().next());
+                    let verdicts: Vec<_> =
+                        work.tokens.iter().zip(there).map(|(token, there)| token.judge(there)).collect();
+                    if verdicts.iter().all(Result::is_ok) {
+                        continue;
+                    }
+                    NotDone::Tokens(verdicts)
+                }
                 Err(failed) => {
                     unknown |= failed.unknown;
-                    failed.error
+                    match failed.error {
+                        error @ EtcdError::Corrupt(_) => return Err(NotDone::Fatal(error.to_string())),
+                        error => NotDone::Refused(error),
+                    }
                 }
             };
-            if let EtcdError::Corrupt(_) = error {
-                return Err(NotDone::Fatal(error.to_string()));
-            }
             if !unknown {
-                return Err(NotDone::Refused(error));
+                return Err(why);
             }
-            if !error.is_unknown() {
+            if !matches!(&why, NotDone::Refused(error) if error.is_unknown()) {
                 // An earlier try may still be carried out: not after this.
-                if let Some(revision) = self.cancel(mark).await? {
-                    return Ok(self.look_back(work, revision).await);
-                }
-                if self.revision == 0 {
-                    return Err(NotDone::Refused(error));
+                let is_refused = matches!(why, NotDone::Refused(_));
+                match self.cancel(mark, is_refused).await? {
+                    Some(Ok(revision)) => return Ok(revision),
+                    Some(Err(Cancelled)) => return Err(why),
+                    None => {}
                 }
             }
-            self.trouble.send_replace(Some(error));
+            if let NotDone::Refused(error) = why {
+                self.trouble.send_replace(Some(error));
+            }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MOST);
         }
     }
 
-    /// What was carried out in a revision, though its answer is not known: the conditions of tokens held if they held right
-    /// before. If etcd does not know that any more, they count as not held: then a push is stored once more, and none is lost.
-    async fn look_back(&self, work: &Work, revision: u64) -> Done {
-        let questions: Vec<_> = work.tokens().map(|token| token.question(revision.saturating_sub(1))).collect();
-        let look = Transaction { success: questions, ..Transaction::default() };
-        while !look.success.is_empty() {
-            match self.client.transact(&look).await {
-                Ok(carried) => {
-                    let there = carried.found().map(|found| found.into_iter().next());
-                    let verdicts = work.tokens().zip(there).map(|(token, there)| token.judge(there)).collect();
-                    return Done { revision, verdicts };
-                }
-                Err(failed) if matches!(failed.error, EtcdError::Compacted | EtcdError::Refused(_)) => break,
-                Err(failed) => self.trouble.send_replace(Some(failed.error)),
-            };
-            sleep(PAUSE_MOST).await;
-        }
-        Done { revision, verdicts: work.tokens().map(|_| Err(None)).collect() }
-    }
-
-    /// Removes the writer's key: what depends on it is never carried out then. The revision, if it was carried out before.
-    async fn cancel(&mut self, mark: &Bytes) -> Result<Option<u64>, NotDone> {
+    fn transaction(&self, work: &Work, mark: &Bytes, lease: u64) -> Transaction {
         let mut compare = self.fence();
         compare.push(Compare::changed(self.key.clone(), self.revision));
-        let transaction = Transaction { compare, success: vec![Step::delete(self.key.clone())], failure: self.look() };
+        compare.extend(work.tokens.iter().map(TokenChange::condition));
+        let mut success = vec![Step::put(self.key.clone(), mark.clone())];
+        success.extend(work.steps(lease));
+        let mut failure = self.look();
+        failure.extend(work.tokens.iter().map(TokenChange::question));
+        Transaction { compare, success, failure }
+    }
+
+    /// Changes the writer's key, or removes it where etcd may refuse whatever is put: what depends on it is never carried out
+    /// then. The revision, if it was carried out before; none if that is still not known.
+    async fn cancel(&mut self, mark: &Bytes, removes: bool) -> Result<Option<Result<u64, Cancelled>>, NotDone> {
+        let mut compare = self.fence();
+        compare.push(Compare::changed(self.key.clone(), self.revision));
+        let step = if removes {
+            Step::delete(self.key.clone())
+        } else {
+            Step::put(self.key.clone(), serde_json::to_vec(&self.mark_of("", [None; 3])).unwrap_or_default())
+        };
+        let transaction = Transaction { compare, success: vec![step], failure: self.look() };
         match self.client.transact(&transaction).await {
             Ok(carried) if carried.succeeded => {
-                self.revision = 0;
-                Ok(None)
+                self.revision = if removes { 0 } else { carried.header.revision.0 };
+                Ok(Some(Err(Cancelled)))
             }
-            Ok(carried) => self.judge(carried.found(), mark),
+            Ok(carried) => Ok(self.judge(carried.found(), mark)?.map(Ok)),
             Err(_) => Ok(None),
         }
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ulid::Ulid;
 
 use super::asked::Asked;
-use super::commit::{Part, Work};
+use super::commit::Work;
 use super::config::{Keys, end_of};
 use super::handle::Common;
 use super::rows::RowName;
@@ -56,7 +56,7 @@ pub(super) struct Flight {
     pub(super) transaction: Ulid,
     pub(super) ops: Vec<(Instant, Op, Place)>,
     /// Each with the place of the row that is put with the token, if one is.
-    pub(super) tokens: Vec<(TokenOp, Option<u8>)>,
+    pub(super) tokens: Vec<(Instant, TokenOp, Option<u8>)>,
     /// It carries lazy changes.
     pub(super) lazy: bool,
     /// Somebody was refused for want of room.
@@ -77,9 +77,11 @@ pub(super) struct Composer<'a> {
 /// A transaction in the making.
 #[derive(Default)]
 struct Draft {
-    parts: Vec<Part>,
+    /// Rows in the order of their places: so they come by the watch.
+    steps: Vec<Step>,
     /// Where a key is among them: etcd takes each but once.
     at: HashMap<String, usize>,
+    tokens: Vec<TokenChange>,
     bytes: usize,
     rows: u8,
     puts_keys: bool,
@@ -89,23 +91,26 @@ struct Draft {
 impl Draft {
     fn set(&mut self, key: String, change: Option<Bytes>) {
         self.bytes += key.len() + change.as_ref().map_or(0, Bytes::len);
-        let step = Part::Step(match change {
+        let step = match change {
             Some(value) => Step::put(key.clone(), value),
             None => Step::delete(key.clone()),
-        });
-        if let Some(there) = self.at.get(&key).and_then(|at| self.parts.get_mut(*at)) {
+        };
+        if let Some(there) = self.at.get(&key).and_then(|at| self.steps.get_mut(*at)) {
             *there = step;
         } else {
-            self.at.insert(key, self.parts.len());
-            self.parts.push(step);
+            self.at.insert(key, self.steps.len());
+            self.steps.push(step);
         }
     }
 
     fn token(&mut self, change: TokenChange) {
-        let row = change.row.as_ref().map_or(0, |(key, data)| key.len() + data.len());
-        self.bytes += 3 * change.key.len() + change.value.as_ref().map_or(0, Bytes::len) + row;
-        self.at.insert(change.key.clone(), self.parts.len());
-        self.parts.push(Part::Token(change));
+        // A condition, a step, and a question.
+        self.bytes += 3 * change.key.len() + change.value.as_ref().map_or(0, Bytes::len);
+        self.tokens.push(change);
+    }
+
+    fn has_token(&self, key: &str) -> bool {
+        self.at.contains_key(key) || self.tokens.iter().any(|token| token.key == key)
     }
 
     /// The name of a further row.
@@ -120,7 +125,8 @@ impl Draft {
     /// Whether there is room for an operation of so many bytes; one goes however large it is.
     fn has_room(&self, bytes: usize) -> bool {
         let fits = self.bytes + bytes <= BYTES_MOST || self.bytes <= BESIDE_ANY;
-        self.parts.is_empty() || (self.parts.len() + 2 <= STEPS_MOST && fits)
+        let steps = self.steps.len() + self.tokens.len();
+        steps == 0 || (steps + 2 <= STEPS_MOST && fits)
     }
 }
 
@@ -135,7 +141,7 @@ impl Composer<'_> {
             draft.set(key, change);
         }
         let mut flight =
-            Flight { transaction, ops: Vec::new(), tokens: Vec::new(), lazy: !draft.parts.is_empty(), refused: false };
+            Flight { transaction, ops: Vec::new(), tokens: Vec::new(), lazy: !draft.steps.is_empty(), refused: false };
         let mut refused = Vec::new();
         // What is lazy and does not fit goes before anything durable that was asked for later.
         while state.lazies.is_empty()
@@ -148,7 +154,7 @@ impl Composer<'_> {
                 break;
             }
             // Nor does a token twice.
-            if matches!(&next.asked, Asked::Token(op) if draft.at.contains_key(&self.keys.token(op.name()))) {
+            if matches!(&next.asked, Asked::Token(op) if draft.has_token(&self.keys.token(op.name()))) {
                 break;
             }
             let Some(waiter) = waiting.pop_front() else { break };
@@ -162,7 +168,7 @@ impl Composer<'_> {
                     let row = self.put_token(&mut state, &mut draft, transaction, &op);
                     // There is no room for a row, but the token may be there.
                     flight.refused |= row.is_none() && op.size() > 0;
-                    flight.tokens.push((op, row));
+                    flight.tokens.push((waiter.since, op, row));
                 }
             }
         }
@@ -173,7 +179,7 @@ impl Composer<'_> {
         }
         drop(state);
         flight.refused |= !refused.is_empty();
-        let work = Work { transaction, parts: draft.parts, last: draft.last };
+        let work = Work { transaction, steps: draft.steps, tokens: draft.tokens, last: draft.last };
         if flight.refused {
             self.tell_full();
         }
@@ -209,7 +215,7 @@ impl Composer<'_> {
                 *self.session_began = (*self.session_began).max(*began);
                 let keys = self.keys.redeliveries();
                 let end = Blob::from(end_of(&keys));
-                draft.parts.push(Part::Step(Step::Delete(Delete { key: keys.into(), end })));
+                draft.steps.push(Step::Delete(Delete { key: keys.into(), end }));
                 Put::Done(Place::SessionForgotten)
             }
         }
@@ -221,7 +227,7 @@ impl Composer<'_> {
             return Put::Full;
         }
         // The removals that make room go first.
-        let most = STEPS_MOST.saturating_sub(draft.parts.len() + 3);
+        let most = STEPS_MOST.saturating_sub(draft.steps.len() + draft.tokens.len() + 3);
         for (key, change) in state.lazies.take(most, BYTES_MOST, Some(&self.keys.queues())) {
             draft.set(key, change);
         }
@@ -240,24 +246,23 @@ impl Composer<'_> {
     /// Gives the place of the row, if it may be put.
     fn put_token(&mut self, state: &mut State, draft: &mut Draft, transaction: Ulid, op: &TokenOp) -> Option<u8> {
         let key = self.keys.token(op.name());
-        match op {
-            TokenOp::Change { version, value, .. } => {
-                draft.token(TokenChange { key, version: *version, value: value.clone(), row: None, reads: false });
-                None
+        let (data, token) = match op {
+            TokenOp::Put { token, .. } => {
+                draft.token(TokenChange { key, version: token.replaces, value: Some(token.value.clone()) });
+                return None;
             }
-            TokenOp::Append { data, token, .. } => {
-                let (queue, version, size) = (Queue::Inbound, token.replaces, row_size(data));
-                if !self.admit(state, queue, size) {
-                    draft.token(TokenChange { key, version, value: None, row: None, reads: true });
-                    return None;
-                }
-                let name = draft.name(transaction, queue, data);
-                state.coming(transaction, queue, size);
-                let row = Some((self.keys.queue(queue) + &name.encode(), data.clone()));
-                draft.token(TokenChange { key, version, value: Some(token.value.clone()), row, reads: true });
-                Some(name.place)
-            }
+            TokenOp::Append { data, token, .. } => (data, token),
+        };
+        let (queue, size) = (Queue::Inbound, row_size(data));
+        if !self.admit(state, queue, size) {
+            draft.token(TokenChange { key, version: token.replaces, value: None });
+            return None;
         }
+        let name = draft.name(transaction, queue, data);
+        state.coming(transaction, queue, size);
+        draft.set(self.keys.queue(queue) + &name.encode(), Some(data.clone()));
+        draft.token(TokenChange { key, version: token.replaces, value: Some(token.value.clone()) });
+        Some(name.place)
     }
 
     fn admit(&mut self, state: &mut State, queue: Queue, size: u64) -> bool {

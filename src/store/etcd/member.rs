@@ -12,18 +12,25 @@ use super::config::Keys;
 use super::estimate::Estimate;
 use super::handle::{Common, Handle, fits};
 use super::keeper::{Keeper, View};
+use super::session::Session;
 use super::state::State;
 use super::tokens::TokenOp;
 use crate::os::files::Failure;
 use crate::store::shared::Shared;
-use crate::store::types::{AppendError, Limits, Once, Token};
+use crate::store::types::{AppendError, Limits, Once, SpoolError, Token};
 use crate::store::{Answer, Tokens};
 
 /// The handle of a member.
-pub(super) type Member = Handle<()>;
+pub(super) type Member = Handle<Arc<Session>>;
 
 /// Begins to take rows in, under this name.
-pub(super) fn open(client: &Arc<Client>, keys: &Keys, name: &str, limits: Limits) -> Arc<Member> {
+pub(super) fn open(
+    client: &Arc<Client>,
+    keys: &Keys,
+    session: &Arc<Session>,
+    name: &str,
+    limits: Limits,
+) -> Arc<Member> {
     let shared = Arc::new(Shared::new(Failure::default()));
     let common = Arc::new(Common::new(shared, State::new(keys.clone()), limits));
     let committer = Committer::new(Arc::clone(client), keys.writer(&format!("member-{name}")), None);
@@ -31,23 +38,28 @@ pub(super) fn open(client: &Arc<Client>, keys: &Keys, name: &str, limits: Limits
     let (requests, inbox) = mpsc::unbounded_channel();
     let keeper = Keeper::new(Arc::clone(client), keys.clone(), Arc::clone(&common), inbox, view, committer);
     tokio::spawn(keeper.run());
-    Arc::new(Handle::new(requests, common, ()))
+    Arc::new(Handle::new(requests, common, Arc::clone(session)))
 }
 
 impl Tokens for Member {
     fn append_once(&self, data: Bytes, token: Token) -> Answer<'_, Once, AppendError> {
         async move {
             fits(&data)?;
+            if !self.rights.is_current() {
+                let cause = "this member was cut off from etcd, or stood still, for so long that its lease has run out";
+                return Err(SpoolError::Unwritable(cause.to_owned()).into());
+            }
             self.ask(|reply| TokenOp::Append { data, token, reply }).await
         }
         .boxed()
     }
 
-    fn take(&self, name: [u8; 32], version: u64) -> Answer<'_, bool> {
-        async move { self.ask(|reply| TokenOp::Change { name, version, value: None, reply }).await }.boxed()
+    fn put(&self, token: Token) -> Answer<'_, Option<u64>> {
+        async move { self.ask(|reply| TokenOp::Put { token, reply }).await }.boxed()
     }
 
-    fn put_back(&self, name: [u8; 32], value: Bytes) -> Answer<'_, bool> {
-        async move { self.ask(|reply| TokenOp::Change { name, version: 0, value: Some(value), reply }).await }.boxed()
+    fn end(&self, name: [u8; 32]) {
+        self.common.state().end_token(&name);
+        self.common.lazily.notify_one();
     }
 }

@@ -28,7 +28,8 @@
 //!
 //! - **Numbers.** A row's number is the revision that made it, and its place in the transaction: the order in which rows were
 //!   stored, whoever stored them.
-//! - **Members** append on no condition but that of a token (`tokens`). **The leader** writes on the condition that its leadership stands.
+//! - **Members** append on no condition but those of tokens (`tokens`), and not once they have stood still for longer than their lease.
+//!   **The leader** writes on the condition that its leadership stands.
 //! - **Rows come by a watch**, all of them, those of the leader too: it answers an append when it has seen the row, so that none
 //!   comes after with a smaller number.
 //! - **In memory** the leader has the names of the rows, not their data, but for the newest inbound ones. A takeover reads names.
@@ -204,7 +205,7 @@ impl Etcd {
     /// Takes rows in, whoever leads. Those who lead see them by and by.
     #[must_use]
     pub fn member(&self) -> Arc<dyn Tokens> {
-        let open = || member::open(&self.client, &self.keys, &self.member, self.limits);
+        let open = || member::open(&self.client, &self.keys, &self.session, &self.member, self.limits);
         Arc::clone(self.appending.get_or_init(open)) as Arc<dyn Tokens>
     }
 

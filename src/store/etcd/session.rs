@@ -71,6 +71,7 @@ pub(super) struct Session {
     ttl: Duration,
     registered: Registered,
     leaving: AtomicBool,
+    has_begun: AtomicBool,
     lease: watch::Sender<Option<Arc<Lease>>>,
     state: watch::Sender<Result<(), EtcdError>>,
 }
@@ -80,7 +81,8 @@ impl Session {
         let key = keys.member(&member);
         let registered = Registered { run: Ulid::generate().to_string(), since_ms: wall_now_ms(), leaving: false };
         let (lease, state) = (watch::Sender::new(None), watch::Sender::new(Err(EtcdError::Starting)));
-        Self { client, key, member, ttl, registered, leaving: AtomicBool::new(false), lease, state }
+        let (leaving, has_begun) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { client, key, member, ttl, registered, leaving, has_begun, lease, state }
     }
 
     /// Whether the member is registered; if not, why.
@@ -98,12 +100,22 @@ impl Session {
         }
     }
 
+    /// Whether what this process has in hand is its own: it has not stood still for so long that another member may have it by
+    /// now.
+    pub(super) fn is_current(&self) -> bool {
+        match &*self.lease.borrow() {
+            Some(lease) => boot_now() < lease.until(),
+            None => !self.has_begun.load(Ordering::Relaxed),
+        }
+    }
+
     /// Registers and stays registered.
     pub(super) async fn run(&self) {
         loop {
             match self.register().await {
                 Ok(lease) => {
                     let lease = Arc::new(lease);
+                    self.has_begun.store(true, Ordering::Relaxed);
                     self.lease.send_replace(Some(Arc::clone(&lease)));
                     self.tell(Ok(()));
                     self.keep(&lease).await;

@@ -171,6 +171,11 @@ impl State {
         true
     }
 
+    /// Removes a token, lazily.
+    pub(super) fn end_token(&mut self, name: &[u8; 32]) {
+        self.lazies.set(self.keys.token(name), None);
+    }
+
     /// A row is not there any more.
     pub(super) fn lost(&mut self, queue: Queue, seq: u64) {
         if let Some(entry) = self.rows.get_mut(queue).remove(&seq) {

@@ -122,9 +122,6 @@ pub(super) enum Step {
     Range(Range),
     #[serde(rename = "request_delete_range")]
     Delete(Delete),
-    /// A transaction of its own: its conditions decide about its own steps alone.
-    #[serde(rename = "request_txn")]
-    If(Transaction),
 }
 
 impl Step {
@@ -205,8 +202,6 @@ pub(super) struct Found {
 struct Outcome {
     #[serde(default)]
     response_range: Option<Found>,
-    #[serde(default)]
-    response_txn: Option<Carried>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -224,11 +219,6 @@ impl Carried {
     /// What the steps that read found, in their order.
     pub(super) fn found(self) -> impl Iterator<Item = Vec<KeyValue>> {
         self.responses.into_iter().filter_map(|outcome| outcome.response_range).map(|found| found.kvs)
-    }
-
-    /// What has become of the transactions within it, in their order.
-    pub(super) fn inner(self) -> impl Iterator<Item = Self> {
-        self.responses.into_iter().filter_map(|outcome| outcome.response_txn)
     }
 }
 

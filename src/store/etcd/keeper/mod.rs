@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
 use super::client::Client;
-use super::commit::{Committer, Done, NotDone};
+use super::commit::{Committer, NotDone};
 use super::compose::{Composer, Flight, Waiter};
 use super::config::Keys;
 use super::error::EtcdError;
@@ -29,6 +29,8 @@ use crate::store::types::{Medium, NotStored, SpoolError, WhyNot};
 /// How long lazy changes wait for a durable one to go with, and how many may.
 const LAZY_WAIT: Duration = Duration::from_secs(1);
 const LAZY_MOST: usize = 100;
+/// The same for tokens that have ended: other members may wait for that.
+const TOKEN_WAIT: Duration = Duration::from_millis(50);
 /// While etcd refuses, how often it is tried again without being asked.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// Who waits for longer than this while nothing goes is told so.
@@ -41,8 +43,8 @@ pub(super) enum View {
     Estimate(Box<Estimate>),
 }
 
-/// A transaction on its way: gives the committer back.
-type Going = BoxFuture<'static, (Committer, Result<Done, NotDone>)>;
+/// A transaction on its way: gives the committer back, and the revision.
+type Going = BoxFuture<'static, (Committer, Result<u64, NotDone>)>;
 
 enum Aboard {
     Rows(Flight),
@@ -184,11 +186,19 @@ impl Keeper {
     /// What is due without being asked.
     fn due(&self) -> Option<Instant> {
         let lazy = self.lazy_since.filter(|_| self.committer.is_some() && self.refused.is_none());
+        let lazy_wait = self.lazy_wait();
         let stuck = self.trouble.borrow().is_some();
         let waits = self.waiting.front().filter(|_| stuck).map(|first| first.since + WAIT_MOST);
         let again = self.refused.as_ref().filter(|_| self.committer.is_some()).map(|refused| refused.again);
         let closing = self.closing.as_ref().map(|(_, until)| *until);
-        [lazy.map(|since| since + LAZY_WAIT), waits, again, closing].into_iter().flatten().min()
+        [lazy.map(|since| since + lazy_wait), waits, again, closing].into_iter().flatten().min()
+    }
+
+    fn lazy_wait(&self) -> Duration {
+        match self.view {
+            View::Rows(_) => LAZY_WAIT,
+            View::Estimate(_) => TOKEN_WAIT,
+        }
     }
 
     /// Sends what is to be sent, if nothing is on its way.
@@ -199,14 +209,14 @@ impl Keeper {
         if lazies == 0 && !self.stale {
             self.lazy_since = None;
         }
-        let lazy = self.lazy_since.is_some_and(|since| now >= since + LAZY_WAIT) || lazies >= LAZY_MOST;
+        let lazy = self.lazy_since.is_some_and(|since| now >= since + self.lazy_wait()) || lazies >= LAZY_MOST;
         let closing = self.closing.is_some();
         let again = self.refused.as_ref().is_some_and(|refused| now >= refused.again);
         if let Some(removals) = self.removals(again) {
             self.going = Some((
                 async move {
                     let outcome = committer.remove(removals).await;
-                    (committer, outcome.map(|()| Done::default()))
+                    (committer, outcome.map(|()| 0))
                 }
                 .boxed(),
                 Aboard::Removals,
@@ -216,7 +226,7 @@ impl Keeper {
                 self.going = Some((
                     async move {
                         let outcome = committer.probe().await;
-                        (committer, outcome.map(|()| Done::default()))
+                        (committer, outcome.map(|()| 0))
                     }
                     .boxed(),
                     Aboard::Probe,
@@ -337,7 +347,7 @@ impl View {
     }
 }
 
-async fn arrival(going: &mut Option<(Going, Aboard)>) -> (Committer, Result<Done, NotDone>) {
+async fn arrival(going: &mut Option<(Going, Aboard)>) -> (Committer, Result<u64, NotDone>) {
     match going {
         Some((going, _)) => going.await,
         None => std::future::pending().await,

@@ -4,27 +4,31 @@ use std::time::Instant;
 
 use tracing::{error, info, warn};
 
-use super::super::commit::{Committer, Done, NotDone};
+use super::super::commit::{Committer, NotDone};
 use super::super::compose::{Flight, Place, Waiter};
 use super::super::error::EtcdError;
 use super::super::rows::number;
+use super::super::tokens::Verdict;
 use super::{Aboard, Keeper, RETRY_EVERY, Refused, Stop, View};
 use crate::store::request::{New, Op};
 use crate::store::shared::add;
 use crate::store::types::{Queue, SpoolError};
 
 impl Keeper {
-    pub(super) fn landed(&mut self, committer: Committer, outcome: Result<Done, NotDone>) -> Result<(), Stop> {
+    pub(super) fn landed(&mut self, committer: Committer, outcome: Result<u64, NotDone>) -> Result<(), Stop> {
         self.committer = Some(committer);
         let Some((_, aboard)) = self.going.take() else { return Ok(()) };
         match (outcome, aboard) {
-            (Ok(done), Aboard::Rows(flight)) => self.stored(done, flight),
+            (Ok(revision), Aboard::Rows(flight)) => self.stored(revision, flight),
             (Ok(_), Aboard::Removals) => {
                 self.common.state().lazies.landed();
                 self.set_removals_failed(false);
             }
             (Ok(_), Aboard::Probe) => self.accept_again(),
             (Err(NotDone::Refused(cause)), Aboard::Rows(flight)) => self.turned_back(&cause, flight),
+            (Err(NotDone::Tokens(verdicts)), Aboard::Rows(flight)) => self.known(flight, verdicts),
+            // What there are no tokens in has no verdicts.
+            (Err(NotDone::Tokens(_)), Aboard::Removals | Aboard::Probe) => {}
             (Err(NotDone::Refused(cause)), Aboard::Removals) => {
                 self.common.state().lazies.turned_back();
                 self.refuse(cause);
@@ -45,7 +49,7 @@ impl Keeper {
         Ok(())
     }
 
-    fn stored(&mut self, Done { revision, mut verdicts }: Done, flight: Flight) {
+    fn stored(&mut self, revision: u64, flight: Flight) {
         let shared = &self.common.shared;
         let durable = !flight.ops.is_empty() || !flight.tokens.is_empty();
         if durable {
@@ -82,10 +86,8 @@ impl Keeper {
                 }
             }
         }
-        let tokens: Vec<_> =
-            flight.tokens.into_iter().map(|(op, row)| (op, row, verdicts.pop_front().unwrap_or(Err(None)))).collect();
-        let with_tokens = tokens.iter().filter(|(_, row, verdict)| row.is_some() && verdict.is_ok());
-        let with_tokens: Vec<_> = with_tokens.map(|(op, ..)| (Queue::Inbound, op.size())).collect();
+        let with_tokens = flight.tokens.iter().filter(|(.., row)| row.is_some());
+        let with_tokens: Vec<_> = with_tokens.map(|(_, op, _)| (Queue::Inbound, op.size())).collect();
         adds |= !with_tokens.is_empty();
         if let View::Estimate(estimate) = &mut self.view {
             let sizes = rows.iter().filter_map(|(_, op)| op.adds()).chain(with_tokens);
@@ -100,8 +102,8 @@ impl Keeper {
         for op in answers {
             op.stored(0);
         }
-        for (op, row, verdict) in tokens {
-            op.done(verdict, revision, row);
+        for (_, op, row) in flight.tokens {
+            op.done(revision, row);
         }
         match self.view {
             View::Estimate(_) => {
@@ -125,18 +127,37 @@ impl Keeper {
         }
     }
 
-    fn turned_back(&mut self, cause: &EtcdError, flight: Flight) {
-        {
-            let mut state = self.common.state();
-            state.lazies.turned_back();
-            state.not_coming(flight.transaction);
+    /// Some tokens were not as they were thought to be, and nothing was carried out. Everything else goes again.
+    fn known(&mut self, flight: Flight, verdicts: Vec<Verdict>) {
+        self.take_back(&flight);
+        self.stale = matches!(self.view, View::Rows(_));
+        let mut again: Vec<_> =
+            flight.ops.into_iter().map(|(since, op, _)| Waiter { since, asked: op.into() }).collect();
+        for ((since, op, _), verdict) in flight.tokens.into_iter().zip(verdicts) {
+            match verdict {
+                Ok(()) => again.push(Waiter { since, asked: op.into() }),
+                Err(there) => op.known(there),
+            }
         }
+        for waiter in again.into_iter().rev() {
+            self.waiting.push_front(waiter);
+        }
+    }
+
+    fn take_back(&self, flight: &Flight) {
+        let mut state = self.common.state();
+        state.lazies.turned_back();
+        state.not_coming(flight.transaction);
+    }
+
+    fn turned_back(&mut self, cause: &EtcdError, flight: Flight) {
+        self.take_back(&flight);
         if *cause == EtcdError::TooLarge && !flight.lazy && flight.ops.len() + flight.tokens.len() == 1 {
             // It alone is at fault, and always will be.
             for (_, op, _) in flight.ops {
                 op.refused(SpoolError::TooLarge(cause.to_string()));
             }
-            for (op, _) in flight.tokens {
+            for (_, op, _) in flight.tokens {
                 op.refused(SpoolError::TooLarge(cause.to_string()));
             }
             self.stale = matches!(self.view, View::Rows(_));
@@ -156,7 +177,7 @@ impl Keeper {
         for (_, op, _) in refused {
             op.refused(SpoolError::Unwritable(cause.to_string()));
         }
-        for (op, _) in flight.tokens {
+        for (_, op, _) in flight.tokens {
             op.refused(SpoolError::Unwritable(cause.to_string()));
         }
     }

@@ -1,10 +1,12 @@
-//! Tokens: one row, and one who takes it, whoever asks at once and whatever answers are lost.
+//! Tokens: one row, and one who has the token in hand, whoever asks at once and whatever answers are lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::proxy::Proxy;
 use super::server::shared;
@@ -14,7 +16,7 @@ use crate::store::etcd::client::{Client, EACH};
 use crate::store::etcd::config::Keys;
 use crate::store::etcd::wire::Range;
 use crate::store::etcd::{Etcd, EtcdConfig};
-use crate::store::{AppendError, Once, Queue, ROW_OVERHEAD, Token, Tokens};
+use crate::store::{AppendError, Once, Queue, ROW_OVERHEAD, SpoolError, Token, Tokens};
 
 fn token(name: u8, replaces: u64) -> Token {
     Token { name: [name; 32], value: vec![name].into(), replaces }
@@ -38,7 +40,7 @@ fn members(count: usize) -> (EtcdConfig, Vec<Arc<Etcd>>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_all_who_append_at_once_one_stores_the_row_and_of_all_who_take_the_token_one_has_it() {
+async fn of_all_who_append_at_once_one_stores_the_row_and_of_all_who_replace_the_token_one_does() {
     let (_, etcds) = members(3);
     let (_leadership, store) = lead(&etcds[0]).await;
     let members: Vec<_> = (0..60_u8).map(|n| (n / 6, etcds[usize::from(n % 3)].member())).collect();
@@ -51,23 +53,42 @@ async fn of_all_who_append_at_once_one_stores_the_row_and_of_all_who_take_the_to
         let known = |once: &&&Once| matches!(once, Once::Known { value, .. } if value[..] == [name]);
         assert_eq!(of_name.iter().filter(known).count(), 5);
     }
-    let asking = members.iter().zip(&outcomes).map(|((name, member), once)| member.take([*name; 32], version(once)));
-    let taken = in_time(join_all(asking)).await;
-    assert_eq!(taken.iter().filter(|taken| **taken == Ok(true)).count(), 10, "{taken:?}");
-    assert_eq!(taken.iter().filter(|taken| **taken == Ok(false)).count(), 50);
-    // What was taken makes no repeats; what was put back does.
-    let again = once(&*etcds[1].member(), 0).await;
-    assert!(matches!(again, Once::Stored { .. }));
-    assert_eq!(in_time(etcds[0].member().put_back([1; 32], Bytes::from_static(b"back"))).await, Ok(true));
-    assert_eq!(in_time(etcds[2].member().put_back([1; 32], Bytes::new())).await, Ok(false));
-    let back = once(&*etcds[2].member(), 1).await;
-    assert!(matches!(&back, Once::Known { value, .. } if value == "back"), "{back:?}");
+    let asking = members.iter().zip(&outcomes).map(|((name, member), once)| member.put(token(*name, version(once))));
+    let put = in_time(join_all(asking)).await;
+    assert!(put.iter().all(Result::is_ok), "{put:?}");
+    assert_eq!(put.iter().filter(|put| **put == Ok(None)).count(), 50, "{put:?}");
+    // What has ended makes no repeats, soon; what was put alone does.
+    etcds[0].member().end([0; 32]);
+    let again = eventually(async || {
+        let again = once(&*etcds[1].member(), 0).await;
+        matches!(again, Once::Stored { .. }).then_some(again)
+    })
+    .await;
+    etcds[0].member().end([1; 32]);
+    let alone = Token { value: Bytes::from_static(b"alone"), ..token(1, 0) };
+    let put = eventually(async || in_time(etcds[0].member().put(alone.clone())).await.unwrap()).await;
+    assert_eq!(in_time(etcds[2].member().put(token(1, 0))).await, Ok(None));
+    let there = once(&*etcds[2].member(), 1).await;
+    assert!(matches!(&there, Once::Known { value, .. } if value == "alone") && version(&there) == put, "{there:?}");
     // The numbers that were told are those of the rows.
     let last = outcomes.iter().chain([&again]).filter_map(row).max().unwrap();
     seen(&*store, last).await;
     let mut told: Vec<_> = outcomes.iter().chain([&again]).filter_map(row).collect();
     told.sort_unstable();
     assert_eq!(rows(&*store, Queue::Inbound).await.iter().map(|row| row.seq).collect::<Vec<_>>(), told);
+}
+
+/// Asks until there is something.
+async fn eventually<T>(ask: impl AsyncFn() -> Option<T>) -> T {
+    in_time(async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
 }
 
 fn row(once: &Once) -> Option<u64> {
@@ -94,9 +115,9 @@ async fn a_lost_answer_changes_no_outcome() {
         let again = once(&*member, 0).await;
         assert!(matches!(again, Once::Known { .. }) && version(&again) == version(&known), "{again:?}");
         proxy.lose_answers(1);
-        assert_eq!(in_time(member.take([name; 32], version(&stored))).await, Ok(true));
+        assert!(in_time(member.put(token(name, version(&stored)))).await.unwrap().is_some());
         proxy.lose_answers(1);
-        assert_eq!(in_time(member.take([name; 32], version(&stored))).await, Ok(false));
+        assert_eq!(in_time(member.put(token(name, version(&stored)))).await, Ok(None));
         assert_eq!(proxy.losing(), 0);
     }
     let last = append(&*member, "the last").await;
@@ -116,7 +137,8 @@ async fn a_full_queue_refuses_what_is_new_and_knows_what_is_not() {
     assert_eq!(refused, Err(AppendError::Full));
     assert!(member.stores().is_err());
     assert_eq!(version(&once(&*member, 1).await), version(&first));
-    assert_eq!(in_time(member.take([1; 32], version(&first))).await, Ok(true), "it is answered all the same");
+    let put = in_time(member.put(token(1, version(&first)))).await;
+    assert!(put.unwrap().is_some(), "it is answered all the same");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,4 +161,23 @@ async fn a_token_is_replaced_in_its_version_alone_and_goes_with_its_lease() {
     let refused = in_time(b.append_once("again".into(), token(1, 0))).await;
     assert!(matches!(refused, Err(AppendError::Spool(_))), "{refused:?}");
     assert!(matches!(once(&*b, 1).await, Once::Stored { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_lease_has_run_out_stores_nothing_once() {
+    let config = EtcdConfig { takeover: Duration::from_secs(2), ..config(shared(), "a") };
+    let etcd = Etcd::open(&config).unwrap();
+    let member = etcd.member();
+    in_time(etcd.session().wait_for(Result::is_ok)).await.unwrap();
+    assert!(matches!(once(&*member, 1).await, Once::Stored { .. }));
+    etcd.fall_silent();
+    let cause = eventually(async || match in_time(member.append_once("late".into(), token(2, 0))).await {
+        Err(AppendError::Spool(SpoolError::Unwritable(cause))) => Some(cause),
+        stored => {
+            stored.unwrap();
+            None
+        }
+    })
+    .await;
+    assert!(cause.contains("lease"), "{cause}");
 }
