@@ -147,8 +147,8 @@ impl New<'_> {
             Some(word) if word.is_unanswered => {
                 let word = Word { is_unanswered: false, ..word };
                 let token = Token { name: self.digest, value: word.encode(), replaces: version };
-                let taken = self.tokens.put(token).await?;
-                Ok(taken.map_or(Found::Outdated(0), |version| Found::InHand(self.due(version, word, true))))
+                let put = self.tokens.put(token).await?;
+                Ok(put.map_or(Found::Outdated(0), |version| Found::InHand(self.due(version, word, true))))
             }
             Some(word) => Ok(Found::Elsewhere { version, word }),
         }

@@ -230,6 +230,7 @@ impl<'a> Seen<'a> {
 /// The same message published again needs a reason: its acknowledgement did not come, or the process or the connection ended
 /// before it could be noted.
 fn republished(seen: &Seen<'_>, verdict: &mut Verdict) {
+    let copied = pushes::copied(seen);
     let mut by_id: HashMap<&str, Vec<&Publish>> = HashMap::new();
     for publish in seen.records.publishes.iter().filter(|publish| !publish.id.is_empty()) {
         by_id.entry(publish.id.as_str()).or_default().push(publish);
@@ -240,7 +241,7 @@ fn republished(seen: &Seen<'_>, verdict: &mut Verdict) {
         for publish in publishes {
             let Some(before) = last.insert(publish.topic.as_str(), publish) else { continue };
             repeated += 1;
-            if !may_repeat(seen, publishes, before, publish) {
+            if !copied.contains(publish.label.as_str()) && !may_repeat(seen, publishes, before, publish) {
                 verdict.add(Rule::DuplicatePublish, seen.history(&publish.label));
             }
         }

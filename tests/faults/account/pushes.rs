@@ -58,6 +58,25 @@ fn reasons(seen: &Seen<'_>, push: &Push) -> usize {
     push.tries.iter().filter(may_be_answered).count()
 }
 
+/// In a cluster: those that another member may have stored once more, as copies of the same id, because nobody could tell
+/// whether their first one had answered. They come behind what was sent meanwhile.
+pub(super) fn copied<'a>(seen: &Seen<'a>) -> HashSet<&'a str> {
+    let may_be = |push: &&Push| {
+        let identical = push.lane == load::IDENTICAL;
+        reasons(seen, push) > 0 || identical && is_taken_for_copied(seen, push)
+    };
+    let pushes = seen.records.pushes.iter().filter(|_| seen.records.is_cluster);
+    pushes.filter(may_be).map(|push| push.label.as_str()).collect()
+}
+
+/// Its member was killed, or could only wait, right after it had answered: the same bytes, if they come again now, are taken for
+/// the same push, and stored as its copy.
+fn is_taken_for_copied(seen: &Seen<'_>, push: &Push) -> bool {
+    let right_after = |made: &Try| Try { ended: made.ended + SECOND, ..made.clone() };
+    let mut tries = push.tries.iter().map(right_after);
+    seen.records.is_cluster && tries.any(|made| seen.was_killed(&made) || seen.stood_still(made.at, made.ended))
+}
+
 /// How often it was tried again at another member.
 fn moves(push: &Push) -> usize {
     push.tries.windows(2).filter(|tries| tries[0].member != tries[1].member).count()
@@ -101,9 +120,11 @@ fn same_bytes(seen: &Seen<'_>, pushes: &[&Push], verdict: &mut Verdict) {
     let delivered = event_ids(seen, &first.label).len();
     // One that was given up may have been stored, and an answer that did not arrive makes the next try a new message.
     let may_be_more: usize = pushes.iter().map(|push| usize::from(!push.is_promised()) + reasons(seen, push)).sum();
+    let copies = pushes.iter().filter(|push| is_taken_for_copied(seen, push)).count();
+    let events = seen.of(&first.label).iter().filter(|publish| publish.place == Place::Event && publish.is_taken());
     verdict.total("identical pushes answered 0", promised);
     verdict.total("… and delivered", delivered);
-    if delivered + waiting < promised {
+    if delivered + waiting + copies < promised || events.count() + waiting < promised {
         verdict.add(Rule::LostPush, format!("{promised} identical pushes answered 0, {delivered} delivered"));
     }
     if delivered > promised + may_be_more {
@@ -113,15 +134,17 @@ fn same_bytes(seen: &Seen<'_>, pushes: &[&Push], verdict: &mut Verdict) {
 }
 
 /// The last copies that the broker took are in the order in which the pushes of one sender were answered: what came out of turn,
-/// because one before it was refused, came again behind that. What was stored a second time by another member is a message of its
-/// own, which follows whatever was sent meanwhile.
+/// because one before it was refused, came again behind that. What was stored a second time by another member follows whatever
+/// was sent meanwhile.
 fn order(seen: &Seen<'_>, promised: &[&Push], verdict: &mut Verdict) {
+    let copied = copied(seen);
     let moved: HashSet<&str> = promised.iter().filter(|push| moves(push) > 0).map(|push| push.label.as_str()).collect();
     let mut first: HashMap<&str, &str> = HashMap::new();
     let mut copies: HashMap<(&str, Place), usize> = HashMap::new();
     for (position, publish) in seen.records.publishes.iter().enumerate().filter(|(_, publish)| publish.is_taken()) {
         let label = publish.label.as_str();
-        if moved.contains(label) && *first.entry(label).or_insert(&publish.id) != publish.id {
+        let is_another = moved.contains(label) && *first.entry(label).or_insert(&publish.id) != publish.id;
+        if is_another || copied.contains(label) {
             continue;
         }
         copies.insert((publish.label.as_str(), publish.place), position);

@@ -97,6 +97,7 @@ pub(crate) fn self_check() {
         records.calls.extend(std::iter::repeat_n(call, 40));
     });
     leaders();
+    copies();
     finds(Rule::Incident, |records| records.incidents.push("it ended".to_owned()));
 }
 
@@ -142,6 +143,41 @@ fn leaders() {
         taken_by_two(records);
         records.hiccups.push((9 * SECOND, 11 * SECOND));
         records.is_cluster = true;
+    });
+}
+
+/// In a cluster, a push is published once more under its id, behind the next one.
+fn copied(records: &mut Records, label: &str) {
+    records.is_cluster = true;
+    let again = Publish { at: 60 * SECOND, ..publish_of(records, label, Place::Event).clone() };
+    records.publishes.push(again);
+}
+
+fn copies() {
+    finds(Rule::DuplicatePublish, |records| copied(records, "p0:1"));
+    allows("what a killed member may have answered comes once more", |records| {
+        copied(records, "p0:0");
+        let unanswered = Try { answer: None, may_be_answered: false, ..records.pushes[0].tries[0].clone() };
+        records.pushes[0].tries.insert(0, Try { member: 1, ..unanswered });
+        records.kills.push((1, 10 * SECOND + 1));
+    });
+    let identical = |records: &mut Records| {
+        let identical = |push: &Push| Push { label: "p7:0".to_owned(), lane: load::IDENTICAL, ..push.clone() };
+        let two: Vec<_> = records.pushes.iter().map(identical).collect();
+        records.pushes.extend(two);
+        records.publishes.push(publish(Place::Event, "p7:0", "only-one", 30 * SECOND));
+        records.received.insert("only-one".to_owned());
+    };
+    finds(Rule::LostPush, identical);
+    let killed = |records: &mut Records| {
+        identical(records);
+        records.is_cluster = true;
+        records.kills.push((0, 10 * SECOND + 6));
+    };
+    finds(Rule::LostPush, killed);
+    allows("the same bytes right after their member was killed come under the same id", |records| {
+        killed(records);
+        copied(records, "p7:0");
     });
 }
 
@@ -214,13 +250,6 @@ fn pushes() {
         two_runs(records);
         records.publishes.retain(|publish| publish.label != "p0:0" || publish.at != 40 * SECOND);
         publish_of(records, "p0:0", Place::Recv).acked = Some(reply(0, 11 * SECOND));
-    });
-    finds(Rule::LostPush, |records| {
-        let identical = |push: &Push| Push { label: "p7:0".to_owned(), lane: load::IDENTICAL, ..push.clone() };
-        let two: Vec<_> = records.pushes.iter().map(identical).collect();
-        records.pushes.extend(two);
-        records.publishes.push(publish(Place::Event, "p7:0", "only-one", 30 * SECOND));
-        records.received.insert("only-one".to_owned());
     });
 }
 

@@ -30,7 +30,7 @@ use crate::store::types::{Medium, NotStored, SpoolError, WhyNot};
 const LAZY_WAIT: Duration = Duration::from_secs(1);
 const LAZY_MOST: usize = 100;
 /// The same for tokens that have ended: other members may wait for that.
-const TOKEN_WAIT: Duration = Duration::from_millis(50);
+const TOKEN_WAIT: Duration = Duration::from_millis(10);
 /// While etcd refuses, how often it is tried again without being asked.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// Who waits for longer than this while nothing goes is told so.
