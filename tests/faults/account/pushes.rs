@@ -137,14 +137,14 @@ fn same_bytes(seen: &Seen<'_>, pushes: &[&Push], verdict: &mut Verdict) {
 /// because one before it was refused, came again behind that. What was stored a second time by another member follows whatever
 /// was sent meanwhile.
 fn order(seen: &Seen<'_>, promised: &[&Push], verdict: &mut Verdict) {
-    let copied = copied(seen);
+    let twice = copied(seen);
     let moved: HashSet<&str> = promised.iter().filter(|push| moves(push) > 0).map(|push| push.label.as_str()).collect();
     let mut first: HashMap<&str, &str> = HashMap::new();
     let mut copies: HashMap<(&str, Place), usize> = HashMap::new();
     for (position, publish) in seen.records.publishes.iter().enumerate().filter(|(_, publish)| publish.is_taken()) {
         let label = publish.label.as_str();
         let is_another = moved.contains(label) && *first.entry(label).or_insert(&publish.id) != publish.id;
-        if is_another || copied.contains(label) {
+        if is_another || twice.contains(label) {
             continue;
         }
         copies.insert((publish.label.as_str(), publish.place), position);

@@ -2,6 +2,7 @@
 //! after an answer are another.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -38,6 +39,8 @@ async fn heard_again(members: &Members, proxy: &Proxy, text: &str) {
 
 /// A push to `b` that is stored, and delivered, and that `b` does not know to be stored: so it cannot answer.
 async fn unanswered(members: &Members, proxy: &Proxy, push: &Value, text: &str) -> TcpStream {
+    // What follows the answer before this has been heard: nothing is on its way.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     proxy.mute(true);
     let request = raw_post(&format!("/{SECRET}"), push.to_string().as_bytes());
     let connection = raw_connection(members.bridges[1].callback_port(), &request).await;
