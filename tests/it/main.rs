@@ -61,6 +61,7 @@
 //! | `cluster/large.rs` | what is too large for etcd blocks nothing |
 //! | `cluster/majority.rs` | commands that come while etcd has no majority |
 //! | `cluster/repeats.rs` | a push that is tried at two members is one message |
+//! | `cluster/rights.rs` | what the etcd user may not do is named |
 //! | `cluster/stops.rs` | members that stop together, half-way, or without etcd |
 //! | `cluster/wrong.rs` | what is configured wrongly is told |
 //! | **`demo/`** | `demo`: both directions at work, and somebody joining in |

@@ -126,15 +126,26 @@ fn judge_clock(now: SystemTime, there: Option<SystemTime>, findings: &mut Findin
 
 const ETCD: &str = "etcd";
 
-/// Tries every endpoint, if this bridge is a member of a cluster.
+/// Tries every endpoint, and the rights of the user, if this bridge is a member of a cluster.
 pub(super) async fn check_etcd(config: &Config, findings: &mut Findings) -> Result<(), AppError> {
     if !config.cluster.is_on() {
         return Ok(());
     }
-    for (endpoint, version) in cluster::endpoints(config).await? {
+    let endpoints = cluster::endpoints(config).await?;
+    let any = endpoints.iter().any(|(_, version)| version.is_ok());
+    for (endpoint, version) in endpoints {
         match version {
             Ok(version) => findings.ok(ETCD, format!("{endpoint} answers: version {version}")),
             Err(cause) => findings.fail(ETCD, format!("{endpoint}: {cause}")),
+        }
+    }
+    if any {
+        let denied = cluster::denied(config).await?;
+        if denied.is_empty() {
+            findings.ok(ETCD, format!("it lets us read and write below {}/", config.cluster.prefix));
+        }
+        for cause in denied {
+            findings.fail(ETCD, cause);
         }
     }
     Ok(())

@@ -291,6 +291,18 @@ pub(super) async fn endpoints(config: &Config) -> Result<Vec<(String, Result<Str
     Ok(looked.into_iter().map(text).collect())
 }
 
+/// Tries whether etcd lets us read and write; all that is wrong.
+///
+/// # Errors
+///
+/// As [`endpoints`].
+pub(super) async fn denied(config: &Config) -> Result<Vec<String>, AppError> {
+    let tried = Etcd::try_rights(&etcd_config(config, 0)).await.map_err(|error| AppError::Config(error.to_string()))?;
+    let mut wrong: Vec<_> = [tried.read, tried.write].into_iter().filter_map(Result::err).collect();
+    wrong.dedup();
+    Ok(wrong.iter().map(ToString::to_string).collect())
+}
+
 async fn look(etcd: Arc<Etcd>, of: usize) -> ClusterHealth {
     let trouble = etcd.session().borrow().clone().err().map(|error| error.to_string());
     let (members, endpoints) = tokio::join!(timeout(LOOK_WITHIN, etcd.members()), etcd.endpoints(LOOK_WITHIN));

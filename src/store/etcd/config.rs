@@ -91,6 +91,16 @@ impl Keys {
         format!("{}/{folder}/{name}", self.prefix)
     }
 
+    /// With which all names begin.
+    pub(super) fn root(&self) -> String {
+        format!("{}/", self.prefix)
+    }
+
+    /// Of who tries whether it may write.
+    pub(super) fn trial(&self, name: &str) -> String {
+        self.name("trial", name)
+    }
+
     /// Who leads. Put with the leader's lease, so that it goes with it.
     pub(super) fn leader(&self) -> String {
         format!("{}/leader", self.prefix)

@@ -66,6 +66,21 @@ pub enum EtcdError {
         "etcd does not let us in ({0}): look at cluster.username and cluster.password, and at the role's permissions on cluster.prefix"
     )]
     Auth(String),
+    /// The user lacks a right.
+    #[error(
+        "etcd does not let the user `{user}` {right} below {below}: `etcdctl role grant-permission {role} readwrite \
+         --prefix=true {below}` gives its role the right"
+    )]
+    Denied {
+        /// Who asked.
+        user: String,
+        /// What is not allowed.
+        right: &'static str,
+        /// Where.
+        below: String,
+        /// The user's role.
+        role: String,
+    },
     /// Something else answered.
     #[error("what answers at {at} is not etcd: {cause}")]
     NotEtcd {

@@ -22,6 +22,7 @@
 //! | `token/<name>` | a [`Token`](super::Token) | one that ends by itself (`tokens`) |
 //! | `stats` | how much the queues hold, by the leader | no |
 //! | `adopted/<name>` | which rows of a store that was taken over have come (`adopt`) | no |
+//! | `trial/<name>` | nothing: put and removed by who looks whether it may (`rights`) | one of a few seconds |
 //! | `file/<name>` | a small value that all share | no |
 //!
 //! # Operation
@@ -59,6 +60,7 @@ mod lazies;
 mod leading;
 mod load;
 mod member;
+mod rights;
 mod rows;
 mod session;
 mod state;
@@ -86,6 +88,7 @@ use election::{Candidate, Leader};
 pub use error::EtcdError;
 use leading::Leader as Leading;
 use member::Member;
+pub use rights::Rights;
 use session::{Registered, Session};
 use values::Values;
 use wire::Range;
@@ -159,6 +162,16 @@ impl Etcd {
     /// If the configuration cannot be used, files included.
     pub async fn look_at(config: &EtcdConfig) -> Result<Vec<(String, Result<String, EtcdError>)>, EtcdError> {
         Ok(look_at_all(&Client::new(config)?, Duration::MAX).await)
+    }
+
+    /// Whether etcd lets us read and write below the prefix.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::look_at`].
+    pub async fn try_rights(config: &EtcdConfig) -> Result<Rights, EtcdError> {
+        let user = config.login.as_ref().map(|(user, _)| user.as_str());
+        Ok(Rights::tried(&Client::new(config)?, &Keys::below(&config.prefix), user).await)
     }
 
     /// Whether this member is registered; if not, why.

@@ -4,6 +4,7 @@ mod etcds;
 mod large;
 mod majority;
 mod repeats;
+mod rights;
 mod stops;
 mod wrong;
 
