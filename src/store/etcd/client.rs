@@ -1,13 +1,15 @@
-//! Requests to etcd's JSON gateway: the endpoints in turn, each with its time, and what is wrong with whoever answers.
+//! Requests to etcd's JSON gateway: the endpoints in turn, each with its time (`choice` says which), and what is wrong with whoever
+//! answers.
 //!
 //! The gateway, because its HTTP client is here already: the crate `etcd-client` needs protoc for each build and brings tonic,
 //! prost and h2, some forty crates.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
@@ -19,10 +21,11 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
 use super::causes::{explained, find, innermost};
+use super::choice::Choice;
 use super::config::EtcdConfig;
 use super::error::{EtcdError, refusal};
 use super::wire::{Carried, Found, Health, Login, Range, Status, Token, Transaction, Version};
@@ -44,8 +47,7 @@ const ANSWER_MOST: usize = 16 * 1024 * 1024;
 pub(super) struct Client {
     pool: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     endpoints: Vec<Endpoint>,
-    /// The endpoint that did not fail last.
-    current: AtomicUsize,
+    choice: Choice,
     login: Option<(String, SecretString)>,
     token: Mutex<Option<HeaderValue>>,
     cluster: OnceLock<u64>,
@@ -85,8 +87,8 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .build(HttpsConnector::from((http, config.tls.client_config()?)));
-        let (login, token) = (config.login.clone(), Mutex::default());
-        Ok(Self { pool, endpoints, current: AtomicUsize::new(0), login, token, cluster: OnceLock::new() })
+        let (choice, login, token) = (Choice::among(endpoints.len()), config.login.clone(), Mutex::default());
+        Ok(Self { pool, endpoints, choice, login, token, cluster: OnceLock::new() })
     }
 
     /// The endpoints, for people.
@@ -96,17 +98,16 @@ impl Client {
 
     /// Where requests go at present.
     pub(super) fn current(&self) -> usize {
-        self.current.load(Ordering::Relaxed) % self.endpoints.len()
+        self.choice.current()
     }
 
-    /// This endpoint is no good at present: requests go to the next.
+    /// This endpoint is no good at present: requests go to others.
     pub(super) fn leave(&self, endpoint: usize) {
-        let next = (endpoint + 1) % self.endpoints.len();
-        let _ = self.current.compare_exchange(endpoint, next, Ordering::Relaxed, Ordering::Relaxed);
+        self.choice.leave(endpoint);
     }
 
-    /// Asks; at each endpoint once, beginning with the present one, until one answers. What is asked for must be harmless
-    /// when it is carried out twice.
+    /// Asks; at each endpoint once, beginning with the present one, until one answers. While one is silent, the next is asked
+    /// besides. What is asked for must be harmless when it is carried out twice.
     pub(super) async fn ask<A: DeserializeOwned>(
         &self,
         path: &str,
@@ -114,25 +115,38 @@ impl Client {
         each: Duration,
     ) -> Result<A, Failed> {
         let body = encoded(question).map_err(|error| Failed { error, unknown: false })?;
-        let mut unknown = false;
-        let mut endpoint = self.current();
-        let mut failed = None;
-        for _ in 0..self.endpoints.len() {
-            match self
-                .ask_at(endpoint, path, body.clone(), each)
-                .await
-                .and_then(|answer| self.decoded(endpoint, &answer))
-            {
-                Ok(answer) => return Ok(answer),
-                Err(error) => {
-                    unknown |= error.is_unknown();
-                    if !error.is_of_this_endpoint() {
-                        return Err(Failed { error, unknown });
+        let order = self.choice.order();
+        let mut next = order.iter().copied().map(|endpoint| {
+            let body = body.clone();
+            async move {
+                let begun = Instant::now();
+                let answer = self.ask_at(endpoint, path, body, each).await;
+                (endpoint, begun.elapsed(), answer.and_then(|answer| self.decoded(endpoint, &answer)))
+            }
+        });
+        let mut asked: FuturesUnordered<_> = next.next().into_iter().collect();
+        let (mut unknown, mut failed) = (false, None);
+        loop {
+            tokio::select! {
+                biased;
+                answer = asked.next() => match answer {
+                    Some((endpoint, took, Ok(answer))) => {
+                        self.choice.answered(endpoint, &order, took);
+                        return Ok(answer);
                     }
-                    self.leave(endpoint);
-                    endpoint = (endpoint + 1) % self.endpoints.len();
-                    failed = Some(more_telling(failed, error));
-                }
+                    Some((_, _, Err(error))) if !error.is_of_this_endpoint() => {
+                        // Whoever else was asked may do it yet.
+                        return Err(Failed { error, unknown: unknown || !asked.is_empty() });
+                    }
+                    Some((endpoint, _, Err(error))) => {
+                        unknown |= error.is_unknown();
+                        self.leave(endpoint);
+                        failed = Some(more_telling(failed, error));
+                        asked.extend(next.next());
+                    }
+                    None => break,
+                },
+                () = sleep(self.choice.patience()), if next.len() > 0 => asked.extend(next.next()),
             }
         }
         let error = failed.unwrap_or(EtcdError::Config("cluster.endpoints is empty".to_owned()));

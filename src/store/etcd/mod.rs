@@ -46,6 +46,7 @@
 mod adopt;
 mod asked;
 mod causes;
+mod choice;
 mod client;
 mod commit;
 mod compose;

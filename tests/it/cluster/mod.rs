@@ -5,6 +5,7 @@ mod large;
 mod majority;
 mod repeats;
 mod rights;
+mod silent;
 mod stops;
 mod wrong;
 

@@ -79,6 +79,11 @@ impl Etcds {
         json!(urls).to_string()
     }
 
+    /// Where clients reach a member.
+    pub(crate) fn port(&self, n: usize) -> u16 {
+        self.members[n].port
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self, n: usize) {
         if let Some(mut child) = self.members[n].child.take() {

@@ -1,6 +1,6 @@
 //! Who answers, who does not, and what is said of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use url::Url;
 
+use super::proxy::Proxy;
 use super::server::{Server, shared};
 use super::{config, in_time};
 use crate::store::etcd::client::{Client, EACH};
@@ -80,6 +81,25 @@ async fn an_endpoint_that_fails_is_left_for_the_next() {
     assert!(failed.unknown, "{failed:?}");
     paused.resume();
     in_time(client.ask::<Value>("/v3/kv/txn", &put, EACH)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_endpoint_is_not_waited_for_and_is_asked_last_afterwards() {
+    let hole = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = Proxy::to(shared()).await;
+    let mut config = config(shared(), "a");
+    config.endpoints.insert(0, format!("http://{}", hole.local_addr().unwrap()).parse().unwrap());
+    config.endpoints.push(other.url().parse().unwrap());
+    let client = Client::new(&config).unwrap();
+    let begun = Instant::now();
+    in_time(client.range(&Range { key: "/a".to_owned().into(), ..Range::default() })).await.unwrap();
+    assert!(begun.elapsed() < EACH, "{:?}", begun.elapsed());
+    assert_eq!(client.current(), 1);
+    // Nor is it asked as soon as the next one fails.
+    client.leave(1);
+    assert_eq!(client.current(), 2);
+    in_time(client.range(&Range { key: "/a".to_owned().into(), ..Range::default() })).await.unwrap();
+    assert_eq!(client.current(), 2);
 }
 
 #[test]

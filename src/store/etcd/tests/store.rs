@@ -165,6 +165,22 @@ async fn what_cannot_be_sent_is_refused_for_now_and_it_is_told_when_that_is_over
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_two_endpoints_are_asked_for_is_done_once() {
+    let mut config = config(shared(), "a");
+    let slow = Proxy::to(shared()).await;
+    config.endpoints.insert(0, slow.url().parse().unwrap());
+    let a = Etcd::open(&config).unwrap();
+    let (_leadership, store) = lead(&a).await;
+    append(&*store, "0").await;
+    // It is carried out; who does not hear of that asks the other one.
+    slow.hold_next_answer(Duration::from_secs(20));
+    for text in ["1", "2"] {
+        append(&*store, text).await;
+    }
+    assert!(rows(&*store, Queue::Inbound).await.iter().map(|row| row.data[0]).eq(*b"012"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_etcd_stands_still_what_was_sent_waits_and_the_rest_is_refused() {
     let server = Server::start(&[]);
     let config = config(&server.url(), "a");
