@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
 
 use super::record::Record;
 use super::repeats::{Digest, Progress, WINDOW};
 use super::room::NewRow;
-use super::store::Store;
 use crate::os::clock::Stamp;
 use crate::store::{AppendError, Once, SpoolError, Token, Tokens};
 
@@ -53,8 +54,9 @@ impl Word {
 
 /// A push in hand. Dropped before its answer left, it is unanswered.
 pub struct Due {
-    store: Arc<Store>,
     tokens: Arc<dyn Tokens>,
+    tasks: TaskTracker,
+    runtime: Handle,
     digest: Digest,
     /// Of its token.
     version: u64,
@@ -82,14 +84,14 @@ impl Drop for Due {
         let token = Token { name: self.digest, value: word.encode(), replaces: self.version };
         let tokens = Arc::clone(&self.tokens);
         // If that cannot be stored, the next try makes a copy.
-        self.store.spawn(async move { drop(tokens.put(token).await) });
+        self.tasks.spawn_on(async move { drop(tokens.put(token).await) }, &self.runtime);
     }
 }
 
 /// A push to be taken in hand.
 pub(super) struct New<'a> {
-    pub(super) store: &'a Arc<Store>,
     pub(super) tokens: &'a Arc<dyn Tokens>,
+    pub(super) tasks: &'a TaskTracker,
     pub(super) digest: Digest,
     pub(super) row: &'a NewRow,
     pub(super) tell: &'a watch::Sender<Progress>,
@@ -155,8 +157,8 @@ impl New<'_> {
     }
 
     fn due(&self, version: u64, word: Word, is_repeat: bool) -> Due {
-        let (store, tokens) = (Arc::clone(self.store), Arc::clone(self.tokens));
-        Due { store, tokens, digest: self.digest, version, word, has_left: AtomicBool::new(false), is_repeat }
+        let (tokens, tasks, runtime) = (Arc::clone(self.tokens), self.tasks.clone(), Handle::current());
+        Due { tokens, tasks, runtime, digest: self.digest, version, word, has_left: AtomicBool::new(false), is_repeat }
     }
 
     /// The row once more, as it was stored first.

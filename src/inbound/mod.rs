@@ -17,6 +17,7 @@
 mod answered;
 pub mod callback;
 pub mod due;
+mod hands;
 mod pictures;
 pub mod presence;
 pub mod record;

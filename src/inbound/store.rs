@@ -10,7 +10,7 @@ mod keeping;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::due::Due;
+use super::hands::{Hand, Hands};
 use super::repeats::{self, Claim, Progress, Repeats};
 use super::room::{Held, NewRow, Place, Room};
 use crate::observe::counters::{Counters, PushOutcome, Unanswered};
@@ -54,14 +54,15 @@ pub enum Recognition {
 pub enum Ticket {
     /// By which the memory knows it.
     Remembered(Arc<Repeats>, repeats::Ticket),
-    /// In hand, once it is stored.
-    Due(Arc<OnceLock<Due>>),
+    /// In a cluster.
+    InHand(Arc<Hand>),
 }
 
 /// Stores pushes.
 pub struct Store {
     spool: Arc<dyn Append>,
     recognition: Recognition,
+    hands: Arc<Hands>,
     counters: Arc<Counters>,
     room: Room,
     held: Semaphore,
@@ -85,9 +86,9 @@ impl Store {
     ) -> Self {
         let (room, held) = (Room::new(max_body), Semaphore::new(HELD_AT_MOST));
         let (fault, runtime, told) = (CancellationToken::new(), Handle::current(), Seldom::default());
-        let (stored, telling) = mpsc::unbounded_channel();
+        let ((stored, telling), hands) = (mpsc::unbounded_channel(), Arc::default());
         runtime.spawn(tell_stored(telling, fault.clone()));
-        Self { spool, recognition, counters, room, held, tasks, fault, runtime, stored, told }
+        Self { spool, recognition, hands, counters, room, held, tasks, fault, runtime, stored, told }
     }
 
     /// Cancelled if one of the store's own tasks panics.
@@ -97,7 +98,7 @@ impl Store {
     }
 
     /// Spawns a task; may be called from any thread.
-    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let fault = self.fault.clone().drop_guard();
         self.runtime.spawn(self.tasks.track_future(async move {
             task.await;
@@ -139,8 +140,8 @@ impl Store {
         let mut waiting = Waiting { store: self, kind: Some(kind), progress: Some(progress.clone()), held: false };
         let stored = self.wait(progress, until, &mut waiting).await;
         waiting.over(stored)?;
-        if let Some(Ticket::Due(due)) = &ticket {
-            repeat = due.get().is_some_and(|due| due.is_repeat);
+        if let Some(Ticket::InHand(hand)) = &ticket {
+            repeat |= hand.due.get().is_some_and(|due| due.is_repeat);
         }
         self.counters.series.push(kind, if repeat { PushOutcome::Repeated } else { PushOutcome::Stored });
         Ok(ticket)
@@ -185,14 +186,14 @@ impl Store {
                 }
             }
             Recognition::Tokens(tokens) => {
-                let (digest, due) = (digest(), Arc::default());
-                let (tell, progress) = watch::channel(Progress::Storing);
-                if let Some(row) = body.into_row() {
-                    let push = Push { row, ticket: None, tell };
-                    let (tokens, due) = (Arc::clone(tokens), Arc::clone(&due));
-                    self.spawn(Arc::clone(self).keep_once(tokens, digest, push, due));
+                let (hand, progress, is_new) = self.hands.take(digest());
+                if !is_new {
+                    self.counters.pushes_repeated.add();
+                } else if let Some(row) = body.into_row() {
+                    let push = Push { row, ticket: None, tell: hand.tell.clone() };
+                    self.spawn(Arc::clone(self).keep_once(Arc::clone(tokens), push, Arc::clone(&hand)));
                 }
-                Taken { ticket: Some(Ticket::Due(due)), progress, repeat: false }
+                Taken { ticket: Some(Ticket::InHand(hand)), progress, repeat: !is_new }
             }
         }
     }

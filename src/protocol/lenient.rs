@@ -22,10 +22,18 @@ pub fn gunzip(body: &[u8], max: usize) -> Option<Vec<u8>> {
     if !body.starts_with(GZIP) {
         return None;
     }
-    let mut unpacked = Vec::new();
-    let more_than_allowed = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
-    GzDecoder::new(body).take(more_than_allowed).read_to_end(&mut unpacked).ok()?;
-    (unpacked.len() <= max).then_some(unpacked)
+    let (mut rest, mut unpacked) = (body, Vec::new());
+    // There may be several members (RFC 1952 §2.2).
+    while rest.starts_with(GZIP) {
+        let more_than_allowed = u64::try_from(max - unpacked.len()).unwrap_or(u64::MAX).saturating_add(1);
+        let mut member = GzDecoder::new(rest).take(more_than_allowed);
+        member.read_to_end(&mut unpacked).ok()?;
+        if unpacked.len() > max {
+            return None;
+        }
+        rest = member.into_inner().into_inner();
+    }
+    Some(unpacked)
 }
 
 /// The JSON text in `body`, where U+FFFD stands for what is not UTF-8.
@@ -156,6 +164,9 @@ mod tests {
     fn gzip_is_undone() {
         assert_eq!(gunzip(&gzipped(b"{\"a\":1}"), 7).as_deref(), Some(&b"{\"a\":1}"[..]));
         assert_eq!(gunzip(&gzipped(b""), 0), Some(vec![]));
+        let two = [gzipped(b"{\"a\":"), gzipped(b"1}")].concat();
+        assert_eq!(gunzip(&two, 7).as_deref(), Some(&b"{\"a\":1}"[..]));
+        assert_eq!(gunzip(&two, 6), None);
         let longer = [gzipped(b"{}"), b"\0\0".to_vec()].concat();
         assert_eq!(gunzip(&longer, 10).as_deref(), Some(&b"{}"[..]), "what comes after it is skipped");
     }

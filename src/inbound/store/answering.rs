@@ -1,9 +1,9 @@
 //! The last step before an answer leaves, and what follows if it does not.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use super::{Store, Ticket};
-use crate::inbound::due::Due;
+use crate::inbound::hands::Hand;
 use crate::inbound::repeats::{self, Repeats};
 
 impl Store {
@@ -15,7 +15,10 @@ impl Store {
                 repeats.leaving(ticket);
                 Answer::Remembered(repeats, ticket)
             }
-            Ticket::Due(due) => Answer::Due(due),
+            Ticket::InHand(hand) => {
+                hand.leaving();
+                Answer::InHand(hand)
+            }
         }))
     }
 }
@@ -25,7 +28,7 @@ pub struct Leaving(Option<Answer>);
 
 enum Answer {
     Remembered(Arc<Repeats>, repeats::Ticket),
-    Due(Arc<OnceLock<Due>>),
+    InHand(Arc<Hand>),
 }
 
 impl Leaving {
@@ -33,8 +36,8 @@ impl Leaving {
     pub fn left(mut self) {
         match self.0.take() {
             Some(Answer::Remembered(repeats, ticket)) => repeats.answered(ticket),
-            Some(Answer::Due(due)) => {
-                if let Some(due) = due.get() {
+            Some(Answer::InHand(hand)) => {
+                if let Some(due) = hand.due.get() {
                     due.left();
                 }
             }
@@ -45,9 +48,10 @@ impl Leaving {
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        // A push in hand is told by its own end.
-        if let Some(Answer::Remembered(repeats, ticket)) = self.0.take() {
-            repeats.not_answered(ticket);
+        match self.0.take() {
+            Some(Answer::Remembered(repeats, ticket)) => repeats.not_answered(ticket),
+            Some(Answer::InHand(hand)) => hand.stayed(),
+            None => {}
         }
     }
 }

@@ -1,12 +1,12 @@
 //! From a push to its row: it is tried until it is stored, or until nobody waits for that any more.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use tokio::time::sleep;
 
-use super::{Push, RETRY, Recognition, Store};
-use crate::inbound::due::{self, Due};
-use crate::inbound::repeats::Digest;
+use super::{Progress, Push, RETRY, Recognition, Store};
+use crate::inbound::due;
+use crate::inbound::hands::Hand;
 use crate::observe::counters::Unanswered;
 use crate::store::{AppendError, Queue, SpoolError, Then, Tokens};
 
@@ -63,23 +63,18 @@ impl Store {
         }
     }
 
-    /// Takes the push in hand; tries until that is done or its peer has left.
-    pub(super) async fn keep_once(
-        self: Arc<Self>,
-        tokens: Arc<dyn Tokens>,
-        digest: Digest,
-        mut push: Push,
-        due: Arc<OnceLock<Due>>,
-    ) {
+    /// Stores the push that is in hand; tries until that is done or no try of it waits any more.
+    pub(super) async fn keep_once(self: Arc<Self>, tokens: Arc<dyn Tokens>, mut push: Push, hand: Arc<Hand>) {
         loop {
-            let new = due::New { store: &self, tokens: &tokens, digest, row: &push.row, tell: &push.tell };
+            let new =
+                due::New { tokens: &tokens, tasks: &self.tasks, digest: hand.digest, row: &push.row, tell: &hand.tell };
             let error = match new.take().await {
                 Ok(found) => {
                     self.counters.pushes_repeated.add_if(found.is_repeat);
                     self.counters.pushes_stored.add_if(!found.is_repeat);
-                    // If nobody waits for it any more, it goes from here.
-                    let _ = due.set(found);
-                    let _ = self.stored.send(push.tell);
+                    // If nobody waits for it any more, it goes with the hand.
+                    let _ = hand.due.set(found);
+                    hand.tell.send_replace(Progress::Stored);
                     return;
                 }
                 Err(error) => error,
@@ -87,7 +82,7 @@ impl Store {
             let Some(again) = self.stored(push, &Err(error)) else { return };
             push = again;
             sleep(RETRY).await;
-            if self.nobody_waits(&push) {
+            if self.hands.give_up(&hand) {
                 return;
             }
         }

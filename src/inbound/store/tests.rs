@@ -96,6 +96,23 @@ async fn a_peer_that_leaves_before_its_answer_makes_the_next_try_a_repeat() {
 }
 
 #[tokio::test]
+async fn tries_at_one_member_share_a_commit_also_if_the_first_has_left() {
+    let [a, _] = members();
+    let (one, two) = tokio::join!(a.receive(b"on"), a.receive(b"on"));
+    assert_eq!(a.counts(), (1, 1));
+    // One answer does not leave, the other does.
+    drop(one);
+    answered(two);
+    let first = timeout(Duration::ZERO, a.receive(b"on")).await;
+    assert!(first.is_err(), "it has begun, and left");
+    answered(a.receive(b"on").await);
+    assert_eq!(a.counts(), (2, 2));
+    a.receive(b"on").await;
+    assert_eq!(a.counts(), (3, 2));
+    assert_eq!(a.rows().await, (3, 3));
+}
+
+#[tokio::test]
 async fn a_push_in_another_members_hand_is_new_if_that_one_answers_and_a_repeat_if_it_does_not() {
     for (answers, counts) in [(true, (1, 0)), (false, (0, 1))] {
         let [a, b] = members();
