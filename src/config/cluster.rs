@@ -45,6 +45,8 @@ pub struct ClusterTls {
 
 /// The largest content that fits, with all that goes with it, into one request to etcd with its default settings.
 const LARGEST: usize = 1 << 20;
+/// The most that is stored beside a content: topics, correlation data.
+const BESIDE: u64 = 256 << 10;
 
 impl Cluster {
     /// Reads the section; what is not set follows the uid and the machine.
@@ -96,6 +98,11 @@ impl Cluster {
             takeover: takeover?,
             max_bytes: max_bytes?.0,
         })
+    }
+
+    /// Whether a queue of this cluster may be too small for one row with a content of so many bytes.
+    pub(super) fn is_too_small_for(&self, content: usize) -> bool {
+        self.is_on() && self.max_bytes < u64::try_from(content).unwrap_or(u64::MAX).saturating_add(BESIDE)
     }
 
     /// Whether this bridge is a member of a cluster.

@@ -174,8 +174,16 @@ impl Config {
             ),
             (self.mqtt.persistent_session && self.mqtt.protocol == MqttProtocol::V5)
                 .then_some("mqtt.persistent_session has no effect with MQTT 5: use mqtt.session_expiry instead"),
-            (self.spool.max_bytes < u64::try_from(self.callback.max_body).unwrap_or(u64::MAX))
+            (!self.cluster.is_on() && self.spool.max_bytes < u64::try_from(self.callback.max_body).unwrap_or(u64::MAX))
                 .then_some("spool.max_bytes is less than callback.max_body: the largest pushes can never be stored"),
+            self.cluster.is_too_small_for(self.callback.max_body).then_some(
+                "cluster.max_bytes leaves too little room beside callback.max_body: the largest pushes can never be stored; \
+                 raise it",
+            ),
+            self.cluster.is_too_small_for(self.outbound.max_content).then_some(
+                "cluster.max_bytes leaves too little room beside outbound.max_content: the largest commands can never be \
+                 stored; raise it",
+            ),
             (self.mqtt.protocol == MqttProtocol::V5
                 && usize::try_from(self.mqtt.max_packet).is_ok_and(|most| most < self.outbound.max_content))
             .then_some(

@@ -68,6 +68,28 @@ fn what_is_wrong_is_told() {
 }
 
 #[test]
+fn a_queue_with_no_room_for_the_largest_is_warned_of() {
+    let warnings = |toml: &str| load(toml).unwrap().warnings();
+    let small = "[cluster]\nendpoints = [\"http://a:2379\"]\nmax_bytes = \"1MiB\"\n";
+    // A push of 1 MiB, as by default, and what is stored beside it.
+    assert!(
+        matches!(warnings(small)[..], [push] if push.starts_with("cluster.max_bytes") && push.contains("callback.max_body"))
+    );
+    let commands = format!("{small}[callback]\nmax_body = \"256KiB\"\n[outbound]\nmax_content = \"900KiB\"");
+    assert!(matches!(warnings(&commands)[..], [command] if command.contains("outbound.max_content")));
+    for fine in [
+        format!("{small}[callback]\nmax_body = \"512KiB\""),
+        small.replace("1MiB", "2MiB"),
+        // Alone, it does not count.
+        "[cluster]\nmax_bytes = \"1MiB\"".to_owned(),
+        // In a cluster, this one does not.
+        "[cluster]\nendpoints = [\"http://a:2379\"]\n[spool]\nmax_bytes = \"4KiB\"".to_owned(),
+    ] {
+        assert!(warnings(&fine).is_empty(), "{fine}");
+    }
+}
+
+#[test]
 fn a_change_needs_a_restart() {
     let old = load("").unwrap();
     let new = load("[cluster]\nendpoints = [\"http://a:2379\"]\ntakeover = \"7s\"").unwrap();
