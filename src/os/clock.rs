@@ -105,12 +105,6 @@ impl Stamp {
         Self { run: run.mark, boot_ms: millis(boot_now()), wall_ms: wall_now_ms() }
     }
 
-    /// Was it noted by this run of the process?
-    #[must_use]
-    pub fn is_of_this_run(&self) -> bool {
-        self.run == run().mark
-    }
-
     /// How long ago this was: by the boot-time clock for a moment of this run; for an earlier run's, by the wall clock up to
     /// the start of this run and by the boot-time clock since. For another member's, by the wall clock as it was at the start of
     /// this run, and by the boot-time clock since. Never below zero.

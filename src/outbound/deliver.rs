@@ -97,10 +97,12 @@ pub struct Deliver {
     /// Lanes whose first command waits for its endpoint, and when that wait ends at the latest.
     shut_out: HashMap<Endpoint, VecDeque<(Arc<Lane>, Duration)>>,
     next_call: Instant,
+    /// The last row that was there before this loop.
+    found: u64,
 }
 
 impl Deliver {
-    /// A loop that sends `results` the numbers of rows that have become results.
+    /// A loop that sends `results` the numbers of rows that have become results. It must be made before any command is accepted.
     #[must_use]
     pub fn new(
         config: DeliverConfig,
@@ -111,6 +113,7 @@ impl Deliver {
     ) -> Self {
         Self {
             config,
+            found: *attempts.spool.appended(Queue::Outbound).borrow(),
             doors: attempts.session.doors(),
             attempts,
             results,
@@ -201,13 +204,13 @@ impl Deliver {
         }
     }
 
-    /// Counts a row of an earlier run in its client's share. Rows of this run are counted already.
+    /// Counts a row that was there before in its client's share. Who accepts a row counts it.
     fn count_found(&self, row: &Row, record: &Record) {
-        let (at, reply_to) = match record {
-            Record::Command(command) => (&command.at, &command.reply_to),
-            Record::Result(result) => (&result.at, &result.reply_to),
+        let reply_to = match record {
+            Record::Command(command) => &command.reply_to,
+            Record::Result(result) => &result.reply_to,
         };
-        if !at.is_of_this_run() {
+        if row.seq <= self.found {
             self.attempts.shares.found(self.attempts.client(reply_to), row.data.len(), row.seq);
         }
     }

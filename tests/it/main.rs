@@ -62,6 +62,7 @@
 //! | `cluster/majority.rs` | commands that come while etcd has no majority |
 //! | `cluster/repeats.rs` | a push that is tried at two members is one message |
 //! | `cluster/rights.rs` | what the etcd user may not do is named |
+//! | `cluster/shares.rs` | a client's share is counted also by a process that led before |
 //! | `cluster/silent.rs` | a takeover while one of etcd's endpoints swallows what it is told |
 //! | `cluster/stops.rs` | members that stop together, half-way, or without etcd |
 //! | `cluster/wrong.rs` | what is configured wrongly is told |

@@ -5,6 +5,7 @@ mod large;
 mod majority;
 mod repeats;
 mod rights;
+mod shares;
 mod silent;
 mod stops;
 mod wrong;
@@ -26,15 +27,21 @@ struct Members {
     sim: Sim,
     etcd: Etcd,
     broker: Mosquitto,
+    as_wanted: fn(Bridge) -> Bridge,
 }
 
 impl Members {
     /// So many of them, the first of which leads.
     async fn ready(count: usize) -> Self {
+        Self::ready_with(count, |bridge| bridge).await
+    }
+
+    /// The same with other settings.
+    async fn ready_with(count: usize, as_wanted: fn(Bridge) -> Bridge) -> Self {
         let (etcd, broker, sim) = (Etcd::start().await, Mosquitto::start(""), Sim::start(&[]).await);
         let client = Client::connect(&broker).await;
         client.subscribe("ilink/#").await;
-        let mut members = Self { bridges: Vec::new(), client, sim, etcd, broker };
+        let mut members = Self { bridges: Vec::new(), client, sim, etcd, broker, as_wanted };
         for name in ["a", "b", "c"].iter().take(count) {
             members.join(name, &members.etcd.url()).await;
         }
@@ -52,6 +59,7 @@ impl Members {
             // One URL for all, as behind a load balancer: that of the first.
             bridge = bridge.with("callback.public_url", &format!("http://127.0.0.1:{first}"));
         }
+        bridge = (self.as_wanted)(bridge);
         bridge.start().await;
         if self.bridges.is_empty() {
             leads(&bridge).await;
