@@ -60,6 +60,7 @@ async fn execute(cli: Cli, sockets: Sockets) -> u8 {
         }
         Command::Sim(arguments) => return run_sim(arguments).await,
         Command::Demo(arguments) => return demo::run(arguments).await,
+        Command::DemoProcess(arguments) => return demo::become_process(arguments),
         Command::Setup(arguments) => return setup(arguments, path, &environment).await,
         command @ (Command::Run | Command::Check(_) | Command::Route(_)) => {
             let config = match load() {

@@ -2,6 +2,7 @@
 //!
 //! `main` parses with [`Cli::parse_or_exit`] and runs the command.
 
+mod demo;
 pub mod dry_run;
 pub mod manual;
 pub mod schema;
@@ -13,8 +14,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+pub use demo::{Demo, DemoProcess};
 use secrecy::SecretString;
-use url::Url;
 
 use crate::protocol::Variant;
 
@@ -83,6 +84,9 @@ pub enum Command {
     /// Print the manual page
     #[command(hide = true)]
     Man,
+    /// Become a process that ends with the demo
+    #[command(hide = true)]
+    DemoProcess(DemoProcess),
 }
 
 /// Arguments of `completions`.
@@ -257,25 +261,6 @@ pub struct Sim {
     /// Allow --listen on an address that is not loopback
     #[arg(long)]
     pub allow_remote: bool,
-}
-
-/// Arguments of `demo`.
-#[derive(Debug, Args)]
-pub struct Demo {
-    /// Use this broker instead of the embedded one, with the base topic ilink-demo
-    #[arg(long, value_name = "URL", conflicts_with = "mqtt_listen")]
-    pub broker: Option<Url>,
-    /// The address of the embedded broker [default: a free port of 127.0.0.1]
-    #[arg(long, value_name = "ADDR")]
-    pub mqtt_listen: Option<SocketAddr>,
-    /// Several bridges.
-    #[arg(
-        long,
-        value_name = "BRIDGES",
-        value_parser = clap::value_parser!(u8).range(2..=5),
-        help = "Run so many bridges (2 to 5) for one account, with etcd, which must be installed: kill one and watch"
-    )]
-    pub cluster: Option<u8>,
 }
 
 impl Cli {

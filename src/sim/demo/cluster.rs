@@ -20,6 +20,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::scene::say;
+use super::tied;
 
 /// Environment variables and their values.
 pub(super) type Settings = Vec<(&'static str, String)>;
@@ -69,7 +70,7 @@ impl Cluster {
     pub(super) async fn start(bridges: u8, dir: &Path) -> io::Result<Self> {
         let (etcd_at, peer, etcd_log) = (free()?, free()?, dir.join("etcd.log"));
         let [client, peer] = [etcd_at, peer].map(|address| format!("http://{address}"));
-        let mut command = Command::new("etcd");
+        let mut command = tied::command("etcd")?;
         command
             .args(["--name", "demo", "--data-dir"])
             .arg(dir.join("etcd"))
@@ -78,10 +79,7 @@ impl Cluster {
             .args(["--initial-cluster", &format!("demo={peer}")])
             .stdout(Stdio::null())
             .stderr(File::create(&etcd_log)?);
-        let etcd = Process::start(&mut command).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => io::Error::other(NO_ETCD),
-            kind => io::Error::new(kind, format!("etcd cannot be run: {error}")),
-        })?;
+        let etcd = Process::start(&mut command)?;
         let bridges = NAMES.iter().take(bridges.into()).map(|name| Bridge::new(name, dir));
         let bridges: Vec<_> = bridges.collect::<io::Result<_>>()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -148,6 +146,9 @@ impl Cluster {
 
     fn look_at_etcd(&mut self) -> io::Result<()> {
         let Some(status) = self.etcd.ended() else { return Ok(()) };
+        if status.code() == Some(tied::NOT_FOUND.into()) {
+            return Err(io::Error::other(NO_ETCD));
+        }
         let log = std::fs::read_to_string(&self.etcd_log).unwrap_or_default();
         let last = log.lines().next_back().unwrap_or_default();
         Err(io::Error::other(format!("etcd has ended ({status}); its last words: {last}")))
@@ -196,7 +197,7 @@ impl Bridge {
     }
 
     fn start(&self, settings: &Settings) -> io::Result<Process> {
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = tied::command(std::env::current_exe()?)?;
         command
             .args(["--config", NO_FILE, "run"])
             .env_clear()

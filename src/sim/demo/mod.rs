@@ -10,6 +10,7 @@
 mod broker;
 mod cluster;
 mod scene;
+mod tied;
 
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ use crate::os::tasks;
 use crate::sim::{Options, Simulator};
 use cluster::{Cluster, NO_FILE, Settings};
 use scene::{ECHO, TALKER, say};
+pub use tied::become_process;
 
 /// The bridge's own uid.
 const BRIDGE: &str = "480";

@@ -70,6 +70,21 @@ async fn a_killed_leader_is_followed_by_another_and_messages_go_on() {
 }
 
 #[tokio::test]
+async fn nothing_is_left_of_a_demo_that_was_killed() {
+    let broker = Mosquitto::start("");
+    let temporary = tempfile::tempdir().unwrap();
+    let temporary = temporary.path().to_str().unwrap();
+    let mut demo =
+        Process::start("demo", ["demo", "--broker", &broker.url(), "--cluster", "2"], &[("TMPDIR", temporary)]);
+    demo.printed("kill -9 ").await;
+    let pids = pids(&demo.output());
+    assert!(pids.len() >= 2 && is_running(temporary, &pids), "{pids:?}");
+    demo.signal(Signal::KILL);
+    demo.ended().await;
+    eventually("all of it has ended", async || (!is_running(temporary, &pids)).then_some(())).await;
+}
+
+#[tokio::test]
 async fn without_etcd_it_says_what_to_install() {
     let empty = tempfile::tempdir().unwrap();
     let path = empty.path().to_str().unwrap();
