@@ -1,8 +1,8 @@
 //! Tells a push that iLink sends again from a new one where several bridges take pushes: by tokens, which all of them see.
 //!
 //! A token is put with the row of each push, in one commit. It says that its push is *in hand*: whoever put it answers, now. If the
-//! answer leaves, the token is removed a little later. If it does not, the token says *unanswered* from then on, and the next
-//! try, at whichever member, is a repeat: that member takes the push in hand, and answers.
+//! answer leaves, the token is removed a little later (or says nothing any more). If it does not, the token says *unanswered* from
+//! then on, and the next try, at whichever member, is a repeat: that member takes the push in hand, and answers.
 //!
 //! Who finds a push in another's hand waits for what becomes of it. If that does not show in time, the other was killed, stands
 //! still, or does not reach etcd, and nobody can tell whether it has answered. Then the push is stored once more, as a copy: with
@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,8 @@ use crate::store::{AppendError, Once, SpoolError, Token, Tokens};
 /// second and a half in all.
 const FIRST_LOOK: Duration = Duration::from_millis(25);
 const LOOKS: u32 = 6;
+/// For less than that, a push in hand is in no other's.
+const SURELY_OWN: Duration = Duration::from_secs(1);
 
 /// What a token says of its push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,30 +63,39 @@ pub struct Due {
     /// Of its token.
     version: u64,
     word: Word,
+    since: Instant,
     has_left: AtomicBool,
-    /// It was stored already, though perhaps not its copy.
+    /// It was stored before this try.
     pub(super) is_repeat: bool,
 }
 
 impl Due {
     /// The answer left: the same bytes are a new message from here on.
     pub(super) fn left(&self) {
-        if !self.has_left.swap(true, Ordering::Relaxed) {
-            self.tokens.end(self.digest);
+        if self.has_left.swap(true, Ordering::Relaxed) {
+            return;
         }
+        if self.since.elapsed() < SURELY_OWN {
+            self.tokens.end(self.digest);
+        } else {
+            self.put(Bytes::new());
+        }
+    }
+
+    /// Puts another value, unless the push is in another's hand by now.
+    fn put(&self, value: Bytes) {
+        let token = Token { name: self.digest, value, replaces: self.version };
+        let tokens = Arc::clone(&self.tokens);
+        // If that cannot be stored, the same bytes make a copy.
+        self.tasks.spawn_on(async move { drop(tokens.put(token).await) }, &self.runtime);
     }
 }
 
 impl Drop for Due {
     fn drop(&mut self) {
-        if *self.has_left.get_mut() {
-            return;
+        if !*self.has_left.get_mut() {
+            self.put(Word { is_unanswered: true, ..self.word }.encode());
         }
-        let word = Word { is_unanswered: true, ..self.word };
-        let token = Token { name: self.digest, value: word.encode(), replaces: self.version };
-        let tokens = Arc::clone(&self.tokens);
-        // If that cannot be stored, the next try makes a copy.
-        self.tasks.spawn_on(async move { drop(tokens.put(token).await) }, &self.runtime);
     }
 }
 
@@ -123,12 +134,8 @@ impl New<'_> {
                     sleep(FIRST_LOOK * 2_u32.pow(looks)).await;
                     (replaces, looks) = (0, looks + 1);
                 }
-                Found::Elsewhere { .. } if self.tell.is_closed() => {
-                    return Err(SpoolError::Unwritable("its sender has left".to_owned()).into());
-                }
                 Found::Elsewhere { version, word } => {
-                    if let Found::InHand(mut copy) = self.append(self.copy(word)?, word, version).await? {
-                        copy.is_repeat = true;
+                    if let Found::InHand(copy) = self.append(self.copy(word)?, word, version).await? {
                         return Ok(copy);
                     }
                     // Something has become of it after all.
@@ -144,21 +151,25 @@ impl New<'_> {
             Once::Stored { version, .. } => return Ok(Found::InHand(self.due(version, word, false))),
             Once::Known { version, value } => (version, value),
         };
-        match Word::decode(&value) {
-            None => Ok(Found::Outdated(version)),
-            Some(word) if word.is_unanswered => {
-                let word = Word { is_unanswered: false, ..word };
-                let token = Token { name: self.digest, value: word.encode(), replaces: version };
-                let put = self.tokens.put(token).await?;
-                Ok(put.map_or(Found::Outdated(0), |version| Found::InHand(self.due(version, word, true))))
-            }
-            Some(word) => Ok(Found::Elsewhere { version, word }),
+        if self.tell.is_closed() {
+            return Err(SpoolError::Unwritable("its sender has left".to_owned()).into());
         }
+        let Some(there) = Word::decode(&value) else { return Ok(Found::Outdated(version)) };
+        // An earlier attempt of this one may have been carried out, though etcd said no.
+        let is_own = there.id == self.row.id;
+        if !there.is_unanswered && !is_own {
+            return Ok(Found::Elsewhere { version, word: there });
+        }
+        let word = Word { is_unanswered: false, ..there };
+        let token = Token { name: self.digest, value: word.encode(), replaces: version };
+        let put = self.tokens.put(token).await?;
+        Ok(put.map_or(Found::Outdated(0), |version| Found::InHand(self.due(version, word, !is_own))))
     }
 
     fn due(&self, version: u64, word: Word, is_repeat: bool) -> Due {
         let (tokens, tasks, runtime) = (Arc::clone(self.tokens), self.tasks.clone(), Handle::current());
-        Due { tokens, tasks, runtime, digest: self.digest, version, word, has_left: AtomicBool::new(false), is_repeat }
+        let (digest, since, has_left) = (self.digest, Instant::now(), AtomicBool::new(false));
+        Due { tokens, tasks, runtime, digest, version, word, since, has_left, is_repeat }
     }
 
     /// The row once more, as it was stored first.

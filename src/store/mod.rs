@@ -133,11 +133,11 @@ pub trait Append: Debug + Send + Sync + 'static {
 
 /// Taking rows in once, where several bridges do so.
 ///
-/// A [`Token`] is stored with a row. While it is there, no bridge stores a row with a token of this name, but in its place. Of all
-/// who replace it, one does. A token that nobody ends goes by itself, after some minutes.
+/// A [`Token`] is stored with a row. While it is there, a row with a token of this name is stored only by replacing it; of several
+/// who replace the same version, one succeeds. A token that nobody ends goes by itself, after some minutes.
 pub trait Tokens: Append {
-    /// As [`Append::append`] to [`Queue::Inbound`], with this token in the same commit. If the token is there already, nothing
-    /// is stored, and a full queue is no error.
+    /// As [`Append::append`] to [`Queue::Inbound`], with this token in the same commit. If the token is not the version that
+    /// this one replaces, nothing is stored, and a full queue is no error.
     ///
     /// # Errors
     ///

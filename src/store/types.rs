@@ -149,7 +149,7 @@ pub enum Once {
         /// The token's version.
         version: u64,
     },
-    /// It is not, because this token was there.
+    /// It is not: the token was not as expected.
     Known {
         /// Its version; 0: one was to be replaced, and there is none.
         version: u64,

@@ -128,7 +128,7 @@ impl<'a> Adoption<'a> {
         let mut success = vec![Step::put(self.key.clone(), value)];
         success.extend(steps);
         let transaction = Transaction { compare, success, failure: vec![Step::get(self.key.clone())] };
-        let carried = self.client.transact(&transaction).await.map_err(|failed| failed.error)?;
+        let carried = self.client.transact(&transaction).await?;
         if carried.succeeded {
             (self.mark, self.revision) = (mark, carried.header.revision.0);
             return Ok(true);

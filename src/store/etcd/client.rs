@@ -61,14 +61,6 @@ struct Endpoint {
     is_known: AtomicBool,
 }
 
-/// A request that was not carried out, as far as is known.
-#[derive(Debug)]
-pub(super) struct Failed {
-    pub(super) error: EtcdError,
-    /// It may have been carried out all the same, or may still be.
-    pub(super) unknown: bool,
-}
-
 impl Client {
     pub(super) fn new(config: &EtcdConfig) -> Result<Self, EtcdError> {
         let endpoints: Vec<_> = config.endpoints.iter().map(Endpoint::new).collect::<Result<_, _>>()?;
@@ -113,8 +105,21 @@ impl Client {
         path: &str,
         question: &impl Serialize,
         each: Duration,
-    ) -> Result<A, Failed> {
-        let body = encoded(question).map_err(|error| Failed { error, unknown: false })?;
+    ) -> Result<A, EtcdError> {
+        self.ask_around(path, question, each).await.0
+    }
+
+    /// The answer, and whether somebody else who was asked may have done it, or may do it yet.
+    async fn ask_around<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &impl Serialize,
+        each: Duration,
+    ) -> (Result<A, EtcdError>, bool) {
+        let body = match encoded(question) {
+            Ok(body) => body,
+            Err(error) => return (Err(error), false),
+        };
         let order = self.choice.order();
         let mut next = order.iter().copied().map(|endpoint| {
             let body = body.clone();
@@ -132,11 +137,10 @@ impl Client {
                 answer = asked.next() => match answer {
                     Some((endpoint, took, Ok(answer))) => {
                         self.choice.answered(endpoint, &order, took);
-                        return Ok(answer);
+                        return (Ok(answer), unknown || !asked.is_empty());
                     }
                     Some((_, _, Err(error))) if !error.is_of_this_endpoint() => {
-                        // Whoever else was asked may do it yet.
-                        return Err(Failed { error, unknown: unknown || !asked.is_empty() });
+                        return (Err(error), unknown || !asked.is_empty());
                     }
                     Some((endpoint, _, Err(error))) => {
                         unknown |= error.is_unknown();
@@ -149,12 +153,20 @@ impl Client {
                 () = sleep(self.choice.patience()), if next.len() > 0 => asked.extend(next.next()),
             }
         }
-        let error = failed.unwrap_or(EtcdError::Config("cluster.endpoints is empty".to_owned()));
-        Err(Failed { error, unknown })
+        (Err(failed.unwrap_or(EtcdError::Config("cluster.endpoints is empty".to_owned()))), unknown)
     }
 
-    pub(super) async fn transact(&self, transaction: &Transaction) -> Result<Carried, Failed> {
+    pub(super) async fn transact(&self, transaction: &Transaction) -> Result<Carried, EtcdError> {
         self.ask("/v3/kv/txn", transaction, EACH).await
+    }
+
+    /// The same, for who must know whether it may be carried out after the answer.
+    pub(super) async fn try_within(
+        &self,
+        transaction: &Transaction,
+        each: Duration,
+    ) -> (Result<Carried, EtcdError>, bool) {
+        self.ask_around("/v3/kv/txn", transaction, each).await
     }
 
     pub(super) async fn range(&self, range: &Range) -> Result<Found, EtcdError> {
@@ -163,7 +175,7 @@ impl Client {
 
     /// The same, for who cannot wait so long for a silent endpoint.
     pub(super) async fn range_within(&self, range: &Range, each: Duration) -> Result<Found, EtcdError> {
-        self.ask("/v3/kv/range", range, each).await.map_err(|failed| failed.error)
+        self.ask("/v3/kv/range", range, each).await
     }
 
     /// Asks one endpoint, and no other.

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use ulid::Ulid;
 
-use super::client::Client;
+use super::client::{Client, EACH};
 use super::election::Leadership;
 use super::error::EtcdError;
 use super::rows::number;
@@ -166,7 +166,7 @@ impl Committer {
     /// Removes keys. Nothing is lost if that comes late or twice, so it needs no mark; and etcd does it when it is out of space.
     pub(super) async fn remove(&mut self, steps: Vec<Step>) -> Result<(), NotDone> {
         let transaction = Transaction { compare: self.fence(), success: steps, failure: self.look() };
-        let carried = self.client.transact(&transaction).await.map_err(|failed| NotDone::Refused(failed.error))?;
+        let carried = self.client.transact(&transaction).await.map_err(NotDone::Refused)?;
         if carried.succeeded { Ok(()) } else { Err(self.deposed()) }
     }
 
@@ -189,7 +189,7 @@ impl Committer {
             let success = vec![Step::put(self.key.clone(), mark)];
             // Whether it was made, and by which try, is looked at next.
             let made = Transaction { compare, success, failure: Vec::new() };
-            self.client.transact(&made).await.map_err(|failed| NotDone::Refused(failed.error))?;
+            self.client.transact(&made).await.map_err(NotDone::Refused)?;
             key = self.find().await.map_err(NotDone::Refused)?;
         }
         let Some(key) = key else { return Err(self.deposed()) };
@@ -221,7 +221,10 @@ impl Committer {
         let mut pause = PAUSE;
         let mut unknown = false;
         loop {
-            let why = match self.client.transact(&self.transaction(work, mark, lease)).await {
+            let transaction = self.transaction(work, mark, lease);
+            let (answer, may_come_late) = self.client.try_within(&transaction, EACH).await;
+            unknown |= may_come_late;
+            let why = match answer {
                 Ok(carried) if carried.succeeded => return Ok(carried.header.revision.0),
                 Ok(carried) => {
                     let mut found = carried.found();
@@ -236,13 +239,8 @@ impl Committer {
                     }
                     NotDone::Tokens(verdicts)
                 }
-                Err(failed) => {
-                    unknown |= failed.unknown;
-                    match failed.error {
-                        error @ EtcdError::Corrupt(_) => return Err(NotDone::Fatal(error.to_string())),
-                        error => NotDone::Refused(error),
-                    }
-                }
+                Err(error @ EtcdError::Corrupt(_)) => return Err(NotDone::Fatal(error.to_string())),
+                Err(error) => NotDone::Refused(error),
             };
             if !unknown {
                 return Err(why);

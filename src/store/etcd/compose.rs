@@ -131,8 +131,9 @@ impl Draft {
 }
 
 impl Composer<'_> {
-    /// The next transaction. Who is refused for want of room is answered; so is who wants nothing done.
-    pub(super) fn compose(&mut self, waiting: &mut VecDeque<Waiter>) -> (Work, Flight) {
+    /// The next transaction, for at most so many of those who wait. Who is refused for want of room is answered; so is who wants
+    /// nothing done.
+    pub(super) fn compose(&mut self, waiting: &mut VecDeque<Waiter>, most: usize) -> (Work, Flight) {
         let transaction = Ulid::generate();
         let common = self.common;
         let mut state = common.state();
@@ -145,6 +146,7 @@ impl Composer<'_> {
         let mut refused = Vec::new();
         // What is lazy and does not fit goes before anything durable that was asked for later.
         while state.lazies.is_empty()
+            && flight.ops.len() + flight.tokens.len() < most
             && let Some(next) = waiting.front()
             && draft.has_room(next.asked.weight())
             && !matches!(flight.ops.last(), Some((.., Place::SessionForgotten)))

@@ -121,7 +121,7 @@ impl Candidate<'_> {
             success: vec![Step::Put(put)],
             failure: vec![Step::get(key)],
         };
-        let carried = self.client.transact(&transaction).await.map_err(|failed| failed.error)?;
+        let carried = self.client.transact(&transaction).await?;
         if carried.succeeded {
             return Ok(Some(carried.header.revision.0));
         }
@@ -144,7 +144,7 @@ async fn remove(client: &Client, key: &str, revision: u64) -> Result<(), EtcdErr
         success: vec![Step::delete(key.to_owned())],
         failure: Vec::new(),
     };
-    client.transact(&transaction).await.map(|_| ()).map_err(|failed| failed.error)
+    client.transact(&transaction).await.map(|_| ())
 }
 
 impl Leadership {

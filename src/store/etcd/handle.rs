@@ -60,6 +60,14 @@ impl Common {
     }
 }
 
+/// What else the holder of a handle may do.
+pub(super) trait Rights: Send + Sync + 'static {
+    /// Why it may store nothing now, whatever etcd says.
+    fn bar(&self) -> Option<String> {
+        None
+    }
+}
+
 /// A handle; `R` is what else its holder may do.
 pub(super) struct Handle<R> {
     /// Those who wait for an answer are bounded by `waiting`.
@@ -122,7 +130,7 @@ pub(super) fn fits(data: &[u8]) -> Result<(), SpoolError> {
     if data.len() > ROW_MOST { Err(SpoolError::TooLarge(EtcdError::TooLarge.to_string())) } else { Ok(()) }
 }
 
-impl<R: Send + Sync + 'static> Append for Handle<R> {
+impl<R: Rights> Append for Handle<R> {
     fn append(&self, queue: Queue, data: Bytes, key: Option<Key>) -> Answer<'_, u64, AppendError> {
         async move {
             fits(&data)?;
@@ -171,7 +179,10 @@ impl<R: Send + Sync + 'static> Append for Handle<R> {
     fn stores(&self) -> Result<(), NotStored> {
         match self.common.shared.failure.get() {
             Some(cause) => Err(NotStored { cause, why: WhyNot::Failed }),
-            None => self.common.shared.writable.borrow().clone(),
+            None => match self.rights.bar() {
+                Some(cause) => Err(NotStored { cause, why: WhyNot::Refused }),
+                None => self.common.shared.writable.borrow().clone(),
+            },
         }
     }
 

@@ -16,7 +16,7 @@ use super::config::Keys;
 use super::election::Leadership;
 use super::error::EtcdError;
 use super::feed::Feed;
-use super::handle::{Common, Handle, fits};
+use super::handle::{Common, Handle, Rights, fits};
 use super::keeper::{Keeper, View};
 use super::load::load;
 use super::state::{State, Wanted};
@@ -81,6 +81,8 @@ pub(super) async fn open(
     Ok(Arc::new(Handle::new(requests, common, rights)))
 }
 
+impl Rights for Leading {}
+
 impl Leader {
     /// Reads with patience: what cannot be read now may be in a moment.
     fn look<'a, T: Send + 'a, F>(&'a self, look: impl Fn() -> F + Send + Sync + 'a) -> Answer<'a, T>
@@ -126,7 +128,7 @@ impl Leader {
             // What a successor has removed is no damage.
             let compare = vec![self.rights.leadership.fence()];
             let read = Transaction { compare, success: missing, failure: Vec::new() };
-            let carried = self.rights.client.transact(&read).await.map_err(|failed| unread(&failed.error))?;
+            let carried = self.rights.client.transact(&read).await.map_err(|error| unread(&error))?;
             if !carried.succeeded {
                 return Err(self.deposed());
             }

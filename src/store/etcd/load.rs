@@ -99,7 +99,7 @@ async fn sizes(client: &Client, keys: &Keys, rows: &[Listed], state: &mut State)
             }
             // The answer may be too long: so many of the largest fit.
             Err(_) if most > LARGE_VALUES => most = LARGE_VALUES,
-            Err(failed) => return Err(failed.error),
+            Err(error) => return Err(error),
         }
     }
     Ok(())

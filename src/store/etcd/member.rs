@@ -10,7 +10,7 @@ use super::client::Client;
 use super::commit::Committer;
 use super::config::Keys;
 use super::estimate::Estimate;
-use super::handle::{Common, Handle, fits};
+use super::handle::{Common, Handle, Rights, fits};
 use super::keeper::{Keeper, View};
 use super::session::Session;
 use super::state::State;
@@ -41,13 +41,21 @@ pub(super) fn open(
     Arc::new(Handle::new(requests, common, Arc::clone(session)))
 }
 
+impl Rights for Arc<Session> {
+    fn bar(&self) -> Option<String> {
+        (!self.is_current()).then(|| {
+            let why = self.state().borrow().as_ref().err().map_or_else(String::new, |error| format!(": {error}"));
+            format!("this member's lease has run out, because it was cut off from etcd or stood still{why}")
+        })
+    }
+}
+
 impl Tokens for Member {
     fn append_once(&self, data: Bytes, token: Token) -> Answer<'_, Once, AppendError> {
         async move {
             fits(&data)?;
-            if !self.rights.is_current() {
-                let cause = "this member was cut off from etcd, or stood still, for so long that its lease has run out";
-                return Err(SpoolError::Unwritable(cause.to_owned()).into());
+            if let Some(cause) = self.rights.bar() {
+                return Err(SpoolError::Unwritable(cause).into());
             }
             self.ask(|reply| TokenOp::Append { data, token, reply }).await
         }

@@ -34,7 +34,7 @@
 //! - **Rows come by a watch**, all of them, those of the leader too: it answers an append when it has seen the row, so that none
 //!   comes after with a smaller number.
 //! - **In memory** the leader has the names of the rows, not their data, but for the newest inbound ones. A takeover reads names.
-//! - **Lazy** changes go with the next durable one, or by themselves after a second.
+//! - **Lazy** changes go with the next durable one, or by themselves after a second; removals of tokens, after 10 ms.
 //! - **Full** is counted by the leader; the other members know what it last said, and what they appended since.
 //! - **Refused for now**: no endpoint, no majority, no space, too many requests. What was certainly not stored is refused; what may
 //!   have been stored waits until that is known. Removals are tried even when etcd is out of space.

@@ -55,13 +55,13 @@ async fn read(client: &Client, keys: &Keys) -> Result<(), EtcdError> {
 
 async fn write(client: &Client, keys: &Keys) -> Result<(), EtcdError> {
     let asked = Lease { id: Number(0), ttl: Number(TRIAL_S) };
-    let granted: Lease = client.ask("/v3/lease/grant", &asked, EACH).await.map_err(|failed| failed.error)?;
+    let granted: Lease = client.ask("/v3/lease/grant", &asked, EACH).await?;
     let key = keys.trial(&Ulid::generate().to_string());
     let put = Put { key: key.clone().into(), value: "".into(), lease: granted.id };
     let mut tried = Ok(());
     for step in [Step::Put(put), Step::delete(key)] {
         let transaction = Transaction { success: vec![step], ..Transaction::default() };
-        tried = tried.and(client.transact(&transaction).await.map(|_| ()).map_err(|failed| failed.error));
+        tried = tried.and(client.transact(&transaction).await.map(|_| ()));
     }
     let ended = Lease { id: granted.id, ttl: Number(0) };
     // If etcd does not hear it, the lease ends by itself.

@@ -100,8 +100,8 @@ impl Session {
         }
     }
 
-    /// Whether what this process has in hand is its own: it has not stood still for so long that another member may have it by
-    /// now.
+    /// Whether the lease certainly still stands, or was never held: this process has not stood still for so long that another
+    /// member may have what it has in hand.
     pub(super) fn is_current(&self) -> bool {
         match &*self.lease.borrow() {
             Some(lease) => boot_now() < lease.until(),
@@ -138,7 +138,7 @@ impl Session {
         // Under our lease nobody else can have the name; without it, nothing is put.
         let put = Put { key: self.key.clone().into(), value: self.value()?.into(), lease: Number(lease.id) };
         let transaction = Transaction { success: vec![Step::Put(put)], ..Transaction::default() };
-        self.client.transact(&transaction).await.map(|_| ()).map_err(|failed| failed.error)
+        self.client.transact(&transaction).await.map(|_| ())
     }
 
     fn value(&self) -> Result<Vec<u8>, EtcdError> {
@@ -179,7 +179,7 @@ impl Session {
                 success: vec![Step::Put(put)],
                 failure: vec![Step::get(self.key.clone())],
             };
-            let carried = self.client.transact(&transaction).await.map_err(|failed| failed.error)?;
+            let carried = self.client.transact(&transaction).await?;
             if carried.succeeded {
                 return Ok(());
             }
@@ -240,7 +240,7 @@ impl Session {
         question: &Granted,
         each: Duration,
     ) -> Result<A, EtcdError> {
-        self.client.ask(path, question, each).await.map_err(|failed| failed.error)
+        self.client.ask(path, question, each).await
     }
 
     fn tell(&self, now: Result<(), EtcdError>) {

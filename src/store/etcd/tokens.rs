@@ -2,7 +2,7 @@
 //!
 //! A token is a key that is put with a row, or alone, if it is as it is thought to be. Its version is the revision that put it.
 //! What many ask for goes together, on all of their conditions. If one does not hold, nothing is carried out: who asked for that
-//! is answered, and the rest goes again. That is rare, and conditions within the transaction cost etcd nearly twice the time.
+//! is answered, and the rest goes again. That is rare; a nested transaction for each token would cost etcd nearly twice the time.
 
 use std::time::Duration;
 
@@ -129,7 +129,7 @@ impl TokenLease {
         if boot_now() >= self.until {
             let (asked, until) = (Number(LEASE_LIVES.as_secs()), boot_now() + LEASE_USED);
             let question = Lease { id: Number(0), ttl: asked };
-            let granted: Lease = client.ask("/v3/lease/grant", &question, EACH).await.map_err(|failed| failed.error)?;
+            let granted: Lease = client.ask("/v3/lease/grant", &question, EACH).await?;
             *self = Self { id: granted.id.0, until };
         }
         Ok(self.id)

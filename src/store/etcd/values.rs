@@ -44,7 +44,7 @@ impl Values {
             success: vec![Step::put(key.clone(), Bytes::copy_from_slice(value))],
             failure: vec![Step::get(key)],
         };
-        let carried = self.client.transact(&transaction).await.map_err(|failed| failed.error)?;
+        let carried = self.client.transact(&transaction).await?;
         let there = carried.found().flatten().next();
         Ok(there.map_or_else(|| value.to_vec(), |there| there.value.0.to_vec()))
     }
@@ -66,7 +66,7 @@ impl Values {
                 success: vec![step.clone()],
                 failure: vec![Step::Range(leadership.question()), Step::get(key.clone())],
             };
-            let carried = self.client.transact(&transaction).await.map_err(|failed| failed.error)?;
+            let carried = self.client.transact(&transaction).await?;
             if carried.succeeded {
                 return Ok(());
             }

@@ -97,9 +97,9 @@ impl Verdict {
 pub(crate) fn account(records: &Records) -> Verdict {
     let mut verdict = Verdict::default();
     let seen = Seen::new(records);
-    pushes::account(&seen, &mut verdict);
+    let copied = republished(&seen, &mut verdict);
+    pushes::account(&seen, &copied, &mut verdict);
     commands::account(&seen, &mut verdict);
-    republished(&seen, &mut verdict);
     leaders::account(&seen, &mut verdict);
     pace::account(records, &mut verdict);
     for incident in &records.incidents {
@@ -227,26 +227,40 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// The same message published again needs a reason: its acknowledgement did not come, or the process or the connection ended
+/// The pushes that were stored once more as copies, by label, and how often.
+type Copied<'a> = HashMap<&'a str, usize>;
+
+/// The same message published again needs a reason: it is a copy, or its acknowledgement did not come, or the process or the connection ended
 /// before it could be noted.
-fn republished(seen: &Seen<'_>, verdict: &mut Verdict) {
-    let copied = pushes::copied(seen);
+fn republished<'a>(seen: &Seen<'a>, verdict: &mut Verdict) -> Copied<'a> {
     let mut by_id: HashMap<&str, Vec<&Publish>> = HashMap::new();
     for publish in seen.records.publishes.iter().filter(|publish| !publish.id.is_empty()) {
         by_id.entry(publish.id.as_str()).or_default().push(publish);
     }
     let mut repeated = 0;
+    let mut unexplained: HashMap<(&str, &str), usize> = HashMap::new();
     for publishes in by_id.values() {
         let mut last: HashMap<&str, &Publish> = HashMap::new();
         for publish in publishes {
             let Some(before) = last.insert(publish.topic.as_str(), publish) else { continue };
             repeated += 1;
-            if !copied.contains(publish.label.as_str()) && !may_repeat(seen, publishes, before, publish) {
-                verdict.add(Rule::DuplicatePublish, seen.history(&publish.label));
+            if !may_repeat(seen, publishes, before, publish) {
+                *unexplained.entry((publish.label.as_str(), publish.topic.as_str())).or_default() += 1;
             }
         }
     }
+    let mut copied = Copied::new();
+    for ((label, _), times) in unexplained {
+        if times > pushes::copies(seen, label) {
+            verdict.add(Rule::DuplicatePublish, seen.history(label));
+        } else {
+            let most = copied.entry(label).or_default();
+            *most = times.max(*most);
+        }
+    }
     verdict.total("publishes repeated (crash, reconnect)", repeated);
+    verdict.total("pushes stored once more, under the same id", copied.values().sum());
+    copied
 }
 
 /// What was refused for now is sent again, and so is all behind it, whatever had become of that: between the two copies one of

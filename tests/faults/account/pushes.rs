@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Rule, Seen, Verdict};
+use super::{Copied, Rule, Seen, Verdict};
 use crate::labels;
 use crate::load;
 use crate::records::{Place, Push, SECOND, Try};
@@ -10,7 +10,7 @@ use crate::records::{Place, Push, SECOND, Try};
 /// `inbound.raw_max_age`, the default.
 const RAW_MAX_AGE: u64 = 300 * SECOND;
 
-pub(super) fn account(seen: &Seen<'_>, verdict: &mut Verdict) {
+pub(super) fn account(seen: &Seen<'_>, copied: &Copied<'_>, verdict: &mut Verdict) {
     let pushes = &seen.records.pushes;
     let promised: Vec<&Push> = pushes.iter().filter(|push| push.is_promised()).collect();
     verdict.total("pushes sent", pushes.len());
@@ -39,8 +39,8 @@ pub(super) fn account(seen: &Seen<'_>, verdict: &mut Verdict) {
         }
     }
     verdict.total("pushes tried at two members and stored twice", across);
-    same_bytes(seen, &identical, verdict);
-    order(seen, &promised, verdict);
+    same_bytes(seen, &identical, copied, verdict);
+    order(seen, &promised, copied, verdict);
     let events = seen.records.publishes.iter().filter(|publish| publish.place == Place::Event && publish.is_taken());
     let ids: HashSet<&str> = events.map(|publish| publish.id.as_str()).collect();
     let gone = ids.iter().filter(|id| !seen.records.received.contains(**id)).count();
@@ -58,23 +58,24 @@ fn reasons(seen: &Seen<'_>, push: &Push) -> usize {
     push.tries.iter().filter(may_be_answered).count()
 }
 
-/// In a cluster: those that another member may have stored once more, as copies of the same id, because nobody could tell
-/// whether their first one had answered. They come behind what was sent meanwhile.
-pub(super) fn copied<'a>(seen: &Seen<'a>) -> HashSet<&'a str> {
-    let may_be = |push: &&Push| {
-        let identical = push.lane == load::IDENTICAL;
-        reasons(seen, push) > 0 || identical && is_taken_for_copied(seen, push)
-    };
-    let pushes = seen.records.pushes.iter().filter(|_| seen.records.is_cluster);
-    pushes.filter(may_be).map(|push| push.label.as_str()).collect()
+/// In a cluster: how often the push of this label may have been stored once more, as a copy of the same id, because nobody could
+/// tell whether an earlier try was answered: its member was killed, or something stood still. Copies come behind what was sent
+/// meanwhile.
+pub(super) fn copies(seen: &Seen<'_>, label: &str) -> usize {
+    let pushes = seen.records.pushes.iter().filter(|push| push.label == label);
+    pushes.map(|push| may_be_copied(seen, push)).sum()
 }
 
-/// Its member was killed, or could only wait, right after it had answered: the same bytes, if they come again now, are taken for
-/// the same push, and stored as its copy.
-fn is_taken_for_copied(seen: &Seen<'_>, push: &Push) -> bool {
-    let right_after = |made: &Try| Try { ended: made.ended + SECOND, ..made.clone() };
-    let mut tries = push.tries.iter().map(right_after);
-    seen.records.is_cluster && tries.any(|made| seen.was_killed(&made) || seen.stood_still(made.at, made.ended))
+fn may_be_copied(seen: &Seen<'_>, push: &Push) -> usize {
+    // Right after its answer a member has not yet told that it answered.
+    let until_told = |made: &Try| Try { ended: made.ended + SECOND, ..made.clone() };
+    let is_unclear = |made: &Try| {
+        let made = until_told(made);
+        seen.was_killed(&made) || seen.stood_still(made.at, made.ended)
+    };
+    // Of a push of its own bytes, only what was not answered comes again.
+    let again = |made: &&Try| push.lane == load::IDENTICAL || made.answer.is_none();
+    if seen.records.is_cluster { push.tries.iter().filter(again).filter(|made| is_unclear(made)).count() } else { 0 }
 }
 
 /// How often it was tried again at another member.
@@ -113,18 +114,19 @@ fn delivered(seen: &Seen<'_>, push: &Push, verdict: &mut Verdict) -> bool {
 }
 
 /// Of identical pushes the number is what counts.
-fn same_bytes(seen: &Seen<'_>, pushes: &[&Push], verdict: &mut Verdict) {
+fn same_bytes(seen: &Seen<'_>, pushes: &[&Push], copied: &Copied<'_>, verdict: &mut Verdict) {
     let Some(first) = pushes.first() else { return };
     let promised = pushes.iter().filter(|push| push.is_promised()).count();
     let waiting = seen.records.spooled.iter().filter(|label| **label == first.label).count();
     let delivered = event_ids(seen, &first.label).len();
     // One that was given up may have been stored, and an answer that did not arrive makes the next try a new message.
     let may_be_more: usize = pushes.iter().map(|push| usize::from(!push.is_promised()) + reasons(seen, push)).sum();
-    let copies = pushes.iter().filter(|push| is_taken_for_copied(seen, push)).count();
-    let events = seen.of(&first.label).iter().filter(|publish| publish.place == Place::Event && publish.is_taken());
+    // The same bytes right behind one of which it is not clear whether it was answered are taken for it, and come under its id.
+    let under_another = copied.get(first.label.as_str()).copied().unwrap_or(0);
     verdict.total("identical pushes answered 0", promised);
     verdict.total("… and delivered", delivered);
-    if delivered + waiting + copies < promised || events.count() + waiting < promised {
+    verdict.total("… and under the id of another", promised.saturating_sub(delivered + waiting));
+    if delivered + waiting + under_another < promised {
         verdict.add(Rule::LostPush, format!("{promised} identical pushes answered 0, {delivered} delivered"));
     }
     if delivered > promised + may_be_more {
@@ -136,23 +138,22 @@ fn same_bytes(seen: &Seen<'_>, pushes: &[&Push], verdict: &mut Verdict) {
 /// The last copies that the broker took are in the order in which the pushes of one sender were answered: what came out of turn,
 /// because one before it was refused, came again behind that. What was stored a second time by another member follows whatever
 /// was sent meanwhile.
-fn order(seen: &Seen<'_>, promised: &[&Push], verdict: &mut Verdict) {
-    let twice = copied(seen);
+fn order(seen: &Seen<'_>, promised: &[&Push], copied: &Copied<'_>, verdict: &mut Verdict) {
     let moved: HashSet<&str> = promised.iter().filter(|push| moves(push) > 0).map(|push| push.label.as_str()).collect();
     let mut first: HashMap<&str, &str> = HashMap::new();
-    let mut copies: HashMap<(&str, Place), usize> = HashMap::new();
+    let mut positions: HashMap<(&str, Place), usize> = HashMap::new();
     for (position, publish) in seen.records.publishes.iter().enumerate().filter(|(_, publish)| publish.is_taken()) {
         let label = publish.label.as_str();
         let is_another = moved.contains(label) && *first.entry(label).or_insert(&publish.id) != publish.id;
-        if is_another || twice.contains(label) {
+        if is_another || copied.contains_key(label) {
             continue;
         }
-        copies.insert((publish.label.as_str(), publish.place), position);
+        positions.insert((publish.label.as_str(), publish.place), position);
     }
     for place in [Place::Event, Place::Recv] {
         let mut last: BTreeMap<usize, (usize, &str)> = BTreeMap::new();
         for push in promised.iter().filter(|push| labels::number(&push.label).is_some()) {
-            let Some(position) = copies.get(&(push.label.as_str(), place)) else { continue };
+            let Some(position) = positions.get(&(push.label.as_str(), place)) else { continue };
             let last = last.entry(push.lane).or_insert((0, ""));
             if push.lane != load::IDENTICAL && *position < last.0 {
                 verdict.add(Rule::ReorderedPush, format!("after {}: {}", last.1, seen.history(&push.label)));

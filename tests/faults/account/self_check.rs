@@ -154,8 +154,25 @@ fn copied(records: &mut Records, label: &str) {
 }
 
 fn copies() {
-    finds(Rule::DuplicatePublish, |records| copied(records, "p0:1"));
-    allows("what a killed member may have answered comes once more", |records| {
+    let unanswered = |records: &mut Records, may_be_answered: bool| {
+        let unanswered = Try { answer: None, may_be_answered, ..records.pushes[1].tries[0].clone() };
+        records.pushes[1].tries.insert(0, Try { member: 1, ..unanswered });
+    };
+    finds(Rule::DuplicatePublish, |records| {
+        copied(records, "p0:1");
+        unanswered(records, true);
+    });
+    let once = |records: &mut Records| {
+        copied(records, "p0:1");
+        unanswered(records, false);
+        records.kills.push((1, 20 * SECOND + 1));
+    };
+    allows("what a killed member may have answered comes once more", once);
+    finds(Rule::DuplicatePublish, |records| {
+        once(records);
+        copied(records, "p0:1");
+    });
+    allows("it comes behind what was sent meanwhile", |records| {
         copied(records, "p0:0");
         let unanswered = Try { answer: None, may_be_answered: false, ..records.pushes[0].tries[0].clone() };
         records.pushes[0].tries.insert(0, Try { member: 1, ..unanswered });

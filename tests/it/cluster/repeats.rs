@@ -1,5 +1,5 @@
-//! Repeats across members: a push that was stored and not answered is one message wherever it is sent again, and the same bytes
-//! after an answer are another.
+//! Repeats across members: a push that was stored and not answered is one message wherever it is sent again (where nobody can
+//! tell whether it was answered, a copy of the same id), and the same bytes after an answer are another.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -87,7 +87,7 @@ async fn after_an_answer_at_one_member_the_same_bytes_are_new_at_another() {
 }
 
 #[tokio::test]
-async fn a_push_that_a_killed_member_had_stored_is_a_repeat_at_another() {
+async fn a_push_that_a_killed_member_had_stored_has_one_id_at_another() {
     let (mut members, proxy) = ready().await;
     let push = text_push("413", "on");
     let _connection = unanswered(&members, &proxy, &push, "on").await;
@@ -97,7 +97,7 @@ async fn a_push_that_a_killed_member_had_stored_is_a_repeat_at_another() {
 }
 
 #[tokio::test]
-async fn a_push_that_was_stored_and_not_answered_is_a_repeat_after_all_were_killed() {
+async fn a_push_that_was_stored_and_not_answered_has_one_id_after_all_were_killed() {
     let (mut members, proxy) = ready().await;
     let push = text_push("413", "on");
     let _connection = unanswered(&members, &proxy, &push, "on").await;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::error;
+use tracing::{error, info};
 
 use super::client::Client;
 use super::commit::{Committer, NotDone};
@@ -29,7 +29,7 @@ use crate::store::types::{Medium, NotStored, SpoolError, WhyNot};
 /// How long lazy changes wait for a durable one to go with, and how many may.
 const LAZY_WAIT: Duration = Duration::from_secs(1);
 const LAZY_MOST: usize = 100;
-/// The same for tokens that have ended: other members may wait for that.
+/// How long removals of tokens wait: other members may wait for them.
 const TOKEN_WAIT: Duration = Duration::from_millis(10);
 /// While etcd refuses, how often it is tried again without being asked.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
@@ -75,6 +75,8 @@ pub(super) struct Keeper {
     going: Option<(Going, Aboard)>,
     trouble: watch::Receiver<Option<EtcdError>>,
     waiting: VecDeque<Waiter>,
+    /// How many of them go next, and nobody else: what is left of a transaction of which a part could not go.
+    alone: Option<usize>,
     /// Rows that are stored, and not yet seen among those that come.
     unseen: VecDeque<(u64, Op)>,
     /// The highest number seen.
@@ -110,6 +112,7 @@ impl Keeper {
             going: None,
             trouble,
             waiting: VecDeque::new(),
+            alone: None,
             unseen: VecDeque::new(),
             seen: 0,
             fullness: Fullness::new(Medium::Etcd),
@@ -237,7 +240,8 @@ impl Keeper {
         } else if !self.waiting.is_empty() || (lazy || closing) && (lazies > 0 || self.stale) {
             self.show();
             let mut waiting = std::mem::take(&mut self.waiting);
-            let (work, flight) = self.composer().compose(&mut waiting);
+            let most = self.alone.take().unwrap_or(usize::MAX);
+            let (work, flight) = self.composer().compose(&mut waiting, most);
             self.waiting = waiting;
             if flight.refused {
                 self.show();
@@ -321,8 +325,10 @@ impl Keeper {
             return false;
         }
         let left = self.common.state().lazies.len();
-        if left > 0 {
-            error!("{left} completions or notes could not be stored: deliveries may be repeated");
+        match self.view {
+            _ if left == 0 => {}
+            View::Rows(_) => error!("{left} completions or notes could not be stored: deliveries may be repeated"),
+            View::Estimate(_) => info!("{left} removals of tokens could not be stored: the tokens go by themselves"),
         }
         true
     }

@@ -27,7 +27,7 @@ impl Keeper {
             (Ok(_), Aboard::Probe) => self.accept_again(),
             (Err(NotDone::Refused(cause)), Aboard::Rows(flight)) => self.turned_back(&cause, flight),
             (Err(NotDone::Tokens(verdicts)), Aboard::Rows(flight)) => self.known(flight, verdicts),
-            // What there are no tokens in has no verdicts.
+            // These carry no tokens.
             (Err(NotDone::Tokens(_)), Aboard::Removals | Aboard::Probe) => {}
             (Err(NotDone::Refused(cause)), Aboard::Removals) => {
                 self.common.state().lazies.turned_back();
@@ -90,8 +90,10 @@ impl Keeper {
         let with_tokens: Vec<_> = with_tokens.map(|(_, op, _)| (Queue::Inbound, op.size())).collect();
         adds |= !with_tokens.is_empty();
         if let View::Estimate(estimate) = &mut self.view {
-            let sizes = rows.iter().filter_map(|(_, op)| op.adds()).chain(with_tokens);
-            estimate.appended(revision, sizes);
+            let sizes: Vec<_> = rows.iter().filter_map(|(_, op)| op.adds()).chain(with_tokens).collect();
+            if !sizes.is_empty() {
+                estimate.appended(revision, sizes.into_iter());
+            }
             state.not_coming(flight.transaction);
             state.set_counts(estimate.counts());
         }
@@ -139,8 +141,12 @@ impl Keeper {
                 Err(there) => op.known(there),
             }
         }
+        self.alone = (!again.is_empty()).then_some(again.len());
         for waiter in again.into_iter().rev() {
             self.waiting.push_front(waiter);
+        }
+        if !self.common.state().lazies.is_empty() {
+            self.lazy_since.get_or_insert_with(Instant::now);
         }
     }
 

@@ -180,4 +180,16 @@ async fn a_member_whose_lease_has_run_out_stores_nothing_once() {
     })
     .await;
     assert!(cause.contains("lease"), "{cause}");
+    assert!(member.stores().is_err_and(|not| not.cause == cause), "and it does not say that it stores");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_went_with_what_did_not_hold_goes_by_itself() {
+    let (_, etcds) = members(2);
+    let (a, b) = (etcds[0].member(), etcds[1].member());
+    once(&*a, 1).await;
+    once(&*b, 2).await;
+    a.end([1; 32]);
+    assert!(matches!(once(&*a, 2).await, Once::Known { .. }));
+    eventually(async || matches!(once(&*b, 1).await, Once::Stored { .. }).then_some(())).await;
 }
