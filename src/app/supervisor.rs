@@ -94,6 +94,8 @@ impl Supervisor {
 
     fn spawn(&mut self, name: &'static str, step: Step, task: impl Future<Output = How> + Send + 'static) {
         *self.left.entry(step).or_default() += 1;
+        // One kind of task for all parts: the code that tokio has for each kind is large.
+        let task = task.boxed();
         self.tasks.spawn(async move {
             let how = AssertUnwindSafe(task).catch_unwind().await;
             Ended { name, step, how: how.unwrap_or_else(|_| How::Failed(FAULT.to_owned())) }

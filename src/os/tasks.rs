@@ -10,6 +10,7 @@
 use std::future::{Future, pending};
 use std::panic::resume_unwind;
 
+use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -117,7 +118,8 @@ pub struct Children(JoinSet<()>);
 impl Children {
     /// Spawns one more.
     pub fn spawn(&mut self, child: impl Future<Output = ()> + Send + 'static) {
-        self.0.spawn(child);
+        // Boxed, they are all of one kind: tokio's code for each kind is large.
+        self.0.spawn(child.boxed());
     }
 
     /// How many there are, those included whose end was not noticed yet.
