@@ -30,7 +30,7 @@ use crate::observe::counters::{Counters, PushOutcome, Unanswered};
 use crate::observe::log::Seldom;
 use crate::os::clock;
 use crate::protocol::signature::{self, Accepted, Variant};
-use crate::protocol::{Push, Uid, lenient};
+use crate::protocol::{Kind, Push, Uid, lenient};
 
 /// The limit for the body to arrive, once there is room for it; iLink itself waits 5 s for the whole exchange (manual §2.2).
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -246,23 +246,19 @@ impl Callback {
             debug!(%client, "a push without a body: there is nothing to store");
             return Ok(json(Answer::new(DONE)));
         }
-        // The decoded push is a second copy of the body, which `Room` does not count. So it is dropped here, before the disk is
-        // waited for.
-        let (body, kind, refused) = {
-            let (body, push) = self.understand(body, client)?;
-            (body, push.message.kind(), self.check_receiver(push.to_uid.as_ref()))
-        };
-        if let Some(refused) = refused {
+        let (body, kind, to_uid) = self.understand(body, client)?;
+        if let Some(refused) = self.check_receiver(to_uid.as_ref()) {
             self.counters.series.push(kind, PushOutcome::Refused);
             return Ok(refused);
         }
         let ticket = self.store.store(body, kind).await?;
+        let took = arrived.elapsed();
         self.seen.push_ms.store(clock::wall_now_ms(), Ordering::Relaxed);
-        self.counters.series.push_stored(arrived.elapsed());
-        debug!(kind = kind.as_str(), took = ?arrived.elapsed(), "stored a push");
+        self.counters.series.push_stored(took);
+        debug!(kind = kind.as_str(), ?took, "stored a push");
         let mut answer = Answer::new(DONE);
         // After this time iLink has gone, and will repeat the push.
-        if let Some(ticket) = ticket.filter(|_| arrived.elapsed() < ANSWER_TIMEOUT) {
+        if let Some(ticket) = ticket.filter(|_| took < ANSWER_TIMEOUT) {
             let leaving = Store::leaving(ticket);
             let in_time = move || {
                 if arrived.elapsed() < ANSWER_TIMEOUT {
@@ -292,22 +288,22 @@ impl Callback {
         Ok(Held::new(read.map_err(|_| ReadError::Slow)??, place))
     }
 
-    /// Decodes the push in `body`, and returns the bytes to store with it. A body that cannot be read is stored as a push, too:
-    /// iLink would not send it again.
-    fn understand(&self, body: Held, client: IpAddr) -> Result<(Held, Push), Unanswered> {
+    /// Finds the kind and the receiver of the push in `body`, and returns the bytes to store with them. A body that cannot be
+    /// read is stored as a push, too: iLink would not send it again.
+    fn understand(&self, body: Held, client: IpAddr) -> Result<(Held, Kind, Option<Uid>), Unanswered> {
         if let Some(unpacked) = lenient::gunzip(body.bytes(), self.config.max_body)
-            && let Ok(push) = Push::decode(&unpacked)
+            && let Ok((kind, to_uid)) = Push::heading(&unpacked)
         {
-            return Ok((self.store.exchanged(body, unpacked.into())?, push));
+            return Ok((self.store.exchanged(body, unpacked.into())?, kind, to_uid));
         }
-        let push = Push::decode(body.bytes()).unwrap_or_else(|_| {
+        let (kind, to_uid) = Push::heading(body.bytes()).unwrap_or_else(|_| {
             self.counters.callback_rejected_json.add();
             if !self.seen.unreadable.swap(true, Ordering::Relaxed) {
                 warn!(%client, bytes = body.bytes().len(), "a push is not a JSON object: it is kept, and comes as event/other with body_base64 (further ones are only counted)");
             }
-            Push::unreadable(body.bytes())
+            (Kind::Other, None)
         });
-        Ok((body, push))
+        Ok((body, kind, to_uid))
     }
 
     fn check_receiver(&self, to_uid: Option<&Uid>) -> Option<Response<Answer>> {

@@ -161,7 +161,12 @@ impl Activity {
         }
         kept.messages.push_back(passed);
         drop(kept);
-        self.changed.send_modify(|changes| *changes = changes.wrapping_add(1));
+        // To tell nobody takes its time, too.
+        let somebody_looks = self.changed.receiver_count() > 0;
+        self.changed.send_if_modified(|changes| {
+            *changes = changes.wrapping_add(1);
+            somebody_looks
+        });
     }
 
     /// The last messages, newest first.

@@ -17,7 +17,7 @@ const LIBERAL: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The content of a message.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Content {
     /// The decoded bytes, or those of the string itself if it is not base64.
     pub bytes: Vec<u8>,

@@ -24,6 +24,7 @@ const EXACT: f64 = 9_007_199_254_740_992.0;
 pub(super) struct Fields<'a> {
     text: &'a Text<'a>,
     members: Members<'a>,
+    decodes_contents: bool,
 }
 
 /// A key is copied only if it has escapes.
@@ -35,7 +36,12 @@ impl<'a> Fields<'a> {
         if nests_too_deep(text.as_str()) {
             return None;
         }
-        Some(Self { text, members: members(text.as_str())? })
+        Some(Self { text, members: members(text.as_str())?, decodes_contents: true })
+    }
+
+    /// The same, for whoever asks only whether there is a content: it is given as an empty one.
+    pub(super) fn without_contents(self) -> Self {
+        Self { decodes_contents: false, ..self }
     }
 
     /// The value under `key`, else under `key` with stray spaces around it; of duplicates the last, as most parsers have it.
@@ -66,6 +72,8 @@ impl<'a> Fields<'a> {
     pub(super) fn content(&self, key: &str) -> Option<Content> {
         let raw = self.get(key)?;
         match raw.get().as_bytes().first()? {
+            // Only an escape can be wrong.
+            b'"' if !self.decodes_contents && !raw.get().contains('\\') => Some(Content::default()),
             b'"' => self.string(raw).map(content::decode),
             b'{' | b'[' => None,
             _ => Some(Content { bytes: raw.get().as_bytes().to_vec(), not_base64: true }),

@@ -114,6 +114,17 @@ proptest! {
     }
 
     #[test]
+    fn a_heading_is_what_decoding_finds(object in pushed_object(), bytes: Vec<u8>, at: prop::sample::Index) {
+        let whole = object.to_string().into_bytes();
+        let mut spoilt = whole.clone();
+        spoilt.splice(at.index(whole.len() + 1)..at.index(whole.len() + 1), bytes);
+        for body in [whole, spoilt] {
+            let decoded = Push::decode(&body).map(|push| (push.message.kind(), push.to_uid));
+            prop_assert_eq!(Push::heading(&body), decoded);
+        }
+    }
+
+    #[test]
     fn what_stands_around_a_push_changes_nothing(
         object in pushed_object(), before in "[\\x00 \t\r\n\u{feff}]{0,4}", after in "[\\x00 \t\r\n\u{feff}]{0,4}",
     ) {

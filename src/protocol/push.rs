@@ -154,6 +154,20 @@ impl Push {
         Ok(Self { to_uid: fields.id("to_uid"), message })
     }
 
+    /// What [`Self::decode`] would find of a push's kind and receiver, without decoding its content.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::decode`].
+    pub fn heading(body: &[u8]) -> Result<(Kind, Option<Uid>), NotAnObject> {
+        let text = Text::of(body);
+        let fields = Fields::parse(&text).ok_or(NotAnObject)?.without_contents();
+        match recognise(&fields) {
+            Some(message) => Ok((message.kind(), fields.id("to_uid"))),
+            None => Self::decode(body).map(|push| (Kind::Other, push.to_uid)),
+        }
+    }
+
     /// A push that cannot be read: kept as it came.
     #[must_use]
     pub fn unreadable(body: &[u8]) -> Self {
