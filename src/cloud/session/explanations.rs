@@ -106,6 +106,10 @@ pub(super) fn conflict(code: ResultCode, uid: &Uid) -> String {
     }
 }
 
+/// 1003, and a new token that mended it.
+pub(super) const ANOTHER_ADDRESS: &str = "iLink ties a uid to one IP address, and this bridge calls from another one than \
+                                          the last caller did (1003): a new access token was fetched, and all goes on";
+
 /// What there is to say of 1006 when nothing was registered.
 pub(super) const SAID_TO_A_QUERY: &str = "it said so when it was asked whether the callback is registered; can the internet \
                                           reach callback.public_url (DNS, port, firewall, proxy)?";

@@ -31,6 +31,8 @@ pub(super) struct Shared {
     /// When the last one did, in milliseconds since the session began; 0: none did.
     served_at: AtomicU64,
     began: Instant,
+    /// The newest token of which it was said that iLink wanted it for another address.
+    address_told: AtomicU64,
     /// Whether the task wants to be told of them.
     pub(super) watched: AtomicBool,
     /// Calls that wait alone.
@@ -171,7 +173,7 @@ impl Session {
         let (endpoint, served) = (Endpoint::of(call), self.shared.served());
         let single = pass.as_ref().is_some_and(Pass::is_single);
         let caller = || Caller { endpoint, mark: Mark::of(&request), origin, single, served };
-        let mut renewed = None;
+        let (mut renewed, mut address_refused) = (None, false);
         loop {
             gate.pass().await?;
             let token = used.grant.as_ref().map(|grant| &grant.token);
@@ -185,6 +187,9 @@ impl Session {
             let code = reply.code;
             let what = match verdict(code) {
                 Verdict::LastWord => {
+                    if address_refused {
+                        self.shared.tell_of_address(used.generation());
+                    }
                     self.served(used, origin, single, caller).await;
                     return Ok(Attempt::Reply(reply));
                 }
@@ -204,6 +209,7 @@ impl Session {
                 Ok(access) => {
                     used = access;
                     renewed = Some(what);
+                    address_refused = code.value() == 1003;
                 }
                 // A refused address stays refused without a new token.
                 Err(NoRenewal { seen: false, .. }) if code.class() == Class::Conflict => {
@@ -281,6 +287,7 @@ impl Shared {
             served: AtomicU64::new(0),
             served_at: AtomicU64::new(0),
             began: Instant::now(),
+            address_told: AtomicU64::new(0),
             watched: AtomicBool::new(false),
             blames: Mutex::default(),
         }
@@ -294,6 +301,13 @@ impl Shared {
             self.served.fetch_add(1, Ordering::Relaxed);
             let at = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
             self.served_at.store(at.max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// A token that was fetched because of 1003 is good: said once of each.
+    pub(super) fn tell_of_address(&self, generation: u64) {
+        if self.address_told.fetch_max(generation, Ordering::Relaxed) < generation {
+            tracing::info!("{}", explanations::ANOTHER_ADDRESS);
         }
     }
 

@@ -28,7 +28,8 @@
 //! | a call | 1016, 1017, quotas | in doubt; a second call meets it: all wait together, 1 s to 60 s (quotas: 30 s to 5 min), then a test |
 //! | a call | no reply, but a connection | in doubt, its endpoint alone; a second call is lost there: the endpoint closes, 1 s to 60 s (answers that cannot be read: 30 s to 5 min), then a test |
 //! | anything | no connection, or lost alike at two endpoints | hold, `offline`, 1 s to 60 s; while the service is silent, the tests are harmless calls, and after three of them one of the waiting calls may be the test as well |
-//! | `set_config` | 1000, 1001, 1005, 1002, 1003 | without a living token: hold, minutes or 30 s to 5 min; with one, calls go on |
+//! | `set_config` | 1003 | with a living token: one new token, and repeated once; else, and refused again, as 1002 |
+//! | `set_config` | 1000, 1001, 1005, 1002 | without a living token: hold, minutes or 30 s to 5 min; with one, calls go on |
 //! | `set_config` | 1004 | no `set_config` for 10 min and more; calls go on |
 //! | `set_config` | 1006 | registered again after 30 s and more, the cause says what the callback saw; calls go on |
 //! | `set_config` | 1016, 1017, no reply | again after a while; calls go on, if there is a token and, after a restart, a record |
@@ -39,6 +40,7 @@
 //!
 //! The session does not queue commands: whoever gets [`Outcome::NotReady`] waits for the [`Door`] of its endpoint.
 
+mod address;
 mod blame;
 mod budget;
 mod doors;

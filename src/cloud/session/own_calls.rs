@@ -82,7 +82,9 @@ impl Task {
                 wake.at(at);
             }
         }
-        if let Some((want, due)) = self.registration.next() {
+        if let Some((want, due)) = self.registration.next()
+            && !self.token_comes_first()
+        {
             let due = due.max(self.budgets.config.next(now, 0));
             if due <= now {
                 match want {

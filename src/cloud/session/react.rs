@@ -35,12 +35,14 @@ impl Task {
         match done {
             Done::Query { url, posted } => {
                 self.answer_verb(Verb::Query, &url, &posted);
+                self.hear_of_address(&posted);
                 if !self.unregistered {
                     self.queried(now, &url, posted);
                 }
             }
             Done::Register { url, posted, seen } => {
                 self.answer_verb(Verb::Register, &url, &posted);
+                self.hear_of_address(&posted);
                 self.registered(now, &url, posted, &seen);
             }
             Done::Unregister(posted, recorded) => {
@@ -211,9 +213,13 @@ impl Task {
 
     fn set_config_refused(&mut self, now: Instant, asked: Want, code: ResultCode, seen: &str) {
         let timing = self.config.timing;
-        let registration = &mut self.registration;
         // Whoever asked may have been overtaken by the wish to register, which no query fulfils.
-        let asked = if registration.want == Some(Want::Register) { Want::Register } else { asked };
+        let asked = if self.registration.want == Some(Want::Register) { Want::Register } else { asked };
+        if code.value() == 1003 && self.repeats_with_new_token(now) {
+            self.registration.want(asked, now);
+            return self.answered(false);
+        }
+        let registration = &mut self.registration;
         registration.failures = registration.failures.saturating_add(1);
         let failures = registration.failures;
         // With a living token, what set_config does not like holds up no call.

@@ -61,6 +61,8 @@ pub(super) struct Registration {
     pub(super) renewing: bool,
     /// The present one was made because iLink had forgotten the one before.
     pub(super) renewed: bool,
+    /// `set_config` was answered 1003 last: it is repeated once, with a new token.
+    pub(super) address_refused: bool,
 }
 
 impl Registration {
@@ -78,6 +80,7 @@ impl Registration {
             epoch: 1,
             renewing: false,
             renewed: false,
+            address_refused: false,
         }
     }
 

@@ -325,34 +325,10 @@ async fn nothing_shows_a_secret() {
     }
 }
 
-/// Keeps what is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn each_change_of_state_is_one_line_and_no_line_holds_a_secret() {
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    // With one subscriber in the process, tracing lets whichever thread comes first decide what is of interest to anyone;
-    // the other tests' threads have none. With two it asks both.
-    let _another = tracing::Dispatch::new(tracing_subscriber::registry());
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let _logging = log.keep(tracing::Level::TRACE);
     let world = World::new();
     world.service.next("register", [code(1005), code(1006)]).next("send_msg", [code(1008), code(1002), unsent()]);
     world.service.next("ham_user", [code(0), unsent()]);
@@ -363,7 +339,7 @@ async fn each_change_of_state_is_one_line_and_no_line_holds_a_secret() {
     running.state(CloudState::Online).await;
     let _ = running.send().await;
     running.ready().await;
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     let states: Vec<&str> = text
         .lines()
         .filter_map(|line| line.split("iLink: ").nth(1))

@@ -1,6 +1,7 @@
 //! The session against a scripted service, on the paused clock: every wait is as long as it is documented, and no test takes
 //! that long. The same over HTTP is in `tests/it/cloud/session.rs`.
 
+mod addresses;
 mod calls;
 mod damping;
 mod endpoints;
@@ -182,6 +183,48 @@ impl Post for Service {
             self.answer(request, token)
         })
     }
+}
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Keeps what this thread logs, until what is returned is dropped.
+    fn keep(&self, level: tracing::Level) -> Keeping {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        // With one subscriber in the process, tracing lets whichever thread comes first decide what is of interest to
+        // anyone; the other tests' threads have none. With two it asks both.
+        Keeping {
+            _another: tracing::Dispatch::new(tracing_subscriber::registry()),
+            _logging: tracing::subscriber::set_default(subscriber),
+        }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+struct Keeping {
+    _another: tracing::Dispatch,
+    _logging: tracing::subscriber::DefaultGuard,
 }
 
 /// `identity.json` in memory.
