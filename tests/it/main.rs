@@ -64,6 +64,7 @@
 //! | `cluster/rights.rs` | what the etcd user may not do is named |
 //! | `cluster/shares.rs` | a client's share is counted also by a process that led before |
 //! | `cluster/silent.rs` | a takeover while one of etcd's endpoints swallows what it is told |
+//! | `cluster/space.rs` | an etcd that is out of space: who cannot lead says so |
 //! | `cluster/stops.rs` | members that stop together, half-way, or without etcd |
 //! | `cluster/wrong.rs` | what is configured wrongly is told |
 //! | **`demo/`** | `demo`: both directions at work, and somebody joining in |

@@ -1,5 +1,4 @@
-//! Requests to etcd's JSON gateway: the endpoints in turn, each with its time (`choice` says which), and what is wrong with whoever
-//! answers.
+//! Requests to etcd's JSON gateway: the endpoints in turn (`choice`), each with its time, and what is wrong with whoever answers.
 //!
 //! The gateway, because its HTTP client is here already: the crate `etcd-client` needs protoc for each build and brings tonic,
 //! prost and h2, some forty crates.
@@ -27,7 +26,7 @@ use url::Url;
 use super::causes::{explained, find, innermost};
 use super::choice::Choice;
 use super::config::EtcdConfig;
-use super::error::{EtcdError, refusal};
+use super::error::{EtcdError, more_telling, refusal};
 use super::wire::{Carried, Found, Health, Login, Range, Status, Token, Transaction, Version};
 
 /// How long one endpoint may take to answer.
@@ -191,6 +190,10 @@ impl Client {
         let (status, answer) = self.whole(Method::GET, at, "/health", Bytes::new(), None, EACH).await?;
         let health: Health = serde_json::from_slice(&answer).unwrap_or_default();
         if status != StatusCode::OK || health.health != "true" {
+            let alarms = self.ask_at(endpoint, "/v3/maintenance/alarm", Bytes::from_static(b"{}"), EACH).await;
+            if alarms.is_ok_and(|alarms| String::from_utf8_lossy(&alarms).contains("NOSPACE")) {
+                return Err(EtcdError::NoSpace);
+            }
             return Err(EtcdError::NoMajority(format!("{} says that it is not healthy", at.url)));
         }
         Ok(version)
@@ -389,17 +392,6 @@ impl Endpoint {
         }
         if error.is_connect() { EtcdError::Unreachable { at, cause } } else { EtcdError::Unanswered { at, cause } }
     }
-}
-
-/// Of two failures, the one that says more: who is there and says no says more than who is not.
-fn more_telling(before: Option<EtcdError>, now: EtcdError) -> EtcdError {
-    let rank = |error: &EtcdError| match error {
-        EtcdError::Unreachable { .. } => 0,
-        EtcdError::Unanswered { .. } => 1,
-        EtcdError::NoMajority(_) => 3,
-        _ => 2,
-    };
-    before.filter(|before| rank(before) >= rank(&now)).unwrap_or(now)
 }
 
 fn encoded(question: &impl Serialize) -> Result<Bytes, EtcdError> {

@@ -65,6 +65,7 @@ impl Candidate<'_> {
             let lease = self.session.lease().await;
             match self.attempt(&lease).await {
                 Ok(Some(revision)) => {
+                    self.session.stood(None);
                     return Leadership(Arc::new(Inner {
                         client: Arc::clone(self.client),
                         key: self.keys.leader(),
@@ -74,8 +75,11 @@ impl Candidate<'_> {
                         runtime: Handle::current(),
                     }));
                 }
-                Ok(None) => {}
-                Err(_) => sleep(PAUSE).await,
+                Ok(None) => self.session.stood(None),
+                Err(error) => {
+                    self.session.stood(Some(error));
+                    sleep(PAUSE).await;
+                }
             }
         }
     }

@@ -145,6 +145,17 @@ impl EtcdError {
     }
 }
 
+/// Of two failures, the one that says more: who is there and says no says more than who is not.
+pub(super) fn more_telling(before: Option<EtcdError>, now: EtcdError) -> EtcdError {
+    let rank = |error: &EtcdError| match error {
+        EtcdError::Unreachable { .. } => 0,
+        EtcdError::Unanswered { .. } => 1,
+        EtcdError::NoMajority(_) => 3,
+        _ => 2,
+    };
+    before.filter(|before| rank(before) >= rank(&now)).unwrap_or(now)
+}
+
 /// The body of an answer that says no.
 #[derive(Debug, Default, Deserialize)]
 struct No {

@@ -175,7 +175,7 @@ impl Etcd {
         Ok(Rights::tried(&Client::new(config)?, &Keys::below(&config.prefix), user).await)
     }
 
-    /// Whether this member is registered; if not, why.
+    /// Whether this member is registered and could lead; if not, why.
     #[must_use]
     pub fn session(&self) -> channel::Receiver<Result<(), EtcdError>> {
         self.session.state()

@@ -1,7 +1,7 @@
 //! This bridge as a member: a lease that is kept alive, and its name registered under it. What has gone is taken up again.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -73,6 +73,8 @@ pub(super) struct Session {
     leaving: AtomicBool,
     has_begun: AtomicBool,
     lease: watch::Sender<Option<Arc<Lease>>>,
+    /// Why it could not begin to lead, though nobody else leads.
+    hindered: Mutex<Option<EtcdError>>,
     state: watch::Sender<Result<(), EtcdError>>,
 }
 
@@ -82,12 +84,24 @@ impl Session {
         let registered = Registered { run: Ulid::generate().to_string(), since_ms: wall_now_ms(), leaving: false };
         let (lease, state) = (watch::Sender::new(None), watch::Sender::new(Err(EtcdError::Starting)));
         let (leaving, has_begun) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { client, key, member, ttl, registered, leaving, has_begun, lease, state }
+        Self { client, key, member, ttl, registered, leaving, has_begun, lease, hindered: Mutex::default(), state }
     }
 
-    /// Whether the member is registered; if not, why.
+    /// Whether the member is registered and could lead; if not, why.
     pub(super) fn state(&self) -> watch::Receiver<Result<(), EtcdError>> {
         self.state.subscribe()
+    }
+
+    /// What came of trying to lead.
+    pub(super) fn stood(&self, hindered: Option<EtcdError>) {
+        *self.hindered() = hindered;
+        if self.lease.borrow().is_some() {
+            self.tell(Ok(()));
+        }
+    }
+
+    fn hindered(&self) -> MutexGuard<'_, Option<EtcdError>> {
+        self.hindered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lease, as soon as there is one.
@@ -244,6 +258,7 @@ impl Session {
     }
 
     fn tell(&self, now: Result<(), EtcdError>) {
+        let now = now.and_then(|()| self.hindered().clone().map_or(Ok(()), Err));
         self.state.send_if_modified(|state| {
             let changed = *state != now;
             *state = now;

@@ -7,6 +7,7 @@ mod repeats;
 mod rights;
 mod shares;
 mod silent;
+mod space;
 mod stops;
 mod wrong;
 
@@ -38,7 +39,12 @@ impl Members {
 
     /// The same with other settings.
     async fn ready_with(count: usize, as_wanted: fn(Bridge) -> Bridge) -> Self {
-        let (etcd, broker, sim) = (Etcd::start().await, Mosquitto::start(""), Sim::start(&[]).await);
+        Self::ready_at(Etcd::start().await, count, as_wanted).await
+    }
+
+    /// The same at this etcd.
+    async fn ready_at(etcd: Etcd, count: usize, as_wanted: fn(Bridge) -> Bridge) -> Self {
+        let (broker, sim) = (Mosquitto::start(""), Sim::start(&[]).await);
         let client = Client::connect(&broker).await;
         client.subscribe("ilink/#").await;
         let mut members = Self { bridges: Vec::new(), client, sim, etcd, broker, as_wanted };

@@ -17,6 +17,11 @@ pub(crate) struct Etcd {
 impl Etcd {
     /// Starts one and waits until it answers.
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with these flags besides.
+    pub(crate) async fn start_with(flags: &[&str]) -> Self {
         let data = tempfile::Builder::new().prefix("etcd-").tempdir().expect("a temporary directory");
         let (port, peers) = (free_port(), free_port());
         let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peers}"));
@@ -27,6 +32,7 @@ impl Etcd {
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("default={peer}"), "--logger", "zap"])
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
