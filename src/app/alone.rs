@@ -34,6 +34,7 @@ use crate::operate::status::bundle::{Bundle, Pseudonyms};
 use crate::os::tasks::Shutdown;
 use crate::os::{clock, files};
 use crate::protocol::{Reply, SetConfig};
+use crate::state_dir::StateDir;
 use crate::store::Queue;
 
 /// How long a call waits for the session to become ready.
@@ -44,6 +45,9 @@ const READY_TIMEOUT: Duration = Duration::from_secs(15);
 /// # Errors
 /// If the state directory cannot be had, or the configuration's files cannot be used.
 pub async fn execute(config: &Config, verb: Verb) -> Result<Answer, AppError> {
+    if let Some(text) = not_begun(config) {
+        return Ok(Answer { exit: EXIT_UNAVAILABLE, text });
+    }
     if let Verb::Status { healthy: true, .. } = verb {
         // Without the lock, for which a daemon that is just starting would have to wait.
         let text = format!("no bridge of this user's runs on {}", config.state_dir.display());
@@ -80,6 +84,18 @@ pub async fn execute(config: &Config, verb: Verb) -> Result<Answer, AppError> {
     };
     core.close().await;
     result
+}
+
+/// That a member of a cluster runs here and does not answer yet, if so: until etcd has told it who it is, it opens nothing.
+pub(super) fn not_begun(config: &Config) -> Option<String> {
+    let waits = config.cluster.is_on() && StateDir::is_locked(&config.state_dir);
+    waits.then(|| {
+        format!(
+            "a bridge runs on {} and does not answer yet: it waits for etcd, or it is just starting or stopping; its log says \
+             why, and `ilink2mqtt check --connect` tries each endpoint and says what to do",
+            config.state_dir.display()
+        )
+    })
 }
 
 async fn call(config: &Config, core: &Core, name: &str, json: &str) -> Result<Answer, AppError> {
@@ -229,7 +245,7 @@ async fn gather(config: &Config) -> Result<Bundle, AppError> {
             Err(_) => "its answer cannot be read: is it another version?".to_owned(),
         },
         Ok(Some(Answer { text, .. })) => text,
-        Ok(None) => "it does not run".to_owned(),
+        Ok(None) => not_begun(config).unwrap_or_else(|| "it does not run".to_owned()),
         Err(error) => format!("it does not answer: {error}"),
     };
     let mut bundle = Bundle::default();

@@ -97,6 +97,13 @@ impl StateDir {
         Ok(Self { directory: path.into(), _lock: lock })
     }
 
+    /// Whether a process has it. Makes nothing, and has the lock for an instant at most.
+    #[must_use]
+    pub fn is_locked(path: &Path) -> bool {
+        File::open(path.join("lock"))
+            .is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK))
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

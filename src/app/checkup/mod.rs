@@ -13,7 +13,7 @@ use std::path::Path;
 
 use secrecy::SecretString;
 
-use super::{AppError, parts};
+use super::{AppError, alone, parts};
 use crate::config::Config;
 use crate::operate::control::{self, Answer, Verb};
 use crate::state_dir::{Identity, Overrides, StateDir};
@@ -86,16 +86,26 @@ async fn us(config: &Config, findings: &mut Findings) -> Us {
             findings.warn("bridge", format!("it runs, and does not answer: {error}; see its log"));
             Us::Unknown
         }
-        Ok(None) => match stored_secret(config, dir) {
-            Ok(secret) => {
-                findings.ok("bridge", format!("it does not run on {}", dir.display()));
-                Us::Stopped { url: secret.map(|secret| config.callback_url(&secret)) }
-            }
-            Err(error) => {
-                findings.warn("bridge", format!("{error}; run this as root or as the bridge's user"));
-                Us::Unknown
-            }
-        },
+        Ok(None) => not_running(config, findings),
+    }
+}
+
+/// Who does not answer runs not, or not yet.
+fn not_running(config: &Config, findings: &mut Findings) -> Us {
+    if let Some(not_begun) = alone::not_begun(config) {
+        findings.warn("bridge", not_begun);
+        return Us::Unknown;
+    }
+    let dir = &config.state_dir;
+    match stored_secret(config, dir) {
+        Ok(secret) => {
+            findings.ok("bridge", format!("it does not run on {}", dir.display()));
+            Us::Stopped { url: secret.map(|secret| config.callback_url(&secret)) }
+        }
+        Err(error) => {
+            findings.warn("bridge", format!("{error}; run this as root or as the bridge's user"));
+            Us::Unknown
+        }
     }
 }
 

@@ -121,12 +121,7 @@ impl Cluster {
             match self.etcd.get_or_create(ACCOUNT, self.uid.as_bytes()).await {
                 Ok(uid) if uid == self.uid.as_bytes() => return Ok(()),
                 Ok(other) => {
-                    return Err(AppError::Config(format!(
-                        "cluster.prefix {} belongs to the account {}, and ilink.uid is {}: give each account a prefix of its own",
-                        self.prefix,
-                        String::from_utf8_lossy(&other),
-                        self.uid
-                    )));
+                    return Err(AppError::Config(belongs_to_another(&self.prefix, &other, &self.uid)));
                 }
                 Err(error) => not_yet(&error.to_string(), told).await,
             }
@@ -291,16 +286,31 @@ pub(super) async fn endpoints(config: &Config) -> Result<Vec<(String, Result<Str
     Ok(looked.into_iter().map(text).collect())
 }
 
-/// Tries whether etcd lets us read and write; all that is wrong.
+fn belongs_to_another(prefix: &str, other: &[u8], uid: &str) -> String {
+    let other = String::from_utf8_lossy(other);
+    format!(
+        "cluster.prefix {prefix} belongs to the account {other}, and ilink.uid is {uid}: give each account a prefix of its own"
+    )
+}
+
+/// Tries whether etcd lets us read and write, and whether what is below the prefix is ours; all that is wrong.
 ///
 /// # Errors
 ///
 /// As [`endpoints`].
 pub(super) async fn denied(config: &Config) -> Result<Vec<String>, AppError> {
-    let tried = Etcd::try_rights(&etcd_config(config, 0)).await.map_err(|error| AppError::Config(error.to_string()))?;
+    let etcd = etcd_config(config, 0);
+    let tried = Etcd::try_rights(&etcd).await.map_err(|error| AppError::Config(error.to_string()))?;
     let mut wrong: Vec<_> = [tried.read, tried.write].into_iter().filter_map(Result::err).collect();
     wrong.dedup();
-    Ok(wrong.iter().map(ToString::to_string).collect())
+    let mut wrong: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+    let uid = config.ilink.uid.as_str();
+    if let Ok(Some(other)) = Etcd::peek(&etcd, ACCOUNT).await
+        && other != uid.as_bytes()
+    {
+        wrong.push(belongs_to_another(&etcd.prefix, &other, uid));
+    }
+    Ok(wrong)
 }
 
 async fn look(etcd: Arc<Etcd>, of: usize) -> ClusterHealth {

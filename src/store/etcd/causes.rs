@@ -3,8 +3,21 @@
 use std::error::Error as StdError;
 use std::io;
 
-/// What is wrong with TLS, and the remedy.
-pub(super) fn explained(error: &rustls::Error) -> String {
+use hyper_util::client::legacy;
+
+/// What is wrong with TLS, if that is the cause, and the remedy. Who speaks none ends the connection when TLS is begun on it.
+pub(super) fn of_tls(error: &legacy::Error, at: &str) -> Option<String> {
+    if let Some(tls) = find(error) {
+        return Some(explained(tls));
+    }
+    let ended =
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof);
+    let begun = at.starts_with("https:") && error.is_connect();
+    let no_tls = begun && links(error).filter_map(|link| link.downcast_ref()).any(ended);
+    no_tls.then(|| format!("it does not answer in TLS: write http://, or switch its TLS on ({})", innermost(error)))
+}
+
+fn explained(error: &rustls::Error) -> String {
     use rustls::CertificateError as Bad;
     match error {
         rustls::Error::InvalidCertificate(Bad::UnknownIssuer) => {

@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
-use super::causes::{explained, find, innermost};
+use super::causes::{find, innermost, of_tls};
 use super::choice::Choice;
 use super::config::EtcdConfig;
 use super::error::{EtcdError, more_telling, refusal};
@@ -382,8 +382,8 @@ impl Endpoint {
 
     fn failed(&self, error: &legacy::Error) -> EtcdError {
         let at = self.url.clone();
-        if let Some(tls) = find::<rustls::Error>(error) {
-            return EtcdError::Tls { at, cause: explained(tls) };
+        if let Some(cause) = of_tls(error, &at) {
+            return EtcdError::Tls { at, cause };
         }
         let mut cause = innermost(error);
         if self.url.starts_with("http:") && find::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message)

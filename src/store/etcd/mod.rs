@@ -175,6 +175,17 @@ impl Etcd {
         Ok(Rights::tried(&Client::new(config)?, &Keys::below(&config.prefix), user).await)
     }
 
+    /// A value that all members share, for who is no member.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::look_at`]; or if etcd does not tell.
+    pub async fn peek(config: &EtcdConfig, name: &str) -> Result<Option<Vec<u8>>, EtcdError> {
+        let key = Keys::below(&config.prefix).file(name).into();
+        let found = Client::new(config)?.range(&Range { key, ..Range::default() }).await?;
+        Ok(found.kvs.first().map(|there| there.value.0.to_vec()))
+    }
+
     /// Whether this member is registered and could lead; if not, why.
     #[must_use]
     pub fn session(&self) -> channel::Receiver<Result<(), EtcdError>> {

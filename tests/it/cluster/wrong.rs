@@ -5,6 +5,7 @@ use serde_json::json;
 use super::leads;
 use crate::support::bridge::Bridge;
 use crate::support::etcd::Etcd;
+use crate::support::http::http;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::pki::Authority;
 use crate::support::scripted_cloud::ScriptedCloud;
@@ -31,6 +32,12 @@ async fn the_prefix_of_another_account_and_the_name_of_another_member() {
     let log = other.log();
     assert!(log.contains("cluster.prefix /shared belongs to the account 414") && log.contains("415"), "{log}");
 
+    let done = member().with("ilink.uid", "415").verb(&["check", "--connect"]).await;
+    let says = "cluster.prefix /shared belongs to the account 414, and ilink.uid is 415";
+    assert!(done.code == Some(69) && done.text.contains(says), "{done:?}");
+    let done = member().verb(&["check", "--connect"]).await;
+    assert!(!done.text.contains("belongs to the account"), "{done:?}");
+
     let mut twin = member();
     twin.spawn();
     twin.logged("another bridge is registered as `a`").await;
@@ -53,5 +60,45 @@ async fn a_server_that_is_no_etcd() {
     ] {
         let done = bridge.verb(&["check", "--connect"]).await;
         assert!(done.code == Some(69) && done.text.contains(says), "{says}: {done:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_etcd_without_tls_is_told_from_one_that_is_not_there() {
+    let (etcd, broker, sim) = (Etcd::start().await, Mosquitto::start(""), Sim::start(&[]).await);
+    let url = etcd.url().replace("http://", "https://");
+    let bridge = Bridge::new(&broker, &sim).with_toml("cluster.endpoints", &json!([url]).to_string());
+    let done = bridge.verb(&["check", "--connect"]).await;
+    let says = "it does not answer in TLS: write http://";
+    assert!(done.code == Some(69) && done.text.contains(says) && !done.text.contains("firewall"), "{done:?}");
+}
+
+#[tokio::test]
+async fn an_etcd_without_space_is_told_with_the_remedy() {
+    let (etcd, broker, sim) = (Etcd::start().await, Mosquitto::start(""), Sim::start(&[]).await);
+    let alarm = json!({"action": "ACTIVATE", "memberID": 0, "alarm": "NOSPACE"});
+    let raised = http().post(format!("{}/v3/maintenance/alarm", etcd.url())).json(&alarm).send().await.unwrap();
+    assert_eq!(raised.status(), 200);
+    let bridge = Bridge::new(&broker, &sim).with_toml("cluster.endpoints", &json!([etcd.url()]).to_string());
+    let done = bridge.verb(&["check", "--connect"]).await;
+    let told = done.text.contains("NOSPACE") && done.text.contains("etcdctl alarm disarm");
+    assert!(done.code == Some(69) && told && !done.text.contains("majority"), "{done:?}");
+}
+
+#[tokio::test]
+async fn a_bridge_that_waits_for_etcd_before_it_begins_is_told() {
+    let (broker, sim) = (Mosquitto::start(""), Sim::start(&[]).await);
+    let mut bridge = Bridge::new(&broker, &sim).with_toml("cluster.endpoints", r#"["http://127.0.0.1:1"]"#);
+    for verb in [&["status"][..], &["query"]] {
+        let done = bridge.verb(verb).await;
+        assert!(done.code == Some(69) && done.text.contains("no bridge of this user's runs"), "{done:?}");
+    }
+    bridge.spawn();
+    bridge.logged("the identity cannot be read from etcd yet").await;
+    for verb in [&["status"][..], &["status", "--healthy"], &["query"], &["step-down"], &["check", "--connect"]] {
+        let done = bridge.verb(verb).await;
+        let told = ["does not answer yet: it waits for etcd", "log says", "check --connect"];
+        assert!(done.code == Some(69) && told.iter().all(|what| done.text.contains(what)), "{verb:?}: {done:?}");
+        assert!(!done.text.contains("no bridge") && !done.text.contains("does not run"), "{verb:?}: {done:?}");
     }
 }
