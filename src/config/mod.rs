@@ -172,6 +172,10 @@ impl Config {
             (self.ilink.api.scheme() == "http").then_some(
                 "ilink.api is http://: the SecretKey, the access token and all messages travel in clear; use https://",
             ),
+            self.admin.has_short_token().then_some(
+                "admin.token is short, and admin.listen is not loopback: whoever reaches it can guess the token; use 12 \
+                 characters or more, at random",
+            ),
             (self.mqtt.persistent_session && self.mqtt.protocol == MqttProtocol::V5)
                 .then_some("mqtt.persistent_session has no effect with MQTT 5: use mqtt.session_expiry instead"),
             (!self.cluster.is_on() && self.spool.max_bytes < u64::try_from(self.callback.max_body).unwrap_or(u64::MAX))

@@ -173,6 +173,9 @@ impl<'e> Reader<'e> {
         let cause = match std::fs::read_to_string(path) {
             Ok(text) => match text.trim_end_matches(['\n', '\r']) {
                 "" => "the file is empty".to_owned(),
+                lines if lines.contains('\n') => {
+                    "the file has more than one line: it must hold the secret and nothing else".to_owned()
+                }
                 secret => return Ok((secret.into(), path.display().to_string())),
             },
             Err(error) => cannot_read(&error),

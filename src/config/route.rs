@@ -251,7 +251,9 @@ impl Table<'_> {
         for key in self.dict.keys().filter(|key| !self.asked.contains(&key.as_str())) {
             let likeness = |known: &&str| strsim::normalized_damerau_levenshtein(known, key);
             let nearest = self.asked.iter().copied().max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
-            let (key, nearest) = (format!("{}: {key}", self.rule), nearest.map(str::to_owned));
+            let other = keys().into_iter().find(|(_, keys)| keys.contains(&key.as_str()));
+            let elsewhere = other.map(|(section, _)| format!("[[route.{section}]], which has it"));
+            let (key, nearest) = (format!("{}: {key}", self.rule), elsewhere.or(nearest.map(str::to_owned)));
             self.problems.push(Problem::Unknown { key, place: self.place.to_owned(), nearest });
         }
         self.problems
@@ -259,7 +261,6 @@ impl Table<'_> {
 }
 
 /// The keys of each kind of rule.
-#[cfg(test)]
 pub(super) fn keys() -> [(&'static str, Vec<&'static str>); 3] {
     let dict = Dict::new();
     let table = || Table { rule: String::new(), dict: &dict, place: "", asked: Vec::new(), problems: Vec::new() };

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use tracing::level_filters::LevelFilter;
 use url::Url;
 
@@ -146,6 +146,9 @@ impl SpoolLimits {
 /// The admin listener unless somebody says otherwise; not a plain default, because the empty string switches it off.
 const ADMIN_LISTEN: &str = "127.0.0.1:8788";
 
+/// A shorter `admin.token` is warned of.
+const SHORTEST_TOKEN: usize = 12;
+
 impl Admin {
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Failed> {
         let listen = reader.or_off("admin.listen", ADMIN_LISTEN);
@@ -165,6 +168,12 @@ impl Admin {
     #[must_use]
     pub fn may_listen_on(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.token.is_some() || !self.trusted_ingress.is_empty()
+    }
+
+    /// Whether a token protects the listener from others that they may guess.
+    pub(super) fn has_short_token(&self) -> bool {
+        let short = |token: &SecretString| token.expose_secret().len() < SHORTEST_TOKEN;
+        self.listen.is_some_and(|listen| !listen.ip().is_loopback()) && self.token.as_ref().is_some_and(short)
     }
 }
 

@@ -138,8 +138,8 @@ impl Setting for BrokerUrls {
 
     fn read(given: &Given<'_>) -> Result<Self, String> {
         match given.text() {
-            Some(text) if !text.trim_start().starts_with('[') => MaskedUrl::read(given).map(|url| Self(vec![url])),
-            _ => Vec::read(given).map(Self),
+            Some(text) if !text.trim_start().starts_with('[') => BrokerUrl::read(given).map(|url| Self(vec![url.0])),
+            _ => Vec::<BrokerUrl>::read(given).map(|urls| Self(urls.into_iter().map(|url| url.0).collect())),
         }
     }
 
@@ -148,6 +148,23 @@ impl Setting for BrokerUrls {
             [only] => only.show(),
             several => format!("[{}]", several.iter().map(Setting::show).collect::<Vec<_>>().join(", ")),
         }
+    }
+}
+
+/// One of them.
+struct BrokerUrl(MaskedUrl);
+
+impl Setting for BrokerUrl {
+    fn may_hold_secret(text: &str) -> bool {
+        MaskedUrl::may_hold_secret(text)
+    }
+
+    fn read(given: &Given<'_>) -> Result<Self, String> {
+        MaskedUrl::read(given).map(Self).map_err(|_| "it must be a URL, such as \"mqtt://host:1883\"".to_owned())
+    }
+
+    fn show(&self) -> String {
+        self.0.show()
     }
 }
 

@@ -98,6 +98,8 @@ fn values_are_told_with_what_is_allowed() {
         ("[callback]\nstrict_to_uid = \"yes\"", &["callback.strict_to_uid", "true or false"]),
         ("[callback]\nrepeats = \"on\"", &["callback.repeats", "\"unanswered\" or \"off\""]),
         ("[mqtt]\nbroker = \"broker:1883\"", &["mqtt.broker", "mqtts://"]),
+        ("[mqtt]\nbroker = \"127.0.0.1\"", &["mqtt.broker", "such as \"mqtt://"]),
+        ("[mqtt]\nbroker = [\"mqtt://a\", \"b\"]", &["mqtt.broker", "entry 2", "such as \"mqtt://"]),
         ("[mqtt]\nprotocol = 4", &["mqtt.protocol = 4", "3.1.1"]),
         ("[mqtt]\nclient_id = \"\"", &["mqtt.client_id", "empty"]),
         ("[mqtt]\nbase_topic = \"a/+\"", &["mqtt.base_topic = \"a/+\""]),

@@ -176,6 +176,17 @@ fn the_unwise_is_warned_of() {
 }
 
 #[test]
+fn a_short_admin_token_is_warned_of_where_others_can_try_it() {
+    for (listen, token, warned) in
+        [("0.0.0.0:8788", "short", true), ("0.0.0.0:8788", "0123456789ab", false), ("127.0.0.1:8788", "short", false)]
+    {
+        let variables = [("ILINK2MQTT_ADMIN__LISTEN", listen), ("ILINK2MQTT_ADMIN__TOKEN", token)];
+        let warnings = load_variables(&variables).unwrap().warnings();
+        assert_eq!(warnings.iter().any(|warning| warning.starts_with("admin.token is short")), warned, "{warnings:?}");
+    }
+}
+
+#[test]
 fn the_callback_url_holds_the_secret_before_the_query() {
     let config = load_variables(&[("ILINK2MQTT_CALLBACK__PUBLIC_URL", "https://bridge/a/?b=c")]).unwrap();
     assert_eq!(config.callback_url(&"S".into()).expose_secret(), "https://bridge/a/S?b=c");

@@ -116,6 +116,10 @@ fn mistakes_name_the_rule_the_key_and_the_file() {
         ("route = 1".to_owned(), &["route", "[[route.to_ilink]]"]),
         ("[[route.from_ilink]]\n".to_owned(), &["route.from_ilink 1: name is not set", "topic is not set"]),
         (format!("{from}topik = 1"), &["route.from_ilink 1 (\"lamp\"): topik", "did you mean topic?"]),
+        (
+            format!("{from}on_change = true"),
+            &["(\"lamp\"): on_change", "did you mean [[route.to_ilink]], which has it?"],
+        ),
         (format!("{to}{from}max_aeg = \"1s\""), &["route.from_ilink 1 (\"lamp\"): max_aeg", "max_age"]),
         (format!("{from}max_age = \"soon\""), &["(\"lamp\"): max_age = \"soon\"", "duration"]),
         (format!("{from}max_rate = \"many\""), &["(\"lamp\"): max_rate", "30/m"]),

@@ -104,6 +104,12 @@ fn files_of_secrets_must_exist_and_hold_something() {
         place.put("config.toml", &format!("{}{key}_file = \"{empty}\"", base(key)));
         let error = place.load(&[]).unwrap_err().to_string();
         assert!(error.contains(&empty) && error.contains("the file is empty"), "{error}");
+        let two = place.put("two", &format!("{SECRET}\n{SECRET}\n")).display().to_string();
+        place.put("config.toml", &format!("{}{key}_file = \"{two}\"", base(key)));
+        let error = place.load(&[]).unwrap_err().to_string();
+        assert!(error.contains(&two) && error.contains("more than one line") && !error.contains(SECRET), "{error}");
+        place.put("two", &format!("{SECRET}\n\n"));
+        assert_eq!(of(&place.load(&[]).unwrap(), key).unwrap().expose_secret(), SECRET);
     }
 }
 
