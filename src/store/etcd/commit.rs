@@ -18,6 +18,7 @@ use super::client::{Client, EACH};
 use super::election::Leadership;
 use super::error::EtcdError;
 use super::rows::number;
+use super::session::{Session, Standing};
 use super::tokens::{TokenChange, TokenLease, Verdict};
 use super::wire::{Compare, KeyValue, Range, Step, Transaction};
 use crate::store::types::{PerQueue, Queue};
@@ -92,6 +93,9 @@ pub(super) struct Committer {
     client: Arc<Client>,
     key: String,
     leadership: Option<Leadership>,
+    /// Of a member: a push that it sent must not be stored once its lease has run out; another member may have stored and
+    /// answered it by then.
+    session: Option<Arc<Session>>,
     /// In which the writer's key was changed last; 0: not known, or it is not there.
     revision: u64,
     highest: PerQueue<u64>,
@@ -115,12 +119,23 @@ pub(super) struct Faults {
 }
 
 impl Committer {
-    pub(super) fn new(client: Arc<Client>, key: String, leadership: Option<Leadership>) -> Self {
+    /// Of a leader.
+    pub(super) fn leading(client: Arc<Client>, key: String, leadership: Leadership) -> Self {
+        Self::new(client, key, Some(leadership), None)
+    }
+
+    /// Of a member, whoever leads.
+    pub(super) fn member(client: Arc<Client>, key: String, session: Arc<Session>) -> Self {
+        Self::new(client, key, None, Some(session))
+    }
+
+    fn new(client: Arc<Client>, key: String, leadership: Option<Leadership>, session: Option<Arc<Session>>) -> Self {
         let trouble = watch::Sender::new(None);
         Self {
             client,
             key,
             leadership,
+            session,
             revision: 0,
             highest: PerQueue::default(),
             lease: TokenLease::default(),
@@ -147,7 +162,14 @@ impl Committer {
         } else {
             0
         };
-        let carried_out = self.carry_out(work, &mark, lease).await;
+        let standing = match &self.session {
+            Some(session) if !work.tokens.is_empty() => session.standing().map_err(NotDone::Refused)?,
+            _ => None,
+        };
+        let carried_out = self.carry_out(work, &mark, lease, standing.as_ref()).await;
+        if let (Err(NotDone::Refused(EtcdError::LeaseOver)), Some(session)) = (&carried_out, &self.session) {
+            session.doubt();
+        }
         self.trouble.send_if_modified(|trouble| trouble.take().is_some());
         if let Err(NotDone::Refused(EtcdError::Refused(_))) = carried_out {
             // The lease may have ended.
@@ -217,11 +239,17 @@ impl Committer {
         Mark { transaction: transaction.to_owned(), before, here }
     }
 
-    async fn carry_out(&mut self, work: &Work, mark: &Bytes, lease: u64) -> Result<u64, NotDone> {
+    async fn carry_out(
+        &mut self,
+        work: &Work,
+        mark: &Bytes,
+        lease: u64,
+        standing: Option<&Standing>,
+    ) -> Result<u64, NotDone> {
         let mut pause = PAUSE;
         let mut unknown = false;
         loop {
-            let transaction = self.transaction(work, mark, lease);
+            let transaction = self.transaction(work, mark, lease, standing);
             let (answer, may_come_late) = self.client.try_within(&transaction, EACH).await;
             unknown |= may_come_late;
             let why = match answer {
@@ -231,7 +259,13 @@ impl Committer {
                     if let Some(revision) = self.judge(&mut found, mark)? {
                         return Ok(revision);
                     }
-                    let there = found.map(|found| found.into_iter().next());
+                    let mut there = found.map(|found| found.into_iter().next());
+                    if let Some(standing) = standing
+                        && there.next().flatten().is_none_or(|name| name.lease.0 != standing.lease)
+                    {
+                        // Nor will an earlier try be: a lease that has gone does not come back.
+                        return Err(NotDone::Refused(EtcdError::LeaseOver));
+                    }
                     let verdicts: Vec<_> =
                         work.tokens.iter().zip(there).map(|(token, there)| token.judge(there)).collect();
                     if verdicts.iter().all(Result::is_ok) {
@@ -262,13 +296,15 @@ impl Committer {
         }
     }
 
-    fn transaction(&self, work: &Work, mark: &Bytes, lease: u64) -> Transaction {
+    fn transaction(&self, work: &Work, mark: &Bytes, lease: u64, standing: Option<&Standing>) -> Transaction {
         let mut compare = self.fence();
         compare.push(Compare::changed(self.key.clone(), self.revision));
+        compare.extend(standing.map(|standing| Compare::under(standing.key.clone(), standing.lease)));
         compare.extend(work.tokens.iter().map(TokenChange::condition));
         let mut success = vec![Step::put(self.key.clone(), mark.clone())];
         success.extend(work.steps(lease));
         let mut failure = self.look();
+        failure.extend(standing.map(|standing| Step::get(standing.key.clone())));
         failure.extend(work.tokens.iter().map(TokenChange::question));
         Transaction { compare, success, failure }
     }

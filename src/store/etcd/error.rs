@@ -110,6 +110,9 @@ pub enum EtcdError {
         "another bridge is registered as `{0}`: give each its own cluster.member, or wait until the former one's lease has run out"
     )]
     NameTaken(String),
+    /// The lease under which this member is registered cannot be relied on.
+    #[error("this member's lease has run out, because it was cut off from etcd or stood still: it asks for another")]
+    LeaseOver,
     /// Somebody else leads, or nobody.
     #[error("another member leads")]
     Deposed,

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -15,7 +15,7 @@ use super::wire::Range;
 use crate::store::types::{Count, PerQueue, Queue};
 
 /// How often the leader's word is asked for, while rows are appended.
-const EVERY: Duration = Duration::from_secs(1);
+const EVERY: Duration = Duration::from_millis(250);
 /// So many appends are told apart by their revision.
 const APPENDS_MOST: usize = 256;
 
@@ -29,13 +29,20 @@ pub(super) struct Estimate {
     told: PerQueue<Count>,
     /// What was appended here after that was told, by revision.
     since: VecDeque<(u64, PerQueue<Count>)>,
+    told_at: Option<Instant>,
     asking: Option<BoxFuture<'static, Result<Told, EtcdError>>>,
 }
 
 impl Estimate {
     pub(super) fn new(client: Arc<Client>, keys: &Keys) -> Self {
-        let mut estimate =
-            Self { client, key: keys.stats(), told: PerQueue::default(), since: VecDeque::new(), asking: None };
+        let mut estimate = Self {
+            client,
+            key: keys.stats(),
+            told: PerQueue::default(),
+            since: VecDeque::new(),
+            told_at: None,
+            asking: None,
+        };
         estimate.ask(Duration::ZERO);
         estimate
     }
@@ -57,10 +64,10 @@ impl Estimate {
         self.wanted();
     }
 
-    /// Somebody wants to know: it is asked for soon.
+    /// Somebody wants to know: it is asked for soon; at once if what is known is old.
     pub(super) fn wanted(&mut self) {
         if self.asking.is_none() {
-            self.ask(EVERY);
+            self.ask(self.told_at.map_or(Duration::ZERO, |at| EVERY.saturating_sub(at.elapsed())));
         }
     }
 
@@ -84,6 +91,7 @@ impl Estimate {
             None => std::future::pending().await,
         };
         self.asking = None;
+        self.told_at = Some(Instant::now());
         match told {
             Ok((revision, counts)) => {
                 for (queue, (depth, bytes)) in Queue::ALL.into_iter().zip(counts) {

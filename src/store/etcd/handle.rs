@@ -62,10 +62,8 @@ impl Common {
 
 /// What else the holder of a handle may do.
 pub(super) trait Rights: Send + Sync + 'static {
-    /// Why it may store nothing now, whatever etcd says.
-    fn bar(&self) -> Option<String> {
-        None
-    }
+    /// Why nothing can be stored now, as far as the store itself does not know it.
+    fn bar(&self) -> Option<NotStored>;
 }
 
 /// A handle; `R` is what else its holder may do.
@@ -179,10 +177,7 @@ impl<R: Rights> Append for Handle<R> {
     fn stores(&self) -> Result<(), NotStored> {
         match self.common.shared.failure.get() {
             Some(cause) => Err(NotStored { cause, why: WhyNot::Failed }),
-            None => match self.rights.bar() {
-                Some(cause) => Err(NotStored { cause, why: WhyNot::Refused }),
-                None => self.common.shared.writable.borrow().clone(),
-            },
+            None => self.common.shared.writable.borrow().clone().and_then(|()| self.rights.bar().map_or(Ok(()), Err)),
         }
     }
 

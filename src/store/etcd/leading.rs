@@ -19,13 +19,14 @@ use super::feed::Feed;
 use super::handle::{Common, Handle, Rights, fits};
 use super::keeper::{Keeper, View};
 use super::load::load;
+use super::member::Member;
 use super::state::{State, Wanted};
 use super::wire::{Step, Transaction};
 use crate::os::files::Failure;
 use crate::store::request::Op;
 use crate::store::shared::{Shared, add};
-use crate::store::types::{Limits, Patience, Queue, Row, SpoolError};
-use crate::store::{Answer, Store};
+use crate::store::types::{Limits, NotStored, Patience, Queue, Row, SpoolError};
+use crate::store::{Answer, Append as _, Store};
 
 /// So many rows are read in one request, and about so many bytes of data.
 const READ_ROWS: usize = 100;
@@ -36,6 +37,8 @@ pub(super) struct Leading {
     client: Arc<Client>,
     keys: Keys,
     leadership: Leadership,
+    /// The same bridge as one that takes pushes.
+    member: Arc<Member>,
     patience: Patience,
     #[cfg(test)]
     pub(super) faults: Arc<super::commit::Faults>,
@@ -49,6 +52,7 @@ pub(super) async fn open(
     client: Arc<Client>,
     keys: Keys,
     leadership: Leadership,
+    member: Arc<Member>,
     limits: Limits,
     check_every: Duration,
 ) -> Result<Arc<Leader>, EtcdError> {
@@ -62,7 +66,7 @@ pub(super) async fn open(
     let shared = Arc::new(Shared::new(Failure::default()));
     shared.show(state.counts());
     let common = Arc::new(Common::new(shared, state, limits));
-    let committer = Committer::new(Arc::clone(&client), keys.writer("leader"), Some(leadership.clone()));
+    let committer = Committer::leading(Arc::clone(&client), keys.writer("leader"), leadership.clone());
     #[cfg(test)]
     let faults = Arc::clone(&committer.faults);
     let feed = Feed::new(Arc::clone(&client), &keys, leadership.clone(), revision + 1, check_every);
@@ -74,6 +78,7 @@ pub(super) async fn open(
         client,
         keys,
         leadership,
+        member,
         patience: Patience::default(),
         #[cfg(test)]
         faults,
@@ -81,7 +86,12 @@ pub(super) async fn open(
     Ok(Arc::new(Handle::new(requests, common, rights)))
 }
 
-impl Rights for Leading {}
+impl Rights for Leading {
+    /// The queue may be full for pushes, which come in by the member.
+    fn bar(&self) -> Option<NotStored> {
+        self.member.stores().err()
+    }
+}
 
 impl Leader {
     /// Reads with patience: what cannot be read now may be in a moment.

@@ -17,7 +17,7 @@ use super::state::State;
 use super::tokens::TokenOp;
 use crate::os::files::Failure;
 use crate::store::shared::Shared;
-use crate::store::types::{AppendError, Limits, Once, SpoolError, Token};
+use crate::store::types::{AppendError, Limits, NotStored, Once, SpoolError, Token, WhyNot};
 use crate::store::{Answer, Tokens};
 
 /// The handle of a member.
@@ -33,7 +33,7 @@ pub(super) fn open(
 ) -> Arc<Member> {
     let shared = Arc::new(Shared::new(Failure::default()));
     let common = Arc::new(Common::new(shared, State::new(keys.clone()), limits));
-    let committer = Committer::new(Arc::clone(client), keys.writer(&format!("member-{name}")), None);
+    let committer = Committer::member(Arc::clone(client), keys.writer(&format!("member-{name}")), Arc::clone(session));
     let view = View::Estimate(Box::new(Estimate::new(Arc::clone(client), keys)));
     let (requests, inbox) = mpsc::unbounded_channel();
     let keeper = Keeper::new(Arc::clone(client), keys.clone(), Arc::clone(&common), inbox, view, committer);
@@ -42,11 +42,9 @@ pub(super) fn open(
 }
 
 impl Rights for Arc<Session> {
-    fn bar(&self) -> Option<String> {
-        (!self.is_current()).then(|| {
-            let why = self.state().borrow().as_ref().err().map_or_else(String::new, |error| format!(": {error}"));
-            format!("this member's lease has run out, because it was cut off from etcd or stood still{why}")
-        })
+    fn bar(&self) -> Option<NotStored> {
+        let over = self.standing().err()?;
+        Some(NotStored { cause: over.to_string(), why: WhyNot::Refused })
     }
 }
 
@@ -54,8 +52,8 @@ impl Tokens for Member {
     fn append_once(&self, data: Bytes, token: Token) -> Answer<'_, Once, AppendError> {
         async move {
             fits(&data)?;
-            if let Some(cause) = self.rights.bar() {
-                return Err(SpoolError::Unwritable(cause).into());
+            if let Some(not) = self.rights.bar() {
+                return Err(SpoolError::Unwritable(not.cause).into());
             }
             self.ask(|reply| TokenOp::Append { data, token, reply }).await
         }

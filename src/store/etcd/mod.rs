@@ -34,7 +34,7 @@
 //! - **Rows come by a watch**, all of them, those of the leader too: it answers an append when it has seen the row, so that none
 //!   comes after with a smaller number.
 //! - **In memory** the leader has the names of the rows, not their data, but for the newest inbound ones. A takeover reads names.
-//! - **Lazy** changes go with the next durable one, or by themselves after a second; removals of tokens, after 10 ms.
+//! - **Lazy** changes go with the next durable one, or by themselves after 250 ms; removals of tokens, after 10 ms.
 //! - **Full** is counted by the leader; the other members know what it last said, and what they appended since.
 //! - **Refused for now**: no endpoint, no majority, no space, too many requests. What was certainly not stored is refused; what may
 //!   have been stored waits until that is known. Removals are tried even when etcd is out of space.
@@ -230,8 +230,12 @@ impl Etcd {
     /// Takes rows in, whoever leads. Those who lead see them by and by.
     #[must_use]
     pub fn member(&self) -> Arc<dyn Tokens> {
+        self.taking_in()
+    }
+
+    fn taking_in(&self) -> Arc<Member> {
         let open = || member::open(&self.client, &self.keys, &self.session, &self.member, self.limits);
-        Arc::clone(self.appending.get_or_init(open)) as Arc<dyn Tokens>
+        Arc::clone(self.appending.get_or_init(open))
     }
 
     /// The whole store, for who leads. What others append is seen there, too.
@@ -245,7 +249,7 @@ impl Etcd {
 
     async fn open_store(&self, leadership: &Leadership) -> Result<Arc<Leading>, EtcdError> {
         let (client, keys, every) = (Arc::clone(&self.client), self.keys.clone(), self.takeover / 3);
-        leading::open(client, keys, leadership.clone(), self.limits, every).await
+        leading::open(client, keys, leadership.clone(), self.taking_in(), self.limits, every).await
     }
 
     /// Takes over what a bridge that was alone kept in this store.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
@@ -52,6 +52,13 @@ impl Lease {
     }
 }
 
+/// A member's name, and the lease under which it is registered.
+#[derive(Debug)]
+pub(super) struct Standing {
+    pub(super) key: String,
+    pub(super) lease: u64,
+}
+
 /// What stands under a member's name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Registered {
@@ -72,6 +79,7 @@ pub(super) struct Session {
     registered: Registered,
     leaving: AtomicBool,
     has_begun: AtomicBool,
+    doubt: Notify,
     lease: watch::Sender<Option<Arc<Lease>>>,
     /// Why it could not begin to lead, though nobody else leads.
     hindered: Mutex<Option<EtcdError>>,
@@ -84,7 +92,8 @@ impl Session {
         let registered = Registered { run: Ulid::generate().to_string(), since_ms: wall_now_ms(), leaving: false };
         let (lease, state) = (watch::Sender::new(None), watch::Sender::new(Err(EtcdError::Starting)));
         let (leaving, has_begun) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { client, key, member, ttl, registered, leaving, has_begun, lease, hindered: Mutex::default(), state }
+        let (doubt, hindered) = (Notify::new(), Mutex::default());
+        Self { client, key, member, ttl, registered, leaving, has_begun, doubt, lease, hindered, state }
     }
 
     /// Whether the member is registered and could lead; if not, why.
@@ -114,13 +123,22 @@ impl Session {
         }
     }
 
-    /// Whether the lease certainly still stands, or was never held: this process has not stood still for so long that another
-    /// member may have what it has in hand.
-    pub(super) fn is_current(&self) -> bool {
+    /// What this member's registration stands on; nothing before it was registered first.
+    ///
+    /// # Errors
+    ///
+    /// If the lease may have run out: another member may have what this one has in hand.
+    pub(super) fn standing(&self) -> Result<Option<Standing>, EtcdError> {
         match &*self.lease.borrow() {
-            Some(lease) => boot_now() < lease.until(),
-            None => !self.has_begun.load(Ordering::Relaxed),
+            Some(lease) if boot_now() < lease.until() => Ok(Some(Standing { key: self.key.clone(), lease: lease.id })),
+            None if !self.has_begun.load(Ordering::Relaxed) => Ok(None),
+            _ => Err(EtcdError::LeaseOver),
         }
+    }
+
+    /// The lease seems to have gone: looks at once.
+    pub(super) fn doubt(&self) {
+        self.doubt.notify_one();
     }
 
     /// Registers and stays registered.
@@ -219,7 +237,10 @@ impl Session {
         // Much of its time may be over already, if etcd was slow to grant it.
         let mut pause = (lease.until().saturating_sub(boot_now()) / 2).min(self.ttl / 3);
         loop {
-            sleep(pause).await;
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.doubt.notified() => {}
+            }
             let sent = boot_now();
             let question = Granted { id: Number(lease.id), ttl: Number(0) };
             let each = (self.ttl / 6).max(PAUSE);

@@ -138,7 +138,8 @@ impl Step {
     }
 }
 
-/// A condition of a transaction: the revision in which a key was made or changed last; 0: it is not there.
+/// A condition of a transaction: the revision in which a key was made or changed last, or the lease under which it is; 0: it is
+/// not there.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "target")]
 pub(super) enum Compare {
@@ -146,6 +147,8 @@ pub(super) enum Compare {
     Created { key: Blob, create_revision: Number },
     #[serde(rename = "MOD")]
     Changed { key: Blob, mod_revision: Number },
+    #[serde(rename = "LEASE")]
+    Under { key: Blob, lease: Number },
 }
 
 impl Compare {
@@ -155,6 +158,10 @@ impl Compare {
 
     pub(super) fn changed(key: String, revision: u64) -> Self {
         Self::Changed { key: key.into(), mod_revision: Number(revision) }
+    }
+
+    pub(super) fn under(key: String, lease: u64) -> Self {
+        Self::Under { key: key.into(), lease: Number(lease) }
     }
 }
 

@@ -27,7 +27,7 @@ use crate::store::request::Op;
 use crate::store::types::{Medium, NotStored, SpoolError, WhyNot};
 
 /// How long lazy changes wait for a durable one to go with, and how many may.
-const LAZY_WAIT: Duration = Duration::from_secs(1);
+const LAZY_WAIT: Duration = Duration::from_millis(250);
 const LAZY_MOST: usize = 100;
 /// How long removals of tokens wait: other members may wait for them.
 const TOKEN_WAIT: Duration = Duration::from_millis(10);

@@ -184,6 +184,23 @@ async fn a_member_whose_lease_has_run_out_stores_nothing_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_before_the_lease_ran_out_is_not_carried_out_after_that() {
+    let (_, etcds) = members(1);
+    let member = etcds[0].member();
+    in_time(etcds[0].session().wait_for(Result::is_ok)).await.unwrap();
+    once(&*member, 1).await;
+    in_time(etcds[0].lose_lease()).await;
+    let refused = in_time(member.append_once("late".into(), token(2, 0))).await;
+    assert!(
+        matches!(&refused, Err(AppendError::Spool(SpoolError::Unwritable(cause))) if cause.contains("lease")),
+        "{refused:?}"
+    );
+    // It registers again.
+    let stored = eventually(async || in_time(member.append_once("new".into(), token(2, 0))).await.ok()).await;
+    assert!(matches!(stored, Once::Stored { .. }), "nobody had stored it: {stored:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_removal_that_went_with_what_did_not_hold_goes_by_itself() {
     let (_, etcds) = members(2);
     let (a, b) = (etcds[0].member(), etcds[1].member());
