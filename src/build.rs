@@ -4,7 +4,7 @@ use std::env;
 use std::process::Command;
 
 fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=src/build.rs");
     let is = |name, value: &str| env::var(name).is_ok_and(|set| set == value);
     // What is built for another machine may meet an older library there.
     let here = env::var("TARGET").is_ok_and(|target| is("HOST", &target));
