@@ -111,7 +111,8 @@ pub(crate) fn account(records: &Records) -> Verdict {
 /// The records by label and id.
 struct Seen<'a> {
     records: &'a Records,
-    /// Publishes by label; one that bears none itself (a result's copy) by that of another with its id.
+    /// Labels by id.
+    labels: HashMap<&'a str, &'a str>,
     publishes: HashMap<&'a str, Vec<&'a Publish>>,
 }
 
@@ -120,14 +121,20 @@ impl<'a> Seen<'a> {
         let labelled = records.publishes.iter().filter(|publish| !publish.label.is_empty());
         let labels: HashMap<&str, &str> =
             labelled.map(|publish| (publish.id.as_str(), publish.label.as_str())).collect();
-        let mut publishes: HashMap<&str, Vec<&Publish>> = HashMap::new();
+        let mut seen = Self { records, labels, publishes: HashMap::new() };
         for publish in &records.publishes {
-            let own = Some(publish.label.as_str()).filter(|label| !label.is_empty());
-            if let Some(label) = own.or(labels.get(publish.id.as_str()).copied()) {
-                publishes.entry(label).or_default().push(publish);
+            let label = seen.label_of(publish);
+            if !label.is_empty() {
+                seen.publishes.entry(label).or_default().push(publish);
             }
         }
-        Self { records, publishes }
+        seen
+    }
+
+    /// Its own; a result's copy, which bears none, has that of another with its id.
+    fn label_of(&self, publish: &'a Publish) -> &'a str {
+        let of_id = || self.labels.get(publish.id.as_str()).copied().unwrap_or_default();
+        Some(publish.label.as_str()).filter(|label| !label.is_empty()).unwrap_or_else(of_id)
     }
 
     fn of(&self, label: &str) -> &[&'a Publish] {
@@ -167,8 +174,10 @@ impl<'a> Seen<'a> {
         self.records.is_cluster && self.records.hiccups.iter().any(|(began, ended)| *began <= to && *ended >= from)
     }
 
+    /// A run of the process, or a leadership, ended. That of a leadership is noticed late, but the next began after it.
     fn ended_between(&self, from: Time, to: Time) -> bool {
-        self.records.lives.iter().filter_map(|life| life.ended).any(|ended| ended >= from && ended <= to)
+        let within = |at: Time| at >= from && at <= to;
+        self.records.lives.iter().any(|life| life.ended.is_some_and(within) || within(life.started))
     }
 
     fn life_of(&self, member: usize, at: Time) -> usize {
@@ -245,7 +254,7 @@ fn republished<'a>(seen: &Seen<'a>, verdict: &mut Verdict) -> Copied<'a> {
             let Some(before) = last.insert(publish.topic.as_str(), publish) else { continue };
             repeated += 1;
             if !may_repeat(seen, publishes, before, publish) {
-                *unexplained.entry((publish.label.as_str(), publish.topic.as_str())).or_default() += 1;
+                *unexplained.entry((seen.label_of(publish), publish.topic.as_str())).or_default() += 1;
             }
         }
     }
@@ -286,7 +295,7 @@ fn behind_another(seen: &Seen<'_>, before: &Publish, again: &Publish) -> bool {
     between.iter().filter(|other| comes_first(other)).any(|other| sent_before(&other))
 }
 
-fn may_repeat(seen: &Seen<'_>, all: &[&Publish], before: &Publish, again: &Publish) -> bool {
+fn may_repeat<'a>(seen: &Seen<'a>, all: &[&Publish], before: &Publish, again: &'a Publish) -> bool {
     let connection = &seen.records.connections[before.connection];
     let noted = |publish: &Publish, end: Time| {
         let reply = publish.acked.filter(|_| publish.is_taken());
@@ -297,8 +306,10 @@ fn may_repeat(seen: &Seen<'_>, all: &[&Publish], before: &Publish, again: &Publi
         return true;
     }
     // A refused command is not stored: what the broker delivered again is refused again.
-    let delivered = || seen.records.deliveries.iter().filter(|delivery| delivery.label == again.label).count();
-    if again.result.as_ref().is_some_and(|outcome| outcome.status == "rejected") && delivered() > 1 {
+    let label = seen.label_of(again);
+    let delivered = || seen.records.deliveries.iter().filter(|delivery| delivery.label == label).count();
+    let is_rejected = |publish: &&Publish| publish.result.as_ref().is_some_and(|outcome| outcome.status == "rejected");
+    if all.iter().any(is_rejected) && delivered() > 1 {
         return true;
     }
     // Also in another run: what is behind one that was refused is not done with before that is.

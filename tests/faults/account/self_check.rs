@@ -308,6 +308,37 @@ fn commands() {
         records.calls.push(again);
         records.calls[1].answer.as_mut().unwrap().handed_on = None;
     });
+    allows("a command whose leader lost the leadership right before the call is uncertain", |records| {
+        handed_over(records, SECOND);
+        records.calls.retain(|call| call.label != "c2:1");
+        // Its end was noticed after the next one had published.
+        records.lives[0].ended = Some(records.publishes.last().unwrap().at + 1);
+        let outcome = publish_of(records, "c2:1", Place::Result).result.as_mut().unwrap();
+        (outcome.status, outcome.code) = ("uncertain".to_owned(), None);
+        for label in [&mut records.deliveries[1].label, &mut records.commands[1].label] {
+            "c8:1".clone_into(label);
+        }
+        records.commands[1].lane = load::CREATE;
+        "c8:1".clone_into(&mut publish_of(records, "c2:1", Place::Result).label);
+    });
+    let refused_again = |records: &mut Records, times: usize| {
+        let outcome = publish_of(records, "c2:1", Place::Result).result.as_mut().unwrap();
+        (outcome.status, outcome.code) = ("rejected".to_owned(), None);
+        records.calls.retain(|call| call.label != "c2:1");
+        records.commands[1].lane = load::BAD;
+        for label in [&mut records.deliveries[1].label, &mut records.commands[1].label] {
+            "c10:1".clone_into(label);
+        }
+        "c10:1".clone_into(&mut publish_of(records, "c2:1", Place::Result).label);
+        for at in [31, 32] {
+            // It bears no label.
+            records.publishes.push(publish(Place::Ack, "", "command-1", at * SECOND));
+        }
+        let again = records.deliveries[1].clone();
+        records.deliveries.extend(std::iter::repeat_n(again, times));
+    };
+    finds(Rule::DuplicatePublish, |records| refused_again(records, 0));
+    allows("what the broker delivers again is refused again, in every form", |records| refused_again(records, 1));
     finds(Rule::ReorderedCommand, |records| {
         records.calls[0].at = 70 * SECOND;
         records.calls[0].answer = Some(reply(0, 70 * SECOND + 10));
