@@ -171,6 +171,25 @@ async fn ilink_is_down_or_refuses() {
 }
 
 #[tokio::test]
+async fn a_callback_that_ilink_cannot_verify_is_a_fault() {
+    let mut world = World::prepared(&[], |bridge| bridge).await;
+    // Without a bridge, iLink's answer is all there is.
+    world.sim.answer_code("set_config", 1006, 1).await;
+    let done = check(&world.bridge).await;
+    says(&done, "fail", "registration", &["1006", "callback.public_url", "start it"]);
+    only_fails(&done, "registration");
+    // A bridge knows more: what its callback saw. It stays so also while a mere query is answered otherwise.
+    let asked = world.sim.calls("set_config").await.len();
+    world.sim.answer_code("set_config", 1006, 2).await;
+    world.bridge.spawn();
+    world.sim.calls_until("set_config", "a query and a registration", |calls| calls.len() == asked + 2).await;
+    world.client.expect_text("ilink/bridge/cloud", "degraded").await;
+    let done = check(&world.bridge).await;
+    says(&done, "fail", "session", &["degraded", "1006"]);
+    only_fails(&done, "session");
+}
+
+#[tokio::test]
 async fn what_ilink_was_asked_too_often_is_not_asked_again() {
     let world = World::prepared(&[], |bridge| bridge).await;
     std::fs::create_dir(world.bridge.state_dir()).unwrap();

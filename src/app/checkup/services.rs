@@ -16,11 +16,15 @@ use crate::config::{Config, MqttProtocol};
 use crate::mqtt::{self, LinkConfig, Rights, RightsError, RouteFilters, Verdict, Wanted};
 use crate::operate::control::{self, Answer, Verb};
 use crate::os::clock;
-use crate::protocol::{ResultCode, SetConfig};
+use crate::protocol::{Class, ResultCode, SetConfig};
 
 const CLOCK: &str = "clock";
 const API: &str = "api";
 const CREDENTIALS: &str = "credentials";
+pub(super) const REGISTRATION: &str = "registration";
+const SESSION: &str = "session";
+/// What stands between iLink and a callback that it cannot verify.
+const REACH: &str = "can the internet reach callback.public_url (DNS, port forward, firewall, proxy)?";
 
 /// A clock that is further off than this will be noticed in times and expiries.
 const NEAR: Duration = Duration::from_mins(1);
@@ -92,9 +96,45 @@ fn judge(code: ResultCode, running: bool, findings: &mut Findings) {
         1007 => findings.ok(CREDENTIALS, "iLink accepts them; the bridge will register its callback when it starts"),
         1000 => findings.fail(CREDENTIALS, "iLink does not accept them (1000): correct ilink.appkey and ilink.secretkey"),
         1001 => findings.fail(CREDENTIALS, "iLink does not know our uid (1001): correct ilink.uid"),
+        1002 => findings.fail(CREDENTIALS, "our uid is logged in elsewhere (1002): stop the other program that uses it"),
         1003 => findings.fail(CREDENTIALS, "iLink refuses our address (1003): a uid belongs to one address; stop the other program, or fix your outgoing address"),
         1004 => findings.warn(CREDENTIALS, "iLink was asked too often (1004): try again in ten minutes, not before"),
-        code => findings.warn(CREDENTIALS, format!("iLink answers {code}: {meaning}")),
+        1005 => findings.fail(REGISTRATION, "iLink calls the callback URL malformed (1005): correct callback.public_url"),
+        1006 if running => findings.fail(REGISTRATION, format!("iLink could not verify the callback (1006): {REACH}")),
+        1006 => findings.fail(
+            REGISTRATION,
+            format!("iLink could not verify the callback (1006): {REACH}. If it tried just now, no bridge was there to answer: start it, and check again"),
+        ),
+        _ if code.class() == Class::Transient => {
+            findings.warn(CREDENTIALS, format!("not tried: iLink cannot do it now ({code}: {meaning}): try again later"));
+        }
+        _ => findings.warn(
+            CREDENTIALS,
+            format!("iLink does not say whether it accepts them ({code}: {meaning}): are ilink.appkey, ilink.uid and callback.public_url what it expects?"),
+        ),
+    }
+}
+
+/// What a running bridge says of its own connection to iLink. Asked before iLink is: to hear that no callback is registered
+/// sets the bridge to registering it.
+pub(super) async fn check_session(config: &Config, us: &Us, findings: &mut Findings) {
+    let Us::Running { .. } = us else { return };
+    let status = control::ask(&config.state_dir, &Verb::Status { healthy: false, json: true }).await;
+    let Ok(Some(Answer { exit: 0, text })) = status else { return };
+    let Ok(status) = serde_json::from_str::<serde_json::Value>(&text) else { return };
+    let said = |pointer| status.pointer(pointer).and_then(serde_json::Value::as_str).unwrap_or_default();
+    if said("/ready/role") != "standby" {
+        judge_session(said("/health/cloud/state"), said("/health/cloud/cause"), findings);
+    }
+}
+
+fn judge_session(state: &str, cause: &str, findings: &mut Findings) {
+    let text = format!("the running bridge's connection to iLink is {state}: {cause}");
+    match state {
+        "online" => findings.ok(SESSION, "the running bridge's connection to iLink is online"),
+        "degraded" | "auth_error" => findings.fail(SESSION, text),
+        // It has just started, or was told to be so, or iLink will not answer this check either.
+        _ => findings.warn(SESSION, text),
     }
 }
 
@@ -257,5 +297,28 @@ mod tests {
         let mut findings = Findings::default();
         judge_clock(now, None, &mut findings);
         assert_eq!(findings.0[0].level, Level::Warn);
+    }
+
+    #[test]
+    fn what_no_repetition_mends_is_a_fault_with_its_remedy() {
+        for (code, level, step, says) in [
+            (0, Level::Ok, CREDENTIALS, "registered"),
+            (1000, Level::Fail, CREDENTIALS, "ilink.secretkey"),
+            (1001, Level::Fail, CREDENTIALS, "ilink.uid"),
+            (1002, Level::Fail, CREDENTIALS, "stop the other program"),
+            (1003, Level::Fail, CREDENTIALS, "stop the other program"),
+            (1004, Level::Warn, CREDENTIALS, "ten minutes"),
+            (1005, Level::Fail, REGISTRATION, "callback.public_url"),
+            (1006, Level::Fail, REGISTRATION, "callback.public_url"),
+            (1010, Level::Warn, CREDENTIALS, "ilink.appkey"),
+            (1016, Level::Warn, CREDENTIALS, "try again later"),
+            (7, Level::Warn, CREDENTIALS, "7 unlisted_code"),
+        ] {
+            let mut findings = Findings::default();
+            judge(ResultCode::new(code), false, &mut findings);
+            let finding = &findings.0[0];
+            assert_eq!((finding.level, finding.step), (level, step), "{code}: {finding:?}");
+            assert!(finding.text.contains(says), "{code}: {finding:?}");
+        }
     }
 }
