@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::content::{self, Content};
 use super::lenient::{self, Text};
 
-/// Deeper nesting than any push has reason for; the limit keeps readers of our envelopes from overflowing their stacks.
+/// What nests deeper is not passed on as JSON, so that readers of our envelopes do not overflow their stacks.
 const MAX_DEPTH: usize = 128;
 
 /// Later than this in seconds (the year 5138), a time is in milliseconds.
@@ -31,11 +31,8 @@ pub(super) struct Fields<'a> {
 type Members<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
 
 impl<'a> Fields<'a> {
-    /// None unless `text` is one JSON object of at most [`MAX_DEPTH`] levels.
+    /// None unless `text` is one JSON object. However deep it nests: values are skipped without recursion.
     pub(super) fn parse(text: &'a Text<'a>) -> Option<Self> {
-        if nests_too_deep(text.as_str()) {
-            return None;
-        }
         Some(Self { text, members: members(text.as_str())?, decodes_contents: true })
     }
 
@@ -152,9 +149,8 @@ fn unescaped(json: &str) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Whether arrays and objects nest deeper than [`MAX_DEPTH`]; brackets within strings do not count. Raw values are not
-/// limited by the parser itself.
-fn nests_too_deep(text: &str) -> bool {
+/// Whether arrays and objects nest deeper than [`MAX_DEPTH`]; brackets within strings do not count.
+pub(super) fn nests_too_deep(text: &str) -> bool {
     // Nearly every push has fewer brackets than that in all.
     if text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count() <= MAX_DEPTH {
         return false;

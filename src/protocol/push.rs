@@ -6,7 +6,8 @@
 //! wrapped in.
 //!
 //! Any JSON object is a push. One of no known shape, or without an id that its MQTT topic needs, is [`Message::Other`]
-//! and is kept whole. So is a body that is no JSON object at all ([`Push::unreadable`]).
+//! and is kept whole. So are a body that is no JSON object at all, and an [`Message::Other`] that nests too deep to be passed
+//! on as JSON ([`Push::unreadable`]).
 //!
 //! Making a push durable, recognising repeats and publishing it happen elsewhere.
 
@@ -15,7 +16,7 @@ use std::fmt;
 use serde_json::value::RawValue;
 
 use super::content::Content;
-use super::fields::Fields;
+use super::fields::{self, Fields};
 use super::ids::{GroupId, Subject, Uid};
 use super::lenient::{self, Text};
 
@@ -130,7 +131,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The body is not one JSON object, or nests more than 128 levels deep.
+/// The body is not one JSON object, or one of no known kind that nests more than 128 levels deep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not a JSON object")]
 pub struct NotAnObject;
@@ -140,12 +141,13 @@ impl Push {
     ///
     /// # Errors
     ///
-    /// [`NotAnObject`]; every JSON object is some push.
+    /// [`NotAnObject`]; every other JSON object is some push.
     pub fn decode(body: &[u8]) -> Result<Self, NotAnObject> {
         let text = Text::of(body);
         let fields = Fields::parse(&text).ok_or(NotAnObject)?;
         let message = match recognise(&fields) {
             Some(message) => message,
+            None if fields::nests_too_deep(text.as_str()) => return Err(NotAnObject),
             None => Message::Other {
                 object: Some(serde_json::from_str(&lenient::text(body)).map_err(|_| NotAnObject)?),
                 bytes: text.is_spoilt().then(|| body.to_vec()),

@@ -99,13 +99,26 @@ fn what_cannot_be_read_is_kept_as_it_came() {
 }
 
 #[test]
-fn nesting_has_a_limit() {
+fn what_is_passed_on_whole_has_a_limit_of_nesting() {
     let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
     assert_eq!(kind(&nested(128)), Kind::Other);
     assert_eq!(Push::decode(nested(129).as_bytes()).err(), Some(NotAnObject));
+    assert_eq!(Push::heading(nested(129).as_bytes()).err(), Some(NotAnObject));
     let deep = "[".repeat(1_000_000);
     assert_eq!(Push::decode(format!("{{\"a\":{deep}").as_bytes()).err(), Some(NotAnObject));
     assert_eq!(kind(&format!(r#"{{"a":"\"{deep}"}}"#)), Kind::Other, "brackets in strings do not nest");
+}
+
+#[test]
+fn an_unknown_field_is_ignored_however_deep_it_nests() {
+    let deep = 300_000;
+    for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
+        let extra = format!("{}1{}", open.repeat(deep), close.repeat(deep));
+        let body = format!(r#"{{"extra":{extra},"from_uid":"413","msg_type":1,"content":"aGVsbG8="}}"#);
+        assert_eq!(kind(&body), Kind::Text);
+        assert_eq!(Push::heading(body.as_bytes()).unwrap().0, Kind::Text);
+        assert_eq!(decode(&body).content().unwrap().bytes, b"hello");
+    }
 }
 
 #[test]
