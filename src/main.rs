@@ -136,6 +136,9 @@ fn check(config: &Config, acl: bool) -> u8 {
     for warning in config.warnings() {
         eprintln!("warning: {warning}");
     }
+    for note in config.notes() {
+        eprintln!("note: {note}");
+    }
     0
 }
 

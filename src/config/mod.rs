@@ -157,6 +157,16 @@ impl Config {
         })
     }
 
+    /// What may be understood otherwise than it is meant: one line each, for `check`.
+    #[must_use]
+    pub fn notes(&self) -> Vec<&'static str> {
+        let token = self.admin.token_opens_only_buttons().then_some(
+            "admin.token is set, and admin.listen is on loopback: whoever is on this machine sees the status page and the \
+             metrics without it; only the buttons of the page ask for it",
+        );
+        token.into_iter().collect()
+    }
+
     /// What is allowed but unwise: one line each, to be logged as WARN at start.
     #[must_use]
     pub fn warnings(&self) -> Vec<&'static str> {

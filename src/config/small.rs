@@ -170,6 +170,11 @@ impl Admin {
         address.is_loopback() || self.token.is_some() || !self.trusted_ingress.is_empty()
     }
 
+    /// Whether there is a token that the listener asks nobody for: on loopback it is needed only to press the page's buttons.
+    pub(super) fn token_opens_only_buttons(&self) -> bool {
+        self.listen.is_some_and(|listen| listen.ip().is_loopback()) && self.token.is_some()
+    }
+
     /// Whether a token protects the listener from others that they may guess.
     pub(super) fn has_short_token(&self) -> bool {
         let short = |token: &SecretString| token.expose_secret().len() < SHORTEST_TOKEN;

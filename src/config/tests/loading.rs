@@ -187,6 +187,15 @@ fn a_short_admin_token_is_warned_of_where_others_can_try_it() {
 }
 
 #[test]
+fn a_token_on_loopback_is_told_to_open_only_buttons() {
+    for (listen, noted) in [("127.0.0.1:8788", true), ("[::1]:8788", true), ("0.0.0.0:8788", false), ("", false)] {
+        let variables = [("ILINK2MQTT_ADMIN__LISTEN", listen), ("ILINK2MQTT_ADMIN__TOKEN", "0123456789ab")];
+        assert_eq!(load_variables(&variables).unwrap().notes().len(), usize::from(noted), "{listen}");
+    }
+    assert!(load_variables(&[]).unwrap().notes().is_empty());
+}
+
+#[test]
 fn the_callback_url_holds_the_secret_before_the_query() {
     let config = load_variables(&[("ILINK2MQTT_CALLBACK__PUBLIC_URL", "https://bridge/a/?b=c")]).unwrap();
     assert_eq!(config.callback_url(&"S".into()).expose_secret(), "https://bridge/a/S?b=c");
