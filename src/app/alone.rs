@@ -168,13 +168,23 @@ async fn post(config: &Config, core: &Core, request: &SetConfig<'_>) -> Result<R
     if let Some(held) = quota.held() {
         return Ok(Err(held));
     }
-    let reply = client.post(&request.request(&account), None).await;
-    if let Ok(reply) = &reply
-        && let Err(error) = quota.heard(reply.code)
-    {
-        warn!(%error, "could not record that iLink asked for a pause: a restart would call it again at once");
+    let request = request.request(&account);
+    let ask = async || {
+        let reply = client.post(&request, None).await;
+        if let Ok(reply) = &reply
+            && let Err(error) = quota.heard(reply.code)
+        {
+            warn!(%error, "could not record that iLink asked for a pause: a restart would call it again at once");
+        }
+        reply.map_err(|error| error.cause().to_owned())
+    };
+    let reply = ask().await;
+    // Our address may have changed since the last token: as the session does it, once.
+    let refused = reply.as_ref().is_ok_and(|reply| reply.code.value() == 1003);
+    if refused && quota.renew_token(&client, &account).await && quota.held().is_none() {
+        return Ok(ask().await);
     }
-    Ok(reply.map_err(|error| error.cause().to_owned()))
+    Ok(reply)
 }
 
 pub(super) fn status(config: &Config, core: &Core, json: bool) -> Answer {

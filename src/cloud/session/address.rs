@@ -4,9 +4,8 @@
 
 use tokio::time::Instant;
 
+use super::messages::{Posted, Verb};
 use super::task::Task;
-use crate::cloud::TransportError;
-use crate::protocol::Reply;
 
 impl Task {
     /// iLink has refused our address to `set_config`. A new token is asked for, unless one came just now; after it `set_config`
@@ -28,8 +27,19 @@ impl Task {
         true
     }
 
+    /// Whether iLink has refused our address to an operator's verb, which is then repeated once with a new token.
+    pub(super) fn repeats_verb(&mut self, now: Instant, verb: Verb, posted: &Posted) -> bool {
+        let refused = posted.as_ref().is_ok_and(|reply| reply.code.value() == 1003);
+        let asked = self.answering.as_ref().is_some_and(|(asked, _)| *asked == verb);
+        if !refused || !asked || !self.repeats_with_new_token(now) {
+            return false;
+        }
+        self.again = self.answering.take();
+        true
+    }
+
     /// Anything but 1003 ends what 1003 began.
-    pub(super) fn hear_of_address(&mut self, posted: &Result<Reply, TransportError>) {
+    pub(super) fn hear_of_address(&mut self, posted: &Posted) {
         let Ok(code) = posted.as_ref().map(|reply| reply.code) else { return };
         if code.value() == 1003 || !std::mem::take(&mut self.registration.address_refused) {
             return;

@@ -35,7 +35,15 @@ pub(super) fn life(grant: &TokenGrant) -> Duration {
 impl Task {
     /// Starts what is due; tells when to come back if nothing happens until then.
     pub(super) fn step(&mut self, now: Instant) -> Option<Instant> {
+        let held = self.hold.as_ref().is_some_and(|hold| hold.doubt.is_none() && hold.until > now);
+        if self.calling.is_none()
+            && (held || !self.token_comes_first())
+            && let Some((verb, answer)) = self.again.take()
+        {
+            self.begin_verb(now, verb, answer);
+        }
         while self.calling.is_none()
+            && self.again.is_none()
             && let Some((verb, answer)) = self.verbs.pop_front()
         {
             self.start_verb(now, verb, answer);
@@ -265,6 +273,10 @@ impl Task {
             let _ = answer.send(Err(paced));
             return;
         }
+        self.begin_verb(now, verb, answer);
+    }
+
+    fn begin_verb(&mut self, now: Instant, verb: Verb, answer: oneshot::Sender<Result<Reply, String>>) {
         self.answering = Some((verb, answer));
         match verb {
             Verb::Register => {

@@ -7,12 +7,13 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::explanations;
+use super::own_calls::life;
 use super::state::{Budgets, QuotaMarks};
 use super::store::{Quota, Quotas, Store};
 use super::task::{Task, on_disk};
-use crate::cloud::Timing;
+use crate::cloud::{Post, Timing};
 use crate::os::files::Files;
-use crate::protocol::{Account, ResultCode};
+use crate::protocol::{Account, ResultCode, TokenGrant, get_access_token};
 
 impl Task {
     /// What is spent is on disk before the call leaves: the call is polled after this.
@@ -74,7 +75,7 @@ impl Task {
     }
 }
 
-/// The quota of `set_config`, for who calls it without a session. Reads and writes a small file.
+/// The quota of `set_config`, and the token that may need renewal first, for who calls it without a session. Reads and writes a small file.
 pub struct ConfigQuota {
     store: Store,
     timing: Timing,
@@ -121,5 +122,38 @@ impl ConfigQuota {
             return Ok(());
         }
         self.store.put_quotas(&quotas)
+    }
+
+    /// Fetches a new access token, because iLink refuses our address (1003). Whether there is one now: not if iLink or our own
+    /// budget allows none.
+    pub async fn renew_token(&self, client: &impl Post, account: &Account) -> bool {
+        let mut quotas = self.store.quotas().unwrap_or_default();
+        let quota = quotas.get_access_token.take();
+        let now = Instant::now();
+        let mut budgets = Budgets::restore(now, &self.store.spent().unwrap_or_default());
+        let held = quota.as_ref().is_some_and(|quota| !quota.left(self.timing.quota.most).is_zero());
+        if held || budgets.token.next(now, 0) > now {
+            return false;
+        }
+        budgets.token.spend(now);
+        // What is not on record could be asked for too often.
+        if self.store.put_spent(&budgets.marks(now)).is_err() {
+            return false;
+        }
+        let Ok(reply) = client.post(&get_access_token(account), None).await else { return false };
+        if let Some(grant) = TokenGrant::from_reply(&reply) {
+            if let Err(error) = self.store.put_token(&grant.access_token, life(&grant), now.elapsed()) {
+                tracing::warn!(%error, "could not store the access token: the next start asks for another");
+            }
+            return true;
+        }
+        if reply.code.value() == 1009 {
+            let times = quota.map_or(0, |quota| quota.times).saturating_add(1);
+            quotas.get_access_token = Some(Quota::new(self.timing.quota.jittered(times), times));
+            if let Err(error) = self.store.put_quotas(&quotas) {
+                tracing::warn!(%error, "could not record that iLink asked for a pause: a restart would call it again at once");
+            }
+        }
+        false
     }
 }

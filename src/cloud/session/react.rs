@@ -34,18 +34,26 @@ impl Task {
         self.hear_of(now, &done);
         match done {
             Done::Query { url, posted } => {
-                self.answer_verb(Verb::Query, &url, &posted);
                 self.hear_of_address(&posted);
-                if !self.unregistered {
+                let repeated = self.repeats_verb(now, Verb::Query, &posted);
+                self.answer_verb(Verb::Query, &url, &posted);
+                if !repeated && !self.unregistered {
                     self.queried(now, &url, posted);
                 }
             }
             Done::Register { url, posted, seen } => {
-                self.answer_verb(Verb::Register, &url, &posted);
                 self.hear_of_address(&posted);
-                self.registered(now, &url, posted, &seen);
+                let repeated = self.repeats_verb(now, Verb::Register, &posted);
+                self.answer_verb(Verb::Register, &url, &posted);
+                if !repeated {
+                    self.registered(now, &url, posted, &seen);
+                }
             }
             Done::Unregister(posted, recorded) => {
+                self.hear_of_address(&posted);
+                if self.repeats_verb(now, Verb::Unregister, &posted) {
+                    return;
+                }
                 let gone = posted.as_ref().is_ok_and(|reply| matches!(reply.code.value(), 0 | 1007));
                 match recorded {
                     Ok(()) => self.answer(posted.clone().map_err(|error| error.cause().to_owned())),

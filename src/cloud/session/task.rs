@@ -113,6 +113,8 @@ pub(super) struct Task {
     pub(super) confirmed: bool,
     /// The verb whose call is running.
     pub(super) answering: Option<(Verb, oneshot::Sender<Result<Reply, String>>)>,
+    /// A verb that is repeated once there is a new token.
+    pub(super) again: Option<(Verb, oneshot::Sender<Result<Reply, String>>)>,
     pub(super) presence: watch::Sender<Vec<(Uid, bool)>>,
     pub(super) handshakes: HandshakeLog,
     pub(super) verbs: VecDeque<(Verb, oneshot::Sender<Result<Reply, String>>)>,
@@ -162,6 +164,7 @@ impl Task {
             upkeep,
             confirmed: false,
             answering: None,
+            again: None,
             verbs: VecDeque::new(),
             waiting: Vec::new(),
             answers: Vec::new(),

@@ -84,6 +84,28 @@ async fn query_register_and_unregister() {
     }
 }
 
+/// iLink ties a uid to one address, and ours has changed since the token was granted.
+#[tokio::test]
+async fn a_verb_from_another_address_fetches_a_new_token_and_tries_again() {
+    let mut world = World::ready().await;
+    world.client.expect_text("ilink/bridge/cloud", "online").await;
+    for (running, verb) in [(true, "query"), (false, "query"), (false, "register"), (false, "unregister")] {
+        if !running && verb == "query" {
+            assert_eq!(world.bridge.stop().await.code(), Some(0));
+        }
+        let [calls, tokens] = [world.sim.calls("set_config").await, world.sim.calls("get_access_token").await];
+        world.sim.answer_code("set_config", 1003, 1).await;
+        let done = world.bridge.verb(&[verb]).await;
+        assert_eq!(done.code, Some(0), "running {running}: {verb}: {done:?}");
+        assert_eq!(world.sim.calls("set_config").await.len(), calls.len() + 2, "running {running}: {verb}");
+        assert_eq!(world.sim.calls("get_access_token").await.len(), tokens.len() + 1, "running {running}: {verb}");
+    }
+    // Refused again: that is the answer.
+    world.sim.answer_code("set_config", 1003, 2).await;
+    let done = world.bridge.verb(&["query"]).await;
+    assert!(done.code == Some(1) && done.text.contains("ip_mismatch"), "{done:?}");
+}
+
 #[tokio::test]
 async fn an_explicit_unregister_lasts() {
     let mut world = World::ready().await;

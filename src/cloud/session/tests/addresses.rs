@@ -56,6 +56,49 @@ async fn set_config_from_another_address_is_repeated_once_with_a_new_token() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_verb_from_another_address_is_repeated_once_with_a_new_token() {
+    for call in ["query", "register", "unregister"] {
+        let world = World::registered();
+        let running = world.ready().await;
+        tokio::time::sleep(HOUR).await;
+        let begun = world.service.calls().len();
+        world.service.next(call, [code(1003)]);
+        let ask = async || match call {
+            "query" => running.session.query().await,
+            "register" => running.session.register().await,
+            _ => running.session.unregister().await,
+        };
+        assert_eq!(ask().await.unwrap().code.value(), 0, "{call}");
+        assert_eq!(world.service.calls()[begun..], [call, "get_access_token", call]);
+        // One that is refused again gets iLink's answer.
+        if call == "unregister" {
+            assert_eq!(running.session.register().await.unwrap().code.value(), 0);
+            running.ready().await;
+        }
+        tokio::time::sleep(HOUR).await;
+        let begun = world.service.calls().len();
+        world.service.next(call, [code(1003), code(1003)]);
+        assert_eq!(ask().await.unwrap().code.value(), 1003, "{call}");
+        assert_eq!(world.service.calls()[begun..], [call, "get_access_token", call]);
+    }
+}
+
+/// Whatever becomes of the token, the operator gets an answer, and so does who asks next.
+#[tokio::test(start_paused = true)]
+async fn a_verb_does_not_wait_for_a_token_that_is_not_to_be_had() {
+    for refused in [code(1009), code(1003), code(1000), ambiguous(), unsent()] {
+        let world = World::registered();
+        let running = world.ready().await;
+        tokio::time::sleep(HOUR).await;
+        world.service.next("query", [code(1003), code(1003)]).next("get_access_token", [refused]);
+        let asked =
+            timeout(Duration::from_secs(50), async { tokio::join!(running.session.query(), running.session.query()) });
+        let (first, second) = asked.await.expect("no answer");
+        assert!(first.is_ok() && second.is_ok(), "{:?}", (first.err(), second.err()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_address_that_stays_refused_is_a_conflict_and_costs_no_more_tokens() {
     let world = World::registered();
     taken_over(&world).await;
