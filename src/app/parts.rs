@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::error::AppError;
-use crate::cloud::{Client, ClientConfig};
+use crate::cloud::{Client, ClientConfig, CloudState};
 use crate::config::{Ambiguous, Config, MqttProtocol};
 use crate::delivery::lanes::Patience;
 use crate::delivery::routing::{RouteStates, Routing};
@@ -71,8 +71,9 @@ pub(super) fn link(config: &Config, routes: watch::Receiver<RouteFilters>) -> Li
         routes,
         base: mqtt.base_topic.clone(),
         own_uid: config.ilink.uid.clone(),
-        will: state(config, "offline"),
-        birth: vec![state(config, "online")],
+        will: bridge(config, "state", "offline"),
+        farewell: vec![bridge(config, "cloud", CloudState::Offline.as_str())],
+        birth: vec![bridge(config, "state", "online")],
         lease: Lease::always(),
         timing: Timing::default(),
     }
@@ -111,9 +112,9 @@ pub(super) fn try_files(config: &Config) -> Result<(), AppError> {
     Ok(())
 }
 
-/// `bridge/state`, retained.
-fn state(config: &Config, state: &'static str) -> Publication {
-    Publication::raw(config.mqtt.base_topic.bridge("state"), state).retained()
+/// `bridge/<name>`, retained.
+fn bridge(config: &Config, name: &str, state: &'static str) -> Publication {
+    Publication::raw(config.mqtt.base_topic.bridge(name), state).retained()
 }
 
 pub(super) fn relay_config(config: &Config) -> RelayConfig {

@@ -76,6 +76,9 @@ pub struct LinkConfig {
     pub own_uid: Uid,
     /// `bridge/state` = `offline`, retained: the last will, and published at a clean stop.
     pub will: Publication,
+    /// Published at a clean stop after `will`. There is only one last will: if the process dies, what this replaces goes on
+    /// standing.
+    pub farewell: Vec<Publication>,
     /// The [retained state](super::Publisher::set_state) from the start, published in this order: `bridge/state` = `online`, …
     pub birth: Vec<Publication>,
     /// Nothing is written to the broker once it is over. If it is handed over, a stop leaves `online` standing.
@@ -195,6 +198,7 @@ impl LinkConfig {
             filters: Vec::new(),
             routes: watch::channel(RouteFilters::default()).1,
             will: Publication::raw("will".to_owned(), ""),
+            farewell: Vec::new(),
             birth: Vec::new(),
             own_uid: "414".parse().unwrap(),
             base: "ilink".parse().unwrap(),

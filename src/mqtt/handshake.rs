@@ -198,8 +198,11 @@ impl<V: Version> Connection<'_, V> {
                 self.probe.stop();
                 let limit = self.task.dialer.config.timing.stop_limit;
                 self.enter(Phase::Leaving, Some(limit));
-                let offline = self.task.dialer.config.will.clone();
-                self.task.outbox.add(offline, Origin::Offline);
+                let config = &self.task.dialer.config;
+                self.task.outbox.add(config.will.clone(), Origin::Offline { is_will: true });
+                for gone in config.farewell.iter().cloned() {
+                    self.task.outbox.add(gone, Origin::Offline { is_will: false });
+                }
                 Ok(())
             }
             Phase::Leaving | Phase::Disconnecting(_) => Ok(()),

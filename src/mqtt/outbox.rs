@@ -46,8 +46,8 @@ pub(super) enum Origin {
     Standing(u64),
     /// The self-test.
     Probe,
-    /// `bridge/state` = `offline`, at a stop.
-    Offline,
+    /// At a stop: `bridge/state` = `offline`, as the last will says it, and then what else must not go on standing.
+    Offline { is_will: bool },
 }
 
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl Outbox {
         let rank = match origin {
             Origin::Caller(_) => Rank::Caller,
             Origin::Standing(_) => Rank::Standing,
-            Origin::Probe | Origin::Offline => Rank::Link,
+            Origin::Probe | Origin::Offline { .. } => Rank::Link,
         };
         let key = Key(rank, self.next);
         let order = self.next;
@@ -138,10 +138,16 @@ impl Outbox {
         self.jobs.get(key).map(|job| (*key, &**job))
     }
 
-    /// Whether `offline` is not sent yet.
+    /// Whether `offline` is not sent yet. The last will can say nothing else.
     pub(super) fn farewell_waits(&self) -> bool {
         let mut own = self.waiting.iter().take_while(|key| key.is_links_own()).filter_map(|key| self.jobs.get(key));
-        own.any(|job| matches!(job.origin, Origin::Offline))
+        own.any(|job| matches!(job.origin, Origin::Offline { is_will: true }))
+    }
+
+    /// Whether all that is said at a stop has its outcome.
+    pub(super) fn has_said_farewell(&self) -> bool {
+        let mut own = self.jobs.iter().take_while(|(key, _)| key.is_links_own());
+        !own.any(|(_, job)| matches!(job.origin, Origin::Offline { .. }))
     }
 
     /// Takes a waiting job out.

@@ -95,6 +95,7 @@ pub async fn try_out(
         expect_session: false,
         // Not the bridge's own last will: the bridge may be online.
         will: Publication::raw(base.bridge(random), ""),
+        farewell: Vec::new(),
         birth: Vec::new(),
         ..config
     };

@@ -101,7 +101,7 @@ impl<V: Version> Connection<'_, V> {
                 };
                 self.finish(job, Delivery::ForNow(ForNow { cause, how }));
             }
-            Origin::Probe | Origin::Offline => {
+            Origin::Probe | Origin::Offline { .. } => {
                 let refusal = Refusal {
                     reason: format!("the broker refuses it for now: {refused_for_now}"),
                     remedy: "look for the reason in the broker's log".to_owned(),
@@ -117,7 +117,8 @@ impl<V: Version> Connection<'_, V> {
             Origin::Caller(_) => self.task.complete(job, delivery),
             Origin::Standing(version) => self.standing_finished(&job.publication.topic, *version, &delivery),
             Origin::Probe => self.probe_finished(&delivery),
-            Origin::Offline => self.disconnect(End::Stopped),
+            Origin::Offline { .. } if self.task.outbox.has_said_farewell() => self.disconnect(End::Stopped),
+            Origin::Offline { .. } => {}
         }
     }
 

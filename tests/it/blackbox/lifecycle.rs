@@ -9,6 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::world::World;
 use crate::support::bridge::{Bridge, SECRET, text_push};
+use crate::support::client::Client;
 use crate::support::http::{Answer, http, raw_connection, raw_post, read_to_close};
 use crate::support::process::finish;
 use crate::support::sim::SECRETKEY;
@@ -23,6 +24,19 @@ async fn a_clean_stop_says_offline_and_exits_0() {
         assert_eq!(world.bridge.process().ended().await.code(), Some(0));
         let offline = world.client.expect_text("ilink/bridge/state", "offline").await;
         assert!(offline.retain);
+    }
+}
+
+/// Whoever comes later is told by neither topic that something works.
+#[tokio::test]
+async fn after_a_clean_stop_the_cloud_is_not_online_either() {
+    let mut world = World::ready().await;
+    world.client.expect_text("ilink/bridge/cloud", "online").await;
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    let late = Client::connect(&world.broker).await;
+    for topic in ["ilink/bridge/cloud", "ilink/bridge/state"] {
+        late.subscribe(topic).await;
+        assert_eq!(late.expect(topic).await.text(), "offline", "{topic}");
     }
 }
 

@@ -47,6 +47,7 @@ pub(crate) fn config(port: u16) -> LinkConfig {
         filters: base.command_filters().to_vec(),
         routes: tokio::sync::watch::channel(mqtt::RouteFilters::default()).1,
         will: state("offline"),
+        farewell: vec![Publication::raw(base.bridge("cloud"), "offline").retained()],
         birth: vec![state("online")],
         own_uid: "414".parse().unwrap(),
         base,
