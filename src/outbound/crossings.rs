@@ -40,7 +40,8 @@ struct Lasting {
     hold: Duration,
     /// The last message, unless it is large.
     call: Option<Call>,
-    /// What it was made of, in this run: a reload may change what the route makes of it.
+    /// What it was made of, unless that is large: a reload or another configuration may change what the route makes of it. In
+    /// the note it follows the rest.
     #[serde(skip)]
     reading: Option<Reading>,
     /// Its place in [`State::due`].
@@ -48,8 +49,26 @@ struct Lasting {
     due: Option<Duration>,
 }
 
+impl Known {
+    fn of_note(note: &[u8]) -> Option<Self> {
+        let (mut known, rest) = postcard::take_from_bytes::<Self>(note).ok()?;
+        if let Some(lasting) = &mut known.lasting {
+            lasting.reading = postcard::from_bytes(rest).ok();
+        }
+        Some(known)
+    }
+
+    fn to_note(&self) -> postcard::Result<Vec<u8>> {
+        let mut note = postcard::to_stdvec(self)?;
+        if let Some(reading) = self.lasting.as_ref().and_then(|lasting| lasting.reading.as_ref()) {
+            note.extend(postcard::to_stdvec(reading)?);
+        }
+        Ok(note)
+    }
+}
+
 /// A device's publish.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Reading {
     pub(super) payload: Vec<u8>,
     pub(super) time: i64,
@@ -129,16 +148,15 @@ impl Crossings {
         let earliest = clock::boot_now() + GRACE;
         let mut state = State::default();
         for (key, value) in spool.notes(PREFIX).await? {
-            let (Some(key), Ok(known)) = (key.strip_prefix(PREFIX), postcard::from_bytes::<Known>(&value)) else {
-                continue;
-            };
+            let (Some(key), Some(known)) = (key.strip_prefix(PREFIX), Known::of_note(&value)) else { continue };
             state.known.insert(key.to_owned(), known);
             state.schedule(key, earliest);
         }
         Ok(Self { spool, state: Arc::new(Mutex::new(state)) })
     }
 
-    /// Forgets what no route goes by any more.
+    /// Forgets what no route goes by any more. A message that waits, and that the routes of now cannot make again because its
+    /// reading is not here, is left to the next reading.
     pub(super) fn reconfigure(&self, routes: &Routes) {
         let limited = |key: &str| {
             let name = key.split('/').next();
@@ -148,6 +166,15 @@ impl Crossings {
         let gone: Vec<String> = state.known.keys().filter(|key| !limited(key)).cloned().collect();
         for key in gone {
             self.forget(&mut state, &key);
+        }
+        let lasting = |known: &Known| known.lasting.as_ref().is_some_and(|lasting| lasting.reading.is_none());
+        let unread: Vec<String> =
+            state.known.iter().filter(|(_, known)| lasting(known)).map(|(key, _)| key.clone()).collect();
+        for key in unread {
+            state.unschedule(&key);
+            if let Some(lasting) = state.known.get_mut(&key).and_then(|known| known.lasting.as_mut()) {
+                lasting.call = None;
+            }
         }
     }
 
@@ -187,6 +214,9 @@ impl Crossings {
                     && let Some(call) = message(call)
                 {
                     (lasting.call, lasting.reading) = (Some(call), Reading::of(heard));
+                    if lasting.due.is_none() {
+                        state.schedule(&key, Duration::ZERO);
+                    }
                 }
                 Verdict::Lasts
             }
@@ -284,7 +314,7 @@ impl Crossings {
     }
 
     fn note(&self, key: &str, known: &Known) {
-        if let Ok(value) = postcard::to_stdvec(known) {
+        if let Ok(value) = known.to_note() {
             self.spool.put_note(&format!("{PREFIX}{key}"), value);
         }
     }

@@ -1,6 +1,7 @@
 //! A value on its way over its limits and back, through restarts.
 
 use super::*;
+use crate::route::{Keep, Maps, Rate, RuleSet, ToRule};
 use crate::store::sqlite::Spool;
 use crate::store::{Append as _, Limits as SpoolLimits};
 
@@ -141,4 +142,66 @@ async fn memory_is_bounded_and_what_no_route_wants_is_forgotten() {
     spool.close().await;
     let (spool, _) = open(&dir).await;
     assert!(spool.notes(PREFIX).await.unwrap().is_empty());
+}
+
+/// One route, `hot`, with limits.
+fn hot() -> Routes {
+    let rule = ToRule {
+        name: "hot".to_owned(),
+        subscribe: "tele/+".to_owned(),
+        pattern: None,
+        map: Maps::new(),
+        to: "user/413/text".to_owned(),
+        payload: "${payload}".to_owned(),
+        value: None,
+        above: Some(30.0),
+        below: None,
+        hysteresis: None,
+        hold: Some(Duration::from_millis(1)),
+        round: None,
+        on_change: false,
+        keep: Keep::All,
+        ttl: None,
+        min_interval: None,
+        retained: false,
+        max_rate: Rate::default(),
+    };
+    let rules = RuleSet { to: vec![rule], ..RuleSet::default() };
+    Routes::compile(rules, &"ilink".parse().unwrap(), &Arc::default()).unwrap()
+}
+
+#[tokio::test]
+async fn after_a_restart_a_message_is_made_again_or_left_to_the_next_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, crossings) = open(&dir).await;
+    let hold = Some(Duration::from_millis(1));
+    let large = Heard { topic: "tele/large", payload: &[b' '; MESSAGE_MOST + 1], time: 7 };
+    for heard in [heard("tele/a"), large] {
+        assert_eq!(crossings.judge(("hot", &heard), &HOT, hold, 31.0, &call("31")), Verdict::Lasts);
+    }
+    spool.close().await;
+    let (_spool, crossings) = open(&dir).await;
+    crossings.reconfigure(&hot());
+    let due = crossings.take_due(Duration::MAX);
+    let read = Reading { payload: b"x".to_vec(), time: 7 };
+    assert_eq!((due.len(), due[0].topic.as_str(), due[0].reading.as_ref()), (1, "tele/a", Some(&read)));
+    crossed(crossings.judge(("hot", &large), &HOT, hold, 31.0, &call("31")));
+}
+
+#[tokio::test]
+async fn what_an_earlier_version_noted_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, crossings) = open(&dir).await;
+    crossings.stored(&crossed(judge(&crossings, None, 31.0)));
+    let since = Stamp::now();
+    let lasting =
+        Lasting { side: Side::Above, since, hold: Duration::ZERO, call: Some(call("31")), reading: None, due: None };
+    let known = Known { told: Side::Within, lasting: Some(lasting), at: since };
+    spool.put_note("crossing/hot/tele/b", postcard::to_stdvec(&known).unwrap());
+    spool.close().await;
+    let (_spool, crossings) = open(&dir).await;
+    assert_eq!(judge(&crossings, None, 32.0), Verdict::Same);
+    crossings.reconfigure(&hot());
+    assert!(crossings.take_due(Duration::MAX).is_empty(), "what the route made of it then is not sent");
+    crossed(crossings.judge(("hot", &heard("tele/b")), &HOT, Some(Duration::ZERO), 31.0, &call("b")));
 }

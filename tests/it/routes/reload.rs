@@ -78,27 +78,47 @@ topic = "out/x"
     assert_eq!(told(&world).await.len(), 3);
 }
 
-#[tokio::test]
-async fn what_lasts_is_told_as_the_route_is_by_then() {
-    let lasting = |to: &str, above: u32| {
-        let of = |name: &str, to: &str, above: u32| {
-            let (subscribe, hold) = (format!("tele/{name}"), "10s");
-            format!(
-                "\n[[route.to_ilink]]\nname = \"{name}\"\nsubscribe = \"{subscribe}\"\nto = \"user/{to}/text\"\n\
-                 above = {above}\nfor = \"{hold}\"\npayload = \"{name} ${{value}} for {to}\"\n"
-            )
-        };
-        of("moved", to, 30) + &of("raised", "413", above) + &of("same", "413", 30)
+/// Routes whose numbers must last.
+fn lasting(hold: &str, to: &str, above: u32) -> String {
+    let of = |name: &str, to: &str, above: u32| {
+        format!(
+            "\n[[route.to_ilink]]\nname = \"{name}\"\nsubscribe = \"tele/{name}\"\nto = \"user/{to}/text\"\n\
+             above = {above}\nfor = \"{hold}\"\npayload = \"{name} ${{value}} for {to}\"\n"
+        )
     };
-    let mut world = world(&lasting("413", 30)).await;
+    of("moved", to, 30) + &of("raised", "413", above) + &of("same", "413", 30)
+}
+
+/// All of them, and each has heard a number that must last.
+async fn begun(hold: &str) -> World {
+    let world = world(&lasting(hold, "413", 30)).await;
     for name in ["moved", "raised", "same"] {
         world.client.publish(&format!("tele/{name}"), "31").await;
         counted(&world, name, "lasting 1").await;
     }
-    reload(&mut world, &lasting("412", 40), "the configuration was reloaded").await;
-    let mut told = texts(&world, 2).await;
+    world
+}
+
+async fn told_as_the_routes_are_now(world: &World) {
+    let mut told = texts(world, 2).await;
     told.sort();
     assert_eq!(told, ["moved 31 for 412", "same 31 for 413"]);
+}
+
+#[tokio::test]
+async fn what_lasts_is_told_as_the_route_is_by_then() {
+    let mut world = begun("10s").await;
+    reload(&mut world, &lasting("10s", "412", 40), "the configuration was reloaded").await;
+    told_as_the_routes_are_now(&world).await;
+}
+
+#[tokio::test]
+async fn what_lasts_is_told_after_a_restart_as_the_route_is_by_then() {
+    let mut world = begun("5s").await;
+    assert_eq!(world.bridge.stop().await.code(), Some(0));
+    world.bridge.set_tables(&lasting("5s", "412", 40));
+    world.bridge.start().await;
+    told_as_the_routes_are_now(&world).await;
 }
 
 #[tokio::test]
