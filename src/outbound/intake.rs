@@ -109,13 +109,19 @@ impl Intake {
 
     /// Resolves when nobody who came before waits, and the spool does not refuse what will pass.
     async fn may_ask(&self, turn: &Turn<'_>) {
-        turn.comes().await;
         let refuses = |not: &store::NotStored| not.why == WhyNot::Refused && self.spool.passes(&not.cause);
         let mut writable = self.spool.writable();
-        if writable.borrow().as_ref().is_err_and(refuses) {
+        loop {
+            turn.comes().await;
+            if !writable.borrow().as_ref().is_err_and(refuses) {
+                return;
+            }
             turn.hold();
-            // An error is a spool that has ended: it says so itself.
-            let _ = writable.wait_for(|now| !now.as_ref().is_err_and(refuses)).await;
+            // Meanwhile one who came before may have been refused: it is its turn again.
+            if writable.wait_for(|now| !now.as_ref().is_err_and(refuses)).await.is_err() {
+                // The spool has ended: it says so itself.
+                return;
+            }
         }
     }
 
@@ -139,5 +145,63 @@ impl From<AppendError> for NotStored {
 async fn reached(at: Duration) {
     while boot_now() < at {
         sleep(nap(at, boot_now())).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::etcd::tests::{Server, config};
+    use crate::store::etcd::{Etcd, EtcdConfig};
+
+    /// Until so many are to be tried again.
+    async fn held(intake: &Intake, many: usize) {
+        let begun = boot_now();
+        while intake.turns.held() < many {
+            assert!(boot_now() < begun + Duration::from_mins(1), "they are refused in time");
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_etcd_stands_still_does_not_pass_what_was_refused_meanwhile() {
+        let server = Server::start(&[]);
+        let patient = EtcdConfig { takeover: Duration::from_mins(1), ..config(&server.url(), "a") };
+        let etcd = Etcd::open(&patient).unwrap();
+        let leadership = etcd.campaign().await;
+        let spool = etcd.lead(&leadership).await.unwrap();
+        let intake = Intake {
+            base: "ilink".parse().unwrap(),
+            spool: Arc::clone(&spool),
+            shares: Arc::new(Shares::of(100, 10_000)),
+            counters: Arc::default(),
+            told: Seldom::default(),
+            turns: Turns::default(),
+        };
+        let append = async |row: &str| {
+            let deadline = boot_now() + Duration::from_mins(2);
+            let appended = intake.append("ilink/send/user/1/text", row.into(), None, deadline).await;
+            assert!(appended.is_ok(), "{row}");
+        };
+        append("0").await;
+        server.pause();
+        let second = async {
+            // It is handed over before anybody knows.
+            sleep(Duration::from_millis(100)).await;
+            append("2").await;
+        };
+        let third = async {
+            let _ = spool.writable().wait_for(Result::is_err).await;
+            append("3").await;
+        };
+        let mend = async {
+            // The second waited with the store, and is refused after the third came.
+            held(&intake, 2).await;
+            server.resume();
+        };
+        // Of two who may ask at the same time, the third is the quicker.
+        tokio::join!(biased; append("1"), third, second, mend);
+        let rows = spool.read_after(Queue::Outbound, 0, 10, 1000).await.unwrap();
+        assert_eq!(rows.iter().map(|row| &row.data[..]).collect::<Vec<_>>(), [b"0", b"1", b"2", b"3"]);
     }
 }

@@ -25,6 +25,12 @@ impl Turns {
     pub(super) fn take(&self) -> Turn<'_> {
         Turn { turns: self, number: self.next.fetch_add(1, Ordering::Relaxed) }
     }
+
+    /// How many wait.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.waiting.borrow().len()
+    }
 }
 
 impl Turn<'_> {

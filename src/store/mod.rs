@@ -26,7 +26,9 @@
 //!   dropped.
 //! - **Refused for now** ([`SpoolError::Unwritable`]: no room on the disk, locked, unreachable): nothing was stored,
 //!   and asking again is safe. Rows that are there can still be read, replaced and completed as far as possible. The
-//!   trouble passes by itself.
+//!   trouble passes by itself. If nobody's help is needed for that ([`Append::passes`]), rows of [`Queue::Outbound`] that were
+//!   appended after a refused one and before its answer are refused with it: whoever asks again in the same order has them
+//!   stored in that order.
 //! - **Too large** ([`SpoolError::TooLarge`]): as before, but asking again is of no use. Of a lazy change it is logged, and the
 //!   row or note stays as it was.
 //! - **Failed** ([`SpoolError::Failed`]): from here on it is unknown what is stored, as after a sync that failed. No

@@ -2,7 +2,7 @@
 
 use super::tokens::TokenOp;
 use crate::store::request::Op;
-use crate::store::types::SpoolError;
+use crate::store::types::{Queue, SpoolError};
 
 /// Something to make durable, and who waits for it.
 #[derive(Debug)]
@@ -30,6 +30,11 @@ impl Asked {
             Self::Plain(op) => op.weight(),
             Self::Token(op) => op.weight(),
         }
+    }
+
+    /// Whether it adds a row to the queue to iLink.
+    pub(super) fn goes_to_ilink(&self) -> bool {
+        matches!(self, Self::Plain(op) if op.adds().is_some_and(|(queue, _)| queue == Queue::Outbound))
     }
 
     /// It was not stored.

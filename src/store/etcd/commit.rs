@@ -106,11 +106,15 @@ pub(super) struct Committer {
     pub(super) faults: Arc<Faults>,
 }
 
+/// How long an answer takes that a test wants: others come meanwhile.
+#[cfg(test)]
+const FAULT_TAKES: Duration = Duration::from_millis(200);
+
 /// Trouble made by tests.
 #[cfg(test)]
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    /// The next transaction gets this answer.
+    /// The next transaction gets this answer, after a while.
     pub(super) next: std::sync::Mutex<Option<EtcdError>>,
     /// Rows are refused.
     pub(super) full: std::sync::atomic::AtomicBool,
@@ -152,7 +156,7 @@ impl Committer {
     /// Carries it out, and tells in which revision. Does not return before it is certain whether it was.
     pub(super) async fn commit(&mut self, work: &Work) -> Result<u64, NotDone> {
         #[cfg(test)]
-        self.fail(work.adds())?;
+        self.fail(work.adds()).await?;
         if self.revision == 0 {
             self.begin().await?;
         }
@@ -195,7 +199,7 @@ impl Committer {
     /// Carries out nothing: whether it could.
     pub(super) async fn probe(&mut self) -> Result<(), NotDone> {
         #[cfg(test)]
-        self.fail(true)?;
+        self.fail(true).await?;
         let work =
             Work { transaction: Ulid::generate(), steps: Vec::new(), tokens: Vec::new(), last: PerQueue::default() };
         self.commit(&work).await.map(|_| ())
@@ -367,8 +371,11 @@ impl Committer {
     }
 
     #[cfg(test)]
-    fn fail(&self, adds: bool) -> Result<(), NotDone> {
+    async fn fail(&self, adds: bool) -> Result<(), NotDone> {
         let next = self.faults.next.lock().unwrap().take();
+        if next.is_some() {
+            sleep(FAULT_TAKES).await;
+        }
         match next {
             Some(error @ EtcdError::Corrupt(_)) => Err(NotDone::Fatal(error.to_string())),
             Some(error) => Err(NotDone::Refused(error)),

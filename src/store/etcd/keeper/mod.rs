@@ -2,6 +2,7 @@
 //! what comes in meanwhile makes the next one. One transaction at a time, so that rows are stored in the order of the calls.
 
 mod news;
+mod order;
 mod outcome;
 
 use std::collections::VecDeque;
@@ -60,6 +61,12 @@ struct Refused {
     removals_failed: bool,
 }
 
+/// A row to iLink was refused for now.
+struct Behind {
+    cause: String,
+    since: Instant,
+}
+
 /// The keeper must end: after a failure already told to all, or because it was closed.
 struct Stop;
 
@@ -84,6 +91,8 @@ pub(super) struct Keeper {
     fullness: Fullness,
     session_began: u64,
     refused: Option<Refused>,
+    /// What comes behind this must not go before it.
+    behind: Option<Behind>,
     told: Vec<String>,
     /// Since when something waits that nobody waits for.
     lazy_since: Option<Instant>,
@@ -118,6 +127,7 @@ impl Keeper {
             fullness: Fullness::new(Medium::Etcd),
             session_began: 0,
             refused: None,
+            behind: None,
             told: Vec::new(),
             lazy_since: None,
             stale: false,
@@ -133,6 +143,7 @@ impl Keeper {
     }
 
     async fn turn(&mut self) -> Result<(), Stop> {
+        self.turn_away();
         self.start();
         if self.is_done() {
             return Err(Stop);
@@ -224,7 +235,7 @@ impl Keeper {
                 .boxed(),
                 Aboard::Removals,
             ));
-        } else if self.refused.is_some() && self.waiting.is_empty() {
+        } else if self.refused.is_some() && (again || self.waiting.is_empty()) {
             if again {
                 self.going = Some((
                     async move {
@@ -287,8 +298,13 @@ impl Keeper {
     /// Who has waited for too long while nothing goes: of theirs, nothing was sent.
     fn give_up_waiting(&mut self) {
         let Some(cause) = self.trouble.borrow().clone() else { return };
+        // Whoever is told so finds it shown.
+        self.show();
         while self.waiting.front().is_some_and(|first| first.since.elapsed() >= WAIT_MOST) {
             if let Some(first) = self.waiting.pop_front() {
+                if first.asked.goes_to_ilink() {
+                    self.passed_over(&cause);
+                }
                 first.asked.refused(SpoolError::Unwritable(cause.to_string()));
             }
         }

@@ -132,7 +132,6 @@ impl Keeper {
     /// Some tokens were not as they were thought to be, and nothing was carried out. Everything else goes again.
     fn known(&mut self, flight: Flight, verdicts: Vec<Verdict>) {
         self.take_back(&flight);
-        self.stale = matches!(self.view, View::Rows(_));
         let mut again: Vec<_> =
             flight.ops.into_iter().map(|(since, op, _)| Waiter { since, asked: op.into() }).collect();
         for ((since, op, _), verdict) in flight.tokens.into_iter().zip(verdicts) {
@@ -150,28 +149,24 @@ impl Keeper {
         }
     }
 
-    fn take_back(&self, flight: &Flight) {
+    fn take_back(&mut self, flight: &Flight) {
         let mut state = self.common.state();
         state.lazies.turned_back();
         state.not_coming(flight.transaction);
+        drop(state);
+        self.stale = matches!(self.view, View::Rows(_));
     }
 
     fn turned_back(&mut self, cause: &EtcdError, flight: Flight) {
         self.take_back(&flight);
-        if *cause == EtcdError::TooLarge && !flight.lazy && flight.ops.len() + flight.tokens.len() == 1 {
-            // It alone is at fault, and always will be.
-            for (_, op, _) in flight.ops {
-                op.refused(SpoolError::TooLarge(cause.to_string()));
-            }
-            for (_, op, _) in flight.tokens {
-                op.refused(SpoolError::TooLarge(cause.to_string()));
-            }
-            self.stale = matches!(self.view, View::Rows(_));
-            return self.show();
+        if *cause == EtcdError::TooLarge && flight.ops.len() + flight.tokens.len() > 0 && self.refused.is_none() {
+            return self.too_large(cause, flight);
         }
         let (adding, rest): (Vec<_>, Vec<_>) =
             flight.ops.into_iter().partition(|(.., place)| matches!(place, Place::Row(..)));
-        self.stale = matches!(self.view, View::Rows(_));
+        if adding.iter().any(|(.., place)| matches!(place, Place::Row(Queue::Outbound, _))) {
+            self.passed_over(cause);
+        }
         // Results may still fit where new rows do not: once more without those.
         let again = *cause == EtcdError::NoSpace && !adding.is_empty();
         self.refuse(cause.clone());
@@ -185,6 +180,21 @@ impl Keeper {
         }
         for (_, op, _) in flight.tokens {
             op.refused(SpoolError::Unwritable(cause.to_string()));
+        }
+    }
+
+    /// One is at fault, and always will be: it is looked for by sending fewer, first what is lazy alone, then half of the rest.
+    fn too_large(&mut self, cause: &EtcdError, flight: Flight) {
+        let ops = flight.ops.into_iter().map(|(since, op, _)| Waiter { since, asked: op.into() });
+        let tokens = flight.tokens.into_iter().map(|(since, op, _)| Waiter { since, asked: op.into() });
+        let mut all: Vec<_> = ops.chain(tokens).collect();
+        if !flight.lazy && all.len() == 1 {
+            all.drain(..).for_each(|waiter| waiter.asked.refused(SpoolError::TooLarge(cause.to_string())));
+            return self.show();
+        }
+        self.alone = Some(if flight.lazy { 0 } else { all.len() / 2 });
+        for waiter in all.into_iter().rev() {
+            self.waiting.push_front(waiter);
         }
     }
 

@@ -4,6 +4,7 @@ mod adopt;
 mod client;
 mod conformance;
 mod election;
+mod order;
 mod proxy;
 mod server;
 mod space;
@@ -12,7 +13,7 @@ mod tokens;
 
 use std::time::Duration;
 
-pub(crate) use server::shared;
+pub(crate) use server::{Server, shared};
 use url::Url;
 
 use super::{EtcdConfig, EtcdTls};
