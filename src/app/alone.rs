@@ -262,21 +262,29 @@ async fn gather(config: &Config) -> Result<Bundle, AppError> {
     bundle.add("config.toml", config.describe());
     bundle.add("log.txt", journal());
     let mut status = format!("{answer}\n");
-    // A stable secret for the pseudonyms, if the state directory can be read.
-    let secret = match Core::open(config) {
-        Ok((core, _)) => {
-            status.push_str(&self::status(config, &core, false).text);
-            let secret = core.identity.handshake_token();
-            core.close().await;
-            secret
-        }
-        Err(error) => {
-            status.push_str(&error.to_string());
-            SecretString::from(clock::rfc3339(clock::wall_now_ms()))
-        }
-    };
+    let (left, secret) = left_behind(config).await;
+    status.push_str(&left);
     bundle.add("status.txt", status);
     Ok(bundle.with(&Pseudonyms::new(&secret, Some(config.ilink.uid.as_str()), ids(config))))
+}
+
+/// What waits, as far as it is known without a running bridge, and a secret for the pseudonyms: a stable one, if there is one.
+async fn left_behind(config: &Config) -> (String, SecretString) {
+    let left = if config.cluster.is_on() {
+        // Opened, the state directory would get an identity and a spool that are not the cluster's.
+        "what waits is in etcd, and so is the identity: running members tell of them, so add a report that is made where one runs\n"
+            .to_owned()
+    } else {
+        match Core::open(config) {
+            Ok((core, _)) => {
+                let (left, secret) = (status(config, &core, false).text, core.identity.handshake_token());
+                core.close().await;
+                return (left, secret);
+            }
+            Err(error) => error.to_string(),
+        }
+    };
+    (left, SecretString::from(clock::rfc3339(clock::wall_now_ms())))
 }
 
 const NO_LINES: &str = "the journal shows this user no line of the unit ilink2mqtt: make the report as root (sudo), or, if the \

@@ -23,7 +23,7 @@ fn unpacked(path: &Path) -> BTreeMap<String, String> {
     texts.collect()
 }
 
-async fn report(bridge: &Bridge, name: &str) -> BTreeMap<String, String> {
+pub(crate) async fn report(bridge: &Bridge, name: &str) -> BTreeMap<String, String> {
     let path = bridge.dir().join(name);
     let done = bridge.verb(&["report", path.to_str().unwrap()]).await;
     assert_eq!(done.code, Some(0), "{done:?}");

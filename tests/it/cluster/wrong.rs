@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::leads;
+use crate::bug_report::report;
 use crate::support::bridge::Bridge;
 use crate::support::etcd::Etcd;
 use crate::support::http::http;
@@ -83,6 +84,28 @@ async fn an_etcd_without_space_is_told_with_the_remedy() {
     let done = bridge.verb(&["check", "--connect"]).await;
     let told = done.text.contains("NOSPACE") && done.text.contains("etcdctl alarm disarm");
     assert!(done.code == Some(69) && told && !done.text.contains("majority"), "{done:?}");
+}
+
+#[tokio::test]
+async fn without_a_running_member_no_verb_takes_this_machines_directory_for_all_there_is() {
+    let (broker, sim) = (Mosquitto::start(""), Sim::start(&[]).await);
+    let bridge = Bridge::new(&broker, &sim).with_toml("cluster.endpoints", r#"["http://127.0.0.1:1"]"#);
+    let verbs = [&["status"][..], &["query"], &["set-aside", "list"], &["callback-url"], &["step-down"]];
+    for verb in verbs {
+        let done = bridge.verb(verb).await;
+        assert!(
+            done.code == Some(69) && done.text.contains("in a cluster, only running members"),
+            "{verb:?}: {done:?}"
+        );
+    }
+    let texts = report(&bridge, "report.tar.gz").await;
+    let status = &texts["status.txt"];
+    assert!(status.starts_with("it does not run") && status.contains("what waits is in etcd"), "{status}");
+    assert!(!status.contains("waiting,"), "{status}");
+    // Nor does one make what a member would then take for its own.
+    for file in ["spool.db", "identity.json"] {
+        assert!(!bridge.state_dir().join(file).exists(), "{file}");
+    }
 }
 
 #[tokio::test]
