@@ -1,6 +1,8 @@
 //! What a new leader reads before it begins: the names of the rows, page by page, not their data; notes, keys of redelivered
 //! commands, and which numbers were given last.
 
+use std::collections::HashSet;
+
 use super::client::Client;
 use super::commit::Mark;
 use super::config::{Keys, end_of};
@@ -12,9 +14,13 @@ use crate::store::types::Queue;
 
 /// So many names are read at once.
 const PAGE: u64 = 2_000;
-/// So many rows with data of another size than their name says are read at once; fewer where they turn out to be large.
+/// So many rows with data of another size than their name says are read at once, or so many as they lie; fewer where they turn
+/// out to be large.
 const VALUES: usize = 100;
+const SPAN: usize = 2_000;
 const LARGE_VALUES: usize = 8;
+/// About so many bytes of data are read at once.
+const BYTES: usize = 2 * 1024 * 1024;
 
 /// Reads everything into `state`, and gives the revision in which it was so.
 pub(super) async fn load(client: &Client, keys: &Keys, state: &mut State) -> Result<u64, EtcdError> {
@@ -64,38 +70,78 @@ pub(super) async fn rows(client: &Client, keys: &Keys, state: &mut State) -> Res
         next.push(0);
         range.key = next.into();
     }
-    let mut replaced = Vec::new();
-    found.sort_unstable_by_key(|row: &Listed| row.number);
-    for row in found {
-        if state.is_there(row.queue, row.number) {
+    // They came as they lie, queue by queue.
+    found.retain(|row: &Listed| !state.is_there(row.queue, row.number));
+    for rows in found.chunk_by(|one, next| one.queue == next.queue) {
+        let (replaced, appended): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.replaced);
+        if replaced.len() > appended.len() {
+            sizes(client, keys, &rows.iter().collect::<Vec<_>>(), Reading::AsTheyLie, state).await?;
             continue;
         }
-        if row.replaced {
-            replaced.push(row);
-        } else {
+        for row in appended {
             state.listed(row.queue, row.number, row.name, row.name.size);
         }
+        sizes(client, keys, &replaced, Reading::OneByOne, state).await?;
     }
-    sizes(client, keys, &replaced, state).await?;
     Ok(range.revision.0)
 }
 
+/// How data is read: all between the first row and the last, which is several times quicker, or only some.
+#[derive(Clone, Copy)]
+enum Reading {
+    AsTheyLie,
+    OneByOne,
+}
+
+impl Reading {
+    /// The most rows at once.
+    fn most(self) -> usize {
+        match self {
+            Self::AsTheyLie => SPAN,
+            Self::OneByOne => VALUES,
+        }
+    }
+
+    async fn read(self, client: &Client, keys: &Keys, rows: &[&Listed]) -> Result<Vec<KeyValue>, EtcdError> {
+        let key = |row: &Listed| keys.queue(row.queue) + &row.name.encode();
+        match self {
+            Self::OneByOne => {
+                let success = rows.iter().map(|row| Step::get(key(row))).collect();
+                let carried = client.transact(&Transaction { success, ..Transaction::default() }).await?;
+                Ok(carried.found().flatten().collect())
+            }
+            Self::AsTheyLie => {
+                let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(Vec::new()) };
+                let range = Range { key: key(first).into(), end: (key(last) + "\0").into(), ..Range::default() };
+                Ok(client.range(&range).await?.kvs)
+            }
+        }
+    }
+}
+
 /// Lists rows that have been replaced: only their data tells how large they are.
-async fn sizes(client: &Client, keys: &Keys, rows: &[Listed], state: &mut State) -> Result<(), EtcdError> {
+async fn sizes(
+    client: &Client,
+    keys: &Keys,
+    rows: &[&Listed],
+    reading: Reading,
+    state: &mut State,
+) -> Result<(), EtcdError> {
     let (mut rest, mut most) = (rows, VALUES);
     while !rest.is_empty() {
         let (some, others) = rest.split_at(most.min(rest.len()));
-        let steps = some.iter().map(|row| Step::get(keys.queue(row.queue) + &row.name.encode())).collect();
-        let read = Transaction { success: steps, ..Transaction::default() };
-        match client.transact(&read).await {
-            Ok(carried) => {
-                for (row, kvs) in some.iter().zip(carried.found()) {
-                    if let Some(kv) = kvs.first() {
-                        let size = u32::try_from(kv.value.0.len()).unwrap_or(u32::MAX);
-                        state.listed(row.queue, row.number, row.name, size);
-                    }
+        match reading.read(client, keys, some).await {
+            Ok(kvs) => {
+                // Between them may lie what has come since: that is still to be seen.
+                let meant: HashSet<_> = some.iter().map(|row| row.number).collect();
+                let there = kvs.iter().filter_map(|kv| Some((named(keys, kv)?, kv.value.0.len())));
+                let mut bytes = 0;
+                for (row, size) in there.filter(|(row, _)| meant.contains(&row.number)) {
+                    state.listed(row.queue, row.number, row.name, u32::try_from(size).unwrap_or(u32::MAX));
+                    bytes += size;
                 }
-                (rest, most) = (others, VALUES);
+                rest = others;
+                most = (BYTES * some.len() / bytes.max(1)).clamp(LARGE_VALUES, reading.most());
             }
             // The answer may be too long: so many of the largest fit.
             Err(_) if most > LARGE_VALUES => most = LARGE_VALUES,

@@ -330,3 +330,26 @@ async fn a_takeover_finds_large_results_too() {
     assert_eq!(store.stats(Queue::Outbound).bytes, 14 * (1_200_000 + ROW_OVERHEAD));
     assert!(rows(&*store, Queue::Outbound).await.iter().zip(0..14).all(|(row, n)| row.data[0] == n));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_finds_a_queue_of_results_and_what_has_come_among_them() {
+    let etcd = Etcd::open(&config(shared(), "a")).unwrap();
+    let (leadership, store) = lead(&etcd).await;
+    let appends = (0..700).map(|_| store.append(Queue::Outbound, "a command".into(), None));
+    let mut numbers: Vec<_> = join_all(appends).await.into_iter().map(Result::unwrap).collect();
+    numbers.sort_unstable();
+    let result = |n: usize| vec![7; if n == 350 { 900_000 } else { 50 + n }];
+    let is_result = |n: usize| !n.is_multiple_of(10) || n == 350;
+    let results = numbers.iter().enumerate().filter(|(n, _)| is_result(*n));
+    let stored = join_all(results.map(|(n, number)| store.replace(Queue::Outbound, *number, result(n)))).await;
+    assert!(stored.iter().all(Result::is_ok));
+    in_time(store.close()).await;
+    in_time(leadership.resign()).await;
+    let (_leadership, store) = lead(&etcd).await;
+    let data = |n: usize| if is_result(n) { result(n) } else { b"a command".to_vec() };
+    let expected: Vec<_> = numbers.iter().enumerate().map(|(n, number)| (*number, data(n))).collect();
+    let bytes = expected.iter().map(|(_, data)| u64::try_from(data.len()).unwrap() + ROW_OVERHEAD).sum();
+    assert_eq!((store.stats(Queue::Outbound).depth, store.stats(Queue::Outbound).bytes), (700, bytes));
+    let there = rows(&*store, Queue::Outbound).await;
+    assert!(there.into_iter().map(|row| (row.seq, row.data.to_vec())).eq(expected));
+}
