@@ -222,7 +222,7 @@ pub async fn report(config: Result<Config, ConfigError>, file: Option<PathBuf>) 
         Err(error) => {
             let mut bundle = Bundle::default();
             bundle.add("config.toml", format!("# it cannot be used:\n{error}\n"));
-            bundle.with(&Pseudonyms::new(&SecretString::from(now.clone()), None, []))
+            bundle.with(&Pseudonyms::new(&SecretString::from(now.clone()), None, Vec::new()))
         }
     };
     bundle.add("about.txt", about(&now, config.as_ref().ok().map(|config| config.state_dir.as_path())));

@@ -288,8 +288,8 @@ impl Core {
                 let config = for_report.borrow();
                 bundle.add("config.toml", config.describe());
                 bundle.add("log.txt", recent.lines());
-                let met = bundle.met().to_vec();
-                let ids = ids(&config).into_iter().chain(met);
+                let mut ids = ids(&config);
+                ids.extend_from_slice(bundle.met());
                 bundle.with(&Pseudonyms::new(&identity.handshake_token(), Some(config.ilink.uid.as_str()), ids))
             }),
             reports,

@@ -4,7 +4,7 @@
 //! An id has the same pseudonym in all reports of a bridge, so it can be followed. It reveals nothing without the bridge's
 //! state directory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use regex::{Captures, Regex, RegexBuilder};
@@ -99,12 +99,11 @@ const COUNTED: [&str; 2] = ["turned away", "unanswered"];
 impl Pseudonyms {
     /// For a bridge with this secret and this uid (none if that is not known), which knows these ids.
     #[must_use]
-    pub fn new(secret: &SecretString, own: Option<&str>, ids: impl IntoIterator<Item = String>) -> Self {
-        let mut ids: BTreeSet<String> = ids.into_iter().collect();
-        ids.remove("");
-        let mut ids: Vec<_> = ids.into_iter().collect();
+    pub fn new(secret: &SecretString, own: Option<&str>, mut ids: Vec<String>) -> Self {
+        ids.retain(|id| !id.is_empty());
         // The longest first: one may be part of another.
-        ids.sort_by_key(|id| std::cmp::Reverse(id.len()));
+        ids.sort_unstable_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
+        ids.dedup();
         let ids: Vec<_> = ids.iter().map(|id| regex::escape(id)).collect();
         let whole = |ids: &str, before: &str, after: &str| {
             let pattern = format!("(?P<time>{TIME})|(?P<before>^|[^{before}])(?P<id>{ids})(?P<after>$|[^{after}])");
@@ -213,12 +212,12 @@ mod tests {
     use super::*;
 
     fn pseudonyms(ids: &[&str]) -> Pseudonyms {
-        Pseudonyms::new(&"salt".to_owned().into(), None, ids.iter().map(|id| (*id).to_owned()))
+        Pseudonyms::new(&"salt".to_owned().into(), None, ids.iter().map(|id| (*id).to_owned()).collect())
     }
 
     #[test]
     fn json_stays_json_and_a_number_in_it_a_number() {
-        let pseudonyms = Pseudonyms::new(&"salt".to_owned().into(), Some("7"), ["json".to_owned(), "7".to_owned()]);
+        let pseudonyms = Pseudonyms::new(&"salt".to_owned().into(), Some("7"), vec!["json".to_owned(), "7".to_owned()]);
         let status = r#"{"callback": {"rejected": {"uid": 0, "size": 7}}, "from_uid": "77", "uid": "", "of": ["7", "to 7"],
             "members": [{"group_id": "g h"}], "json": true, "at": 1.50, "topic": "ilink/recv/user/77/text"}"#;
         let (ours, theirs) = (pseudonyms.of("7"), pseudonyms.of("77"));
@@ -252,7 +251,7 @@ mod tests {
 
     #[test]
     fn what_is_made_of_our_own_uid_does_not_show_it() {
-        let pseudonyms = Pseudonyms::new(&"salt".to_owned().into(), Some("11"), ["11".to_owned(), "12".to_owned()]);
+        let pseudonyms = Pseudonyms::new(&"salt".to_owned().into(), Some("11"), vec!["11".to_owned(), "12".to_owned()]);
         let (own, other) = (pseudonyms.of("11"), pseudonyms.of("12"));
         for (text, replaced) in [
             ("client_id = \"ilink2mqtt-11\"  # default", format!("client_id = \"ilink2mqtt-{own}\"  # default")),
@@ -300,7 +299,7 @@ mod tests {
 
     #[test]
     fn another_bridge_has_other_pseudonyms() {
-        let other = Pseudonyms::new(&"pepper".to_owned().into(), None, []);
+        let other = Pseudonyms::new(&"pepper".to_owned().into(), None, vec![]);
         assert_ne!(other.of("413"), pseudonyms(&[]).of("413"));
     }
 }
