@@ -45,7 +45,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(15);
 /// # Errors
 /// If the state directory cannot be had, or the configuration's files cannot be used.
 pub async fn execute(config: &Config, verb: Verb) -> Result<Answer, AppError> {
-    if let Some(text) = not_begun(config) {
+    if let Some(text) = not_answering(config) {
         return Ok(Answer { exit: EXIT_UNAVAILABLE, text });
     }
     if let Verb::Status { healthy: true, .. } = verb {
@@ -86,13 +86,12 @@ pub async fn execute(config: &Config, verb: Verb) -> Result<Answer, AppError> {
     result
 }
 
-/// That a member of a cluster runs here and does not answer yet, if so: until etcd has told it who it is, it opens nothing.
-pub(super) fn not_begun(config: &Config) -> Option<String> {
-    let waits = config.cluster.is_on() && StateDir::is_locked(&config.state_dir);
-    waits.then(|| {
+/// That a member of a cluster runs here and does not answer, if so.
+pub(super) fn not_answering(config: &Config) -> Option<String> {
+    let is_there = config.cluster.is_on() && StateDir::is_locked(&config.state_dir);
+    is_there.then(|| {
         format!(
-            "a bridge runs on {} and does not answer yet: it waits for etcd, or it is just starting or stopping; its log says \
-             why, and `ilink2mqtt check --connect` tries each endpoint and says what to do",
+            "a bridge runs on {} and does not answer: it is just starting or stopping; try again, or look into its log",
             config.state_dir.display()
         )
     })
@@ -255,7 +254,7 @@ async fn gather(config: &Config) -> Result<Bundle, AppError> {
             Err(_) => "its answer cannot be read: is it another version?".to_owned(),
         },
         Ok(Some(Answer { text, .. })) => text,
-        Ok(None) => not_begun(config).unwrap_or_else(|| "it does not run".to_owned()),
+        Ok(None) => not_answering(config).unwrap_or_else(|| "it does not run".to_owned()),
         Err(error) => format!("it does not answer: {error}"),
     };
     let mut bundle = Bundle::default();

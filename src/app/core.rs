@@ -1,17 +1,14 @@
 //! What the daemon shares with the verbs that run without it: the state directory, and what is built from it.
 
-use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, watch};
-use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-use super::cluster::Cluster;
 use super::election::Election;
 use super::error::AppError;
 use super::supervisor::{FAULT, Step, Supervisor};
@@ -30,23 +27,19 @@ use crate::mqtt::LinkState;
 use crate::observe::activity::Activity;
 use crate::observe::counters::Counters;
 use crate::observe::log::Recent;
-use crate::operate::control::{self, Verbs};
+use crate::operate::control::{self, Begun};
 use crate::operate::status::bundle::Pseudonyms;
-use crate::operate::status::{Info, Readiness, Report, Reports};
+use crate::operate::status::{Info, Readiness, Report};
 use crate::operate::step_down;
 use crate::os::files::{self, Directory, Files};
 use crate::os::tasks::Shutdown;
 use crate::os::tls;
-use crate::state_dir::{Identity, IdentityRegistry, Overrides, StateDir, StateDirError};
+use crate::state_dir::{Identity, IdentityRegistry, Overrides, StateDir};
 use crate::store::sqlite::Spool;
 use crate::store::{Append, Limits, Store};
 
 /// The set-aside store's cap, in bytes.
-const SET_ASIDE_BYTES: u64 = 16 * 1024 * 1024;
-/// How long a starting daemon waits for a state directory that somebody else has.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// How often it looks.
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const SET_ASIDE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// What the daemon and the verbs without a daemon have in common, whoever leads.
 pub(super) struct Core {
@@ -72,14 +65,8 @@ impl Core {
         Self::alone(StateDir::open(&config.state_dir).map_err(|error| in_state(&error))?, config)
     }
 
-    /// As [`Self::open`], but waits a little for the state directory: a verb without a daemon has it for a moment. In a cluster, it
-    /// waits for the identity until `stop`: that is in etcd.
-    pub(super) async fn open_soon(config: &Config) -> Result<(Self, Election), AppError> {
-        let state_dir = patiently(&config.state_dir).await.map_err(|error| in_state(&error))?;
-        if config.cluster.is_on() { Self::member(state_dir, config).await } else { Self::alone(state_dir, config) }
-    }
-
-    fn alone(state_dir: StateDir, config: &Config) -> Result<(Self, Election), AppError> {
+    /// With the state directory, locked.
+    pub(super) fn alone(state_dir: StateDir, config: &Config) -> Result<(Self, Election), AppError> {
         let files = Files::from(state_dir.directory());
         let identity = Identity::open(files.clone(), overrides(config)).map_err(|error| in_state(&error))?;
         let store = open_spool(config, state_dir.directory())?;
@@ -94,21 +81,7 @@ impl Core {
         Ok((core, Election::Alone(Some(store))))
     }
 
-    async fn member(state_dir: StateDir, config: &Config) -> Result<(Self, Election), AppError> {
-        parts::try_files(config)?;
-        let cluster = Cluster::join(config, SET_ASIDE_BYTES)?;
-        let files = cluster.files(config);
-        let identity = cluster.identity(state_dir.directory(), &files, &overrides(config)).await?;
-        cluster.adopt(state_dir.directory(), limits(config)).await?;
-        let recognition = match config.callback.repeats {
-            config::Repeats::Unanswered => Recognition::Tokens(cluster.append()),
-            config::Repeats::Off => Recognition::Off,
-        };
-        let core = Self::of(config, state_dir, files, identity, cluster.append(), recognition);
-        Ok((core, Election::Cluster(Box::new(cluster))))
-    }
-
-    fn of(
+    pub(super) fn of(
         config: &Config,
         state_dir: StateDir,
         files: Files,
@@ -123,7 +96,7 @@ impl Core {
             identity: Arc::new(identity),
             spool,
             recognition,
-            counters: Arc::new(Counters { activity: Activity::new(config.admin.show_content), ..Counters::default() }),
+            counters: counters(config),
             busy: Arc::default(),
             seen: Arc::default(),
             handshakes: HandshakeLog::default(),
@@ -239,38 +212,25 @@ impl Core {
     /// Everything that is looked at, of a bridge that does not lead.
     pub(super) fn report(&self, config: &Config, info: watch::Receiver<Info>) -> Report {
         Report {
-            info,
-            base: config.mqtt.base_topic.clone(),
-            spool: self.spool.clone(),
-            queues: None,
-            desk: None,
-            cloud: watch::Sender::new(cloud::Status::without_session()).subscribe(),
-            link: watch::Sender::new(LinkState::default()).subscribe(),
-            link_counters: Arc::default(),
             handshakes: self.handshakes.clone(),
             seen: Arc::clone(&self.seen),
-            counters: Arc::clone(&self.counters),
             busy: self.busy.subscribe(),
-            routes: Arc::default(),
-            readiness: Readiness::default(),
-            loops: Vec::new(),
-            cluster: None,
+            ..report(config, info, self.spool.clone(), Arc::clone(&self.counters))
         }
     }
 
-    /// The verbs follow a reloaded configuration.
+    /// What the verbs need, as the configuration is reloaded.
     pub(super) fn verbs(
         &self,
         config: &watch::Receiver<Config>,
         session: watch::Receiver<Option<Session>>,
-        reports: Reports,
         recent: Recent,
         step_down: mpsc::Sender<step_down::Asked>,
-    ) -> Verbs {
+    ) -> Begun {
         let (for_url, for_change) = (config.clone(), config.clone());
         let (for_report, identity) = (config.clone(), Arc::clone(&self.identity));
         let (for_calls, max_content) = (config.clone(), config.borrow().outbound.max_content);
-        Verbs {
+        Begun {
             session,
             identity: Arc::clone(&self.identity),
             path_secrets: self.path_secrets.clone(),
@@ -292,17 +252,47 @@ impl Core {
                 ids.extend_from_slice(bundle.met());
                 bundle.with(&Pseudonyms::new(&identity.handshake_token(), Some(config.ilink.uid.as_str()), ids))
             }),
-            reports,
             step_down,
         }
     }
 }
 
-fn in_state(error: &dyn std::error::Error) -> AppError {
+pub(super) fn counters(config: &Config) -> Arc<Counters> {
+    Arc::new(Counters { activity: Activity::new(config.admin.show_content), ..Counters::default() })
+}
+
+/// Everything that is looked at, of a bridge that does not lead and has seen nothing.
+pub(super) fn report(
+    config: &Config,
+    info: watch::Receiver<Info>,
+    spool: Arc<dyn Append>,
+    counters: Arc<Counters>,
+) -> Report {
+    Report {
+        info,
+        base: config.mqtt.base_topic.clone(),
+        spool,
+        queues: None,
+        desk: None,
+        cloud: watch::Sender::new(cloud::Status::without_session()).subscribe(),
+        link: watch::Sender::new(LinkState::default()).subscribe(),
+        link_counters: Arc::default(),
+        handshakes: HandshakeLog::default(),
+        seen: Arc::default(),
+        counters,
+        busy: watch::Sender::default().subscribe(),
+        routes: Arc::default(),
+        readiness: Readiness::default(),
+        loops: Vec::new(),
+        cluster: None,
+    }
+}
+
+pub(super) fn in_state(error: &dyn std::error::Error) -> AppError {
     AppError::State(error.to_string())
 }
 
-fn overrides(config: &Config) -> Overrides {
+pub(super) fn overrides(config: &Config) -> Overrides {
     Overrides { handshake_token: config.callback.token.clone(), path_secret: config.callback.path_secret.clone() }
 }
 
@@ -318,17 +308,7 @@ pub(super) fn ids(config: &Config) -> Vec<String> {
     ours.into_iter().chain(named).chain(uids).chain(subjects).chain(people).collect()
 }
 
-async fn patiently(path: &Path) -> Result<StateDir, StateDirError> {
-    let since = Instant::now();
-    loop {
-        match StateDir::open(path) {
-            Err(StateDirError::Locked { .. }) if since.elapsed() < LOCK_PATIENCE => sleep(LOCK_PAUSE).await,
-            opened => return opened,
-        }
-    }
-}
-
-fn limits(config: &Config) -> Limits {
+pub(super) fn limits(config: &Config) -> Limits {
     Limits { inbound: config.spool.max_bytes, outbound: config.spool.max_bytes, set_aside: SET_ASIDE_BYTES }
 }
 
@@ -342,24 +322,4 @@ fn open_spool(config: &Config, dir: &Directory) -> Result<Arc<dyn Store>, AppErr
         error!("{alarm}");
     }
     Ok(spool)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_daemon_waits_for_a_verb_to_leave_the_state_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        let verb = StateDir::open(dir.path()).unwrap();
-        let leaving = tokio::spawn(async move {
-            sleep(LOCK_PATIENCE.saturating_sub(Duration::from_millis(100))).await;
-            drop(verb);
-        });
-        let daemon = patiently(dir.path()).await.unwrap();
-        leaving.await.unwrap();
-        // Another daemon does not leave.
-        assert!(matches!(patiently(dir.path()).await, Err(StateDirError::Locked { .. })));
-        drop(daemon);
-    }
 }

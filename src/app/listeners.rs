@@ -1,14 +1,15 @@
 //! The sockets the daemon listens on: its own, or those passed by a service manager. Limits the connections of each, so that
 //! clients can never use up the open files that the spool, the broker and the calls to iLink need.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as Socket};
+use std::path::Path;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tracing::{debug, info, warn};
 
 use super::error::AppError;
 use crate::config::Config;
-use crate::operate::systemd::Sockets;
+use crate::operate::control;
 
 use crate::http::listener::{self, LEAVING_AT_MOST};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -17,23 +18,44 @@ pub(super) fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, AppErr
     listener::bind(address).map_err(|source| AppError::Listen { what: format!("{key} = \"{address}\""), source })
 }
 
-/// The callback's and the admin's listening sockets: what the service manager handed over, else our own.
-pub(super) fn open(
+fn adopt(what: &str, socket: Socket) -> Result<(TcpListener, SocketAddr), AppError> {
+    let failed = |source| AppError::Listen { what: format!("the service manager's socket `{what}`"), source };
+    let listener = listener::adopt(socket).map_err(failed)?;
+    let at = listener.local_addr().map_err(failed)?;
+    info!(%at, "listening on a socket of the service manager's, not on {what}.listen");
+    Ok((listener, at))
+}
+
+/// The control socket, and the admin listener with its address.
+pub(super) type AnsweringOn = (UnixListener, Option<(TcpListener, SocketAddr)>);
+
+/// The callback's listening socket: what the service manager handed over, else our own.
+pub(super) fn callback(config: &Config, handed: Option<Socket>) -> Result<TcpListener, AppError> {
+    match handed {
+        Some(socket) => Ok(adopt("callback", socket)?.0),
+        None => bind("callback.listen", config.callback.listen),
+    }
+}
+
+/// What [`super::tasks::Answering`] answers on: the control socket in the state directory, and the admin listener if there is one.
+pub(super) fn answering(
     config: &Config,
-    sockets: Sockets,
-) -> Result<(TcpListener, Option<(TcpListener, SocketAddr)>), AppError> {
-    let adopt = |what: &str, socket: std::net::TcpListener| {
-        let failed = |source| AppError::Listen { what: format!("the service manager's socket `{what}`"), source };
-        let listener = listener::adopt(socket).map_err(failed)?;
-        let at = listener.local_addr().map_err(failed)?;
-        info!(%at, "listening on a socket of the service manager's, not on {what}.listen");
-        Ok((listener, at))
-    };
-    let callback = match sockets.callback {
-        Some(socket) => adopt("callback", socket)?.0,
-        None => bind("callback.listen", config.callback.listen)?,
-    };
-    let admin = match (sockets.admin, config.admin.listen) {
+    state_dir: &Path,
+    admin_handed: Option<Socket>,
+) -> Result<AnsweringOn, AppError> {
+    let admin = admin(config, admin_handed)?;
+    let control = control::bind(state_dir).map_err(|error| {
+        AppError::State(format!(
+            "the control socket {} cannot be opened: {error}",
+            control::socket(state_dir).display()
+        ))
+    })?;
+    Ok((control, admin))
+}
+
+/// The admin's listening socket, and where it listens; none if it is switched off.
+fn admin(config: &Config, handed: Option<Socket>) -> Result<Option<(TcpListener, SocketAddr)>, AppError> {
+    let admin = match (handed, config.admin.listen) {
         (Some(socket), _) => Some(adopt("admin", socket)?),
         (None, Some(address)) => Some((bind("admin.listen", address)?, address)),
         (None, None) => None,
@@ -42,7 +64,7 @@ pub(super) fn open(
         Some((_, at)) if !config.admin.may_listen_on(at.ip()) => Err(AppError::Config(format!(
             "admin.token is not set: the socket `admin` of the service manager is on {at}, which is not loopback"
         ))),
-        _ => Ok((callback, admin)),
+        _ => Ok(admin),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Builds the parts of the daemon, in one place; starts them in order, reloads at SIGHUP what can change, stops them in order.
 //!
 //! Start: the state directory and the spool, then the callback's socket, then what leads (`leader.rs`): the link, the session,
-//! the loops. iLink calls back *during* the registration, so the callback is served first. Stop: see `office.rs`. The callback
-//! closes last, or first if a part has failed.
+//! the loops. iLink calls back *during* the registration, so the callback is served first. A member of a cluster first waits for
+//! etcd (`opening.rs`), and answers only who asks how it is. Stop: see `office.rs`. The callback closes last, or first if a part
+//! has failed.
 //!
 //! A reload is all or nothing: an invalid file changes nothing, and the log says why. A changed key that needs a restart is
 //! named, and its old value stays in force.
@@ -17,6 +18,7 @@ mod homeassistant;
 mod leader;
 mod listeners;
 mod office;
+mod opening;
 mod parts;
 mod seat;
 pub mod setup;
@@ -24,7 +26,8 @@ mod supervisor;
 mod tasks;
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -40,9 +43,11 @@ use crate::operate::systemd::{Notifier, Sockets};
 use crate::os::tasks::{Asked, Shutdown, Signals};
 use crate::os::tls;
 use crate::state_dir::Identity;
+use election::Election;
 use leader::Leader;
 use office::Office;
-use supervisor::Supervisor;
+use opening::Opening;
+use supervisor::{Step, Supervisor};
 use tasks::Answering;
 
 pub use error::AppError;
@@ -58,32 +63,36 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
     listeners::raise_limit();
     listeners::warn_if_few(config.outbound.concurrency);
     let notifier = Notifier::of(&source.environment);
-    // In a cluster, this waits for etcd. Nothing has begun yet that would have to end.
-    let (core, election) = tokio::select! {
-        opened = Core::open_soon(&config) => opened?,
+    let opening = tokio::select! {
+        opening = Opening::begin(&config) => opening?,
         () = signals.stop() => return Ok(()),
         () = stop.cancelled() => return Ok(()),
     };
-    let (callback, admin_listener) = listeners::open(&config, sockets)?;
-    let control_listener = control::bind(core.state_dir.path()).map_err(|error| {
-        let socket = control::socket(core.state_dir.path());
-        AppError::State(format!("the control socket {} cannot be opened: {error}", socket.display()))
-    })?;
-
+    let sockets_of_answering = listeners::answering(&config, opening.state_dir(), sockets.admin)?;
     let mut supervisor = Supervisor::default();
+    let info = watch::Sender::new(parts::info(&config));
+    let reports = watch::Sender::new(Arc::new(opening.report(&config, info.subscribe())));
+    let begun = Arc::new(OnceLock::new());
+    let mut answering = Answering {
+        config: &config,
+        begun: Arc::clone(&begun),
+        reports: reports.subscribe(),
+        notifier: &notifier,
+        stop: &shutdown.observers,
+        sockets: Some(sockets_of_answering),
+    };
+    let opened = open_the_rest(opening, &config, &mut signals, &stop, &mut answering, &mut supervisor).await?;
+    let Some((core, election)) = opened else { return Ok(()) };
+    let callback = listeners::callback(&config, sockets.callback)?;
     let callback_at = callback.local_addr().unwrap_or(config.callback.listen);
     let tls = core.serve_callback(&config, callback, &shutdown, &mut supervisor)?;
-    let info = watch::Sender::new(parts::info(&config));
-    let mut office = Office::new(&config, &core, info.subscribe(), election);
+    let mut office = Office::new(&config, info.subscribe(), election, reports);
     office.begin(&core).await?;
     let current = watch::Sender::new(config.clone());
     let recent = source.level.as_ref().map(LogLevel::recent).unwrap_or_default();
     let (step_down, mut step_downs) = mpsc::channel(1);
-    let verbs = core.verbs(&current.subscribe(), office.sessions(), office.reports(), recent, step_down);
-    let stop_answering = &shutdown.observers;
-    let answering =
-        Answering { config: &config, verbs, reports: office.reports(), notifier: &notifier, stop: stop_answering };
-    answering.start(control_listener, admin_listener, &mut supervisor);
+    let _ = begun.set(core.verbs(&current.subscribe(), office.sessions(), recent, step_down));
+    answering.start(&mut supervisor);
     info!(version = env!("CARGO_PKG_VERSION"), uid = %config.ilink.uid, callback = %callback_at, broker = %config.mqtt.broker, "started");
     notifier.ready().await;
 
@@ -145,6 +154,39 @@ pub async fn run(config: Config, source: Source, sockets: Sockets, stop: Cancell
             Ok(())
         }
         Some(failure) => Err(AppError::Failed(failure)),
+    }
+}
+
+/// Opens the rest. A member of a cluster waits for etcd, and meanwhile answers who asks; none if it is to stop before.
+async fn open_the_rest(
+    opening: Opening,
+    config: &Config,
+    signals: &mut Signals,
+    stop: &CancellationToken,
+    answering: &mut Answering<'_>,
+    supervisor: &mut Supervisor,
+) -> Result<Option<(Core, Election)>, AppError> {
+    let control_socket = control::socket(opening.state_dir());
+    let joining = match opening {
+        Opening::Alone(opened) => return Ok(Some(*opened)),
+        Opening::Member(joining) => joining,
+    };
+    answering.start(supervisor);
+    let identity = tokio::select! {
+        identity = joining.identity(config) => identity.map(Some),
+        () = signals.stop() => Ok(None),
+        () = stop.cancelled() => Ok(None),
+        failure = supervisor.failed() => Err(AppError::Failed(failure)),
+    };
+    match identity {
+        Ok(Some(identity)) => Ok(Some(joining.joined(config, identity))),
+        ended => {
+            answering.stop.cancel();
+            supervisor.join(Step::Observers, Some(Duration::from_secs(1))).await;
+            // Before the state directory is left to others.
+            let _ = std::fs::remove_file(control_socket);
+            ended.map(|_| None)
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use super::supervisor::{Step, Supervisor};
 use crate::cloud::Session;
 use crate::config::Config;
 use crate::mqtt::{self, LinkConfig, RouteFilters};
-use crate::operate::status::{Info, Report, Reports, Role};
+use crate::operate::status::{Info, Report, Role};
 use crate::os::tasks::Shutdown;
 
 /// Before what etcd does not tell for now is asked for again.
@@ -48,14 +48,15 @@ pub(super) enum Turn {
 }
 
 impl Office {
-    pub(super) fn new(config: &Config, core: &Core, info: watch::Receiver<Info>, election: Election) -> Self {
-        let standby = standby(config, core, info.clone(), &election);
-        let (reports, sessions) = (watch::Sender::new(standby), watch::Sender::new(None));
+    /// From its beginning on, `reports` is what it shows.
+    pub(super) fn new(
+        config: &Config,
+        info: watch::Receiver<Info>,
+        election: Election,
+        reports: watch::Sender<Arc<Report>>,
+    ) -> Self {
+        let sessions = watch::Sender::new(None);
         Self { config: config.clone(), info, election, leader: None, reports, sessions }
-    }
-
-    pub(super) fn reports(&self) -> Reports {
-        self.reports.subscribe()
     }
 
     pub(super) fn sessions(&self) -> watch::Receiver<Option<Session>> {
@@ -73,10 +74,11 @@ impl Office {
     ///
     /// As [`Leader::start`].
     pub(super) async fn begin(&mut self, core: &Core) -> Result<(), AppError> {
-        match self.election.uncontested() {
-            Some(seat) => self.lead(core, seat).await,
-            None => Ok(()),
+        if let Some(seat) = self.election.uncontested() {
+            return self.lead(core, seat).await;
         }
+        self.show(core);
+        Ok(())
     }
 
     /// Resolves when something is to be done by [`Self::take`]. Cancel-safe.
@@ -195,7 +197,8 @@ impl Office {
     /// Shows that this bridge leads nothing.
     fn show(&self, core: &Core) {
         self.sessions.send_replace(None);
-        self.reports.send_replace(standby(&self.config, core, self.info.clone(), &self.election));
+        let cluster = self.election.membership(Role::Standby);
+        self.reports.send_replace(Arc::new(Report { cluster, ..core.report(&self.config, self.info.clone()) }));
     }
 
     /// Stops in order: no more commands; the loops drain, calls under way get 3 s; results drain; whoever only observes ends; the
@@ -246,9 +249,4 @@ impl Office {
         }
         seat.give_back().await;
     }
-}
-
-/// What is shown of a bridge that does not lead.
-fn standby(config: &Config, core: &Core, info: watch::Receiver<Info>, election: &Election) -> Arc<Report> {
-    Arc::new(Report { cluster: election.membership(Role::Standby), ..core.report(config, info) })
 }

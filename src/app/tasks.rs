@@ -2,19 +2,18 @@
 //! health and note in the spool what the next run must know (presence, and what the broker retains of us); and the task that
 //! answers requests.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::core::Core;
 use super::error::AppError;
+use super::homeassistant;
+use super::listeners::{self, AnsweringOn};
 use super::parts::{self, RouteParts};
 use super::supervisor::{Step, Supervisor};
-use super::{homeassistant, listeners};
 use crate::cloud;
 use crate::config::Config;
 use crate::delivery::lanes::Patience;
@@ -25,7 +24,7 @@ use crate::mqtt::{self, LinkConfig, LinkState, Publisher, RouteFilters};
 use crate::observe::log::{Few, SaidOnce, Seldom};
 use crate::observe::progress::Progress;
 use crate::operate::admin::{self, Admin};
-use crate::operate::control::{self, Verbs};
+use crate::operate::control::{self, Begun, Verbs};
 use crate::operate::set_aside::Desk;
 use crate::operate::status::{self, Report, Reports};
 use crate::operate::systemd::{self, Notifier};
@@ -188,24 +187,24 @@ pub(super) fn start_observers(
 /// What answers who asks, whoever leads.
 pub(super) struct Answering<'a> {
     pub(super) config: &'a Config,
-    pub(super) verbs: Verbs,
+    pub(super) begun: Arc<OnceLock<Begun>>,
     pub(super) reports: Reports,
     pub(super) notifier: &'a Notifier,
     pub(super) stop: &'a CancellationToken,
+    /// Until it has started.
+    pub(super) sockets: Option<AnsweringOn>,
 }
 
 impl Answering<'_> {
-    /// Answers on the control socket and the admin listener, and keeps the service manager informed.
-    pub(super) fn start(
-        self,
-        control: UnixListener,
-        admin: Option<(TcpListener, SocketAddr)>,
-        supervisor: &mut Supervisor,
-    ) {
-        let Self { config, verbs, reports, notifier, stop } = self;
+    /// Answers on the control socket and the admin listener, and keeps the service manager informed, if it does not yet.
+    pub(super) fn start(&mut self, supervisor: &mut Supervisor) {
+        let Some((control, admin)) = self.sockets.take() else { return };
+        let Self { config, notifier, stop, .. } = *self;
+        let (reports, begun) = (self.reports.clone(), Arc::clone(&self.begun));
         let watching = systemd::watch(notifier.clone(), reports.clone(), stop.clone());
         supervisor.errand("the service manager's watchdog", Step::Observers, watching);
-        let serving = control::serve(control, Arc::new(verbs), stop.clone());
+        let verbs = Arc::new(Verbs { reports: reports.clone(), begun });
+        let serving = control::serve(control, verbs, stop.clone());
         supervisor.service("the control socket", Step::Observers, serving);
         if let Some((listener, listen)) = admin {
             let (token, hosts) = (config.admin.token.clone(), config.admin.hosts.clone());

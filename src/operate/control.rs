@@ -3,18 +3,19 @@
 //! The socket is `control.sock` in the state directory, accessible to its owner alone. Each connection carries one request and
 //! one answer, each a JSON document on one line.
 
+mod answers;
+
 use std::fs::Permissions;
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, mpsc, watch};
@@ -23,17 +24,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::cli::{EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE};
-use crate::cloud::{Executed, Outcome, Session};
-use crate::local::command::decode_call;
-use crate::local::{Globs, Names, Rules, Status};
+use crate::cloud::Session;
 use crate::observe::progress;
 use crate::operate::set_aside::{self, Desk, NotDone, Which};
 use crate::operate::status::bundle::{Bundle, METRICS};
-use crate::operate::status::{Overview, Report, Reports};
+use crate::operate::status::{Overview, Report, Reports, Role};
 use crate::operate::step_down;
 use crate::os::tasks::Children;
-use crate::protocol::{Call, Reply};
+use crate::protocol::Call;
 use crate::state_dir::Identity;
+pub use answers::{Answer, answer, internal, outcome, parse_call, url};
 
 /// The largest request: a call's JSON.
 const REQUEST_MAX: u64 = 4 * 1024 * 1024;
@@ -183,25 +183,6 @@ pub enum SetAside {
     Drop(Which),
 }
 
-/// What came of it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
-    /// The exit code.
-    pub exit: u8,
-    /// For standard output, or standard error if the exit code is not 0.
-    pub text: String,
-}
-
-/// The text's length only: it may be the callback's URL with its secret.
-impl std::fmt::Debug for Answer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Answer").field("exit", &self.exit).field("len", &self.text.len()).finish()
-    }
-}
-
-/// Exit code when iLink answered with an error code.
-const EXIT_REFUSED: u8 = 1;
-
 /// Has the session register a changed callback URL.
 pub type ChangeUrl = Box<dyn Fn(Session, SecretString) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
@@ -210,6 +191,14 @@ pub type ParseCall = Box<dyn Fn(&str, &str) -> Result<Call, Answer> + Send + Syn
 
 /// The daemon's parts that verbs work on.
 pub struct Verbs {
+    /// The state of every part.
+    pub reports: Reports,
+    /// What there is only once the bridge has begun: a member of a cluster waits for etcd before.
+    pub begun: Arc<OnceLock<Begun>>,
+}
+
+/// The parts of a bridge that has begun.
+pub struct Begun {
     /// The session with iLink; none on a member that stands by.
     pub session: watch::Receiver<Option<Session>>,
     /// Who we are.
@@ -226,8 +215,6 @@ pub struct Verbs {
     pub parse_call: ParseCall,
     /// Completes a bug report by what only its maker knows, and replaces the ids in it.
     pub bug_report: Box<dyn Fn(Bundle) -> Bundle + Send + Sync>,
-    /// The state of every part.
-    pub reports: Reports,
     /// Has the leadership handed over; why not, if not.
     pub step_down: mpsc::Sender<step_down::Asked>,
 }
@@ -241,16 +228,20 @@ impl Verbs {
     async fn try_to(&self, verb: Verb) -> Result<Answer, Answer> {
         Ok(match verb {
             Verb::Call { name, json } => {
-                let call = (self.parse_call)(&name, &json)?;
-                outcome(self.session()?.call(&call).await)
+                let begun = self.begun()?;
+                let call = (begun.parse_call)(&name, &json)?;
+                outcome(begun.session()?.call(&call).await)
             }
-            Verb::Register { new_secret } => self.register(self.session()?, new_secret).await,
-            Verb::Unregister => answer(self.session()?.unregister().await),
-            Verb::Query => answer(self.session()?.query().await),
-            Verb::CallbackUrl => url(&(self.callback_url)(&self.identity.path_secret())),
-            Verb::Report => self.bug_report().await,
-            Verb::SetAside(what) => set_aside(self.report().desk.as_deref(), what).await,
-            Verb::StepDown => match step_down::ask(&self.step_down).await {
+            Verb::Register { new_secret } => self.begun()?.register(new_secret).await?,
+            Verb::Unregister => answer(self.begun()?.session()?.unregister().await),
+            Verb::Query => answer(self.begun()?.session()?.query().await),
+            Verb::CallbackUrl => self.begun()?.url(),
+            Verb::Report => self.bug_report(self.begun()?).await,
+            Verb::SetAside(what) => {
+                self.begun()?;
+                set_aside(self.report().desk.as_deref(), what).await
+            }
+            Verb::StepDown => match step_down::ask(&self.begun()?.step_down).await {
                 Ok(()) => Answer { exit: 0, text: "another member takes over".to_owned() },
                 Err(why) => Answer { exit: EXIT_UNAVAILABLE, text: why.to_owned() },
             },
@@ -259,29 +250,8 @@ impl Verbs {
         })
     }
 
-    /// Only the bridge that leads has a session.
-    fn session(&self) -> Result<Session, Answer> {
-        let session = self.session.borrow().clone();
-        session.ok_or_else(stands_by)
-    }
-
-    async fn register(&self, session: Session, new_secret: bool) -> Answer {
-        if new_secret {
-            let _changing = self.changing_url.lock().await;
-            let identity = Arc::clone(&self.identity);
-            // Where it is kept may be waited for.
-            let secret = match tokio::task::spawn_blocking(move || identity.new_secret()).await {
-                Ok(Ok(secret)) => secret,
-                Ok(Err(error)) => return Answer { exit: EXIT_USAGE, text: error.to_string() },
-                Err(error) => return internal(&error),
-            };
-            // Served before it is registered: iLink calls back during the registration.
-            self.path_secrets.send_replace(self.identity.accepted_secrets());
-            (self.change_url)(session.clone(), (self.callback_url)(&secret)).await;
-        }
-        let reply = session.register().await;
-        self.path_secrets.send_replace(self.identity.accepted_secrets());
-        answer(reply)
+    fn begun(&self) -> Result<&Begun, Answer> {
+        self.begun.get().ok_or_else(|| waits(&self.report()))
     }
 
     fn report(&self) -> Arc<Report> {
@@ -293,11 +263,11 @@ impl Verbs {
         Answer { exit: 0, text: if json { overview.json() } else { overview.text() } }
     }
 
-    async fn bug_report(&self) -> Answer {
+    async fn bug_report(&self, begun: &Begun) -> Answer {
         let mut bundle = Bundle::default();
         bundle.add_overview(Overview::of(&self.report()).await);
         bundle.add(METRICS, self.report().metrics().await);
-        let bundle = (self.bug_report)(bundle);
+        let bundle = (begun.bug_report)(bundle);
         Answer { exit: 0, text: serde_json::to_string(&bundle).unwrap_or_default() }
     }
 
@@ -309,6 +279,50 @@ impl Verbs {
         }
         Answer { exit: EXIT_INTERNAL, text: format!("no progress for 30 s: {}", stuck.join(", ")) }
     }
+}
+
+impl Begun {
+    /// Only the bridge that leads has a session.
+    fn session(&self) -> Result<Session, Answer> {
+        let session = self.session.borrow().clone();
+        session.ok_or_else(stands_by)
+    }
+
+    fn url(&self) -> Answer {
+        url(&(self.callback_url)(&self.identity.path_secret()))
+    }
+
+    async fn register(&self, new_secret: bool) -> Result<Answer, Answer> {
+        let session = self.session()?;
+        if new_secret {
+            let _changing = self.changing_url.lock().await;
+            let identity = Arc::clone(&self.identity);
+            // Where it is kept may be waited for.
+            let secret = match tokio::task::spawn_blocking(move || identity.new_secret()).await {
+                Ok(Ok(secret)) => secret,
+                Ok(Err(error)) => return Err(Answer { exit: EXIT_USAGE, text: error.to_string() }),
+                Err(error) => return Err(internal(&error)),
+            };
+            // Served before it is registered: iLink calls back during the registration.
+            self.path_secrets.send_replace(self.identity.accepted_secrets());
+            (self.change_url)(session.clone(), (self.callback_url)(&secret)).await;
+        }
+        let reply = session.register().await;
+        self.path_secrets.send_replace(self.identity.accepted_secrets());
+        Ok(answer(reply))
+    }
+}
+
+/// Of a bridge that has not begun.
+fn waits(report: &Report) -> Answer {
+    let why = match report.role() {
+        Some(Role::Waiting) => {
+            let cause = report.ready().spool.cause.unwrap_or_default();
+            format!("it waits for etcd: {cause}. `ilink2mqtt check --connect` tries each endpoint and says what to do")
+        }
+        _ => "try again".to_owned(),
+    };
+    Answer { exit: EXIT_UNAVAILABLE, text: format!("this bridge has not begun: {why}") }
 }
 
 fn stands_by() -> Answer {
@@ -335,66 +349,4 @@ pub async fn set_aside(desk: Option<&Desk>, what: SetAside) -> Answer {
         Err(error @ NotDone::Full(_)) => Answer { exit: EXIT_UNAVAILABLE, text: error.to_string() },
         Err(error) => internal(&error),
     }
-}
-
-/// Reads a call as `call/…` takes it; ids in it may be names.
-///
-/// # Errors
-/// The answer that says what is wrong with it.
-pub fn parse_call(name: &str, json: &str, max_content: usize, names: &Names) -> Result<Call, Answer> {
-    let rules = Rules { allow_calls: Globs::all(), max_content };
-    match decode_call(name, json.as_bytes(), &rules, names) {
-        Ok(command) => Ok(command.call),
-        Err(rejection) => {
-            Err(Answer { exit: EXIT_USAGE, text: format!("{}: {}", rejection.reason, rejection.message) })
-        }
-    }
-}
-
-/// The answer for one attempt at a call.
-#[must_use]
-pub fn outcome(outcome: Outcome) -> Answer {
-    match outcome {
-        Outcome::Reply(reply) => answer(Ok(reply)),
-        Outcome::Retry { executed: Executed::Unlikely | Executed::Perhaps, cause, .. } => Answer {
-            exit: EXIT_UNAVAILABLE,
-            text: format!("the call may or may not have been executed, and was not repeated: {cause}"),
-        },
-        Outcome::Retry { cause, .. } | Outcome::NotReady { cause, .. } => {
-            Answer { exit: EXIT_UNAVAILABLE, text: format!("the call was not executed: {cause}") }
-        }
-    }
-}
-
-/// The answer for a reply of iLink, or for why there is none.
-#[must_use]
-pub fn answer(reply: Result<Reply, String>) -> Answer {
-    match reply {
-        Ok(reply) => {
-            let text = json!({
-                "status": if reply.code.is_ok() { Status::Ok } else { Status::Error },
-                "code": reply.code.value(),
-                "name": reply.code.name(),
-                "message": reply.code.meaning(),
-                "data": reply.extra,
-            });
-            Answer {
-                exit: if reply.code.is_ok() { 0 } else { EXIT_REFUSED },
-                text: serde_json::to_string_pretty(&text).unwrap_or_default(),
-            }
-        }
-        Err(cause) => Answer { exit: EXIT_UNAVAILABLE, text: cause },
-    }
-}
-
-/// The answer that prints the secret URL, on purpose.
-#[must_use]
-pub fn url(url: &SecretString) -> Answer {
-    Answer { exit: 0, text: url.expose_secret().to_owned() }
-}
-
-/// The answer for a failure of our own.
-#[must_use]
-pub fn internal(error: &dyn std::error::Error) -> Answer {
-    Answer { exit: EXIT_INTERNAL, text: error.to_string() }
 }

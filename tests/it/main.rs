@@ -66,6 +66,7 @@
 //! | `cluster/silent.rs` | a takeover while one of etcd's endpoints swallows what it is told |
 //! | `cluster/space.rs` | an etcd that is out of space: who cannot lead says so |
 //! | `cluster/stops.rs` | members that stop together, half-way, or without etcd |
+//! | `cluster/waiting.rs` | a member that waits for etcd before it begins says so, and begins when etcd comes |
 //! | `cluster/wrong.rs` | what is configured wrongly is told |
 //! | **`demo/`** | `demo`: both directions at work, and somebody joining in |
 //! | `demo/clients.rs` | the clients that people have, at its embedded broker (only `.ci/demo` runs it) |

@@ -94,8 +94,8 @@ async fn us(config: &Config, findings: &mut Findings) -> Us {
 
 /// Who does not answer runs not, or not yet.
 fn not_running(config: &Config, findings: &mut Findings) -> Us {
-    if let Some(not_begun) = alone::not_begun(config) {
-        findings.warn("bridge", not_begun);
+    if let Some(not_answering) = alone::not_answering(config) {
+        findings.warn("bridge", not_answering);
         return Us::Unknown;
     }
     let dir = &config.state_dir;

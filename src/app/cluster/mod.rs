@@ -56,6 +56,8 @@ pub(super) struct Cluster {
     endpoints: usize,
     takeover: Duration,
     present: Present,
+    /// Why this member has not begun, until it has.
+    awaits: watch::Sender<String>,
     /// Won, and not yet used.
     won: Option<Leadership>,
     not_before: Instant,
@@ -74,7 +76,8 @@ impl Cluster {
         let (uid, prefix) = (config.ilink.uid.as_str().to_owned(), config.cluster.prefix.clone());
         let (present, not_before) = (Present::default(), Instant::now());
         let takeover = config.cluster.takeover;
-        Ok(Self { etcd, me, uid, prefix, endpoints, takeover, present, won: None, not_before })
+        let awaits = watch::Sender::new(EtcdError::Starting.to_string());
+        Ok(Self { etcd, me, uid, prefix, endpoints, takeover, present, awaits, won: None, not_before })
     }
 
     /// Where the members keep their small files.
@@ -111,7 +114,7 @@ impl Cluster {
                     return Err(AppError::Failed("the process is ending".to_owned()));
                 }
             };
-            not_yet(&error, &mut told).await;
+            self.not_yet(error, &mut told).await;
         }
     }
 
@@ -123,7 +126,7 @@ impl Cluster {
                 Ok(other) => {
                     return Err(AppError::Config(belongs_to_another(&self.prefix, &other, &self.uid)));
                 }
-                Err(error) => not_yet(&error.to_string(), told).await,
+                Err(error) => self.not_yet(error.to_string(), told).await,
             }
         }
     }
@@ -134,7 +137,15 @@ impl Cluster {
     ///
     /// If the spool has failed.
     pub(super) async fn adopt(&self, local: &Directory, limits: Limits) -> Result<(), AppError> {
-        moving::move_spool(local, limits, &self.etcd).await
+        moving::move_spool(local, limits, &self.etcd, &self.awaits).await
+    }
+
+    async fn not_yet(&self, error: String, told: &mut bool) {
+        if !std::mem::replace(told, true) {
+            warn!(error, "the identity cannot be read from etcd yet; the bridge starts once it can be");
+        }
+        self.awaits.send_replace(error);
+        sleep(AGAIN).await;
     }
 
     /// Takes pushes in.
@@ -227,7 +238,7 @@ impl Cluster {
     pub(super) fn membership(&self, role: Role) -> Membership {
         let (etcd, of) = (Arc::clone(&self.etcd), self.endpoints);
         let look = move || look(Arc::clone(&etcd), of).boxed();
-        Membership { me: self.me.clone(), role, look: Arc::new(look) }
+        Membership { me: self.me.clone(), role, awaits: self.awaits.subscribe(), look: Arc::new(look) }
     }
 
     /// Says when etcd does not do its part, until `stop`.
@@ -248,13 +259,6 @@ impl Cluster {
     pub(super) async fn close(&self) {
         self.etcd.close().await;
     }
-}
-
-async fn not_yet(error: &str, told: &mut bool) {
-    if !std::mem::replace(told, true) {
-        warn!(error, "the identity cannot be read from etcd yet; the bridge starts once it can be");
-    }
-    sleep(AGAIN).await;
 }
 
 /// What is given back.

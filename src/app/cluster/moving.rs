@@ -5,6 +5,7 @@
 use std::io;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
@@ -41,12 +42,18 @@ pub(super) fn move_files(from: &Directory, to: &Files) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves what the spool of the state directory holds, if there is one. Waits for etcd. What etcd never takes stays there.
+/// Moves what the spool of the state directory holds, if there is one. Waits for etcd, and notes in `awaits` why. What etcd never
+/// takes stays there.
 ///
 /// # Errors
 ///
 /// If the spool has failed.
-pub(super) async fn move_spool(from: &Directory, limits: Limits, to: &Etcd) -> Result<(), AppError> {
+pub(super) async fn move_spool(
+    from: &Directory,
+    limits: Limits,
+    to: &Etcd,
+    awaits: &watch::Sender<String>,
+) -> Result<(), AppError> {
     if !from.path().join("spool.db").exists() {
         return Ok(());
     }
@@ -56,7 +63,11 @@ pub(super) async fn move_spool(from: &Directory, limits: Limits, to: &Etcd) -> R
     }
     let mut adoption = to.adoption(&*spool);
     let mut told = false;
+    awaits.send_replace("what waits in the spool of the state directory moves into etcd".to_owned());
     while let Err(error) = adoption.run().await {
+        awaits.send_replace(format!(
+            "what waits in the spool of the state directory cannot be moved into etcd yet: {error}"
+        ));
         match error {
             NotAdopted::Old(SpoolError::Failed(cause)) => return Err(AppError::State(cause)),
             error if !std::mem::replace(&mut told, true) => {

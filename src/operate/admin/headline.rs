@@ -26,6 +26,12 @@ const fn said(en: &'static str, zh: &'static str, means_en: &'static str, means_
 const fn sentence(condition: Condition) -> Option<Sentence> {
     use Condition as Is;
     Some(match condition {
+        Is::AwaitsEtcd => said(
+            "this member has not begun: it has been waiting for etcd{since}", "本成员{since}一直在等待 etcd，尚未开始工作",
+            "pushes are not answered here: unless another member takes them, they are lost after iLink's third try, and commands stay \
+             at the broker until its session expires",
+            "这里不应答推送：如果没有其他成员接手，推送在 iLink 第三次尝试后丢失，命令留在 broker 直到会话过期",
+        ),
         Is::NoEtcd => said(
             "the cluster cannot use etcd{since}", "{since}集群无法使用 etcd",
             "new messages are not accepted: iLink tries each three times, then it is lost",
@@ -106,7 +112,10 @@ const fn sentence(condition: Condition) -> Option<Sentence> {
 /// Whether messages may be lost meanwhile.
 const fn loses(condition: Condition) -> bool {
     use Condition as Is;
-    matches!(condition, Is::NoEtcd | Is::InboundFull | Is::StoreRefuses | Is::StoreFailed | Is::IlinkUnreachable)
+    matches!(
+        condition,
+        Is::AwaitsEtcd | Is::NoEtcd | Is::InboundFull | Is::StoreRefuses | Is::StoreFailed | Is::IlinkUnreachable
+    )
 }
 
 /// What the sentences count.
@@ -324,7 +333,7 @@ fn part(problem: &Problem, language: Language) -> Markup {
         return html! { (english) };
     }
     let chinese = match problem.condition {
-        Is::NoEtcd => "集群",
+        Is::AwaitsEtcd | Is::NoEtcd => "集群",
         Is::BrokerNotYet | Is::BrokerUnreachable | Is::BrokerTurnsAway | Is::BaseTopicTaken => "broker",
         Is::CommandsNotYet | Is::CommandsDenied | Is::Unverified => "订阅",
         Is::InboundFull | Is::OutboundFull | Is::StoreRefuses | Is::StoreFailed => "存储",

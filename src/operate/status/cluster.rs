@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,8 @@ pub enum Role {
     Leader,
     /// It takes pushes in, and is ready to take over.
     Standby,
+    /// It has not begun: it waits for etcd.
+    Waiting,
 }
 
 impl Role {
@@ -32,6 +35,7 @@ impl Role {
         match self {
             Self::Leader => "leader",
             Self::Standby => "standby",
+            Self::Waiting => "waiting",
         }
     }
 }
@@ -88,6 +92,8 @@ pub struct Membership {
     pub me: String,
     /// What this member does.
     pub role: Role,
+    /// Why it has not begun, while it waits.
+    pub awaits: watch::Receiver<String>,
     /// Asks etcd: a member that stands by does so only when somebody wants to know.
     pub look: Look,
 }

@@ -32,6 +32,8 @@ macro_rules! conditions {
 }
 
 conditions! {
+    /// This member has not begun: it waits for etcd.
+    AwaitsEtcd: Grave,
     /// etcd does not do what the cluster needs.
     NoEtcd: Grave,
     /// The first connection to the broker is not there yet.

@@ -49,7 +49,7 @@ impl Report {
             "Whether each part is ready",
             parts.each_ref().map(|(name, part)| (vec![("part", *name)], truth(part.ready))),
         );
-        let stores = self.spool.stores().err().map(|not| not.why);
+        let stores = self.stores().err().map(|not| not.why);
         let states = WhyNot::ALL.map(|why| (vec![("state", why.as_str())], truth(stores == Some(why))));
         page.gauges(
             "store_state",

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::cluster::{ClusterHealth, EtcdHealth};
+use super::cluster::{ClusterHealth, EtcdHealth, Role};
 use super::health::{BusyHealth, ClosedHealth, DISK_PATIENCE, Health, QueueHealth, RefusedHealth, in_words};
 use super::problems::{Looked, Problem};
 use super::report::{Info, Part, Ready, Report, describe_parts};
@@ -202,14 +202,15 @@ impl Report {
     #[must_use]
     pub fn line(&self) -> String {
         let (cloud, ready) = (self.cloud.borrow().clone(), self.ready());
-        if self.stands_by() {
-            let spool = if ready.spool.ready { "ready" } else { "not ready" };
-            return format!(
-                "stands by for the member that leads; spool {spool}{}",
-                cause(ready.spool.cause.as_deref())
-            );
+        let why = cause(ready.spool.cause.as_deref());
+        match ready.role {
+            Some(Role::Waiting) => format!("waits for etcd, has not begun{why}"),
+            Some(Role::Standby) => {
+                let spool = if ready.spool.ready { "ready" } else { "not ready" };
+                format!("stands by for the member that leads; spool {spool}{why}")
+            }
+            Some(Role::Leader) | None => line(cloud.state.as_str(), &cloud.cause, &ready),
         }
-        line(cloud.state.as_str(), &cloud.cause, &ready)
     }
 }
 

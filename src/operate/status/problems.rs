@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::cluster::Role;
 use super::condition::{Condition, Weight};
 use super::health::{BusyHealth, Health, in_words};
-use super::report::Ready;
+use super::report::{Part, Ready};
 use crate::cloud::CloudState;
 use crate::mqtt::{LinkState, Subscriptions};
 use crate::store::Medium;
@@ -54,18 +54,27 @@ impl Looked<'_> {
     pub(super) fn problems(&self) -> Vec<Problem> {
         let mut found = Vec::new();
         let (ready, cloud, link) = (self.ready, &self.health.cloud, self.link);
-        if let Some(cause) = self.cluster {
+        let waits = ready.role == Some(Role::Waiting);
+        if waits {
+            let Part { cause, since, .. } = &ready.spool;
+            found.push(Problem::new(
+                Condition::AwaitsEtcd,
+                "cluster",
+                cause.as_deref().unwrap_or("starting"),
+                Some(since),
+            ));
+        } else if let Some(cause) = self.cluster {
             found.push(Problem::new(Condition::NoEtcd, "cluster", cause, None));
         }
-        let stands_by = ready.role == Some(Role::Standby);
+        let leads = matches!(ready.role, None | Some(Role::Leader));
         let parts = [
             ("broker", &ready.broker, self.unconnected()),
             ("subscriptions", &ready.subscriptions, unsubscribed(link)),
             ("spool", &ready.spool, self.not_stored()),
         ];
         for (name, part, condition) in parts {
-            // That is the leader's.
-            if stands_by && name != "spool" {
+            // All but the spool is the leader's; who waits has said why it does not store.
+            if waits || (!leads && name != "spool") {
                 continue;
             }
             // Without a broker there is nothing to say of the subscriptions.
@@ -76,11 +85,11 @@ impl Looked<'_> {
             found.push(Problem::new(condition, name, cause, Some(&part.since)));
         }
         let online = cloud.state == CloudState::Online.as_str();
-        if !stands_by && (!online || !cloud.cause.is_empty()) {
+        if leads && (!online || !cloud.cause.is_empty()) {
             let part = format!("iLink is {}", cloud.state);
             found.push(Problem::new(ilink(cloud.state), part, &*cloud.cause, Some(&cloud.since)));
         }
-        if let Some(cause) = ready.callback.cause.as_deref().filter(|cause| !stands_by && *cause != cloud.cause) {
+        if let Some(cause) = ready.callback.cause.as_deref().filter(|cause| leads && *cause != cloud.cause) {
             found.push(Problem::new(Condition::CallbackMissing, "callback", cause, Some(&ready.callback.since)));
         }
         for refused in &self.health.broker.refused {

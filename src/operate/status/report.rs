@@ -17,7 +17,7 @@ use crate::observe::progress::Progress;
 use crate::operate::set_aside::Desk;
 use crate::os::clock;
 use crate::protocol::Variant;
-use crate::store::{Append, NotStored, Store};
+use crate::store::{Append, NotStored, Store, WhyNot};
 
 /// What the bridge is. No secrets: hosts, not URLs.
 #[derive(Debug, Clone, Serialize)]
@@ -96,16 +96,26 @@ impl Report {
     /// The present readiness of every part.
     #[must_use]
     pub fn ready(&self) -> Ready {
-        let ready = self.readiness.update(&self.link.borrow(), &self.cloud.borrow(), self.spool.stores(), &self.base);
-        let role = self.cluster.as_ref().map(|member| member.role);
+        let ready = self.readiness.update(&self.link.borrow(), &self.cloud.borrow(), self.stores(), &self.base);
+        let role = self.role();
         // Who stands by has only to store.
         Ready { ready: if role == Some(Role::Standby) { ready.spool.ready } else { ready.ready }, role, ..ready }
     }
 
-    /// Whether another member leads.
+    /// What this member of a cluster does.
     #[must_use]
-    pub fn stands_by(&self) -> bool {
-        self.cluster.as_ref().is_some_and(|member| member.role == Role::Standby)
+    pub fn role(&self) -> Option<Role> {
+        self.cluster.as_ref().map(|member| member.role)
+    }
+
+    /// Whether pushes are stored; if not, why.
+    pub(super) fn stores(&self) -> Result<(), NotStored> {
+        match &self.cluster {
+            Some(Membership { role: Role::Waiting, awaits, .. }) => {
+                Err(NotStored { cause: awaits.borrow().clone(), why: WhyNot::Refused })
+            }
+            _ => self.spool.stores(),
+        }
     }
 }
 
@@ -133,7 +143,7 @@ pub struct Part {
 pub struct Ready {
     /// Whether every part is; of a member that stands by, whether it can store.
     pub ready: bool,
-    /// What this member of a cluster does.
+    /// What this member of a cluster does; one that waits is not ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
     /// The connection to the broker.

@@ -158,6 +158,7 @@ pub async fn watch(notifier: Notifier, mut reports: Reports, stop: CancellationT
 /// Sends `STATUS=` whenever the line changes.
 async fn follow(notifier: &Notifier, report: &Report) {
     let (mut cloud, mut link, mut writable) = (report.cloud.clone(), report.link.clone(), report.spool.writable());
+    let mut awaits = report.cluster.as_ref().map(|member| member.awaits.clone());
     let mut told = String::new();
     loop {
         cloud.mark_unchanged();
@@ -173,6 +174,7 @@ async fn follow(notifier: &Notifier, report: &Report) {
             Ok(()) = cloud.changed() => {}
             Ok(()) = link.changed() => {}
             Ok(()) = writable.changed() => {}
+            Some(Ok(())) = async { Some(awaits.as_mut()?.changed().await) } => {}
             else => return std::future::pending().await,
         }
     }

@@ -9,6 +9,7 @@ mod shares;
 mod silent;
 mod space;
 mod stops;
+mod waiting;
 mod wrong;
 
 use serde_json::{Value, json};

@@ -32,6 +32,7 @@ async fn the_prefix_of_another_account_and_the_name_of_another_member() {
     assert_eq!(ended.code(), Some(64), "{}", other.log());
     let log = other.log();
     assert!(log.contains("cluster.prefix /shared belongs to the account 414") && log.contains("415"), "{log}");
+    assert!(!other.state_dir().join("control.sock").exists(), "what it answered on is left behind");
 
     let done = member().with("ilink.uid", "415").verb(&["check", "--connect"]).await;
     let says = "cluster.prefix /shared belongs to the account 414, and ilink.uid is 415";
@@ -105,23 +106,5 @@ async fn without_a_running_member_no_verb_takes_this_machines_directory_for_all_
     // Nor does one make what a member would then take for its own.
     for file in ["spool.db", "identity.json"] {
         assert!(!bridge.state_dir().join(file).exists(), "{file}");
-    }
-}
-
-#[tokio::test]
-async fn a_bridge_that_waits_for_etcd_before_it_begins_is_told() {
-    let (broker, sim) = (Mosquitto::start(""), Sim::start(&[]).await);
-    let mut bridge = Bridge::new(&broker, &sim).with_toml("cluster.endpoints", r#"["http://127.0.0.1:1"]"#);
-    for verb in [&["status"][..], &["query"]] {
-        let done = bridge.verb(verb).await;
-        assert!(done.code == Some(69) && done.text.contains("no bridge of this user's runs"), "{done:?}");
-    }
-    bridge.spawn();
-    bridge.logged("the identity cannot be read from etcd yet").await;
-    for verb in [&["status"][..], &["status", "--healthy"], &["query"], &["step-down"], &["check", "--connect"]] {
-        let done = bridge.verb(verb).await;
-        let told = ["does not answer yet: it waits for etcd", "log says", "check --connect"];
-        assert!(done.code == Some(69) && told.iter().all(|what| done.text.contains(what)), "{verb:?}: {done:?}");
-        assert!(!done.text.contains("no bridge") && !done.text.contains("does not run"), "{verb:?}: {done:?}");
     }
 }

@@ -22,8 +22,13 @@ impl Etcd {
 
     /// The same with these flags besides.
     pub(crate) async fn start_with(flags: &[&str]) -> Self {
+        Self::start_at(free_port(), flags).await
+    }
+
+    /// The same on this port.
+    pub(crate) async fn start_at(port: u16, flags: &[&str]) -> Self {
         let data = tempfile::Builder::new().prefix("etcd-").tempdir().expect("a temporary directory");
-        let (port, peers) = (free_port(), free_port());
+        let peers = free_port();
         let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peers}"));
         let log = std::fs::File::create(data.path().join("log")).expect("a log file");
         let child = Command::new("etcd")

@@ -9,6 +9,7 @@ use tokio::net::UnixDatagram;
 use crate::blackbox::world::World;
 use crate::support::DEADLINE;
 use crate::support::bridge::Bridge;
+use crate::support::deserted::Deserted;
 use crate::support::sim::Sim;
 
 /// The service manager's end.
@@ -122,6 +123,20 @@ async fn ready_and_alive_though_nobody_can_be_reached() {
     assert!(silence.is_err(), "it was heard though it stands still");
     bridge.process().resume();
     manager.until("WATCHDOG=1 again", says("WATCHDOG=1")).await;
+    assert_eq!(bridge.stop().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn not_ready_and_why_while_a_member_of_a_cluster_waits_for_etcd() {
+    let (manager, nobody) = (Manager::new(), Deserted::new());
+    let endpoints = format!("[\"{}\"]", nobody.url("http"));
+    let bridge = Bridge::at("mqtt://127.0.0.1:1", &Sim::absent(&[])).with_toml("cluster.endpoints", &endpoints);
+    let mut bridge = manager.of(bridge).with_env("WATCHDOG_USEC", "200000");
+    bridge.spawn();
+    let waits = |news: &str| news.contains("STATUS=waits for etcd, has not begun: etcd at ");
+    let mut all = manager.until("why it waits", waits).await;
+    all.extend(manager.until("WATCHDOG=1", says("WATCHDOG=1")).await);
+    assert!(!all.iter().any(|news| news.contains("READY=1")), "{all:?}");
     assert_eq!(bridge.stop().await.code(), Some(0));
 }
 
