@@ -3,13 +3,12 @@
 //! The gateway, because its HTTP client is here already: the crate `etcd-client` needs protoc for each build and brings tonic,
 //! prost and h2, some forty crates.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -21,11 +20,11 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
-use url::Url;
 
-use super::causes::{find, innermost, of_tls};
+use super::answer::Answer;
 use super::choice::Choice;
 use super::config::EtcdConfig;
+use super::endpoint::{Endpoint, Ours};
 use super::error::{EtcdError, more_telling, refusal};
 use super::wire::{Carried, Found, Health, Login, Range, Status, Token, Transaction, Version};
 
@@ -38,31 +37,22 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 const KEEP_ALIVES: u32 = 3;
 /// An idle connection is kept so long.
 const IDLE: Duration = Duration::from_secs(90);
-/// The longest answer: more than one with eight of the largest rows.
-const ANSWER_MOST: usize = 16 * 1024 * 1024;
 
 /// The way to etcd.
 #[derive(Debug)]
 pub(super) struct Client {
     pool: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    endpoints: Vec<Endpoint>,
+    endpoints: Vec<Arc<Endpoint>>,
     choice: Choice,
     login: Option<(String, SecretString)>,
     token: Mutex<Option<HeaderValue>>,
-    cluster: OnceLock<u64>,
-}
-
-#[derive(Debug)]
-struct Endpoint {
-    /// Without a slash at its end.
-    url: String,
-    /// It is known to be an etcd that is new enough.
-    is_known: AtomicBool,
 }
 
 impl Client {
     pub(super) fn new(config: &EtcdConfig) -> Result<Self, EtcdError> {
-        let endpoints: Vec<_> = config.endpoints.iter().map(Endpoint::new).collect::<Result<_, _>>()?;
+        let ours = Ours::default();
+        let endpoints = config.endpoints.iter().map(|url| Ok(Arc::new(Endpoint::new(url, &ours)?)));
+        let endpoints: Vec<_> = endpoints.collect::<Result<_, EtcdError>>()?;
         if endpoints.is_empty() {
             return Err(EtcdError::Config("cluster.endpoints is empty".to_owned()));
         }
@@ -79,7 +69,7 @@ impl Client {
             .pool_idle_timeout(IDLE)
             .build(HttpsConnector::from((http, config.tls.client_config()?)));
         let (choice, login, token) = (Choice::among(endpoints.len()), config.login.clone(), Mutex::default());
-        Ok(Self { pool, endpoints, choice, login, token, cluster: OnceLock::new() })
+        Ok(Self { pool, endpoints, choice, login, token })
     }
 
     /// The endpoints, for people.
@@ -99,7 +89,7 @@ impl Client {
 
     /// Asks; at each endpoint once, beginning with the present one, until one answers. While one is silent, the next is asked
     /// besides. What is asked for must be harmless when it is carried out twice.
-    pub(super) async fn ask<A: DeserializeOwned>(
+    pub(super) async fn ask<A: DeserializeOwned + Answer>(
         &self,
         path: &str,
         question: &impl Serialize,
@@ -109,7 +99,7 @@ impl Client {
     }
 
     /// The answer, and whether somebody else who was asked may have done it, or may do it yet.
-    async fn ask_around<A: DeserializeOwned>(
+    async fn ask_around<A: DeserializeOwned + Answer>(
         &self,
         path: &str,
         question: &impl Serialize,
@@ -201,7 +191,7 @@ impl Client {
 
     async fn ask_at(&self, endpoint: usize, path: &str, body: Bytes, each: Duration) -> Result<Bytes, EtcdError> {
         let at = self.endpoint(endpoint)?;
-        if !at.is_known.load(Ordering::Relaxed) {
+        if !at.is_known() {
             self.known(endpoint, each).await?;
         }
         let mut again = self.login.is_some();
@@ -212,6 +202,8 @@ impl Client {
                 return Ok(answer);
             }
             let error = refusal(&at.url, status, &answer);
+            // It does not tell whose it is.
+            at.set_known(false);
             if !(error.is_token() && std::mem::take(&mut again)) {
                 return Err(error);
             }
@@ -227,7 +219,7 @@ impl Client {
         question: &impl Serialize,
     ) -> Result<Incoming, EtcdError> {
         let at = self.endpoint(endpoint)?;
-        if !at.is_known.load(Ordering::Relaxed) {
+        if !at.is_known() {
             self.known(endpoint, EACH).await?;
         }
         let token = self.token(at).await?;
@@ -239,13 +231,14 @@ impl Client {
         }
         let answer = timeout(EACH, at.read(response)).await.map_err(|_| at.silent())??;
         let error = refusal(&at.url, status, &answer);
+        at.set_known(false);
         if error.is_token() {
             *self.lock() = None;
         }
         Err(error)
     }
 
-    fn endpoint(&self, index: usize) -> Result<&Endpoint, EtcdError> {
+    pub(super) fn endpoint(&self, index: usize) -> Result<&Arc<Endpoint>, EtcdError> {
         self.endpoints.get(index).ok_or_else(|| EtcdError::Config("no such endpoint".to_owned()))
     }
 
@@ -268,10 +261,8 @@ impl Client {
         let (status, answer) =
             self.whole(Method::POST, at, "/v3/maintenance/status", Bytes::from_static(b"{}"), token, each).await?;
         if let (StatusCode::OK, Ok(Status { header })) = (status, serde_json::from_slice(&answer)) {
-            if header.cluster_id.0 != *self.cluster.get_or_init(|| header.cluster_id.0) {
-                return Err(EtcdError::Foreign { at: at.url.clone() });
-            }
-            at.is_known.store(true, Ordering::Relaxed);
+            at.accept(header)?;
+            at.set_known(true);
         }
         Ok(version)
     }
@@ -331,9 +322,12 @@ impl Client {
         self.pool.request(request).await.map_err(|error| at.failed(&error))
     }
 
-    fn decoded<A: DeserializeOwned>(&self, endpoint: usize, answer: &[u8]) -> Result<A, EtcdError> {
+    fn decoded<A: DeserializeOwned + Answer>(&self, endpoint: usize, answer: &[u8]) -> Result<A, EtcdError> {
         let at = self.endpoint(endpoint)?;
-        serde_json::from_slice(answer).map_err(|error| at.unanswered(format!("its answer cannot be read ({error})")))
+        let unread = |error| at.unanswered(format!("its answer cannot be read ({error})"));
+        let answer: A = serde_json::from_slice(answer).map_err(unread)?;
+        at.accept(answer.header())?;
+        Ok(answer)
     }
 
     #[cfg(test)]
@@ -343,54 +337,6 @@ impl Client {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<HeaderValue>> {
         self.token.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Endpoint {
-    fn new(url: &Url) -> Result<Self, EtcdError> {
-        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-            return Err(EtcdError::Config("cluster.endpoints: each begins with http:// or https://".to_owned()));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(EtcdError::Config(
-                "cluster.endpoints: no user or password in a URL: cluster.username and cluster.password".to_owned(),
-            ));
-        }
-        Ok(Self { url: url.as_str().trim_end_matches('/').to_owned(), is_known: AtomicBool::new(false) })
-    }
-
-    async fn read(&self, response: Response<Incoming>) -> Result<Bytes, EtcdError> {
-        let mut body = response.into_body();
-        let mut read = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| self.unanswered(innermost(&error)))?;
-            read.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-            if read.len() > ANSWER_MOST {
-                return Err(self.unanswered("its answer has no end".to_owned()));
-            }
-        }
-        Ok(read.freeze())
-    }
-
-    fn silent(&self) -> EtcdError {
-        self.unanswered("the time ran out".to_owned())
-    }
-
-    fn unanswered(&self, cause: String) -> EtcdError {
-        EtcdError::Unanswered { at: self.url.clone(), cause }
-    }
-
-    fn failed(&self, error: &legacy::Error) -> EtcdError {
-        let at = self.url.clone();
-        if let Some(cause) = of_tls(error, &at) {
-            return EtcdError::Tls { at, cause };
-        }
-        let mut cause = innermost(error);
-        if self.url.starts_with("http:") && find::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message)
-        {
-            cause += " (if it speaks TLS, write https:// in cluster.endpoints)";
-        }
-        if error.is_connect() { EtcdError::Unreachable { at, cause } } else { EtcdError::Unanswered { at, cause } }
     }
 }
 

@@ -45,6 +45,7 @@
 //! debug). A program of two kinds would cost every test and package more.
 
 mod adopt;
+mod answer;
 mod asked;
 mod causes;
 mod choice;
@@ -53,6 +54,7 @@ mod commit;
 mod compose;
 mod config;
 mod election;
+mod endpoint;
 mod error;
 mod estimate;
 mod feed;

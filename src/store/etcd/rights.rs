@@ -54,7 +54,7 @@ async fn read(client: &Client, keys: &Keys) -> Result<(), EtcdError> {
 }
 
 async fn write(client: &Client, keys: &Keys) -> Result<(), EtcdError> {
-    let asked = Lease { id: Number(0), ttl: Number(TRIAL_S) };
+    let asked = Lease::question(0, TRIAL_S);
     let granted: Lease = client.ask("/v3/lease/grant", &asked, EACH).await?;
     let key = keys.trial(&Ulid::generate().to_string());
     let put = Put { key: key.clone().into(), value: "".into(), lease: granted.id };
@@ -63,9 +63,9 @@ async fn write(client: &Client, keys: &Keys) -> Result<(), EtcdError> {
         let transaction = Transaction { success: vec![step], ..Transaction::default() };
         tried = tried.and(client.transact(&transaction).await.map(|_| ()));
     }
-    let ended = Lease { id: granted.id, ttl: Number(0) };
+    let ended = Lease::question(granted.id.0, 0);
     // If etcd does not hear it, the lease ends by itself.
-    let _ = client.ask::<serde::de::IgnoredAny>("/v3/lease/revoke", &ended, EACH).await;
+    let _ = client.ask::<Lease>("/v3/lease/revoke", &ended, EACH).await;
     tried
 }
 

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
+use super::answer::Answer;
 use super::client::{Client, EACH};
 use super::config::Keys;
 use super::error::EtcdError;
@@ -188,7 +189,7 @@ impl Session {
 
     async fn register(&self) -> Result<Lease, EtcdError> {
         let sent = boot_now();
-        let asked = Granted { id: Number(0), ttl: Number(self.ttl.as_secs().max(1)) };
+        let asked = Granted::question(0, self.ttl.as_secs().max(1));
         let granted: Granted = self.ask("/v3/lease/grant", &asked, EACH).await?;
         let lease = Lease { id: granted.id.0, until: AtomicU64::new(0), gone: CancellationToken::new() };
         lease.kept(sent, Duration::from_secs(granted.ttl.0));
@@ -242,7 +243,7 @@ impl Session {
                 () = self.doubt.notified() => {}
             }
             let sent = boot_now();
-            let question = Granted { id: Number(lease.id), ttl: Number(0) };
+            let question = Granted::question(lease.id, 0);
             let each = (self.ttl / 6).max(PAUSE);
             match self.ask::<Message<Granted>>("/v3/lease/keepalive", &question, each).await {
                 Ok(Message { result: Some(kept), .. }) if kept.ttl.0 > 0 => {
@@ -264,12 +265,12 @@ impl Session {
     }
 
     pub(super) async fn revoke(&self, lease: u64) {
-        let question = Granted { id: Number(lease), ttl: Number(0) };
+        let question = Granted::question(lease, 0);
         // If etcd does not hear it, the lease ends by itself.
-        let _ = self.ask::<serde::de::IgnoredAny>("/v3/lease/revoke", &question, EACH).await;
+        let _ = self.ask::<Granted>("/v3/lease/revoke", &question, EACH).await;
     }
 
-    async fn ask<A: serde::de::DeserializeOwned>(
+    async fn ask<A: serde::de::DeserializeOwned + Answer>(
         &self,
         path: &str,
         question: &Granted,

@@ -127,8 +127,7 @@ impl TokenLease {
     /// Its id; a new one's if need be.
     pub(super) async fn get(&mut self, client: &Client) -> Result<u64, EtcdError> {
         if boot_now() >= self.until {
-            let (asked, until) = (Number(LEASE_LIVES.as_secs()), boot_now() + LEASE_USED);
-            let question = Lease { id: Number(0), ttl: asked };
+            let (question, until) = (Lease::question(0, LEASE_LIVES.as_secs()), boot_now() + LEASE_USED);
             let granted: Lease = client.ask("/v3/lease/grant", &question, EACH).await?;
             *self = Self { id: granted.id.0, until };
         }

@@ -1,10 +1,13 @@
 //! What changes in etcd, as it changes: a stream of JSON lines.
 
+use std::sync::Arc;
+
 use bytes::{Buf as _, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 use super::client::Client;
+use super::endpoint::Endpoint;
 use super::error::{EtcdError, said};
 use super::wire::{Blob, Event, Message, Number, WatchCreate, WatchRequest, Watched};
 
@@ -20,6 +23,7 @@ pub(super) struct Watch {
     searched: usize,
     /// Where it comes from.
     pub(super) endpoint: usize,
+    at: Arc<Endpoint>,
 }
 
 /// Which changes.
@@ -56,14 +60,15 @@ impl Watch {
                 client.leave(endpoint);
             }
         })?;
-        Ok(Self { body, read: BytesMut::new(), searched: 0, endpoint })
+        let at = Arc::clone(client.endpoint(endpoint)?);
+        Ok(Self { body, read: BytesMut::new(), searched: 0, endpoint, at })
     }
 
     /// The next changes; none when it has only just begun. Cancel-safe: what has been read of a line is kept.
     pub(super) async fn next(&mut self) -> Result<Vec<Event>, EtcdError> {
         loop {
             if let Some(line) = self.line() {
-                return changes(&line);
+                return changes(&self.at, &line);
             }
             let broken = |why: String| EtcdError::Unanswered { at: "the watch".to_owned(), cause: why };
             match self.body.frame().await {
@@ -90,13 +95,14 @@ impl Watch {
     }
 }
 
-fn changes(line: &[u8]) -> Result<Vec<Event>, EtcdError> {
+fn changes(at: &Endpoint, line: &[u8]) -> Result<Vec<Event>, EtcdError> {
     let message: Message<Watched> =
         serde_json::from_slice(line).map_err(|error| EtcdError::Refused(format!("a watch cannot be read: {error}")))?;
     if let Some(fault) = message.error {
         return Err(said(fault.message, fault.grpc_code));
     }
     let watched = message.result.unwrap_or_default();
+    at.accept(watched.header)?;
     if watched.compact_revision.0 > 0 {
         return Err(EtcdError::Compacted);
     }
@@ -108,10 +114,13 @@ fn changes(line: &[u8]) -> Result<Vec<Event>, EtcdError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::endpoint::Ours;
     use super::*;
 
     #[test]
     fn a_watch_that_ends_says_why() {
+        let at = Endpoint::new(&"http://a:2379".parse().unwrap(), &Ours::default()).unwrap();
+        let changes = |line: &[u8]| changes(&at, line);
         assert_eq!(changes(br#"{"result":{"header":{},"created":true}}"#).unwrap().len(), 0);
         let compacted = br#"{"result":{"header":{},"canceled":true,"compact_revision":"7"}}"#;
         assert_eq!(changes(compacted).unwrap_err(), EtcdError::Compacted);

@@ -231,10 +231,18 @@ impl Carried {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Lease {
+    #[serde(default, skip_serializing)]
+    pub(super) header: Header,
     #[serde(default, rename = "ID", skip_serializing_if = "is_zero")]
     pub(super) id: Number,
     #[serde(default, rename = "TTL", skip_serializing_if = "is_zero")]
     pub(super) ttl: Number,
+}
+
+impl Lease {
+    pub(super) fn question(id: u64, ttl: u64) -> Self {
+        Self { header: Header::default(), id: Number(id), ttl: Number(ttl) }
+    }
 }
 
 /// One message of an answer that is a stream.
@@ -271,6 +279,8 @@ pub(super) struct WatchCreate {
 
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Watched {
+    #[serde(default)]
+    pub(super) header: Header,
     #[serde(default)]
     pub(super) canceled: bool,
     #[serde(default)]

@@ -4,6 +4,7 @@ mod adopt;
 mod client;
 mod conformance;
 mod election;
+mod foreign;
 mod order;
 mod proxy;
 mod server;

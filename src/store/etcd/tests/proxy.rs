@@ -1,7 +1,7 @@
 //! What lies between a bridge and etcd, and can be cut.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -11,32 +11,38 @@ use tokio::sync::watch;
 /// A way to an etcd on loopback.
 pub(crate) struct Proxy {
     port: u16,
-    /// So many answers to transactions are still to be lost.
-    losing: Arc<AtomicUsize>,
-    /// The next answer is held back for so many milliseconds.
-    holding: Arc<AtomicU64>,
+    trouble: Arc<Trouble>,
     open: watch::Sender<bool>,
+    upstream: watch::Sender<String>,
+}
+
+#[derive(Default)]
+struct Trouble {
+    /// So many answers to transactions are still to be lost.
+    losing: AtomicUsize,
+    /// The next answer is held back for so many milliseconds.
+    holding: AtomicU64,
+    /// Comes instead of the next answer to a transaction.
+    instead: Mutex<Option<String>>,
 }
 
 impl Proxy {
     pub(crate) async fn to(url: &str) -> Self {
-        let upstream = url.trim_start_matches("http://").to_owned();
+        let upstream = watch::Sender::new(host_of(url));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (losing, holding, open) =
-            (Arc::<AtomicUsize>::default(), Arc::<AtomicU64>::default(), watch::Sender::new(true));
+        let (trouble, open) = (Arc::<Trouble>::default(), watch::Sender::new(true));
         tokio::spawn({
-            let (losing, holding, open) = (Arc::clone(&losing), Arc::clone(&holding), open.clone());
+            let (trouble, open, upstream) = (Arc::clone(&trouble), open.clone(), upstream.clone());
             async move {
                 while let Ok((client, _)) = listener.accept().await {
                     if *open.borrow() {
-                        let (losing, holding) = (Arc::clone(&losing), Arc::clone(&holding));
-                        tokio::spawn(carry(client, upstream.clone(), losing, holding, open.subscribe()));
+                        tokio::spawn(carry(client, upstream.subscribe(), Arc::clone(&trouble), open.subscribe()));
                     }
                 }
             }
         });
-        Self { port, losing, holding, open }
+        Self { port, trouble, open, upstream }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -45,17 +51,34 @@ impl Proxy {
 
     /// The next transactions are carried out, and their answers are lost.
     pub(crate) fn lose_answers(&self, many: usize) {
-        self.losing.store(many, Ordering::SeqCst);
+        self.trouble.losing.store(many, Ordering::SeqCst);
     }
 
     /// How many are still to be lost.
     pub(crate) fn losing(&self) -> usize {
-        self.losing.load(Ordering::SeqCst)
+        self.trouble.losing.load(Ordering::SeqCst)
     }
 
     /// The next answer comes later.
     pub(crate) fn hold_next_answer(&self, for_: Duration) {
-        self.holding.store(u64::try_from(for_.as_millis()).unwrap(), Ordering::SeqCst);
+        self.trouble.holding.store(u64::try_from(for_.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    /// The next transaction is carried out, and this comes instead of its answer.
+    pub(crate) fn say_instead(&self, status: &str, body: &str) {
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        *self.trouble.instead.lock().unwrap() = Some(answer);
+    }
+
+    /// Whether that is still to come.
+    pub(crate) fn has_something_to_say(&self) -> bool {
+        self.trouble.instead.lock().unwrap().is_some()
+    }
+
+    /// It leads to another etcd from now on; what leads to the former is cut, and who was connected has noticed it.
+    pub(crate) async fn lead_to(&self, url: &str) {
+        self.upstream.send_replace(host_of(url));
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 
     /// Nothing gets through any more, or all does again.
@@ -64,14 +87,18 @@ impl Proxy {
     }
 }
 
+fn host_of(url: &str) -> String {
+    url.trim_start_matches("http://").to_owned()
+}
+
 async fn carry(
     mut client: TcpStream,
-    upstream: String,
-    losing: Arc<AtomicUsize>,
-    holding: Arc<AtomicU64>,
+    mut upstream: watch::Receiver<String>,
+    trouble: Arc<Trouble>,
     mut open: watch::Receiver<bool>,
 ) {
-    let Ok(mut server) = TcpStream::connect(upstream).await else { return };
+    let to = upstream.borrow_and_update().clone();
+    let Ok(mut server) = TcpStream::connect(to).await else { return };
     let transacts = AtomicBool::new(false);
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
@@ -90,13 +117,15 @@ async fn carry(
     let answering = async {
         let mut chunk = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = from_server.read(&mut chunk).await {
+            let transacts = transacts.load(Ordering::SeqCst);
             let lost = |left: usize| left.checked_sub(1);
-            if transacts.load(Ordering::SeqCst) && losing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lost).is_ok()
-            {
+            if transacts && trouble.losing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lost).is_ok() {
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(holding.swap(0, Ordering::SeqCst))).await;
-            if to_client.write_all(&chunk[..read]).await.is_err() {
+            let instead = if transacts { trouble.instead.lock().unwrap().take() } else { None };
+            tokio::time::sleep(Duration::from_millis(trouble.holding.swap(0, Ordering::SeqCst))).await;
+            let answer = instead.as_ref().map_or(&chunk[..read], String::as_bytes);
+            if to_client.write_all(answer).await.is_err() {
                 break;
             }
         }
@@ -105,5 +134,6 @@ async fn carry(
         () = asking => {}
         () = answering => {}
         _ = open.wait_for(|open| !open) => {}
+        _ = upstream.changed() => {}
     }
 }
