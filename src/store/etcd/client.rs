@@ -250,7 +250,7 @@ impl Client {
         let mut numbers = version.split('.').map(|part| part.parse::<u32>().ok());
         let (Some(Some(major)), Some(Some(minor))) = (numbers.next(), numbers.next()) else {
             return Err(match refusal(&at.url, status, &answer) {
-                error @ EtcdError::NotEtcd { .. } if status != StatusCode::OK => error,
+                error @ (EtcdError::NotEtcd { .. } | EtcdError::Unanswered { .. }) if status != StatusCode::OK => error,
                 _ => EtcdError::NotEtcd { at: at.url.clone(), cause: "it does not tell etcd's version".to_owned() },
             });
         };

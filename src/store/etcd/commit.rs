@@ -278,6 +278,15 @@ impl Committer {
                     NotDone::Tokens(verdicts)
                 }
                 Err(error @ EtcdError::Corrupt(_)) => return Err(NotDone::Fatal(error.to_string())),
+                Err(EtcdError::NoSpace) => {
+                    // It may have been carried out, and will not be any more.
+                    match self.find().await {
+                        Ok(Some(key)) if key.value.0 == *mark => return Ok(key.mod_revision.0),
+                        Ok(_) => {}
+                        Err(_) => unknown = true,
+                    }
+                    NotDone::Refused(EtcdError::NoSpace)
+                }
                 Err(error) => NotDone::Refused(error),
             };
             if !unknown {

@@ -39,7 +39,11 @@ pub enum EtcdError {
     /// It is there, and cannot decide anything.
     #[error("etcd has no majority ({0}): more than half of its members must run and reach each other")]
     NoMajority(String),
-    /// Its quota is used up.
+    /// Something went wrong within it.
+    #[error("etcd could not finish what it was asked for ({0}); its log may say why")]
+    Broken(String),
+    /// Its quota is used up. The request with which it is first exceeded may have been carried out all the same: etcd looks at the
+    /// quota, applies the request, then says this.
     #[error(
         "etcd is out of space (NOSPACE): compact and defragment it (`etcdctl compact`, `etcdctl defrag`), then `etcdctl alarm \
          disarm`; or raise its --quota-backend-bytes"
@@ -125,7 +129,7 @@ pub enum EtcdError {
 impl EtcdError {
     /// Whether what was asked for may have been done all the same, or may still be.
     pub(super) fn is_unknown(&self) -> bool {
-        matches!(self, Self::Unanswered { .. } | Self::NoMajority(_))
+        matches!(self, Self::Unanswered { .. } | Self::NoMajority(_) | Self::Broken(_))
     }
 
     /// Whether another endpoint may do better.
@@ -137,6 +141,7 @@ impl EtcdError {
                 | E::Tls { .. }
                 | E::Unanswered { .. }
                 | E::NoMajority(_)
+                | E::Broken(_)
                 | E::NotEtcd { .. }
                 | E::TooOld { .. }
                 | E::Foreign { .. }
@@ -179,22 +184,35 @@ pub(super) fn refusal(at: &str, status: StatusCode, body: &[u8]) -> EtcdError {
              cluster.tls.cert"
         ));
     }
-    let Ok(no) = serde_json::from_slice::<No>(body) else {
-        let cause = if body.starts_with(b"Client sent an HTTP request to an HTTPS server") {
-            "it speaks TLS: write https:// in cluster.endpoints".to_owned()
-        } else {
-            format!("it answers {} without etcd's JSON", status.as_u16())
-        };
-        return EtcdError::NotEtcd { at: at.to_owned(), cause };
-    };
-    said(if no.message.is_empty() { no.error } else { no.message }, no.code)
+    match serde_json::from_slice::<No>(body) {
+        // etcd itself never says no without a code.
+        Ok(no) if no.code != 0 => said(if no.message.is_empty() { no.error } else { no.message }, no.code),
+        _ => {
+            let at = at.to_owned();
+            if body.starts_with(b"Client sent an HTTP request to an HTTPS server") {
+                return EtcdError::NotEtcd {
+                    at,
+                    cause: "it speaks TLS: write https:// in cluster.endpoints".to_owned(),
+                };
+            }
+            let cause = format!("it answers {} without etcd's JSON", status.as_u16());
+            // A proxy says so of what it may have passed on.
+            if status.is_server_error() {
+                return EtcdError::Unanswered { at, cause };
+            }
+            EtcdError::NotEtcd { at, cause }
+        }
+    }
 }
 
-/// What etcd's own words mean; the codes are those of gRPC.
+/// What etcd's own words mean; the codes are those of gRPC. With any other code than those of [`EtcdError::is_unknown`], etcd refuses
+/// a request before it does anything of it; of NOSPACE, see [`EtcdError::NoSpace`].
 pub(super) fn said(words: String, code: u32) -> EtcdError {
     const RESOURCE_EXHAUSTED: u32 = 8;
     const UNAVAILABLE: u32 = 14;
     const CANCELLED: u32 = 1;
+    const UNKNOWN: u32 = 2;
+    const INTERNAL: u32 = 13;
     const DEADLINE: u32 = 4;
     const DENIED: u32 = 7;
     const UNAUTHENTICATED: u32 = 16;
@@ -213,6 +231,8 @@ pub(super) fn said(words: String, code: u32) -> EtcdError {
         EtcdError::Auth(words)
     } else if matches!(code, UNAVAILABLE | CANCELLED | DEADLINE) || has("no leader") || has("timed out") {
         EtcdError::NoMajority(words)
+    } else if matches!(code, UNKNOWN | INTERNAL) {
+        EtcdError::Broken(words)
     } else {
         EtcdError::Refused(words)
     }
@@ -237,6 +257,20 @@ mod tests {
             [("etcdserver: request timed out", 14), ("etcdserver: no leader", 14), ("context deadline exceeded", 4)]
         {
             assert!(no(words, code).is_unknown(), "{words}");
+        }
+        for (words, code) in [("whatever", 2), ("transport: the stream is done", 13)] {
+            assert!(no(words, code).is_unknown() && no(words, code).is_of_this_endpoint(), "{words}");
+        }
+        assert!(!no("etcdserver: requested lease not found", 5).is_unknown());
+        for (status, body, unknown) in [
+            (StatusCode::BAD_GATEWAY, "<html>", true),
+            (StatusCode::GATEWAY_TIMEOUT, "", true),
+            (StatusCode::BAD_GATEWAY, r#"{"message":"the upstream server did not answer"}"#, true),
+            (StatusCode::NOT_FOUND, "<html>", false),
+            (StatusCode::UNAUTHORIZED, r#"{"message":"who are you?"}"#, false),
+        ] {
+            let error = refusal("http://a:2379", status, body.as_bytes());
+            assert_eq!((error.is_unknown(), error.is_of_this_endpoint()), (unknown, true), "{error}");
         }
         assert!(no("etcdserver: invalid auth token", 16).is_token());
         let denied = no("etcdserver: permission denied", 7);

@@ -145,6 +145,29 @@ async fn what_is_carried_out_and_not_answered_is_carried_out_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_carried_out_and_answered_with_a_no_is_carried_out_once() {
+    let config = config(shared(), "a");
+    let proxy = Proxy::to(shared()).await;
+    let a = Etcd::open(&through(&proxy, &config)).unwrap();
+    let member = a.member();
+    let mut answered = vec![append(&*member, "0").await];
+    for (status, body) in [
+        ("502 Bad Gateway", "<h1>502 Bad Gateway</h1>"),
+        ("503 Service Unavailable", r#"{"message":"no upstream"}"#),
+        ("500 Internal Server Error", r#"{"error":"context something","message":"context something","code":2}"#),
+        ("500 Internal Server Error", r#"{"error":"transport","message":"transport","code":13}"#),
+        ("429 Too Many Requests", r#"{"error":"etcdserver: mvcc: database space exceeded","code":8}"#),
+    ] {
+        proxy.say_instead(status, body);
+        answered.push(append(&*member, status).await);
+        assert!(!proxy.has_something_to_say());
+    }
+    let (_leadership, store) = lead(&a).await;
+    let there = rows(&*store, Queue::Inbound).await;
+    assert_eq!(there.iter().map(|row| row.seq).collect::<Vec<_>>(), answered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_sent_is_refused_for_now_and_it_is_told_when_that_is_over() {
     let config = config(shared(), "a");
     let proxy = Proxy::to(shared()).await;
