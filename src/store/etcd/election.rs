@@ -90,7 +90,8 @@ impl Candidate<'_> {
         let range = Range { key: self.keys.leader().into(), ..Range::default() };
         // A silent endpoint must not take the time in which the next one would tell.
         let each = (self.takeover / 3).min(EACH);
-        match self.client.range_within(&range, each).await?.kvs.into_iter().next() {
+        let found = self.client.range_within(&range, each).await?;
+        match found.kvs.into_iter().next() {
             // A leadership whose time is over before it begins would only be given back, again and again.
             None if lease.until() <= boot_now() => {
                 sleep(PAUSE).await;
@@ -102,11 +103,13 @@ impl Candidate<'_> {
                 remove(self.client, &self.keys.leader(), leader.create_revision.0).await?;
                 Ok(None)
             }
-            Some(leader) => {
-                // The watch may hang together with its endpoint, so it is not trusted for long.
-                match timeout(self.takeover / 3, self.gone(leader.mod_revision.0 + 1)).await {
-                    Ok(gone) => gone.map(|()| None),
-                    Err(_) => Ok(None),
+            Some(_) => {
+                // The revision of the answer, because that of the key may be compacted by now. The watch may hang together with
+                // its endpoint, so it is not trusted for long.
+                match timeout(self.takeover / 3, self.gone(found.header.revision.0 + 1)).await {
+                    // Compacted since: it is looked at again.
+                    Ok(Ok(()) | Err(EtcdError::Compacted)) | Err(_) => Ok(None),
+                    Ok(Err(error)) => Err(error),
                 }
             }
         }

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::proxy::Proxy;
-use super::server::shared;
+use super::server::{Server, shared};
 use super::{config, in_time};
 use crate::os::clock::boot_now;
+use crate::store::etcd::client::{Client, EACH};
+use crate::store::etcd::wire::Range;
 use crate::store::etcd::{Etcd, EtcdConfig, EtcdError};
 
 fn two() -> (EtcdConfig, EtcdConfig) {
@@ -103,6 +107,32 @@ async fn a_leadership_that_is_forgotten_is_free() {
     let (a, b) = (Etcd::open(&a).unwrap(), Etcd::open(&b).unwrap());
     drop(in_time(a.campaign()).await);
     in_time(b.campaign()).await;
+}
+
+#[tokio::test]
+async fn a_compaction_keeps_nobody_from_taking_part() {
+    let server = Server::start(&[]);
+    let mut first = config(&server.url(), "a");
+    first.takeover = Duration::from_secs(3);
+    let second = EtcdConfig { member: "b".to_owned(), ..first.clone() };
+    let (a, b) = (Etcd::open(&first).unwrap(), Etcd::open(&second).unwrap());
+    let leadership = in_time(a.campaign()).await;
+    let standing_by = tokio::spawn({
+        let b = Arc::clone(&b);
+        async move { b.campaign().await }
+    });
+    let mut state = b.session();
+    in_time(state.wait_for(Result::is_ok)).await.unwrap();
+    in_time(b.get_or_create("x", b"y")).await.unwrap();
+    let client = Client::new(&first).unwrap();
+    let now = in_time(client.range(&Range { key: "/x".to_owned().into(), ..Range::default() })).await.unwrap();
+    let compaction = json!({"revision": now.header.revision.0.to_string(), "physical": true});
+    in_time(client.ask::<Value>("/v3/kv/compaction", &compaction, EACH)).await.unwrap();
+    // It looks anew each second.
+    let told = tokio::time::timeout(Duration::from_secs(3), state.wait_for(Result::is_err)).await;
+    assert!(told.is_err(), "{told:?}");
+    leadership.resign().await;
+    in_time(standing_by).await.unwrap();
 }
 
 #[tokio::test]
