@@ -2,7 +2,7 @@
 //!
 //! Within one run of the process it is the boot-time clock, which counts suspended time and which nobody can set.
 //! Across restarts only the wall clock is left. If it went backwards, that counts as no time at all. Between the members of a
-//! cluster, too, only the wall clock is left.
+//! cluster, too, only the wall clock is left, as it is set now: it may have been wrong at the start.
 
 #[cfg(test)]
 pub(crate) mod simulated;
@@ -41,6 +41,14 @@ static AMONG_OTHERS: AtomicBool = AtomicBool::new(false);
 /// but another member's.
 pub fn run_among_others() {
     AMONG_OTHERS.store(true, Ordering::Relaxed);
+}
+
+fn among_others() -> bool {
+    #[cfg(test)]
+    if let Some(among_others) = simulated::among_others() {
+        return among_others;
+    }
+    AMONG_OTHERS.load(Ordering::Relaxed)
 }
 
 /// Time since boot, suspended time included.
@@ -106,15 +114,15 @@ impl Stamp {
     }
 
     /// How long ago this was: by the boot-time clock for a moment of this run; for an earlier run's, by the wall clock up to
-    /// the start of this run and by the boot-time clock since. For another member's, by the wall clock as it was at the start of
-    /// this run, and by the boot-time clock since. Never below zero.
+    /// the start of this run and by the boot-time clock since. Among others, for everybody else's by the wall clock alone: a
+    /// machine without a clock of its own may have started with a wrong one, and set it since. Never below zero.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.age_at(boot_now())
     }
 
     /// The boot-time instant at which this will be (or was) `age` old; zero if that was before the boot. From then on
-    /// [`Self::age`] is at least `age`: both are reckoned from one reading of the clock.
+    /// [`Self::age`] is at least `age`, unless it goes by the wall clock alone and that was set meanwhile.
     #[must_use]
     pub fn plus(&self, age: Duration) -> Duration {
         let now = boot_now();
@@ -126,14 +134,10 @@ impl Stamp {
         if self.run == run.mark {
             return boot.saturating_sub(Duration::from_millis(self.boot_ms));
         }
-        self.foreign_age(&run, boot, AMONG_OTHERS.load(Ordering::Relaxed))
-    }
-
-    fn foreign_age(&self, run: &Run, boot: Duration, among_others: bool) -> Duration {
-        let before = Duration::from_millis(run.wall_ms.saturating_sub(self.wall_ms));
-        let after = Duration::from_millis(self.wall_ms.saturating_sub(run.wall_ms));
-        let age = before + boot.saturating_sub(run.boot);
-        if among_others { age.saturating_sub(after) } else { age }
+        if among_others() {
+            return Duration::from_millis(wall_now_ms().saturating_sub(self.wall_ms));
+        }
+        Duration::from_millis(run.wall_ms.saturating_sub(self.wall_ms)) + boot.saturating_sub(run.boot)
     }
 
     /// The moment, as bytes that no other moment has: of which run, and when in it.
@@ -195,17 +199,22 @@ mod tests {
         assert!(stamp.age() < Duration::from_mins(1));
     }
 
-    #[test]
-    fn another_members_moment_is_no_older_than_the_clocks_say() {
-        let run = Run { mark: 1, wall_ms: 1_000_000, boot: Duration::from_secs(10) };
-        // This run is an hour old.
-        let boot = run.boot + Duration::from_hours(1);
-        let age = |ahead_s: u64, among_others| {
-            let stamp = Stamp { run: 2, boot_ms: 0, wall_ms: run.wall_ms + ahead_s * 1000 };
-            stamp.foreign_age(&run, boot, among_others).as_secs()
-        };
-        assert_eq!((age(3597, true), age(3600, true), age(3601, true)), (3, 0, 0));
-        assert_eq!(age(3597, false), 3600);
+    #[tokio::test(start_paused = true)]
+    async fn another_members_moment_is_measured_by_the_wall_clock_as_it_is_set_now() {
+        let clocks = simulated::Clocks::default();
+        let _entered = clocks.enter();
+        clocks.start_anew(false);
+        // This machine has started with a clock that is an hour behind the others'.
+        let stamp = Stamp { run: u64::MAX, boot_ms: 0, wall_ms: wall_now_ms() + 3_600_000 };
+        tokio::time::advance(Duration::from_secs(30)).await;
+        for (among_others, ahead_s, age_s) in [(true, 0, 0), (true, 3600, 30), (true, 3500, 0), (false, 3600, 30)] {
+            clocks.set(among_others, Duration::from_secs(ahead_s));
+            assert_eq!(stamp.age(), Duration::from_secs(age_s), "{among_others} {ahead_s}");
+        }
+        clocks.set(true, Duration::from_hours(1));
+        let due = stamp.plus(Duration::from_mins(1));
+        assert_eq!(due, boot_now() + Duration::from_secs(30));
+        assert_eq!(Stamp { wall_ms: 0, ..Stamp::now() }.age(), Duration::ZERO, "its own go by the boot-time clock");
     }
 
     #[test]

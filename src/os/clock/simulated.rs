@@ -28,6 +28,8 @@ struct Shared {
     began: OnceLock<Instant>,
     /// The present run of the process, and how long the world had existed when the machine was booted.
     run: Mutex<(Run, Duration)>,
+    /// Whether there are others, and how far the wall clock was set ahead since the beginning.
+    set: Mutex<(bool, Duration)>,
 }
 
 /// Leaves them when it is dropped.
@@ -57,6 +59,11 @@ impl Clocks {
         );
     }
 
+    /// There are other members, or there are none; and somebody sets the wall clock, so far ahead of where it began.
+    pub(crate) fn set(&self, among_others: bool, ahead: Duration) {
+        *self.0.set.lock().unwrap() = (among_others, ahead);
+    }
+
     fn elapsed(&self) -> Duration {
         self.0.began.get_or_init(Instant::now).elapsed()
     }
@@ -71,7 +78,11 @@ pub(super) fn boot_now() -> Option<Duration> {
 }
 
 pub(super) fn wall_now_ms() -> Option<u64> {
-    here(|clocks| WALL_MS + millis(clocks.elapsed()))
+    here(|clocks| WALL_MS + millis(clocks.elapsed() + clocks.0.set.lock().unwrap().1))
+}
+
+pub(super) fn among_others() -> Option<bool> {
+    here(|clocks| clocks.0.set.lock().unwrap().0)
 }
 
 pub(super) fn run() -> Option<Run> {
