@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 
 use tokio::sync::watch;
 
@@ -109,6 +110,25 @@ impl Shared {
             *writable = now;
             changed
         });
+    }
+}
+
+/// Held by who works for the store: tells everybody if that ends by a panic.
+pub(super) struct Unexpected(pub(super) Arc<Shared>);
+
+impl Drop for Unexpected {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.fail("who stores has panicked".to_owned());
+        }
+    }
+}
+
+impl Unexpected {
+    /// Is held as long as this is at work.
+    pub(super) async fn watch<T>(self, work: impl Future<Output = T>) -> T {
+        let _unexpected = self;
+        work.await
     }
 }
 

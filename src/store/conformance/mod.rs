@@ -40,6 +40,7 @@ macro_rules! suite {
             keys_and_notes_live_as_long_as_they_should,
             a_key_goes_when_the_broker_needs_it_no_more_and_none_of_a_lost_session_comes_after,
             a_failed_sync_ends_it_and_nothing_is_answered_afterwards,
+            a_panic_of_who_stores_is_a_failure,
             what_cannot_be_read_for_a_moment_is_read_then,
             a_closed_store_answers_nobody,
         }

@@ -39,6 +39,17 @@ pub(crate) async fn a_failed_sync_ends_it_and_nothing_is_answered_afterwards<S: 
     assert_eq!(everything(&*subject.store(), Queue::Inbound).await.len(), 1);
 }
 
+pub(crate) async fn a_panic_of_who_stores_is_a_failure<S: Subject>() {
+    let subject = S::create(ROOMY).await;
+    let store = subject.store();
+    let then: Then = Box::new(|outcome| panic!("a test's own, at row {outcome:?}"));
+    assert!(store.hand_over(Queue::Inbound, vec![1].into(), None, then).is_ok());
+    let cause = timeout(Duration::from_mins(1), store.failed()).await.expect("it is told");
+    assert!(cause.contains("panicked"), "{cause}");
+    assert!(store.has_failed() && store.writable().borrow().is_err());
+    assert!(store.stores().is_err_and(|not| not.why == WhyNot::Failed));
+}
+
 pub(crate) async fn what_cannot_be_read_for_a_moment_is_read_then<S: Subject>() {
     let subject = S::create(ROOMY).await;
     let store = subject.store();

@@ -25,7 +25,7 @@ use super::state::{State, Wanted};
 use super::wire::{Number, Range, Step, Transaction};
 use crate::os::files::Failure;
 use crate::store::request::Op;
-use crate::store::shared::{Shared, add};
+use crate::store::shared::{Shared, Unexpected, add};
 use crate::store::types::{Limits, NotStored, Patience, Queue, Row, SpoolError};
 use crate::store::{Answer, Append as _, Store};
 
@@ -75,8 +75,9 @@ pub(super) async fn open(
     let feed = Feed::new(Arc::clone(&client), &keys, leadership.clone(), revision + 1, check_every);
     let (requests, inbox) = mpsc::unbounded_channel();
     let view = View::Rows(Box::new(feed));
+    let unexpected = Unexpected(Arc::clone(&common.shared));
     let keeper = Keeper::new(Arc::clone(&client), keys.clone(), Arc::clone(&common), inbox, view, committer);
-    tokio::spawn(keeper.run());
+    tokio::spawn(unexpected.watch(keeper.run()));
     let rights = Leading {
         client,
         keys,

@@ -15,8 +15,7 @@ use super::keeper::{Keeper, View};
 use super::session::Session;
 use super::state::State;
 use super::tokens::TokenOp;
-use crate::os::files::Failure;
-use crate::store::shared::Shared;
+use crate::store::shared::{Shared, Unexpected};
 use crate::store::types::{AppendError, Limits, NotStored, Once, SpoolError, Token, WhyNot};
 use crate::store::{Answer, Tokens};
 
@@ -30,14 +29,15 @@ pub(super) fn open(
     session: &Arc<Session>,
     name: &str,
     limits: Limits,
+    shared: Arc<Shared>,
 ) -> Arc<Member> {
-    let shared = Arc::new(Shared::new(Failure::default()));
+    let unexpected = Unexpected(Arc::clone(&shared));
     let common = Arc::new(Common::new(shared, State::new(keys.clone()), limits));
     let committer = Committer::member(Arc::clone(client), keys.writer(&format!("member-{name}")), Arc::clone(session));
     let view = View::Estimate(Box::new(Estimate::new(Arc::clone(client), keys)));
     let (requests, inbox) = mpsc::unbounded_channel();
     let keeper = Keeper::new(Arc::clone(client), keys.clone(), Arc::clone(&common), inbox, view, committer);
-    tokio::spawn(keeper.run());
+    tokio::spawn(unexpected.watch(keeper.run()));
     Arc::new(Handle::new(requests, common, Arc::clone(session)))
 }
 

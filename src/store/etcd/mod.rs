@@ -97,7 +97,9 @@ use session::{Registered, Session};
 use values::Values;
 use wire::Range;
 
+use super::shared::{Shared, Unexpected};
 use super::{Append as _, Limits, Store, Tokens};
+use crate::os::files::Failure;
 
 /// A member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +122,8 @@ pub struct Etcd {
     member: String,
     takeover: Duration,
     limits: Limits,
+    /// Of what takes rows in, and of all that works for this member.
+    shared: Arc<Shared>,
     appending: OnceLock<Arc<Member>>,
     ended: CancellationToken,
     _end: DropGuard,
@@ -144,13 +148,14 @@ impl Etcd {
         let (member, takeover) = (config.member.clone(), config.takeover);
         let session = Arc::new(Session::new(Arc::clone(&client), &keys, member.clone(), takeover));
         let ended = CancellationToken::new();
+        let shared = Arc::new(Shared::new(Failure::default()));
         tokio::spawn({
             let (session, ended) = (Arc::clone(&session), ended.clone());
-            async move { ended.run_until_cancelled(session.run()).await }
+            Unexpected(Arc::clone(&shared)).watch(async move { ended.run_until_cancelled(session.run()).await })
         });
         let end = ended.clone().drop_guard();
         let (limits, appending) = (config.limits, OnceLock::new());
-        Ok(Arc::new(Self { client, keys, session, member, takeover, limits, appending, ended, _end: end }))
+        Ok(Arc::new(Self { client, keys, session, member, takeover, limits, shared, appending, ended, _end: end }))
     }
 
     /// What each endpoint is (its version), or what is wrong with it. One that is silent for `within` counts as such, and keeps
@@ -237,7 +242,8 @@ impl Etcd {
     }
 
     fn taking_in(&self) -> Arc<Member> {
-        let open = || member::open(&self.client, &self.keys, &self.session, &self.member, self.limits);
+        let Self { client, keys, session, member, limits, shared, .. } = self;
+        let open = || member::open(client, keys, session, member, *limits, Arc::clone(shared));
         Arc::clone(self.appending.get_or_init(open))
     }
 
@@ -293,7 +299,8 @@ impl Etcd {
     pub fn follow(&self, name: &str) -> channel::Receiver<Option<Vec<u8>>> {
         let (to, value) = channel::channel(None);
         let (following, ended) = (self.values().follow(name.to_owned(), to), self.ended.clone());
-        tokio::spawn(async move { ended.run_until_cancelled(following).await });
+        let unexpected = Unexpected(Arc::clone(&self.shared));
+        tokio::spawn(unexpected.watch(async move { ended.run_until_cancelled(following).await }));
         value
     }
 

@@ -70,7 +70,7 @@ use writer::Writer;
 
 use super::pending::{Change, Lazy};
 use super::request::{New, Op, Reply};
-use super::shared::{self, Shared};
+use super::shared::{self, Shared, Unexpected};
 use super::{
     Answer, Append, AppendError, Counters, Key, Limits, Medium, NotStored, Patience, Queue, QueueStats, Row,
     SpoolError, Store, Then, WhyNot,
@@ -353,16 +353,5 @@ impl Drop for Spool {
     fn drop(&mut self) {
         let _ = self.requests.send(Request::Close(Closing::Unawaited));
         self.join();
-    }
-}
-
-/// Tells everybody if the writer ends by a panic.
-struct Unexpected(Arc<Shared>);
-
-impl Drop for Unexpected {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.fail("its thread has panicked".to_owned());
-        }
     }
 }

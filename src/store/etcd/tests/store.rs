@@ -12,7 +12,7 @@ use super::server::{Server, shared};
 use super::{config, in_time};
 use crate::store::etcd::client::{Client, EACH};
 use crate::store::etcd::{Etcd, EtcdConfig, Leadership};
-use crate::store::{Append, AppendError, Queue, ROW_OVERHEAD, Row, SpoolError, Store, WhyNot};
+use crate::store::{Append, AppendError, Queue, ROW_OVERHEAD, Row, SpoolError, Store, Then, WhyNot};
 
 pub(super) fn through(proxy: &Proxy, config: &EtcdConfig) -> EtcdConfig {
     EtcdConfig { endpoints: vec![Url::parse(&proxy.url()).unwrap()], ..config.clone() }
@@ -142,6 +142,17 @@ async fn what_is_carried_out_and_not_answered_is_carried_out_once() {
     let b = Etcd::open(&named(&config, "b")).unwrap();
     let (_leadership, store) = lead(&b).await;
     assert_eq!(rows(&*store, Queue::Inbound).await, there);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_who_takes_rows_in_for_a_member_is_a_failure() {
+    let etcd = Etcd::open(&config(shared(), "a")).unwrap();
+    let member = etcd.member();
+    append(&*member, "0").await;
+    let then: Then = Box::new(|outcome| panic!("a test's own, at row {outcome:?}"));
+    assert!(member.hand_over(Queue::Inbound, "1".into(), None, then).is_ok());
+    assert!(in_time(member.failed()).await.contains("panicked"));
+    assert!(member.stores().is_err_and(|not| not.why == WhyNot::Failed));
 }
 
 #[tokio::test(flavor = "multi_thread")]
