@@ -4,13 +4,17 @@
 //! answer leaves, the token is removed a little later (or says nothing any more). If it does not, the token says *unanswered* from
 //! then on, and the next try, at whichever member, is a repeat: that member takes the push in hand, and answers.
 //!
+//! A push is stored within the time for which iLink waits, or not at all: later, another member may have stored and answered it,
+//! and removed its token. If it is not certain that this has been so (nobody waits any more when it is stored), the token is left as
+//! it is, and does not say *unanswered*: the next push of these bytes may be a new one.
+//!
 //! Who finds a push in another's hand waits for what becomes of it. If that does not show in time, the other was killed, stands
 //! still, or does not reach etcd, and nobody can tell whether it has answered. Then the push is stored once more, as a copy: with
 //! the same id, as everything that is sent again. So nothing that was answered is ever lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -22,15 +26,16 @@ use tokio_util::task::TaskTracker;
 use super::record::Record;
 use super::repeats::{Digest, Progress, WINDOW};
 use super::room::NewRow;
-use crate::os::clock::Stamp;
+use super::term::Term;
+use crate::os::clock::{Stamp, boot_now};
 use crate::store::{AppendError, Once, SpoolError, Token, Tokens};
 
 /// What becomes of a push in another's hand is looked at first after this time, then after twice as much, and so on: for a
 /// second and a half in all.
 const FIRST_LOOK: Duration = Duration::from_millis(25);
 const LOOKS: u32 = 6;
-/// For less than that, a push in hand is in no other's.
-const SURELY_OWN: Duration = Duration::from_secs(1);
+/// For so long after it was asked for, a push in hand is in no other's: that one looks for longer what becomes of it.
+const SURELY_OWN: Duration = Duration::from_millis(1400);
 
 /// What a token says of its push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +68,10 @@ pub struct Due {
     /// Of its token.
     version: u64,
     word: Word,
-    since: Instant,
+    /// Before it was asked for, by the boot-time clock.
+    since: Duration,
+    /// Nobody else can have stored and answered it before.
+    is_certain: bool,
     has_left: AtomicBool,
     /// It was stored before this try.
     pub(super) is_repeat: bool,
@@ -72,18 +80,14 @@ pub struct Due {
 impl Due {
     /// The answer left: the same bytes are a new message from here on.
     pub(super) fn left(&self) {
-        if self.has_left.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        if self.since.elapsed() < SURELY_OWN {
-            self.tokens.end(self.digest);
-        } else {
-            self.put(Bytes::new());
+        if !self.has_left.swap(true, Ordering::Relaxed) {
+            self.tokens.end(self.digest, self.version, self.since + SURELY_OWN);
         }
     }
 
-    /// Puts another value, unless the push is in another's hand by now.
-    fn put(&self, value: Bytes) {
+    /// The token says that no answer left, unless the push is in another's hand by now.
+    fn stayed(&self) {
+        let value = Word { is_unanswered: true, ..self.word }.encode();
         let token = Token { name: self.digest, value, replaces: self.version };
         let tokens = Arc::clone(&self.tokens);
         // If that cannot be stored, the same bytes make a copy.
@@ -93,8 +97,8 @@ impl Due {
 
 impl Drop for Due {
     fn drop(&mut self) {
-        if !*self.has_left.get_mut() {
-            self.put(Word { is_unanswered: true, ..self.word }.encode());
+        if !*self.has_left.get_mut() && self.is_certain {
+            self.stayed();
         }
     }
 }
@@ -104,6 +108,7 @@ pub(super) struct New<'a> {
     pub(super) tokens: &'a Arc<dyn Tokens>,
     pub(super) tasks: &'a TaskTracker,
     pub(super) digest: Digest,
+    pub(super) term: &'a Term,
     pub(super) row: &'a NewRow,
     pub(super) tell: &'a watch::Sender<Progress>,
 }
@@ -146,9 +151,14 @@ impl New<'_> {
     }
 
     async fn append(&self, row: Bytes, word: Word, replaces: u64) -> Result<Found, AppendError> {
-        let token = Token { name: self.digest, value: word.encode(), replaces };
-        let (version, value) = match self.tokens.append_once(row, token).await? {
-            Once::Stored { version, .. } => return Ok(Found::InHand(self.due(version, word, false))),
+        let (digest, since) = (self.digest, boot_now());
+        let token = Token { name: digest, value: word.encode(), replaces };
+        let (version, value) = match self.tokens.append_once(row, token, self.term.end()).await? {
+            Once::Stored { version, .. } => {
+                // A token that it replaced has been there all the time.
+                let is_certain = replaces != 0 || self.is_waited_for();
+                return Ok(Found::InHand(self.due(version, word, since, is_certain)));
+            }
             Once::Known { version, value } => (version, value),
         };
         if self.tell.is_closed() {
@@ -161,15 +171,23 @@ impl New<'_> {
             return Ok(Found::Elsewhere { version, word: there });
         }
         let word = Word { is_unanswered: false, ..there };
-        let token = Token { name: self.digest, value: word.encode(), replaces: version };
-        let put = self.tokens.put(token).await?;
-        Ok(put.map_or(Found::Outdated(0), |version| Found::InHand(self.due(version, word, !is_own))))
+        let (token, since) = (Token { name: digest, value: word.encode(), replaces: version }, boot_now());
+        let Some(version) = self.tokens.put(token).await? else { return Ok(Found::Outdated(0)) };
+        let is_certain = !is_own || self.is_waited_for();
+        let mut due = self.due(version, word, since, is_certain);
+        due.is_repeat = !is_own;
+        Ok(Found::InHand(due))
     }
 
-    fn due(&self, version: u64, word: Word, is_repeat: bool) -> Due {
+    /// Whether one of its tries waits, and for so short a time that iLink cannot have gone on to another member.
+    fn is_waited_for(&self) -> bool {
+        !self.tell.is_closed() && boot_now() < self.term.end()
+    }
+
+    fn due(&self, version: u64, word: Word, since: Duration, is_certain: bool) -> Due {
         let (tokens, tasks, runtime) = (Arc::clone(self.tokens), self.tasks.clone(), Handle::current());
-        let (digest, since, has_left) = (self.digest, Instant::now(), AtomicBool::new(false));
-        Due { tokens, tasks, runtime, digest, version, word, since, has_left, is_repeat }
+        let (digest, has_left, is_repeat) = (self.digest, AtomicBool::new(false), false);
+        Due { tokens, tasks, runtime, digest, version, word, since, is_certain, has_left, is_repeat }
     }
 
     /// The row once more, as it was stored first.

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::due::Due;
 use super::repeats::{Digest, Progress};
+use super::term::Term;
 
 /// All of them, by the bytes of the push.
 #[derive(Default)]
@@ -21,12 +23,17 @@ pub struct Hand {
     pub(super) due: OnceLock<Due>,
     /// How many answers are on their way out, or have left.
     leaving: AtomicU32,
+    pub(super) term: Term,
     all: Arc<Hands>,
 }
 
 impl Hands {
-    /// The push of these bytes, how far it is, and whether it is a new one.
-    pub(super) fn take(self: &Arc<Self>, digest: Digest) -> (Arc<Hand>, watch::Receiver<Progress>, bool) {
+    /// The push of these bytes, how far it is, and whether it is a new one; for a try that waits since then.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        digest: Digest,
+        since: Duration,
+    ) -> (Arc<Hand>, watch::Receiver<Progress>, bool) {
         // Outlives the lock, which its end may want.
         let there: Option<Arc<Hand>>;
         let mut hands = self.lock();
@@ -34,11 +41,12 @@ impl Hands {
         if let Some(hand) = &there
             && hand.leaving.load(Ordering::Relaxed) == 0
         {
+            hand.term.extend(since);
             return (Arc::clone(hand), hand.tell.subscribe(), false);
         }
         let (tell, progress) = watch::channel(Progress::Storing);
         let (due, leaving, all) = (OnceLock::new(), AtomicU32::new(0), Arc::clone(self));
-        let hand = Arc::new(Hand { digest, tell, due, leaving, all });
+        let hand = Arc::new(Hand { digest, tell, due, leaving, term: Term::of(since), all });
         hands.insert(digest, Arc::downgrade(&hand));
         (hand, progress, true)
     }

@@ -28,3 +28,4 @@ pub mod room;
 mod routed;
 pub mod server;
 pub mod store;
+mod term;

@@ -4,6 +4,7 @@
 //! the request: it goes with the body into the row, and is given back when the last holder of the row drops it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -11,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use ulid::Ulid;
 
 use super::record::Record;
-use crate::os::clock::Stamp;
+use crate::os::clock::{Stamp, boot_now};
 
 /// The most bytes of memory for pushes that are being read and stored.
 const BYTES_AT_MOST: usize = 64 << 20;
@@ -22,7 +23,11 @@ const BESIDE: u32 = 2;
 pub(super) struct Room(Arc<Semaphore>);
 
 /// A part of the room, for one push.
-pub(super) struct Place(OwnedSemaphorePermit);
+pub(super) struct Place {
+    permit: OwnedSemaphorePermit,
+    /// When it was asked for, by the boot-time clock.
+    since: Duration,
+}
 
 impl Room {
     /// A room that is large enough for one body of `max_body` bytes.
@@ -32,12 +37,15 @@ impl Room {
 
     /// A place for so many bytes, if there is one now.
     pub(super) fn try_take(&self, bytes: usize) -> Option<Place> {
-        Arc::clone(&self.0).try_acquire_many_owned(cost(bytes)).ok().map(Place)
+        let permit = Arc::clone(&self.0).try_acquire_many_owned(cost(bytes)).ok()?;
+        Some(Place { permit, since: boot_now() })
     }
 
     /// Waits for a place for so many bytes. None only if the room is closed, which it never is.
     pub(super) async fn take(&self, bytes: usize) -> Option<Place> {
-        Arc::clone(&self.0).acquire_many_owned(cost(bytes)).await.ok().map(Place)
+        let since = boot_now();
+        let permit = Arc::clone(&self.0).acquire_many_owned(cost(bytes)).await.ok()?;
+        Some(Place { permit, since })
     }
 }
 
@@ -51,16 +59,16 @@ impl Held {
     /// Puts the body into its place, and gives back what it does not need of it.
     pub(super) fn new(bytes: Bytes, mut place: Place) -> Self {
         let needed = cost(bytes.len()) as usize;
-        drop(place.0.split(place.0.num_permits().saturating_sub(needed)));
+        drop(place.permit.split(place.permit.num_permits().saturating_sub(needed)));
         Self { bytes, place }
     }
 
     /// Replaces the body by other bytes of the same push. None if they are larger and there is no room for them.
     pub(super) fn exchanged(self, bytes: Bytes, room: &Room) -> Option<Self> {
         let Self { mut place, .. } = self;
-        let more = (cost(bytes.len()) as usize).saturating_sub(place.0.num_permits());
+        let more = (cost(bytes.len()) as usize).saturating_sub(place.permit.num_permits());
         let more = Arc::clone(&room.0).try_acquire_many_owned(u32::try_from(more).ok()?).ok()?;
-        place.0.merge(more);
+        place.permit.merge(more);
         Some(Self::new(bytes, place))
     }
 
@@ -68,6 +76,11 @@ impl Held {
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// When its sender began to wait, by the boot-time clock.
+    pub(super) fn since(&self) -> Duration {
+        self.place.since
     }
 
     /// The push, accepted now, as a row of the spool. None only if the encoding fails, which no value makes it do.

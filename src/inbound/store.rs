@@ -186,7 +186,7 @@ impl Store {
                 }
             }
             Recognition::Tokens(tokens) => {
-                let (hand, progress, is_new) = self.hands.take(digest());
+                let (hand, progress, is_new) = self.hands.take(digest(), body.since());
                 if !is_new {
                     self.counters.pushes_repeated.add();
                 } else if let Some(row) = body.into_row() {

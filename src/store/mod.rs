@@ -59,6 +59,7 @@ mod types;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -139,12 +140,13 @@ pub trait Append: Debug + Send + Sync + 'static {
 /// who replace the same version, one succeeds. A token that nobody ends goes by itself, after some minutes.
 pub trait Tokens: Append {
     /// As [`Append::append`] to [`Queue::Inbound`], with this token in the same commit. If the token is not the version that
-    /// this one replaces, nothing is stored, and a full queue is no error.
+    /// this one replaces, nothing is stored, and a full queue is no error. After `until`, by the boot-time clock, storing it is
+    /// not tried any more.
     ///
     /// # Errors
     ///
     /// As [`Append::append`].
-    fn append_once(&self, data: Bytes, token: Token) -> Answer<'_, Once, AppendError>;
+    fn append_once(&self, data: Bytes, token: Token, until: Duration) -> Answer<'_, Once, AppendError>;
 
     /// Puts the token alone, in the place of the version that it replaces. Gives its own version; none if another was there.
     /// Durable when it returns.
@@ -154,8 +156,9 @@ pub trait Tokens: Append {
     /// [`SpoolError`]; but for `Failed`, it is as it was.
     fn put(&self, token: Token) -> Answer<'_, Option<u64>>;
 
-    /// Removes the token of this name, lazily.
-    fn end(&self, name: [u8; 32]);
+    /// Removes the token of this name if it is of this version, or empties it, lazily. Until then, by the boot-time clock, nobody
+    /// else replaces it.
+    fn end(&self, name: [u8; 32], version: u64, until: Duration);
 }
 
 /// All that is done with the rows: by the one bridge that leads.

@@ -66,8 +66,8 @@ impl Store {
     /// Stores the push that is in hand; tries until that is done or no try of it waits any more.
     pub(super) async fn keep_once(self: Arc<Self>, tokens: Arc<dyn Tokens>, mut push: Push, hand: Arc<Hand>) {
         loop {
-            let new =
-                due::New { tokens: &tokens, tasks: &self.tasks, digest: hand.digest, row: &push.row, tell: &hand.tell };
+            let Hand { digest, term, tell, .. } = &*hand;
+            let new = due::New { tokens: &tokens, tasks: &self.tasks, digest: *digest, term, row: &push.row, tell };
             let error = match new.take().await {
                 Ok(found) => {
                     self.counters.pushes_repeated.add_if(found.is_repeat);

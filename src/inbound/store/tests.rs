@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::*;
 use crate::inbound::record::Record;
 use crate::os::clock::Stamp;
-use crate::store::etcd::tests::{config, shared};
+use crate::store::etcd::tests::{Proxy, config, shared};
 use crate::store::etcd::{Etcd, EtcdConfig};
 use crate::store::{Queue, Token};
 
@@ -22,16 +22,18 @@ struct Member {
 
 fn members() -> [Member; 2] {
     let shared = config(shared(), "a");
-    ["a", "b"].map(|name| {
-        let etcd = Etcd::open(&EtcdConfig { member: name.to_owned(), ..shared.clone() }).unwrap();
-        let (tokens, counters, tasks) = (etcd.member(), Arc::<Counters>::default(), TaskTracker::new());
-        let recognition = Recognition::Tokens(tokens.clone());
-        let store = Store::new(tokens.clone(), recognition, 1024, counters.clone(), tasks.clone());
-        Member { store: Arc::new(store), counters, tokens, tasks, etcd }
-    })
+    ["a", "b"].map(|name| Member::open(&EtcdConfig { member: name.to_owned(), ..shared.clone() }))
 }
 
 impl Member {
+    fn open(config: &EtcdConfig) -> Self {
+        let etcd = Etcd::open(config).unwrap();
+        let (tokens, counters, tasks) = (etcd.member(), Arc::<Counters>::default(), TaskTracker::new());
+        let recognition = Recognition::Tokens(tokens.clone());
+        let store = Store::new(tokens.clone(), recognition, 1024, counters.clone(), tasks.clone());
+        Self { store: Arc::new(store), counters, tokens, tasks, etcd }
+    }
+
     /// A try of this push, which waits until it is in hand.
     async fn receive(&self, body: &'static [u8]) -> Ticket {
         let place = self.store.room(body.len()).await.unwrap();
@@ -146,6 +148,35 @@ async fn what_does_not_become_known_of_a_push_in_another_members_hand_makes_a_co
 }
 
 #[tokio::test]
+async fn a_push_for_which_nobody_waited_when_it_was_stored_swallows_no_new_one() {
+    let [a, b] = members();
+    assert!(timeout(Duration::ZERO, a.receive(b"on")).await.is_err(), "it has begun, and left");
+    a.settle().await;
+    answered(b.receive(b"on").await);
+    assert_eq!((a.counts(), b.counts()), ((1, 0), (1, 0)), "another member may have answered it before that");
+    assert_eq!(b.rows().await, (2, 1), "two rows, one id");
+}
+
+#[tokio::test]
+async fn what_a_member_could_not_store_in_time_is_not_stored_behind_another_members_answer() {
+    let shared = config(shared(), "b");
+    let proxy = Proxy::to(crate::store::etcd::tests::shared()).await;
+    let endpoints = vec![proxy.url().parse().unwrap()];
+    let a = Member::open(&EtcdConfig { member: "a".to_owned(), endpoints, ..shared.clone() });
+    let b = Member::open(&shared);
+    answered(a.receive(b"before").await);
+    proxy.cut(true);
+    let first = timeout(Duration::from_secs(5), a.receive(b"on")).await;
+    assert!(first.is_err(), "it is cut off");
+    answered(b.receive(b"on").await);
+    proxy.cut(false);
+    a.settle().await;
+    answered(a.receive(b"on").await);
+    assert_eq!((a.counts(), b.counts()), ((2, 0), (1, 0)), "the next one is new");
+    assert_eq!(b.rows().await, (3, 3));
+}
+
+#[tokio::test]
 async fn a_try_whose_peer_has_left_meanwhile_makes_no_copy() {
     let [a, b] = members();
     let _at_a = a.receive(b"on").await;
@@ -161,13 +192,13 @@ async fn what_was_stored_too_long_ago_makes_no_repeat() {
     let name = Sha256::digest(b"on").into();
     let token = Token { name, value: long_ago.into(), replaces: 0 };
     let row = || Bytes::from(Record::push("on".into()).encode().unwrap());
-    a.tokens.append_once(row(), token).await.unwrap();
+    a.tokens.append_once(row(), token, Duration::MAX).await.unwrap();
     answered(b.receive(b"on").await);
     assert_eq!(b.counts(), (1, 0));
     b.receive(b"on").await;
     assert_eq!(b.counts(), (2, 0));
     let unreadable = Token { name: Sha256::digest(b"off").into(), value: Bytes::new(), replaces: 0 };
-    a.tokens.append_once(row(), unreadable).await.unwrap();
+    a.tokens.append_once(row(), unreadable, Duration::MAX).await.unwrap();
     b.receive(b"off").await;
     assert_eq!(b.counts(), (3, 0));
 }

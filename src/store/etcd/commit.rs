@@ -4,50 +4,31 @@
 //! minute goes on with what it had. So each one changes a key of its writer's, on the condition that this key is as the one
 //! before left it. Whatever is tried twice is carried out once; what the key says afterwards tells whether it was; and what
 //! comes late changes nothing.
+//!
+//! Some work must not be carried out after a certain moment. Then it is not tried again, but cancelled.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use ulid::Ulid;
 
 use super::client::{Client, EACH};
 use super::election::Leadership;
 use super::error::EtcdError;
+use super::mark::Mark;
 use super::rows::number;
 use super::session::{Session, Standing};
 use super::tokens::{TokenChange, TokenLease, Verdict};
-use super::wire::{Compare, KeyValue, Range, Step, Transaction};
+use super::wire::{Carried, Compare, KeyValue, Range, Step, Transaction};
+use crate::os::clock::boot_now;
 use crate::store::types::{PerQueue, Queue};
 
 /// The first pause between two tries of what may have been carried out, and the longest.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MOST: Duration = Duration::from_secs(2);
-
-/// What the last transaction of a writer was, and which rows were its last. It stands in the writer's key.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(super) struct Mark {
-    transaction: String,
-    /// The highest number of each queue before it.
-    before: [u64; 3],
-    /// The last place of each queue in it.
-    here: [Option<u8>; 3],
-}
-
-impl Mark {
-    /// The highest number of each queue that the writer has given.
-    pub(super) fn highest(kv: &KeyValue) -> PerQueue<u64> {
-        let mark: Self = serde_json::from_slice(&kv.value.0).unwrap_or_default();
-        let mut highest = PerQueue::default();
-        for ((queue, before), here) in Queue::ALL.into_iter().zip(mark.before).zip(mark.here) {
-            *highest.get_mut(queue) = here.map_or(before, |place| number(kv.mod_revision.0, place));
-        }
-        highest
-    }
-}
 
 /// Something to carry out.
 #[derive(Debug)]
@@ -57,6 +38,8 @@ pub(super) struct Work {
     pub(super) tokens: Vec<TokenChange>,
     /// The last place of each queue to which it adds.
     pub(super) last: PerQueue<Option<u8>>,
+    /// The moment of the boot-time clock after which it must not be carried out.
+    pub(super) until: Duration,
 }
 
 impl Work {
@@ -78,6 +61,8 @@ pub(super) enum NotDone {
     Refused(EtcdError),
     /// Some tokens are not as they were thought to be: the verdict on each.
     Tokens(Vec<Verdict>),
+    /// Its time is over.
+    Late,
     /// Another member leads.
     Deposed,
     /// What etcd holds is not known any more.
@@ -200,8 +185,8 @@ impl Committer {
     pub(super) async fn probe(&mut self) -> Result<(), NotDone> {
         #[cfg(test)]
         self.fail(true).await?;
-        let work =
-            Work { transaction: Ulid::generate(), steps: Vec::new(), tokens: Vec::new(), last: PerQueue::default() };
+        let (transaction, last, until) = (Ulid::generate(), PerQueue::default(), Duration::MAX);
+        let work = Work { transaction, steps: Vec::new(), tokens: Vec::new(), last, until };
         self.commit(&work).await.map(|_| ())
     }
 
@@ -254,11 +239,12 @@ impl Committer {
         let mut unknown = false;
         loop {
             let transaction = self.transaction(work, mark, lease, standing);
-            let (answer, may_come_late) = self.client.try_within(&transaction, EACH).await;
+            let (answer, may_come_late) = self.attempt(&transaction, work.until).await;
             unknown |= may_come_late;
             let why = match answer {
-                Ok(carried) if carried.succeeded => return Ok(carried.header.revision.0),
-                Ok(carried) => {
+                None => NotDone::Late,
+                Some(Ok(carried)) if carried.succeeded => return Ok(carried.header.revision.0),
+                Some(Ok(carried)) => {
                     let mut found = carried.found();
                     if let Some(revision) = self.judge(&mut found, mark)? {
                         return Ok(revision);
@@ -277,8 +263,8 @@ impl Committer {
                     }
                     NotDone::Tokens(verdicts)
                 }
-                Err(error @ EtcdError::Corrupt(_)) => return Err(NotDone::Fatal(error.to_string())),
-                Err(EtcdError::NoSpace) => {
+                Some(Err(error @ EtcdError::Corrupt(_))) => return Err(NotDone::Fatal(error.to_string())),
+                Some(Err(EtcdError::NoSpace)) => {
                     // It may have been carried out, and will not be any more.
                     match self.find().await {
                         Ok(Some(key)) if key.value.0 == *mark => return Ok(key.mod_revision.0),
@@ -287,15 +273,17 @@ impl Committer {
                     }
                     NotDone::Refused(EtcdError::NoSpace)
                 }
-                Err(error) => NotDone::Refused(error),
+                Some(Err(error)) => NotDone::Refused(error),
             };
             if !unknown {
                 return Err(why);
             }
             if !matches!(&why, NotDone::Refused(error) if error.is_unknown()) {
                 // An earlier try may still be carried out: not after this.
-                let is_refused = matches!(why, NotDone::Refused(_));
-                match self.cancel(mark, is_refused).await? {
+                let is_refused = |trouble: &EtcdError| !trouble.is_unknown();
+                let removes =
+                    matches!(why, NotDone::Refused(_)) || self.trouble.borrow().as_ref().is_some_and(is_refused);
+                match self.cancel(mark, removes).await? {
                     Some(Ok(revision)) => return Ok(revision),
                     Some(Err(Cancelled)) => return Err(why),
                     None => {}
@@ -306,6 +294,18 @@ impl Committer {
             }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MOST);
+        }
+    }
+
+    /// One try. No answer: its time was over before there was one. And whether it may be carried out after this.
+    async fn attempt(&self, transaction: &Transaction, until: Duration) -> (Option<Result<Carried, EtcdError>>, bool) {
+        let left = until.saturating_sub(boot_now());
+        if left.is_zero() {
+            return (None, false);
+        }
+        match timeout(left, self.client.try_within(transaction, EACH)).await {
+            Ok((answer, may_come_late)) => (Some(answer), may_come_late),
+            Err(_) => (None, true),
         }
     }
 
@@ -339,7 +339,10 @@ impl Committer {
                 Ok(Some(Err(Cancelled)))
             }
             Ok(carried) => Ok(self.judge(carried.found(), mark)?.map(Ok)),
-            Err(_) => Ok(None),
+            Err(error) => {
+                self.trouble.send_replace(Some(error));
+                Ok(None)
+            }
         }
     }
 

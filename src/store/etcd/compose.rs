@@ -1,7 +1,7 @@
 //! Makes one transaction of what waits: the lazy changes first, in their order, then as much of the rest as fits.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ulid::Ulid;
@@ -9,15 +9,17 @@ use ulid::Ulid;
 use super::asked::Asked;
 use super::commit::Work;
 use super::config::{Keys, end_of};
+use super::error::EtcdError;
 use super::handle::Common;
 use super::rows::RowName;
 use super::state::State;
-use super::tokens::{TokenChange, TokenOp};
+use super::tokens::{ENOUGH, TokenChange, TokenOp};
 use super::wire::{Blob, Delete, Step};
+use crate::os::clock::boot_now;
 use crate::store::fullness::{Fullness, beyond};
 use crate::store::request::{New, Op};
 use crate::store::shared::add;
-use crate::store::types::{AppendError, PerQueue, Queue, row_size};
+use crate::store::types::{AppendError, PerQueue, Queue, SpoolError, row_size};
 
 /// etcd takes 128 operations in a transaction (`--max-txn-ops`), and the writer's mark and the statistics are among them.
 const STEPS_MOST: usize = 120;
@@ -138,7 +140,9 @@ impl Composer<'_> {
         let common = self.common;
         let mut state = common.state();
         let mut draft = Draft::default();
+        let mut until = Duration::MAX;
         for (key, change) in state.lazies.take(STEPS_MOST, BYTES_MOST, None) {
+            until = until.min(state.until(&key));
             draft.set(key, change);
         }
         let mut flight =
@@ -166,7 +170,11 @@ impl Composer<'_> {
                     Put::Nothing => drop(op.stored(0)),
                     Put::Full => refused.push(op),
                 },
+                Asked::Token(op) if op.until() < boot_now() + ENOUGH => {
+                    op.refused(SpoolError::Unwritable(EtcdError::Late.to_string()));
+                }
                 Asked::Token(op) => {
+                    until = until.min(op.until());
                     let row = self.put_token(&mut state, &mut draft, transaction, &op);
                     // There is no room for a row, but the token may be there.
                     flight.refused |= row.is_none() && op.size() > 0;
@@ -181,7 +189,7 @@ impl Composer<'_> {
         }
         drop(state);
         flight.refused |= !refused.is_empty();
-        let work = Work { transaction, steps: draft.steps, tokens: draft.tokens, last: draft.last };
+        let work = Work { transaction, steps: draft.steps, tokens: draft.tokens, last: draft.last, until };
         if flight.refused {
             self.tell_full();
         }
@@ -251,6 +259,10 @@ impl Composer<'_> {
         let (data, token) = match op {
             TokenOp::Put { token, .. } => {
                 draft.token(TokenChange { key, version: token.replaces, value: Some(token.value.clone()) });
+                return None;
+            }
+            TokenOp::End { version, .. } => {
+                draft.token(TokenChange { key, version: *version, value: Some(Bytes::new()) });
                 return None;
             }
             TokenOp::Append { data, token, .. } => (data, token),

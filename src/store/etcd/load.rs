@@ -4,9 +4,9 @@
 use std::collections::HashSet;
 
 use super::client::Client;
-use super::commit::Mark;
 use super::config::{Keys, end_of};
 use super::error::EtcdError;
+use super::mark::Mark;
 use super::rows::{RowName, number};
 use super::state::State;
 use super::wire::{KeyValue, Number, Range, Step, Transaction};

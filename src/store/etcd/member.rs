@@ -1,6 +1,7 @@
 //! A member's way to take rows in, whoever leads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -49,13 +50,13 @@ impl Rights for Arc<Session> {
 }
 
 impl Tokens for Member {
-    fn append_once(&self, data: Bytes, token: Token) -> Answer<'_, Once, AppendError> {
+    fn append_once(&self, data: Bytes, token: Token, until: Duration) -> Answer<'_, Once, AppendError> {
         async move {
             fits(&data)?;
             if let Some(not) = self.rights.bar() {
                 return Err(SpoolError::Unwritable(not.cause).into());
             }
-            self.ask(|reply| TokenOp::Append { data, token, reply }).await
+            self.ask(|reply| TokenOp::Append { data, token, until, reply }).await
         }
         .boxed()
     }
@@ -64,8 +65,8 @@ impl Tokens for Member {
         async move { self.ask(|reply| TokenOp::Put { token, reply }).await }.boxed()
     }
 
-    fn end(&self, name: [u8; 32]) {
-        self.common.state().end_token(&name);
+    fn end(&self, name: [u8; 32], version: u64, until: Duration) {
+        self.common.state().end_token(name, version, until);
         self.common.lazily.notify_one();
     }
 }

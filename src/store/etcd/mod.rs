@@ -63,6 +63,7 @@ mod keeper;
 mod lazies;
 mod leading;
 mod load;
+mod mark;
 mod member;
 mod rights;
 mod rows;

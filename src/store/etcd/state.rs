@@ -2,6 +2,7 @@
 //! of the newest inbound rows, so that whoever keeps up need not read them back.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ulid::Ulid;
@@ -21,6 +22,15 @@ struct Entry {
     transaction: Ulid,
     appended_size: u32,
     size: u32,
+}
+
+/// A token that is to be removed.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    name: [u8; 32],
+    version: u64,
+    /// Until then nobody else replaces it: it is removed without a condition.
+    until: Duration,
 }
 
 /// A row that somebody wants to read.
@@ -44,6 +54,8 @@ pub(super) struct State {
     window: BTreeMap<u64, Bytes>,
     window_bytes: usize,
     pub(super) lazies: Lazies,
+    /// The tokens whose removals are among them, by key.
+    ends: HashMap<String, End>,
     pub(super) notes: BTreeMap<String, Vec<u8>>,
     pub(super) redeliveries: BTreeMap<u16, [u8; 32]>,
 }
@@ -58,6 +70,7 @@ impl State {
             window: BTreeMap::new(),
             window_bytes: 0,
             lazies: Lazies::default(),
+            ends: HashMap::new(),
             notes: BTreeMap::new(),
             redeliveries: BTreeMap::new(),
         }
@@ -171,9 +184,34 @@ impl State {
         true
     }
 
-    /// Removes a token, lazily.
-    pub(super) fn end_token(&mut self, name: &[u8; 32]) {
-        self.lazies.set(self.keys.token(name), None);
+    /// Removes a token of this version, lazily. Until then nobody else replaces it.
+    pub(super) fn end_token(&mut self, name: [u8; 32], version: u64, until: Duration) {
+        let key = self.keys.token(&name);
+        self.lazies.set(key.clone(), None);
+        self.ends.insert(key, End { name, version, until });
+    }
+
+    /// After which moment this lazy change must not be carried out.
+    pub(super) fn until(&self, key: &str) -> Duration {
+        self.ends.get(key).map_or(Duration::MAX, |end| end.until)
+    }
+
+    /// The tokens that are no more to be removed without a condition at this moment, and their versions.
+    pub(super) fn late_ends(&mut self, at: Duration) -> Vec<([u8; 32], u64)> {
+        let late: Vec<_> = self.ends.extract_if(|_, end| end.until < at).collect();
+        late.into_iter()
+            .map(|(key, end)| {
+                self.lazies.forget(&key);
+                (end.name, end.version)
+            })
+            .collect()
+    }
+
+    /// The lazy changes that were on their way have been carried out.
+    pub(super) fn landed(&mut self) {
+        self.lazies.landed();
+        let lazies = &self.lazies;
+        self.ends.retain(|key, _| lazies.change(key).is_some());
     }
 
     /// A row is not there any more.

@@ -20,19 +20,34 @@ use crate::store::types::{AppendError, Once, SpoolError, Token, row_size};
 const LEASE_LIVES: Duration = Duration::from_mins(5);
 const LEASE_USED: Duration = Duration::from_mins(1);
 
+/// What must not be carried out after a certain moment is begun only while so much time is left: what goes with it would have to
+/// go again.
+pub(super) const ENOUGH: Duration = Duration::from_millis(900);
+
 /// What is asked of a token, and who waits.
 #[derive(Debug)]
 pub(super) enum TokenOp {
-    /// A row of the inbound queue is put with it.
-    Append { data: Bytes, token: Token, reply: Reply<Once, AppendError> },
+    /// A row of the inbound queue is put with it, not after that moment of the boot-time clock.
+    Append { data: Bytes, token: Token, until: Duration, reply: Reply<Once, AppendError> },
     /// It is put alone.
     Put { token: Token, reply: Reply<Option<u64>> },
+    /// It is emptied, if it is still of this version. Nobody waits.
+    End { name: [u8; 32], version: u64 },
 }
 
 impl TokenOp {
     pub(super) fn name(&self) -> &[u8; 32] {
         match self {
             Self::Append { token, .. } | Self::Put { token, .. } => &token.name,
+            Self::End { name, .. } => name,
+        }
+    }
+
+    /// After which moment of the boot-time clock it must not be carried out.
+    pub(super) fn until(&self) -> Duration {
+        match self {
+            Self::Append { until, .. } => *until,
+            Self::Put { .. } | Self::End { .. } => Duration::MAX,
         }
     }
 
@@ -40,7 +55,7 @@ impl TokenOp {
     pub(super) fn size(&self) -> u64 {
         match self {
             Self::Append { data, .. } => row_size(data),
-            Self::Put { .. } => 0,
+            Self::Put { .. } | Self::End { .. } => 0,
         }
     }
 
@@ -48,6 +63,7 @@ impl TokenOp {
         match self {
             Self::Append { data, token, .. } => data.len() + token.value.len(),
             Self::Put { token, .. } => token.value.len(),
+            Self::End { .. } => 0,
         }
     }
 
@@ -59,6 +75,7 @@ impl TokenOp {
                 None => Err(AppendError::Full),
             }),
             Self::Put { reply, .. } => reply.send(Ok(Some(revision))),
+            Self::End { .. } => {}
         }
     }
 
@@ -70,6 +87,7 @@ impl TokenOp {
                 reply.send(Ok(Once::Known { version, value }));
             }
             Self::Put { reply, .. } => reply.send(Ok(None)),
+            Self::End { .. } => {}
         }
     }
 
@@ -77,6 +95,7 @@ impl TokenOp {
         match self {
             Self::Append { reply, .. } => reply.send(Err(error.into())),
             Self::Put { reply, .. } => reply.send(Err(error)),
+            Self::End { .. } => {}
         }
     }
 }

@@ -219,13 +219,16 @@ impl Keeper {
     fn start(&mut self) {
         let now = Instant::now();
         let Some(mut committer) = self.committer.take() else { return };
+        let again = self.refused.as_ref().is_some_and(|refused| now >= refused.again);
+        if again || self.refused.is_none() {
+            self.end_late_tokens();
+        }
         let lazies = self.common.state().lazies.len();
         if lazies == 0 && !self.stale {
             self.lazy_since = None;
         }
         let lazy = self.lazy_since.is_some_and(|since| now >= since + self.lazy_wait()) || lazies >= LAZY_MOST;
         let closing = self.closing.is_some();
-        let again = self.refused.as_ref().is_some_and(|refused| now >= refused.again);
         if let Some(removals) = self.removals(again) {
             self.going = Some((
                 async move {
@@ -305,7 +308,7 @@ impl Keeper {
                 if first.asked.goes_to_ilink() {
                     self.passed_over(&cause);
                 }
-                first.asked.refused(SpoolError::Unwritable(cause.to_string()));
+                self.refuse_asked(first.asked, SpoolError::Unwritable(cause.to_string()));
             }
         }
     }

@@ -1,15 +1,17 @@
 //! What has become of a transaction: who is answered, and what is tried again.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
+use super::super::asked::Asked;
 use super::super::commit::{Committer, NotDone};
 use super::super::compose::{Flight, Place, Waiter};
 use super::super::error::EtcdError;
 use super::super::rows::number;
-use super::super::tokens::Verdict;
+use super::super::tokens::{ENOUGH, TokenOp, Verdict};
 use super::{Aboard, Keeper, RETRY_EVERY, Refused, Stop, View};
+use crate::os::clock::boot_now;
 use crate::store::request::{New, Op};
 use crate::store::shared::add;
 use crate::store::types::{Queue, SpoolError};
@@ -21,14 +23,18 @@ impl Keeper {
         match (outcome, aboard) {
             (Ok(revision), Aboard::Rows(flight)) => self.stored(revision, flight),
             (Ok(_), Aboard::Removals) => {
-                self.common.state().lazies.landed();
+                self.common.state().landed();
                 self.set_removals_failed(false);
             }
             (Ok(_), Aboard::Probe) => self.accept_again(),
             (Err(NotDone::Refused(cause)), Aboard::Rows(flight)) => self.turned_back(&cause, flight),
             (Err(NotDone::Tokens(verdicts)), Aboard::Rows(flight)) => self.known(flight, verdicts),
+            (Err(NotDone::Late), Aboard::Rows(flight)) => {
+                let verdicts = flight.tokens.iter().map(|_| Ok(())).collect();
+                self.known(flight, verdicts);
+            }
             // These carry no tokens.
-            (Err(NotDone::Tokens(_)), Aboard::Removals | Aboard::Probe) => {}
+            (Err(NotDone::Tokens(_) | NotDone::Late), Aboard::Removals | Aboard::Probe) => {}
             (Err(NotDone::Refused(cause)), Aboard::Removals) => {
                 self.common.state().lazies.turned_back();
                 self.refuse(cause);
@@ -60,7 +66,7 @@ impl Keeper {
         let mut adds = false;
         let mut rows = Vec::new();
         let mut state = self.common.state();
-        state.lazies.landed();
+        state.landed();
         let mut answers = Vec::new();
         for (_, op, place) in flight.ops {
             match place {
@@ -129,7 +135,8 @@ impl Keeper {
         }
     }
 
-    /// Some tokens were not as they were thought to be, and nothing was carried out. Everything else goes again.
+    /// Some tokens were not as they were thought to be, or something's time was over, and nothing was carried out. Everything else
+    /// goes again.
     fn known(&mut self, flight: Flight, verdicts: Vec<Verdict>) {
         self.take_back(&flight);
         let mut again: Vec<_> =
@@ -179,7 +186,7 @@ impl Keeper {
             op.refused(SpoolError::Unwritable(cause.to_string()));
         }
         for (_, op, _) in flight.tokens {
-            op.refused(SpoolError::Unwritable(cause.to_string()));
+            self.refuse_asked(op.into(), SpoolError::Unwritable(cause.to_string()));
         }
     }
 
@@ -195,6 +202,24 @@ impl Keeper {
         self.alone = Some(if flight.lazy { 0 } else { all.len() / 2 });
         for waiter in all.into_iter().rev() {
             self.waiting.push_front(waiter);
+        }
+    }
+
+    /// Tokens that may soon be in another's hand are not removed, but emptied if they are not.
+    pub(super) fn end_late_tokens(&mut self) {
+        for (name, version) in self.common.state().late_ends(boot_now() + ENOUGH) {
+            let asked = Asked::Token(TokenOp::End { name, version });
+            self.waiting.push_back(Waiter { since: Instant::now(), asked });
+        }
+    }
+
+    /// Who asked for something is told that it was not done; the end of a token, of which nobody is told, is tried again.
+    pub(super) fn refuse_asked(&self, asked: Asked, error: SpoolError) {
+        match asked {
+            Asked::Token(TokenOp::End { name, version }) => {
+                self.common.state().end_token(name, version, Duration::ZERO);
+            }
+            asked => asked.refused(error),
         }
     }
 

@@ -14,6 +14,7 @@ mod tokens;
 
 use std::time::Duration;
 
+pub(crate) use proxy::Proxy;
 pub(crate) use server::{Server, shared};
 use url::Url;
 

@@ -12,6 +12,7 @@ use super::proxy::Proxy;
 use super::server::shared;
 use super::store::{append, lead, named, rows, seen, through};
 use super::{config, in_time};
+use crate::os::clock::boot_now;
 use crate::store::etcd::client::{Client, EACH};
 use crate::store::etcd::config::Keys;
 use crate::store::etcd::wire::Range;
@@ -22,8 +23,13 @@ fn token(name: u8, replaces: u64) -> Token {
     Token { name: [name; 32], value: vec![name].into(), replaces }
 }
 
+/// After all that a test does.
+fn any_time() -> Duration {
+    boot_now() + Duration::from_hours(1)
+}
+
 async fn once(member: &dyn Tokens, name: u8) -> Once {
-    in_time(member.append_once(vec![name; 10].into(), token(name, 0))).await.unwrap()
+    in_time(member.append_once(vec![name; 10].into(), token(name, 0), any_time())).await.unwrap()
 }
 
 fn version(once: &Once) -> u64 {
@@ -58,13 +64,13 @@ async fn of_all_who_append_at_once_one_stores_the_row_and_of_all_who_replace_the
     assert!(put.iter().all(Result::is_ok), "{put:?}");
     assert_eq!(put.iter().filter(|put| **put == Ok(None)).count(), 50, "{put:?}");
     // What has ended makes no repeats, soon; what was put alone does.
-    etcds[0].member().end([0; 32]);
+    etcds[0].member().end([0; 32], version(&outcomes[0]), any_time());
     let again = eventually(async || {
         let again = once(&*etcds[1].member(), 0).await;
         matches!(again, Once::Stored { .. }).then_some(again)
     })
     .await;
-    etcds[0].member().end([1; 32]);
+    etcds[0].member().end([1; 32], version(&outcomes[6]), any_time());
     let alone = Token { value: Bytes::from_static(b"alone"), ..token(1, 0) };
     let put = eventually(async || in_time(etcds[0].member().put(alone.clone())).await.unwrap()).await;
     assert_eq!(in_time(etcds[2].member().put(token(1, 0))).await, Ok(None));
@@ -133,7 +139,7 @@ async fn a_full_queue_refuses_what_is_new_and_knows_what_is_not() {
     let member = etcd.member();
     let first = once(&*member, 1).await;
     once(&*member, 2).await;
-    let refused = in_time(member.append_once(vec![3; 10].into(), token(3, 0))).await;
+    let refused = in_time(member.append_once(vec![3; 10].into(), token(3, 0), any_time())).await;
     assert_eq!(refused, Err(AppendError::Full));
     assert!(member.stores().is_err());
     assert_eq!(version(&once(&*member, 1).await), version(&first));
@@ -146,9 +152,9 @@ async fn a_token_is_replaced_in_its_version_alone_and_goes_with_its_lease() {
     let (config, etcds) = members(2);
     let (a, b) = (etcds[0].member(), etcds[1].member());
     let old = version(&once(&*a, 1).await);
-    let newer = in_time(b.append_once("new".into(), token(1, old))).await.unwrap();
+    let newer = in_time(b.append_once("new".into(), token(1, old), any_time())).await.unwrap();
     assert!(matches!(newer, Once::Stored { version, .. } if version > old));
-    let late = in_time(a.append_once("late".into(), token(1, old))).await.unwrap();
+    let late = in_time(a.append_once("late".into(), token(1, old), any_time())).await.unwrap();
     assert!(matches!(late, Once::Known { .. }) && version(&late) == version(&newer));
     let direct = Client::new(&config).unwrap();
     let key = Keys::below(&config.prefix).token(&[1; 32]);
@@ -158,7 +164,7 @@ async fn a_token_is_replaced_in_its_version_alone_and_goes_with_its_lease() {
     let revoke = json!({"ID": lease.to_string()});
     in_time(direct.ask::<Value>("/v3/lease/revoke", &revoke, EACH)).await.unwrap();
     // The lease that it used has ended: that is refused for now, and then there is another.
-    let refused = in_time(b.append_once("again".into(), token(1, 0))).await;
+    let refused = in_time(b.append_once("again".into(), token(1, 0), any_time())).await;
     assert!(matches!(refused, Err(AppendError::Spool(_))), "{refused:?}");
     assert!(matches!(once(&*b, 1).await, Once::Stored { .. }));
 }
@@ -171,7 +177,7 @@ async fn a_member_whose_lease_has_run_out_stores_nothing_once() {
     in_time(etcd.session().wait_for(Result::is_ok)).await.unwrap();
     assert!(matches!(once(&*member, 1).await, Once::Stored { .. }));
     etcd.fall_silent();
-    let cause = eventually(async || match in_time(member.append_once("late".into(), token(2, 0))).await {
+    let cause = eventually(async || match in_time(member.append_once("late".into(), token(2, 0), any_time())).await {
         Err(AppendError::Spool(SpoolError::Unwritable(cause))) => Some(cause),
         stored => {
             stored.unwrap();
@@ -190,13 +196,14 @@ async fn what_was_sent_before_the_lease_ran_out_is_not_carried_out_after_that() 
     in_time(etcds[0].session().wait_for(Result::is_ok)).await.unwrap();
     once(&*member, 1).await;
     in_time(etcds[0].lose_lease()).await;
-    let refused = in_time(member.append_once("late".into(), token(2, 0))).await;
+    let refused = in_time(member.append_once("late".into(), token(2, 0), any_time())).await;
     assert!(
         matches!(&refused, Err(AppendError::Spool(SpoolError::Unwritable(cause))) if cause.contains("lease")),
         "{refused:?}"
     );
     // It registers again.
-    let stored = eventually(async || in_time(member.append_once("new".into(), token(2, 0))).await.ok()).await;
+    let stored =
+        eventually(async || in_time(member.append_once("new".into(), token(2, 0), any_time())).await.ok()).await;
     assert!(matches!(stored, Once::Stored { .. }), "nobody had stored it: {stored:?}");
 }
 
@@ -204,9 +211,68 @@ async fn what_was_sent_before_the_lease_ran_out_is_not_carried_out_after_that() 
 async fn a_removal_that_went_with_what_did_not_hold_goes_by_itself() {
     let (_, etcds) = members(2);
     let (a, b) = (etcds[0].member(), etcds[1].member());
-    once(&*a, 1).await;
+    let ended = version(&once(&*a, 1).await);
     once(&*b, 2).await;
-    a.end([1; 32]);
+    a.end([1; 32], ended, any_time());
     assert!(matches!(once(&*a, 2).await, Once::Known { .. }));
     eventually(async || matches!(once(&*b, 1).await, Once::Stored { .. }).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_stored_in_its_time_is_not_stored_behind_what_another_has_stored_and_ended() {
+    let config = config(shared(), "a");
+    let proxy = Proxy::to(shared()).await;
+    let (a, b) = (Etcd::open(&through(&proxy, &config)).unwrap(), Etcd::open(&named(&config, "b")).unwrap());
+    let (_leadership, store) = lead(&b).await;
+    let (a, b) = (a.member(), b.member());
+    once(&*a, 9).await;
+    proxy.cut(true);
+    let until = boot_now() + Duration::from_secs(2);
+    let sent = tokio::spawn({
+        let a = Arc::clone(&a);
+        async move { a.append_once("first".into(), token(1, 0), until).await }
+    });
+    sleep(Duration::from_secs(1)).await;
+    let elsewhere = once(&*b, 1).await;
+    b.end([1; 32], version(&elsewhere), any_time());
+    sleep(until.saturating_sub(boot_now())).await;
+    assert!(!sent.is_finished(), "nobody knows what has become of it");
+    proxy.cut(false);
+    let refused = in_time(sent).await.unwrap();
+    assert!(matches!(&refused, Err(AppendError::Spool(SpoolError::Unwritable(_)))), "{refused:?}");
+    // It goes on.
+    let after = once(&*a, 2).await;
+    seen(&*store, row(&after).unwrap()).await;
+    assert_eq!(rows(&*store, Queue::Inbound).await.len(), 3);
+    let too_late = in_time(a.append_once("late".into(), token(3, 0), boot_now())).await;
+    assert!(matches!(&too_late, Err(AppendError::Spool(SpoolError::Unwritable(_)))), "{too_late:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_comes_late_leaves_what_is_in_anothers_hand() {
+    let config = config(shared(), "a");
+    let proxy = Proxy::to(shared()).await;
+    let (a, b) = (Etcd::open(&through(&proxy, &config)).unwrap(), Etcd::open(&named(&config, "b")).unwrap());
+    let (a, b) = (a.member(), b.member());
+    let [first, second] = [version(&once(&*a, 1).await), version(&once(&*a, 2).await)];
+    proxy.cut(true);
+    let until = boot_now() + Duration::from_millis(1500);
+    // One is sent, and then the other waits.
+    a.end([1; 32], first, until);
+    sleep(Duration::from_millis(500)).await;
+    a.end([2; 32], second, until);
+    sleep(until.saturating_sub(boot_now())).await;
+    let copies =
+        [(1, first), (2, second)].map(|(name, version)| b.append_once("copy".into(), token(name, version), any_time()));
+    let copies: Vec<_> = in_time(join_all(copies)).await.into_iter().map(|copy| version(&copy.unwrap())).collect();
+    proxy.cut(false);
+    once(&*a, 3).await;
+    for (name, copy) in [1, 2].into_iter().zip(copies) {
+        assert!(in_time(b.put(token(name, copy))).await.unwrap().is_some(), "it is still in this hand");
+    }
+    // What is in nobody else's says nothing any more.
+    let own = version(&once(&*a, 4).await);
+    a.end([4; 32], own, Duration::ZERO);
+    eventually(async || matches!(once(&*b, 4).await, Once::Known { value, .. } if value.is_empty()).then_some(()))
+        .await;
 }
