@@ -198,12 +198,12 @@ pub(super) fn refusal(at: &str, status: StatusCode, body: &[u8]) -> EtcdError {
                     cause: "it speaks TLS: write https:// in cluster.endpoints".to_owned(),
                 };
             }
-            let cause = format!("it answers {} without etcd's JSON", status.as_u16());
+            let status_code = status.as_u16();
             // A proxy says so of what it may have passed on.
             if status.is_server_error() {
-                return EtcdError::Unanswered { at, cause };
+                return EtcdError::Unanswered { at, cause: format!("{status_code} came instead of etcd's JSON") };
             }
-            EtcdError::NotEtcd { at, cause }
+            EtcdError::NotEtcd { at, cause: format!("it answers {status_code} without etcd's JSON") }
         }
     }
 }
