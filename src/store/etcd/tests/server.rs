@@ -122,6 +122,16 @@ impl Server {
     /// Stops it where it is: its connections stand, and nothing answers.
     pub(crate) fn pause(&self) {
         rustix::process::kill_process(self.pid, Signal::STOP).unwrap();
+        // Its threads do not stop at once where the processors are busy.
+        while !self.stands_still() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid.as_raw_nonzero())).unwrap();
+        let stands = |stat: &str| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'));
+        tasks.flatten().all(|task| std::fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| stands(&stat)))
     }
 
     /// Lets it go on.
