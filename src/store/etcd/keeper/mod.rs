@@ -91,6 +91,8 @@ pub(super) struct Keeper {
     fullness: Fullness,
     session_began: u64,
     refused: Option<Refused>,
+    /// Tokens that may soon be in another's hand, and their versions: they are to be emptied, if they are not.
+    late_ends: Vec<([u8; 32], u64)>,
     /// What comes behind this must not go before it.
     behind: Option<Behind>,
     told: Vec<String>,
@@ -127,6 +129,7 @@ impl Keeper {
             fullness: Fullness::new(Medium::Etcd),
             session_began: 0,
             refused: None,
+            late_ends: Vec::new(),
             behind: None,
             told: Vec::new(),
             lazy_since: None,
@@ -220,9 +223,7 @@ impl Keeper {
         let now = Instant::now();
         let Some(mut committer) = self.committer.take() else { return };
         let again = self.refused.as_ref().is_some_and(|refused| now >= refused.again);
-        if again || self.refused.is_none() {
-            self.end_late_tokens();
-        }
+        self.end_late_tokens();
         let lazies = self.common.state().lazies.len();
         if lazies == 0 && !self.stale {
             self.lazy_since = None;
@@ -254,7 +255,7 @@ impl Keeper {
         } else if !self.waiting.is_empty() || (lazy || closing) && (lazies > 0 || self.stale) {
             self.show();
             let mut waiting = std::mem::take(&mut self.waiting);
-            let most = self.alone.take().unwrap_or(usize::MAX);
+            let most = self.alone.take().filter(|most| *most > 0 || lazies > 0).unwrap_or(usize::MAX);
             let (work, flight) = self.composer().compose(&mut waiting, most);
             self.waiting = waiting;
             if flight.refused {

@@ -1,6 +1,6 @@
 //! What has become of a transaction: who is answered, and what is tried again.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::{error, info, warn};
 
@@ -205,20 +205,20 @@ impl Keeper {
         }
     }
 
-    /// Tokens that may soon be in another's hand are not removed, but emptied if they are not.
+    /// Tokens that may soon be in another's hand are not removed, but emptied if they are not: once etcd takes something.
     pub(super) fn end_late_tokens(&mut self) {
-        for (name, version) in self.common.state().late_ends(boot_now() + ENOUGH) {
-            let asked = Asked::Token(TokenOp::End { name, version });
-            self.waiting.push_back(Waiter { since: Instant::now(), asked });
+        let late = self.common.state().late_ends(boot_now() + ENOUGH);
+        self.late_ends.extend(late);
+        if self.refused.is_none() {
+            let ends = self.late_ends.drain(..).map(|(name, version)| Asked::Token(TokenOp::End { name, version }));
+            self.waiting.extend(ends.map(|asked| Waiter { since: Instant::now(), asked }));
         }
     }
 
     /// Who asked for something is told that it was not done; the end of a token, of which nobody is told, is tried again.
-    pub(super) fn refuse_asked(&self, asked: Asked, error: SpoolError) {
+    pub(super) fn refuse_asked(&mut self, asked: Asked, error: SpoolError) {
         match asked {
-            Asked::Token(TokenOp::End { name, version }) => {
-                self.common.state().end_token(name, version, Duration::ZERO);
-            }
+            Asked::Token(TokenOp::End { name, version }) => self.late_ends.push((name, version)),
             asked => asked.refused(error),
         }
     }

@@ -16,8 +16,8 @@ use crate::os::clock::boot_now;
 use crate::store::etcd::client::{Client, EACH};
 use crate::store::etcd::config::Keys;
 use crate::store::etcd::wire::Range;
-use crate::store::etcd::{Etcd, EtcdConfig};
-use crate::store::{AppendError, Once, Queue, ROW_OVERHEAD, SpoolError, Token, Tokens};
+use crate::store::etcd::{Etcd, EtcdConfig, EtcdError};
+use crate::store::{Append as _, AppendError, Once, Queue, ROW_OVERHEAD, SpoolError, Token, Tokens};
 
 fn token(name: u8, replaces: u64) -> Token {
     Token { name: [name; 32], value: vec![name].into(), replaces }
@@ -275,4 +275,29 @@ async fn an_end_that_comes_late_leaves_what_is_in_anothers_hand() {
     a.end([4; 32], own, Duration::ZERO);
     eventually(async || matches!(once(&*b, 4).await, Once::Known { value, .. } if value.is_empty()).then_some(()))
         .await;
+}
+
+/// On one thread: if one does not let the others go on, nobody does.
+#[tokio::test]
+async fn an_end_that_is_late_while_etcd_refuses_stops_nobody() {
+    let etcd = Etcd::open(&config(shared(), "a")).unwrap();
+    let leadership = in_time(etcd.campaign()).await;
+    let leader = in_time(etcd.open_store(&leadership)).await.unwrap();
+    in_time(leader.append(Queue::Inbound, "0".into(), None)).await.unwrap();
+    *leader.rights.faults.next.lock().unwrap() = Some(EtcdError::NoSpace);
+    let refused = in_time(leader.append(Queue::Inbound, "1".into(), None)).await;
+    assert!(matches!(refused, Err(AppendError::Spool(SpoolError::Unwritable(_)))), "{refused:?}");
+    leader.common.state().end_token([1; 32], 1, Duration::ZERO);
+    leader.common.lazily.notify_one();
+    let begun = boot_now();
+    let appending = {
+        let leader = Arc::clone(&leader);
+        tokio::spawn(async move { leader.append(Queue::Inbound, "2".into(), None).await })
+    };
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    // It is tried again after 2 s.
+    assert!(boot_now() < begun + Duration::from_secs(1));
+    in_time(appending).await.unwrap().unwrap();
 }
