@@ -119,7 +119,7 @@ pub(super) struct Unexpected(pub(super) Arc<Shared>);
 impl Drop for Unexpected {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.0.fail("who stores has panicked".to_owned());
+            self.0.fail("the task that stores messages has panicked".to_owned());
         }
     }
 }

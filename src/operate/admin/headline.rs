@@ -29,8 +29,8 @@ const fn sentence(condition: Condition) -> Option<Sentence> {
         Is::AwaitsEtcd => said(
             "this member has not begun: it has been waiting for etcd{since}", "本成员{since}一直在等待 etcd，尚未开始工作",
             "pushes are not answered here: unless another member takes them, they are lost after iLink's third try, and commands stay \
-             at the broker until its session expires",
-            "这里不应答推送：如果没有其他成员接手，推送在 iLink 第三次尝试后丢失，命令留在 broker 直到会话过期",
+             at the broker until the bridge's session there expires",
+            "这里不应答推送：如果没有其他成员接手，推送会在 iLink 第三次尝试后丢失；命令留在 broker，直到网桥在那里的会话过期",
         ),
         Is::NoEtcd => said(
             "the cluster cannot use etcd{since}", "{since}集群无法使用 etcd",

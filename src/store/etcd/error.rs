@@ -57,10 +57,10 @@ pub enum EtcdError {
     /// One row is larger than a request may be.
     #[error("this is larger than etcd takes in one request: raise its --max-request-bytes (1.5 MiB by default)")]
     TooLarge,
-    /// A member of another etcd than the other endpoints, or than before.
+    /// A member of another etcd than the other endpoints, or of another one than it was before.
     #[error(
-        "etcd at {at} belongs to another cluster than the other endpoints, or than before: cluster.endpoints must name members of \
-         one etcd; after a restore from a snapshot, restart the bridges"
+        "etcd at {at} belongs to another cluster than the other endpoints, or to another one than it did before: cluster.endpoints \
+         must name members of one etcd; after a restore from a snapshot, restart the bridges"
     )]
     Foreign {
         /// The endpoint.

@@ -1,11 +1,15 @@
 //! A real etcd of a test's own, of one member: its own ports and data.
 
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use super::mosquitto::free_port;
 use super::{DEADLINE, http::http, within};
+
+/// How long it may take until all threads have stopped.
+const STOP_WAIT: Duration = Duration::from_secs(10);
 
 /// A running etcd; ended with the value.
 pub(crate) struct Etcd {
@@ -64,6 +68,18 @@ impl Etcd {
     /// Stops it where it is (SIGSTOP): to its clients, it has no majority.
     pub(crate) fn pause(&self) {
         self.signal(rustix::process::Signal::STOP);
+        // Its threads do not stop at once where the processors are busy.
+        let begun = Instant::now();
+        while !self.stands_still() {
+            assert!(begun.elapsed() < STOP_WAIT, "etcd did not stand still within {STOP_WAIT:?} of SIGSTOP");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("etcd runs");
+        let stands = |stat: &str| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'));
+        tasks.flatten().all(|task| std::fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| stands(&stat)))
     }
 
     /// Lets it go on after [`Self::pause`].

@@ -13,6 +13,9 @@ use tempfile::TempDir;
 
 use super::DEADLINE;
 
+/// How long it may take until all threads have stopped.
+const STOP_WAIT: Duration = Duration::from_secs(10);
+
 /// Starts etcd and waits until nobody holds the other end of its standard input any more: then it ends etcd, by its number,
 /// however its own parent has ended.
 const KEEPER: &str = r#"
@@ -123,7 +126,9 @@ impl Server {
     pub(crate) fn pause(&self) {
         rustix::process::kill_process(self.pid, Signal::STOP).unwrap();
         // Its threads do not stop at once where the processors are busy.
+        let begun = Instant::now();
         while !self.stands_still() {
+            assert!(begun.elapsed() < STOP_WAIT, "etcd did not stand still within {STOP_WAIT:?} of SIGSTOP");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
