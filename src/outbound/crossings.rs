@@ -155,8 +155,8 @@ impl Crossings {
         Ok(Self { spool, state: Arc::new(Mutex::new(state)) })
     }
 
-    /// Forgets what no route goes by any more. A message that waits, and that the routes of now cannot make again because its
-    /// reading is not here, is left to the next reading.
+    /// Forgets what no route goes by any more. What lasts stays, also where its reading is too large to be made into a message
+    /// again: an alarm by the rule of before is better than none.
     pub(super) fn reconfigure(&self, routes: &Routes) {
         let limited = |key: &str| {
             let name = key.split('/').next();
@@ -166,15 +166,6 @@ impl Crossings {
         let gone: Vec<String> = state.known.keys().filter(|key| !limited(key)).cloned().collect();
         for key in gone {
             self.forget(&mut state, &key);
-        }
-        let lasting = |known: &Known| known.lasting.as_ref().is_some_and(|lasting| lasting.reading.is_none());
-        let unread: Vec<String> =
-            state.known.iter().filter(|(_, known)| lasting(known)).map(|(key, _)| key.clone()).collect();
-        for key in unread {
-            state.unschedule(&key);
-            if let Some(lasting) = state.known.get_mut(&key).and_then(|known| known.lasting.as_mut()) {
-                lasting.call = None;
-            }
         }
     }
 

@@ -114,9 +114,9 @@ async fn what_lasts_is_told_as_the_route_is_by_then() {
 
 #[tokio::test]
 async fn what_lasts_is_told_after_a_restart_as_the_route_is_by_then() {
-    let mut world = begun("5s").await;
+    let mut world = begun("15s").await;
     assert_eq!(world.bridge.stop().await.code(), Some(0));
-    world.bridge.set_tables(&lasting("5s", "412", 40));
+    world.bridge.set_tables(&lasting("15s", "412", 40));
     world.bridge.start().await;
     told_as_the_routes_are_now(&world).await;
 }
