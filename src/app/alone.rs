@@ -271,7 +271,7 @@ async fn gather(config: &Config) -> Result<Bundle, AppError> {
 async fn left_behind(config: &Config) -> (String, SecretString) {
     let left = if config.cluster.is_on() {
         // Opened, the state directory would get an identity and a spool that are not the cluster's.
-        "what waits is in etcd, and so is the identity: running members tell of them, so add a report that is made where one runs\n"
+        "The queues and the identity are in etcd, and only a running member can read them: please also add a report made where a member runs.\n"
             .to_owned()
     } else {
         match Core::open(config) {

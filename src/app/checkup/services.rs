@@ -106,7 +106,7 @@ fn judge(code: ResultCode, running: bool, findings: &mut Findings) {
             format!("iLink could not verify the callback (1006): {REACH}. If it tried just now, no bridge was there to answer: start it, and check again"),
         ),
         _ if code.class() == Class::Transient => {
-            findings.warn(CREDENTIALS, format!("not tried: iLink cannot do it now ({code}: {meaning}): try again later"));
+            findings.warn(CREDENTIALS, format!("not verified: iLink is in trouble ({code}: {meaning}): try again later"));
         }
         _ => findings.warn(
             CREDENTIALS,
@@ -132,10 +132,21 @@ fn judge_session(state: &str, cause: &str, findings: &mut Findings) {
     let text = format!("the running bridge's connection to iLink is {state}: {cause}");
     match state {
         "online" => findings.ok(SESSION, "the running bridge's connection to iLink is online"),
-        "degraded" | "auth_error" => findings.fail(SESSION, text),
-        // It has just started, or was told to be so, or iLink will not answer this check either.
+        "auth_error" => findings.fail(SESSION, text),
+        "degraded" if needs_somebody(cause) => findings.fail(SESSION, text),
+        // It passes, or the bridge has just started, or was told to be so, or iLink will not answer this check either.
         _ => findings.warn(SESSION, text),
     }
+}
+
+/// Whether the cause names a result code that no repetition mends. What a single endpoint met comes last in it, and passes.
+fn needs_somebody(cause: &str) -> bool {
+    let whole = cause.split(" does not work: ").next().unwrap_or_default();
+    let words = whole.split('(').skip(1).filter_map(|rest| rest.split(' ').next());
+    words
+        .filter_map(|word| word.parse().ok())
+        .map(ResultCode::new)
+        .any(|code| matches!(code.class(), Class::FatalConfig | Class::Conflict | Class::Callback | Class::Session))
 }
 
 fn judge_clock(now: SystemTime, there: Option<SystemTime>, findings: &mut Findings) {
@@ -319,6 +330,36 @@ mod tests {
             let finding = &findings.0[0];
             assert_eq!((finding.level, finding.step), (level, step), "{code}: {finding:?}");
             assert!(finding.text.contains(says), "{code}: {finding:?}");
+        }
+    }
+
+    #[test]
+    fn a_session_whose_trouble_passes_is_no_fault() {
+        let refused = "iLink could not verify the callback at http://h/… (1006 callback_verification_failed): seen";
+        let elsewhere = "our uid 1 is logged in elsewhere (1002 uid_logged_in_elsewhere): stop the other program";
+        let unknown = "iLink does not accept the credentials (1000 bad_credentials): correct ilink.appkey";
+        let busy = "iLink cannot do it now: no IM server is available (1016 no_im_server); all calls wait together";
+        let quota =
+            "iLink says that no callback is registered (1007), and was asked to register too often before (1004)";
+        let closed = "send_msg does not work: a proxy answers (502 Bad Gateway); what goes there waits";
+        let refusing =
+            "send_msg does not work: iLink refuses our address (1003 ip_mismatch): why; what goes there waits";
+        let both = format!("{refused}; {closed}");
+        for (state, cause, level) in [
+            ("online", "", Level::Ok),
+            ("degraded", refused, Level::Fail),
+            ("degraded", elsewhere, Level::Fail),
+            ("degraded", both.as_str(), Level::Fail),
+            ("auth_error", unknown, Level::Fail),
+            ("degraded", busy, Level::Warn),
+            ("degraded", quota, Level::Warn),
+            ("degraded", closed, Level::Warn),
+            ("degraded", refusing, Level::Warn),
+            ("offline", "starting: iLink has not answered yet", Level::Warn),
+        ] {
+            let mut findings = Findings::default();
+            judge_session(state, cause, &mut findings);
+            assert_eq!(findings.0[0].level, level, "{:?}", findings.0[0]);
         }
     }
 }

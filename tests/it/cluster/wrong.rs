@@ -101,7 +101,10 @@ async fn without_a_running_member_no_verb_takes_this_machines_directory_for_all_
     }
     let texts = report(&bridge, "report.tar.gz").await;
     let status = &texts["status.txt"];
-    assert!(status.starts_with("it does not run") && status.contains("what waits is in etcd"), "{status}");
+    assert!(
+        status.starts_with("it does not run") && status.contains("only a running member can read them"),
+        "{status}"
+    );
     assert!(!status.contains("waiting,"), "{status}");
     // Nor does one make what a member would then take for its own.
     for file in ["spool.db", "identity.json"] {
