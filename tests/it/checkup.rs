@@ -190,6 +190,18 @@ async fn a_callback_that_ilink_cannot_verify_is_a_fault() {
 }
 
 #[tokio::test]
+async fn trouble_at_ilink_that_passes_is_no_fault() {
+    let mut world = World::prepared(&[], |bridge| bridge).await;
+    world.sim.answer_code("set_config", 1016, 0).await;
+    world.bridge.spawn();
+    world.client.expect_text("ilink/bridge/cloud", "degraded").await;
+    let done = check(&world.bridge).await;
+    says(&done, "warn", "session", &["degraded", "1016"]);
+    says(&done, "warn", "credentials", &["not verified: iLink is in trouble", "1016", "try again later"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+}
+
+#[tokio::test]
 async fn what_ilink_was_asked_too_often_is_not_asked_again() {
     let world = World::prepared(&[], |bridge| bridge).await;
     std::fs::create_dir(world.bridge.state_dir()).unwrap();
