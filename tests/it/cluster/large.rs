@@ -21,7 +21,9 @@ async fn a_result_that_etcd_does_not_take_comes_without_its_data() {
     let (etcd, broker) = (Etcd::start().await, Mosquitto::start(""));
     let mut bridge = Bridge::new(&broker, &Sim::absent(&[]))
         .with("ilink.api", cloud.api.as_str())
-        .with_toml("cluster.endpoints", &json!([etcd.url()]).to_string());
+        .with_toml("cluster.endpoints", &json!([etcd.url()]).to_string())
+        // Busy with so much, it goes on leading.
+        .with("cluster.takeover", "20s");
     let client = Client::connect(&broker).await;
     client.subscribe("ilink/#").await;
     bridge.start().await;
