@@ -37,7 +37,7 @@
 //! | [`protocol`], [`local`], [`route`] | pure: iLink's manual; our MQTT topics and payloads; the rules that connect the topics of existing devices |
 //! | [`observe`] | what the parts record: log, counters, recent messages, signs of life |
 //! | [`operate`] | what the operator sees and asks: status, admin pages, control socket, service manager |
-//! | [`os`] | clocks, files, tasks, signals, certificate files |
+//! | [`os`] | clocks, files, tasks, signals, certificate files, causes of errors |
 //! | [`sim`] | a simulated iLink, for the tests, for people without an account, and for the demo |
 //!
 //! # Layers

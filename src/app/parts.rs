@@ -15,16 +15,18 @@ use crate::delivery::lanes::Patience;
 use crate::delivery::routing::{RouteStates, Routing};
 use crate::inbound::relay::{RelayConfig, RelaySettings};
 use crate::local::{Contact, Globs, Publication, Rules};
-use crate::mqtt::{self, LinkConfig, LinkState, Protocol, RouteFilters, Subscriptions, Timing, TlsOptions};
+use crate::mqtt::{LinkConfig, LinkState, Protocol, RouteFilters, StartError, Subscriptions, Timing};
 use crate::operate::status::Info;
+use crate::os::clock;
 use crate::os::lease::Lease;
-use crate::os::{clock, tls};
+use crate::os::tls::{self, ClientFiles};
 use crate::outbound;
 use crate::outbound::accept::AcceptConfig;
 use crate::outbound::deliver::DeliverConfig;
 use crate::outbound::route_book::RouteBook;
 use crate::protocol::Account;
 use crate::store::Store;
+use crate::store::etcd::EtcdError;
 
 pub(super) fn client(config: &Config) -> Result<Client, AppError> {
     let client = ClientConfig {
@@ -62,7 +64,7 @@ pub(super) fn link(config: &Config, routes: watch::Receiver<RouteFilters>) -> Li
             .username
             .clone()
             .map(|user| (user, mqtt.password.clone().unwrap_or_else(|| SecretString::from(String::new())))),
-        tls: tls_options(config),
+        tls: mqtt.tls.clone(),
         max_packet: mqtt.max_packet,
         session_expiry: u32::try_from(mqtt.session_expiry.as_secs()).unwrap_or(u32::MAX),
         persistent_session: mqtt.persistent_session,
@@ -79,11 +81,6 @@ pub(super) fn link(config: &Config, routes: watch::Receiver<RouteFilters>) -> Li
     }
 }
 
-fn tls_options(config: &Config) -> TlsOptions {
-    let tls = &config.mqtt.tls;
-    TlsOptions { ca: tls.ca.clone(), cert: tls.cert.clone(), key: tls.key.clone() }
-}
-
 /// Reads the certificates and keys that the configuration names, as a start would.
 ///
 /// # Errors
@@ -91,11 +88,12 @@ fn tls_options(config: &Config) -> TlsOptions {
 pub(super) fn check_files(config: &Config) -> Result<(), AppError> {
     let api = config.ilink.ca.as_ref().and_then(|_| client(config).err()).map(|error| error.to_string());
     let callback = config.callback.tls.as_ref().and_then(|files| tls::server_config(&files.cert, &files.key).err());
-    let options = tls_options(config);
-    let broker = (config.mqtt.broker.scheme() == "mqtts" && (options.ca.is_some() || options.cert.is_some()))
-        .then(|| mqtt::client_config(&options).err().map(|error| error.to_string()))
-        .flatten();
-    let problems: Vec<String> = [api, callback, broker].into_iter().flatten().collect();
+    let wrong = |files: &ClientFiles| if *files == ClientFiles::default() { None } else { files.config().err() };
+    let broker = (config.mqtt.broker.scheme() == "mqtts").then(|| wrong(&config.mqtt.tls)).flatten();
+    let broker = broker.map(|error| StartError::from(error).to_string());
+    let etcd = config.cluster.is_on().then(|| wrong(&config.cluster.tls)).flatten();
+    let etcd = etcd.map(|error| EtcdError::from(error).to_string());
+    let problems: Vec<String> = [api, callback, broker, etcd].into_iter().flatten().collect();
     if problems.is_empty() { Ok(()) } else { Err(AppError::Config(problems.join("\n"))) }
 }
 
@@ -107,7 +105,8 @@ pub(super) fn check_files(config: &Config) -> Result<(), AppError> {
 pub(super) fn try_files(config: &Config) -> Result<(), AppError> {
     client(config)?;
     if config.mqtt.broker.scheme() == "mqtts" {
-        mqtt::client_config(&tls_options(config)).map_err(|error| AppError::Config(error.to_string()))?;
+        let wrong = |error| AppError::Config(StartError::from(error).to_string());
+        config.mqtt.tls.config().map_err(wrong)?;
     }
     Ok(())
 }

@@ -238,9 +238,7 @@ fn roots(config: &ClientConfig) -> Result<rustls::RootCertStore, ClientError> {
     let mut roots = tls::system_roots();
     if let Some(path) = &config.extra_ca {
         let failed = |cause: String| ClientError::ExtraCa { path: path.clone(), cause };
-        for certificate in tls::chain_in(path).map_err(failed)? {
-            roots.add(certificate).map_err(|error| failed(error.to_string()))?;
-        }
+        tls::add_roots(&mut roots, path).map_err(failed)?;
     }
     if roots.is_empty() && config.api.scheme() == "https" {
         return Err(ClientError::NoRoots);

@@ -29,6 +29,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tower_service::Service;
 use url::Url;
 
+use crate::os::causes;
 use crate::os::lease::Lease;
 
 /// The longest head of an answer, and how much of one is looked at in a turn: interim answers (1xx) may come without end, and
@@ -84,30 +85,19 @@ impl Error {
     /// The first cause of a type.
     #[must_use]
     pub fn find<E: StdError + 'static>(&self) -> Option<&E> {
-        links(self).find_map(|link| link.downcast_ref())
+        causes::find(self)
     }
 
     /// The texts of the error and its causes, outermost first.
     pub fn texts(&self) -> impl Iterator<Item = String> {
-        links(self).map(ToString::to_string)
+        causes::links(self).map(ToString::to_string)
     }
 
     /// The text of the cause of all.
     #[must_use]
     pub fn innermost(&self) -> String {
-        self.texts().last().unwrap_or_default()
+        causes::innermost(self)
     }
-}
-
-/// The error and its causes, also those inside an I/O error, which does not count its content among its causes.
-fn links<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |link: &&'a (dyn StdError + 'static)| {
-        let link: &'a (dyn StdError + 'static) = *link;
-        match link.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inside) => Some(inside as &(dyn StdError + 'static)),
-            None => link.source(),
-        }
-    })
 }
 
 /// No connection stood within [`Options::connect`].

@@ -1,6 +1,5 @@
 //! `[cluster]`: several bridges for one account, which share their storage in etcd.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -9,6 +8,7 @@ use url::Url;
 use super::reader::{Failed, Reader};
 use super::urls::{self, MaskedUrl};
 use super::values::{Size, any, within};
+use crate::os::tls::ClientFiles;
 use crate::protocol::Uid;
 
 /// Several bridges for one account.
@@ -25,22 +25,11 @@ pub struct Cluster {
     /// Password at etcd; never without a user name.
     pub password: Option<SecretString>,
     /// `cluster.tls`.
-    pub tls: ClusterTls,
+    pub tls: ClientFiles,
     /// How long a silent leader is waited for.
     pub takeover: Duration,
     /// The most that each direction may hold, in bytes.
     pub max_bytes: u64,
-}
-
-/// Files of the TLS connections to etcd (PEM).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ClusterTls {
-    /// Trusted roots instead of the system's.
-    pub ca: Option<PathBuf>,
-    /// Client certificate; never without its key.
-    pub cert: Option<PathBuf>,
-    /// Client key; never without its certificate.
-    pub key: Option<PathBuf>,
 }
 
 /// The largest content that fits, with all that goes with it, into one request to etcd with its default settings.
@@ -67,7 +56,7 @@ impl Cluster {
         let key = reader.file("cluster.tls.key");
         let takeover = reader.or("cluster.takeover", "6s", within(Duration::from_secs(2)..=Duration::from_mins(1)));
         let max_bytes = reader.or("cluster.max_bytes", "256MiB", within(Size(1 << 20)..=Size(8 << 30)));
-        let (username, password, tls) = (username?, password?, ClusterTls { ca: ca?, cert: cert?, key: key? });
+        let (username, password, tls) = (username?, password?, ClientFiles { ca: ca?, cert: cert?, key: key? });
         let endpoints: Vec<Url> = endpoints?.iter().map(|url| url.expose().clone()).collect();
         if password.is_some() != username.is_some() {
             reader.conflict("cluster.username and cluster.password need each other".to_owned());
@@ -76,7 +65,7 @@ impl Cluster {
             reader.conflict("cluster.tls.cert and cluster.tls.key need each other".to_owned());
         }
         let plain = |url: &Url| url.scheme() != "https";
-        if tls != ClusterTls::default() && endpoints.iter().any(plain) {
+        if tls != ClientFiles::default() && endpoints.iter().any(plain) {
             reader.conflict("cluster.tls is set, but not all of cluster.endpoints begin with https://".to_owned());
         }
         for (key, most, what) in

@@ -25,9 +25,9 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 
 pub use callback::{Callback, CallbackTls, Register, Repeats};
-pub use cluster::{Cluster, ClusterTls};
+pub use cluster::Cluster;
 pub use layers::{ConfigError, Environment, Problem};
-pub use mqtt::{Mqtt, MqttProtocol, MqttTls};
+pub use mqtt::{Mqtt, MqttProtocol};
 pub use small::{Admin, Ambiguous, HomeAssistant, Ilink, Inbound, Log, LogFormat, Outbound, SpoolLimits};
 pub use urls::MaskedUrl;
 

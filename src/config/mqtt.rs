@@ -1,6 +1,5 @@
 //! `[mqtt]`: the local broker, and how the bridge uses it.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -10,6 +9,7 @@ use super::reader::{Failed, Reader};
 use super::urls;
 use super::values::{Given, Setting, Size, any, within};
 use crate::local::{Base, Globs, Output, filter};
+use crate::os::tls::ClientFiles;
 use crate::protocol::{Call, Uid};
 
 /// The local broker and what is said to it.
@@ -28,7 +28,7 @@ pub struct Mqtt {
     /// Password at the broker; never without a user name.
     pub password: Option<SecretString>,
     /// `mqtt.tls`.
-    pub tls: MqttTls,
+    pub tls: ClientFiles,
     /// First levels of every topic.
     pub base_topic: Base,
     /// Which form of a message is published.
@@ -43,17 +43,6 @@ pub struct Mqtt {
     pub persistent_session: bool,
     /// Largest packet accepted from the broker, in bytes.
     pub max_packet: u32,
-}
-
-/// Files of the TLS connection to the broker (PEM).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MqttTls {
-    /// Trusted roots instead of the system's.
-    pub ca: Option<PathBuf>,
-    /// Client certificate; never without its key.
-    pub cert: Option<PathBuf>,
-    /// Client key; never without its certificate.
-    pub key: Option<PathBuf>,
 }
 
 /// MQTT's version.
@@ -117,14 +106,14 @@ impl Mqtt {
         let max_packet = reader.or("mqtt.max_packet", "1MiB", within(Size(1 << 10)..=Size(LARGEST_PACKET)));
         let mut brokers = broker?.0.iter().map(urls::with_port).collect::<Vec<_>>().into_iter();
         let broker = brokers.next().ok_or(Failed)?;
-        let (username, password, tls) = (username?, password?, MqttTls { ca: ca?, cert: cert?, key: key? });
+        let (username, password, tls) = (username?, password?, ClientFiles { ca: ca?, cert: cert?, key: key? });
         if password.is_some() && username.is_none() {
             reader.conflict("mqtt.password is set and mqtt.username is not".to_owned());
         }
         if tls.cert.is_some() != tls.key.is_some() {
             reader.conflict("mqtt.tls.cert and mqtt.tls.key need each other".to_owned());
         }
-        if tls != MqttTls::default() && broker.scheme() != "mqtts" {
+        if tls != ClientFiles::default() && broker.scheme() != "mqtts" {
             reader.conflict("mqtt.tls is set, but mqtt.broker does not begin with mqtts://".to_owned());
         }
         Ok(Self {

@@ -1,7 +1,6 @@
 //! The link's settings: plain values that `app` builds from the configuration.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -10,6 +9,7 @@ use url::{Host, Url};
 
 use crate::local::{Base, Publication};
 use crate::os::lease::Lease;
+use crate::os::tls::{ClientFiles, FilesError};
 use crate::protocol::Uid;
 
 /// The version of MQTT spoken.
@@ -19,17 +19,6 @@ pub enum Protocol {
     V5,
     /// MQTT 3.1.1: no properties, no reasons, no expiry; a publish that the broker's ACL denies looks like a success.
     V311,
-}
-
-/// What secures a `mqtts://` connection.
-#[derive(Debug, Clone, Default)]
-pub struct TlsOptions {
-    /// PEM file of the only roots to trust; without it the system's.
-    pub ca: Option<PathBuf>,
-    /// PEM file of the client's certificate chain; goes with `key`.
-    pub cert: Option<PathBuf>,
-    /// PEM file of the client's private key.
-    pub key: Option<PathBuf>,
 }
 
 /// The topic filters of the routes.
@@ -55,7 +44,7 @@ pub struct LinkConfig {
     /// User name and password.
     pub credentials: Option<(String, SecretString)>,
     /// Only read for `mqtts://`.
-    pub tls: TlsOptions,
+    pub tls: ClientFiles,
     /// The largest packet the broker may send, in bytes. An MQTT 5 broker is told so and drops larger ones itself. If it sends
     /// one nevertheless, and on 3.1.1, where it cannot be told, all sizes are accepted: a packet that ends the connection would
     /// come again on the next one, for ever.
@@ -137,25 +126,20 @@ pub enum StartError {
     /// The client id is empty. The broker knows our session by it.
     #[error("mqtt.client_id is empty")]
     ClientId,
-    /// A file of `mqtt.tls` cannot be used.
-    #[error("{key}: {}: {cause}", path.display())]
-    TlsFile {
-        /// The configuration key.
-        key: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        cause: String,
-    },
-    /// The certificate is set without the key, or the key without the certificate.
-    #[error("mqtt.tls.cert and mqtt.tls.key go together")]
-    HalfIdentity,
-    /// The machine has no root certificates and none were configured.
-    #[error("no system root certificates were found ({0}); set mqtt.tls.ca")]
-    NoRoots(String),
-    /// The TLS library refuses the combination.
-    #[error("mqtt.tls: {0}")]
-    Tls(#[from] rustls::Error),
+    /// The files of `mqtt.tls` cannot be used.
+    #[error("{0}")]
+    Tls(String),
+}
+
+impl From<FilesError> for StartError {
+    fn from(error: FilesError) -> Self {
+        Self::Tls(match error {
+            FilesError::File { key, path, cause } => format!("mqtt.tls.{key}: {}: {cause}", path.display()),
+            FilesError::Half => "mqtt.tls.cert and mqtt.tls.key go together".to_owned(),
+            FilesError::NoRoots(why) => format!("no system root certificates were found ({why}); set mqtt.tls.ca"),
+            FilesError::Tls(error) => format!("mqtt.tls: {error}"),
+        })
+    }
 }
 
 /// Shows no credentials.
@@ -190,7 +174,7 @@ impl LinkConfig {
             protocol: Protocol::V5,
             client_id: "a".to_owned(),
             credentials: None,
-            tls: TlsOptions::default(),
+            tls: ClientFiles::default(),
             max_packet: 4 * 1024 * 1024,
             session_expiry: 0,
             persistent_session: false,
@@ -211,6 +195,14 @@ impl LinkConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_the_tls_files_is_told_by_its_key() {
+        let cause = "No such file or directory".to_owned();
+        let error = FilesError::File { key: "ca", path: "/nowhere/ca.pem".into(), cause };
+        assert_eq!(StartError::from(error).to_string(), "mqtt.tls.ca: /nowhere/ca.pem: No such file or directory");
+        assert!(StartError::from(FilesError::Half).to_string().contains("go together"));
+    }
 
     #[test]
     fn hosts_are_names_or_addresses() {

@@ -14,7 +14,6 @@ use url::Url;
 
 use super::config::{LinkConfig, StartError, address};
 use super::explanations::{Explain, Failure};
-use super::tls;
 
 /// The shortest keep alive, in seconds. A busy machine may answer late, but by less than this.
 pub(super) const SHORTEST_KEEP_ALIVE: u64 = 5;
@@ -51,7 +50,7 @@ impl Dialer {
     pub(super) fn new(config: LinkConfig) -> Result<Self, StartError> {
         let tls = match (config.broker.scheme(), config.broker.host_str()) {
             ("mqtt", Some(_)) => None,
-            ("mqtts", Some(_)) => Some(tls::client_config(&config.tls)?),
+            ("mqtts", Some(_)) => Some(config.tls.config()?),
             // Without the rest of the URL, which may hold a password.
             (scheme, host) => return Err(StartError::Broker(format!("{scheme}://{}", host.unwrap_or_default()))),
         };

@@ -250,17 +250,8 @@ impl Explain {
         })
     }
 
-    /// An error that needs no explanation of ours: its text and those of its sources, each once.
+    /// An error that needs no explanation of ours.
     pub(super) fn other(&self, error: &dyn Error) -> Failure {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(inner) = source {
-            let inner_text = inner.to_string();
-            if !text.contains(&inner_text) {
-                text = format!("{text}: {inner_text}");
-            }
-            source = inner.source();
-        }
-        Failure::Because(format!("{}: {text}", self.broker))
+        Failure::Because(format!("{}: {error}", self.broker))
     }
 }

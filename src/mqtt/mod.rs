@@ -37,7 +37,6 @@ mod standing;
 mod state;
 mod task;
 mod timers;
-mod tls;
 mod v311;
 mod v5;
 mod validate;
@@ -50,14 +49,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use backoff::Backoff;
-pub use config::{LinkConfig, Protocol, RouteFilters, StartError, Timing, TlsOptions};
+pub use config::{LinkConfig, Protocol, RouteFilters, StartError, Timing};
 pub use delivery::{Delivery, ForNow, NotNow, Refusal};
 pub use incoming::{AckToken, Arrived, Commands, Incoming, Settled};
 pub use publisher::{Completion, Handling, Publisher};
 pub use refused::Refused;
 pub use rights::{Rights, RightsError, Verdict, Wanted, try_out};
 pub use state::{LinkCounters, LinkState, Subscriptions};
-pub use tls::client_config;
 
 use denied::Denied;
 use dialer::Dialer;

@@ -1,13 +1,14 @@
 //! Certificates and keys from PEM files, TLS as a server and as a client, and in plain words what is wrong with a
 //! peer's certificate.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 
 /// A server's TLS configuration from PEM files: the certificate chain, leaf first, and its private key.
 ///
@@ -31,14 +32,95 @@ pub fn server_config(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Strin
 }
 
 /// What is said of a private key that is another certificate's.
-pub const OTHER_KEY: &str = "it does not belong to the certificate";
+const OTHER_KEY: &str = "it does not belong to the certificate";
+
+/// Files of TLS as a client (PEM).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientFiles {
+    /// Trusted roots instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Client certificate; never without its key.
+    pub cert: Option<PathBuf>,
+    /// Client key; never without its certificate.
+    pub key: Option<PathBuf>,
+}
+
+/// What is wrong with [`ClientFiles`]. Whoever uses them names the configuration's section.
+#[derive(Debug)]
+pub enum FilesError {
+    /// A file cannot be used.
+    File {
+        /// `ca`, `cert` or `key`.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The certificate is there without the key, or the key without the certificate.
+    Half,
+    /// The machine has no root certificates, and no others are named.
+    NoRoots(String),
+    /// The TLS library refuses the combination.
+    Tls(rustls::Error),
+}
+
+impl ClientFiles {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// If one cannot be used.
+    pub fn config(&self) -> Result<Arc<ClientConfig>, FilesError> {
+        let wrong = |key, path: &Path, cause| FilesError::File { key, path: path.to_owned(), cause };
+        let roots = match &self.ca {
+            Some(ca) => {
+                let mut roots = RootCertStore::empty();
+                add_roots(&mut roots, ca).map_err(|cause| wrong("ca", ca, cause))?;
+                roots
+            }
+            None => match found_roots() {
+                (roots, why) if roots.is_empty() => return Err(FilesError::NoRoots(why)),
+                (roots, _) => roots,
+            },
+        };
+        let builder = trusting(roots).map_err(FilesError::Tls)?;
+        let config = match (&self.cert, &self.key) {
+            (None, None) => builder.with_no_client_auth(),
+            (Some(cert), Some(key)) => {
+                let chain = chain_in(cert).map_err(|cause| wrong("cert", cert, cause))?;
+                let private = private_key_in(key).map_err(|cause| wrong("key", key, cause))?;
+                builder.with_client_auth_cert(chain, private).map_err(|error| match error {
+                    rustls::Error::InconsistentKeys(_) => wrong("key", key, OTHER_KEY.to_owned()),
+                    other => wrong("cert", cert, other.to_string()),
+                })?
+            }
+            _ => return Err(FilesError::Half),
+        };
+        Ok(Arc::new(config))
+    }
+}
 
 /// The roots that the system trusts. Those that cannot be read are no reason to do without the others.
 #[must_use]
 pub fn system_roots() -> RootCertStore {
+    found_roots().0
+}
+
+/// The same, and why some could not be read.
+fn found_roots() -> (RootCertStore, String) {
+    let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
+    roots.add_parsable_certificates(found.certs);
+    let causes: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+    (roots, causes.join("; "))
+}
+
+/// Adds the certificates of a PEM file. All must be usable: somebody named this file.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
+    chain_in(path)?.into_iter().try_for_each(|certificate| roots.add(certificate).map_err(|error| error.to_string()))
 }
 
 /// A client's TLS, which trusts these roots.
@@ -46,8 +128,12 @@ pub fn system_roots() -> RootCertStore {
 /// # Errors
 /// None, as long as rustls has a version of TLS that the provider knows.
 pub fn client_config(roots: RootCertStore) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    Ok(Arc::new(trusting(roots)?.with_no_client_auth()))
+}
+
+fn trusting(roots: RootCertStore) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots))
 }
 
 /// Ring, because it builds without cmake on the ARM boards this runs on.
@@ -56,11 +142,8 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// The certificates of a PEM file, at least one.
-///
-/// # Errors
-/// Why there is none.
-pub fn chain_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+/// The certificates of a PEM file, at least one; else why there is none.
+fn chain_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     const NONE: &str = "no certificate in PEM form in it";
     let chain = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match chain.map_err(|error| unusable(&error, NONE)) {
@@ -69,11 +152,8 @@ pub fn chain_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// The private key of a PEM file.
-///
-/// # Errors
-/// Why there is none.
-pub fn private_key_in(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+/// The private key of a PEM file, else why there is none.
+fn private_key_in(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_file(path).map_err(|error| unusable(&error, "no private key in PEM form in it"))
 }
 
@@ -126,20 +206,69 @@ pub fn spelled(name: &str) -> String {
 mod tests {
     use super::*;
 
+    /// A certificate and its key, the key of another, a file without either, and a damaged certificate.
+    struct Files {
+        _dir: tempfile::TempDir,
+        cert: PathBuf,
+        key: PathBuf,
+        another: PathBuf,
+        junk: PathBuf,
+        damaged: PathBuf,
+    }
+
+    impl Files {
+        fn new() -> Self {
+            let identity = || rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
+            let (one, other) = (identity(), identity());
+            let dir = tempfile::tempdir().unwrap();
+            let file = |name: &str, text: &str| {
+                let path = dir.path().join(name);
+                std::fs::write(&path, text).unwrap();
+                path
+            };
+            let damaged = "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n";
+            Self {
+                cert: file("cert", &one.cert.pem()),
+                key: file("key", &one.signing_key.serialize_pem()),
+                another: file("another", &other.signing_key.serialize_pem()),
+                junk: file("junk", "junk"),
+                damaged: file("damaged", &format!("{}{damaged}", one.cert.pem())),
+                _dir: dir,
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_clients_files_is_told_with_key_and_file() {
+        let Files { _dir, cert, key, another, junk, damaged } = Files::new();
+        let nowhere = PathBuf::from("/nowhere/ca.pem");
+        let files = |ca: &PathBuf, own: Option<(&PathBuf, &PathBuf)>| {
+            let (cert, key) = own.map(|(cert, key)| (cert.clone(), key.clone())).unzip();
+            ClientFiles { ca: Some(ca.clone()), cert, key }
+        };
+        files(&cert, None).config().unwrap();
+        files(&cert, Some((&cert, &key))).config().unwrap();
+        for (wrong, file, says, files) in [
+            ("ca", &nowhere, "No such file", files(&nowhere, None)),
+            ("ca", &junk, "no certificate in PEM form in it", files(&junk, None)),
+            ("ca", &damaged, "invalid peer certificate", files(&damaged, None)),
+            ("cert", &junk, "no certificate in PEM form in it", files(&cert, Some((&junk, &key)))),
+            ("key", &cert, "no private key in PEM form in it", files(&cert, Some((&cert, &cert)))),
+            ("key", &another, "it does not belong", files(&cert, Some((&cert, &another)))),
+        ] {
+            let error = files.config().unwrap_err();
+            let FilesError::File { key, path, cause } = &error else { panic!("{error:?}") };
+            assert!((*key, path) == (wrong, file) && cause.starts_with(says), "{error:?}");
+        }
+        for half in [(Some(cert.clone()), None), (None, Some(key))] {
+            let files = ClientFiles { ca: Some(cert.clone()), cert: half.0, key: half.1 };
+            assert!(matches!(files.config(), Err(FilesError::Half)));
+        }
+    }
+
     #[test]
     fn the_file_that_is_wrong_is_named() {
-        let identity = || rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
-        let (one, other) = (identity(), identity());
-        let dir = tempfile::tempdir().unwrap();
-        let file = |name: &str, text: &str| {
-            let path = dir.path().join(name);
-            std::fs::write(&path, text).unwrap();
-            path
-        };
-        let cert = file("cert", &one.cert.pem());
-        let (key, another) =
-            (file("key", &one.signing_key.serialize_pem()), file("another", &other.signing_key.serialize_pem()));
-        let junk = file("junk", "junk");
+        let Files { _dir, cert, key, another, junk, .. } = Files::new();
         server_config(&cert, &key).unwrap();
         for (cert, key, says) in [
             (&junk, &key, ["callback.tls.cert", "junk: no certificate"]),

@@ -340,12 +340,16 @@ async fn a_configuration_that_cannot_be_used_is_told_first() {
     let bridge = Bridge::at("mqtts://127.0.0.1:1", &sim)
         .with("ilink.tls.ca", &key)
         .with("mqtt.tls.ca", &key)
+        .with_toml("cluster.endpoints", r#"["https://127.0.0.1:1"]"#)
+        .with("cluster.tls.ca", &key)
         .with("callback.tls.cert", &cert)
         .with("callback.tls.key", &key);
     for verb in [&["check"][..], &["check", "--connect"]] {
         let done = bridge.verb(verb).await;
         assert_eq!(done.code, Some(64), "{done:?}");
-        for says in ["ilink.tls.ca", "mqtt.tls.ca", "no certificate", "callback.tls.key", "does not belong"] {
+        for says in
+            ["ilink.tls.ca", "mqtt.tls.ca", "cluster.tls.ca", "no certificate", "callback.tls.key", "does not belong"]
+        {
             assert!(done.text.contains(says), "{says}: {done:?}");
         }
     }

@@ -106,8 +106,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::os::tls::ClientFiles;
     use crate::store::Limits;
-    use crate::store::etcd::{EtcdConfig, EtcdTls};
+    use crate::store::etcd::EtcdConfig;
 
     fn config(etcd: SocketAddr) -> EtcdConfig {
         EtcdConfig {
@@ -115,7 +116,7 @@ mod tests {
             prefix: "/test".to_owned(),
             member: "a".to_owned(),
             login: None,
-            tls: EtcdTls::default(),
+            tls: ClientFiles::default(),
             takeover: Duration::from_secs(6),
             limits: Limits { inbound: 1, outbound: 1, set_aside: 1 },
         }

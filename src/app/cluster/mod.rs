@@ -28,7 +28,7 @@ use crate::os::files::{Directory, Files};
 use crate::os::lease::Lease;
 use crate::os::tasks;
 use crate::state_dir::{Identity, IdentityError, Overrides};
-use crate::store::etcd::{Etcd, EtcdConfig, EtcdError, EtcdTls, Leadership, MemberInfo};
+use crate::store::etcd::{Etcd, EtcdConfig, EtcdError, Leadership, MemberInfo};
 use crate::store::{Limits, Tokens};
 use files::{Present, Shared};
 
@@ -337,13 +337,12 @@ async fn look(etcd: Arc<Etcd>, of: usize) -> ClusterHealth {
 
 fn etcd_config(config: &Config, set_aside: u64) -> EtcdConfig {
     let cluster = &config.cluster;
-    let tls = EtcdTls { ca: cluster.tls.ca.clone(), cert: cluster.tls.cert.clone(), key: cluster.tls.key.clone() };
     EtcdConfig {
         endpoints: cluster.endpoints.clone(),
         prefix: cluster.prefix.clone(),
         member: cluster.member.clone(),
         login: cluster.username.clone().zip(cluster.password.clone()),
-        tls,
+        tls: cluster.tls.clone(),
         takeover: cluster.takeover,
         limits: Limits { inbound: cluster.max_bytes, outbound: cluster.max_bytes, set_aside },
     }

@@ -1,9 +1,10 @@
 //! Why an exchange failed: what the HTTP client and TLS have to say, in plain words.
 
-use std::error::Error as StdError;
 use std::io;
 
 use hyper_util::client::legacy;
+
+use crate::os::causes::{find, innermost, links};
 
 /// What is wrong with TLS, if that is the cause, and the remedy. Who speaks none ends the connection when TLS is begun on it.
 pub(super) fn of_tls(error: &legacy::Error, at: &str) -> Option<String> {
@@ -36,25 +37,4 @@ fn explained(error: &rustls::Error) -> String {
         }
         other => other.to_string(),
     }
-}
-
-/// The error and its causes, also those inside an I/O error, which does not count its content among its causes.
-fn links<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |link: &&'a (dyn StdError + 'static)| {
-        let link: &'a (dyn StdError + 'static) = *link;
-        match link.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inside) => Some(inside as &(dyn StdError + 'static)),
-            None => link.source(),
-        }
-    })
-}
-
-/// The first cause of a type.
-pub(super) fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
-    links(error).find_map(|link| link.downcast_ref())
-}
-
-/// The text of the cause of all.
-pub(super) fn innermost(error: &(dyn StdError + 'static)) -> String {
-    links(error).last().map(ToString::to_string).unwrap_or_default()
 }

@@ -16,6 +16,7 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Builder};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::RootCertStore;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,6 +28,7 @@ use super::config::EtcdConfig;
 use super::endpoint::{Endpoint, Ours};
 use super::error::{EtcdError, more_telling, refusal};
 use super::wire::{Carried, Found, Health, Login, Range, Status, Token, Transaction, Version};
+use crate::os::tls::{self, FilesError};
 
 /// How long one endpoint may take to answer.
 pub(super) const EACH: Duration = Duration::from_secs(3);
@@ -63,11 +65,17 @@ impl Client {
         http.set_keepalive(Some(KEEP_ALIVE));
         http.set_keepalive_interval(Some(KEEP_ALIVE));
         http.set_keepalive_retries(Some(KEEP_ALIVES));
+        let secured = config.endpoints.iter().any(|endpoint| endpoint.scheme() == "https");
+        let tls = if secured {
+            config.tls.config()
+        } else {
+            tls::client_config(RootCertStore::empty()).map_err(FilesError::Tls)
+        };
         let pool = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
-            .build(HttpsConnector::from((http, config.tls.client_config()?)));
+            .build(HttpsConnector::from((http, tls?)));
         let (choice, login, token) = (Choice::among(endpoints.len()), config.login.clone(), Mutex::default());
         Ok(Self { pool, endpoints, choice, login, token })
     }

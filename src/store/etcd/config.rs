@@ -1,17 +1,13 @@
 //! How etcd is reached, and what is kept there under which names.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rustls::{ClientConfig, RootCertStore};
 use secrecy::SecretString;
 use url::Url;
 
-use super::error::EtcdError;
-use crate::os::tls;
+use crate::os::tls::ClientFiles;
 use crate::store::types::{Limits, Queue};
 
 /// How etcd is reached, and who asks.
@@ -26,54 +22,11 @@ pub struct EtcdConfig {
     /// User and password, where etcd wants them.
     pub login: Option<(String, SecretString)>,
     /// What etcd's certificates are held against, and what is shown to it.
-    pub tls: EtcdTls,
+    pub tls: ClientFiles,
     /// How long a silent leader is waited for.
     pub takeover: Duration,
     /// What the queues may hold.
     pub limits: Limits,
-}
-
-/// Files for TLS, in PEM.
-#[derive(Debug, Clone, Default)]
-pub struct EtcdTls {
-    /// The authorities that are trusted; without it, the system's.
-    pub ca: Option<PathBuf>,
-    /// The client certificate.
-    pub cert: Option<PathBuf>,
-    /// Its private key.
-    pub key: Option<PathBuf>,
-}
-
-impl EtcdTls {
-    pub(super) fn client_config(&self) -> Result<Arc<ClientConfig>, EtcdError> {
-        let wrong = |key: &str, path: &PathBuf, what: String| {
-            EtcdError::Config(format!("cluster.tls.{key} {}: {what}", path.display()))
-        };
-        let mut roots = RootCertStore::empty();
-        if let Some(ca) = &self.ca {
-            roots.add_parsable_certificates(tls::chain_in(ca).map_err(|what| wrong("ca", ca, what))?);
-        } else {
-            roots = tls::system_roots();
-        }
-        let unusable = |error: rustls::Error| EtcdError::Config(format!("cluster.tls: {error}"));
-        let builder = ClientConfig::builder_with_provider(tls::provider())
-            .with_safe_default_protocol_versions()
-            .map_err(unusable)?
-            .with_root_certificates(roots);
-        let config = match (&self.cert, &self.key) {
-            (Some(cert), Some(key)) => {
-                let chain = tls::chain_in(cert).map_err(|what| wrong("cert", cert, what))?;
-                let private = tls::private_key_in(key).map_err(|what| wrong("key", key, what))?;
-                builder.with_client_auth_cert(chain, private).map_err(|error| match error {
-                    rustls::Error::InconsistentKeys(_) => wrong("key", key, tls::OTHER_KEY.to_owned()),
-                    other => unusable(other),
-                })?
-            }
-            (None, None) => builder.with_no_client_auth(),
-            _ => return Err(EtcdError::Config("cluster.tls.cert and cluster.tls.key belong together".to_owned())),
-        };
-        Ok(Arc::new(config))
-    }
 }
 
 /// The names of what is kept.
@@ -200,13 +153,5 @@ mod tests {
         assert_eq!(keys.queue(Queue::Inbound), "/ilink2mqtt/413/queue/in/");
         assert!(keys.queue(Queue::SetAside).starts_with(&keys.queues()));
         assert_eq!(keys.redelivery(7), "/ilink2mqtt/413/key/00007");
-    }
-
-    #[test]
-    fn a_half_of_a_client_certificate_is_told() {
-        let tls = EtcdTls { cert: Some("/nowhere".into()), ..EtcdTls::default() };
-        assert!(tls.client_config().unwrap_err().to_string().contains("belong together"));
-        let tls = EtcdTls { ca: Some("/nowhere/ca.pem".into()), ..EtcdTls::default() };
-        assert!(tls.client_config().unwrap_err().to_string().contains("cluster.tls.ca /nowhere/ca.pem"));
     }
 }

@@ -11,9 +11,10 @@ use hyper_util::client::legacy;
 use tracing::{info, warn};
 use url::Url;
 
-use super::causes::{find, innermost, of_tls};
+use super::causes::of_tls;
 use super::error::EtcdError;
 use super::wire::Header;
+use crate::os::causes::{find, innermost};
 
 /// The longest answer: more than one with eight of the largest rows.
 const ANSWER_MOST: usize = 16 * 1024 * 1024;

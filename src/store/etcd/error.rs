@@ -3,6 +3,8 @@
 use hyper::StatusCode;
 use serde::Deserialize;
 
+use crate::os::tls::FilesError;
+
 /// Why etcd did not do what was asked. No variant holds a secret or a URL with one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EtcdError {
@@ -157,6 +159,17 @@ impl EtcdError {
     }
 }
 
+impl From<FilesError> for EtcdError {
+    fn from(error: FilesError) -> Self {
+        Self::Config(match error {
+            FilesError::File { key, path, cause } => format!("cluster.tls.{key} {}: {cause}", path.display()),
+            FilesError::Half => "cluster.tls.cert and cluster.tls.key belong together".to_owned(),
+            FilesError::NoRoots(why) => format!("no system root certificates were found ({why}); set cluster.tls.ca"),
+            FilesError::Tls(error) => format!("cluster.tls: {error}"),
+        })
+    }
+}
+
 /// Of two failures, the one that says more: who is there and says no says more than who is not.
 pub(super) fn more_telling(before: Option<EtcdError>, now: EtcdError) -> EtcdError {
     let rank = |error: &EtcdError| match error {
@@ -244,6 +257,15 @@ pub(super) fn said(words: String, code: u32) -> EtcdError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_the_tls_files_is_told_by_its_key() {
+        let cause = "no certificate in PEM form in it".to_owned();
+        let error = FilesError::File { key: "ca", path: "/nowhere/ca.pem".into(), cause };
+        let error = EtcdError::from(error).to_string();
+        assert_eq!(error, "cluster.tls.ca /nowhere/ca.pem: no certificate in PEM form in it");
+        assert!(EtcdError::from(FilesError::Half).to_string().contains("belong together"));
+    }
 
     #[test]
     fn what_etcd_says_is_typed_by_what_follows_from_it() {

@@ -86,7 +86,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use adopt::{Adoption, NotAdopted};
 use client::Client;
-pub use config::{EtcdConfig, EtcdTls};
+pub use config::EtcdConfig;
 use config::{Keys, end_of};
 pub use election::Leadership;
 use election::{Candidate, Leader};

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use ilink2mqtt::cli::Cli;
 use ilink2mqtt::cloud::{Client, ClientConfig, RegisterPolicy, SessionConfig, Timing};
 use ilink2mqtt::config::{Config, Environment};
-use ilink2mqtt::mqtt::{LinkConfig, Protocol, TlsOptions};
+use ilink2mqtt::mqtt::{LinkConfig, Protocol};
 use ilink2mqtt::operate::control::Answer;
+use ilink2mqtt::os::tls::ClientFiles;
 use ilink2mqtt::protocol::{Account, Reply, SetConfig, TokenGrant, get_access_token};
 use ilink2mqtt::sim;
 use ilink2mqtt::state_dir::{Identity, IdentityRegistry, Overrides, Registered, StateDir};
@@ -54,7 +55,7 @@ fn nothing_that_holds_a_secret_shows_it() {
     let link = LinkConfig {
         credentials: Some(("u".to_owned(), PASSWORD.into())),
         protocol: Protocol::V5,
-        tls: TlsOptions::default(),
+        tls: ClientFiles::default(),
         base,
         ..crate::link::config(1)
     };

@@ -14,9 +14,8 @@ mod tls;
 use std::time::Duration;
 
 use ilink2mqtt::local::{Base, Publication};
-use ilink2mqtt::mqtt::{
-    self, Delivery, Incoming, Link, LinkConfig, LinkState, Protocol, Subscriptions, Timing, TlsOptions,
-};
+use ilink2mqtt::mqtt::{self, Delivery, Incoming, Link, LinkConfig, LinkState, Protocol, Subscriptions, Timing};
+use ilink2mqtt::os::tls::ClientFiles;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +38,7 @@ pub(crate) fn config(port: u16) -> LinkConfig {
         protocol: Protocol::V5,
         client_id: "ilink2mqtt-414".to_owned(),
         credentials: None,
-        tls: TlsOptions::default(),
+        tls: ClientFiles::default(),
         max_packet: 1024 * 1024,
         session_expiry: 300,
         persistent_session: false,

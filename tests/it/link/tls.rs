@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use ilink2mqtt::mqtt::{LinkConfig, Protocol, TlsOptions};
+use ilink2mqtt::mqtt::{LinkConfig, Protocol};
+use ilink2mqtt::os::tls::ClientFiles;
 use rcgen::ExtendedKeyUsagePurpose;
 
 use super::{Tested, acked, config};
@@ -21,7 +22,7 @@ fn broker(authority: &Authority, more: &str) -> (Mosquitto, u16) {
 
 fn tls(host: &str, port: u16, ca: &Path) -> LinkConfig {
     let broker = format!("mqtts://{host}:{port}").parse().unwrap();
-    let tls = TlsOptions { ca: Some(ca.to_owned()), ..TlsOptions::default() };
+    let tls = ClientFiles { ca: Some(ca.to_owned()), ..ClientFiles::default() };
     LinkConfig { broker, tls, ..config(port) }
 }
 
@@ -45,7 +46,7 @@ async fn the_broker_is_known_by_name_and_by_address() {
     let stranger = Authority::new("stranger");
     let unknown = cause(tls("localhost", port, &stranger.path("ca.pem"))).await;
     assert!(unknown.contains("no trusted issuer") && unknown.contains("mqtt.tls.ca"), "{unknown}");
-    let system = LinkConfig { tls: TlsOptions::default(), ..tls("localhost", port, Path::new("")) };
+    let system = LinkConfig { tls: ClientFiles::default(), ..tls("localhost", port, Path::new("")) };
     let unknown = cause(system).await;
     assert!(unknown.contains("no trusted issuer"), "{unknown}");
     let plain = cause(config(port)).await;
@@ -85,7 +86,7 @@ async fn a_broker_may_want_to_know_us_by_certificate() {
     let anonymous = tls("localhost", port, &authority.path("ca.pem"));
     let refused = cause(anonymous.clone()).await;
     assert!(refused.contains("mqtt.tls.cert"), "{refused}");
-    let known = TlsOptions {
+    let known = ClientFiles {
         cert: Some(authority.path("client.pem")),
         key: Some(authority.path("client.key")),
         ..anonymous.tls.clone()

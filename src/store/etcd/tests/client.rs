@@ -10,8 +10,8 @@ use url::Url;
 
 use super::server::{Server, shared};
 use super::{config, in_time};
+use crate::os::tls::ClientFiles;
 use crate::store::etcd::client::{Client, EACH};
-use crate::store::etcd::config::EtcdTls;
 use crate::store::etcd::error::EtcdError;
 use crate::store::etcd::wire::{Range, Step, Transaction};
 use crate::store::etcd::{Etcd, EtcdConfig};
@@ -172,7 +172,7 @@ async fn both_sides_may_want_certificates() {
     let mut config = config(&server.url(), "a");
     let error = get(&config).await.unwrap_err();
     assert!(matches!(&error, EtcdError::Tls { .. }) && error.to_string().contains("cluster.tls.ca"), "{error}");
-    config.tls = EtcdTls { ca: Some(ca), ..EtcdTls::default() };
+    config.tls = ClientFiles { ca: Some(ca), ..ClientFiles::default() };
     let error = get(&config).await.unwrap_err();
     assert!(!matches!(error, EtcdError::Unreachable { .. }), "{error}");
     config.tls.cert = Some(cert);

@@ -18,7 +18,8 @@ pub(crate) use proxy::Proxy;
 pub(crate) use server::{Server, shared};
 use url::Url;
 
-use super::{EtcdConfig, EtcdTls};
+use super::EtcdConfig;
+use crate::os::tls::ClientFiles;
 use crate::store::Limits;
 
 const ROOMY: Limits = Limits { inbound: 1 << 30, outbound: 1 << 30, set_aside: 1 << 24 };
@@ -32,7 +33,7 @@ pub(crate) fn config(endpoint: &str, member: &str) -> EtcdConfig {
         prefix: format!("/test/{}", ulid::Ulid::generate()),
         member: member.to_owned(),
         login: None,
-        tls: EtcdTls::default(),
+        tls: ClientFiles::default(),
         // Longer than a loaded machine keeps anybody waiting.
         takeover: Duration::from_secs(20),
         limits: ROOMY,
