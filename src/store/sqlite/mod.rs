@@ -115,6 +115,7 @@ impl Spool {
         let (db, files, recovered) = recovery::open(dir.path())?;
         let shared = Arc::new(Shared::new(dir.failure().clone()));
         shared::add(&shared.damaged_rows, recovered.damaged_rows);
+        shared::add(&shared.rebuilds, recovered.rebuilds);
         let (requests, inbox) = mpsc::channel();
         let path = files.main.clone();
         let fresh = Arc::<Fresh>::default();

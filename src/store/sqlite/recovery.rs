@@ -47,6 +47,7 @@ pub(super) fn open(dir: &Path) -> Result<(Db, Files, Recovered), OpenError> {
             .alarms
             .push(format!("the spool was damaged and has been rebuilt; the old one is {}", aside.display()));
         recovered.moved_to = Some(aside);
+        recovered.rebuilds += 1;
     }
     files.remove_fresh().map_err(|source| OpenError::File { path: files.fresh.clone(), source })?;
     let mut found = files.prepare()?;
@@ -91,6 +92,7 @@ pub(super) fn open(dir: &Path) -> Result<(Db, Files, Recovered), OpenError> {
                 rebuilt.moved_to.display()
             ));
             recovered.damaged_rows = rebuilt.lost;
+            recovered.rebuilds += 1;
             recovered.moved_to = Some(rebuilt.moved_to);
             Ok((rebuilt.db, files, recovered))
         }

@@ -264,6 +264,24 @@ async fn a_row_whose_checksum_fails_is_left_out_counted_and_kept_for_the_operato
 }
 
 #[tokio::test]
+async fn a_rebuild_at_opening_is_counted_also_if_it_costs_no_row() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    assert_eq!(spool.counters().rebuilds, 0);
+    spool.append(Queue::Inbound, vec![1].into(), None).await.unwrap();
+    spool.close().await;
+    // The header's count of free pages.
+    let path = dir.path().join("spool.db");
+    let mut file = fs::read(&path).unwrap();
+    file[36..40].copy_from_slice(&[0, 0, 0x77, 0x77]);
+    fs::write(&path, file).unwrap();
+    let (spool, recovered) = Spool::open(dir.path(), ROOMY).unwrap();
+    assert!(recovered.moved_to.is_some(), "{recovered:?}");
+    assert_eq!((spool.counters().rebuilds, spool.counters().damaged_rows), (1, 0));
+    assert_eq!(depth(&spool).await, 1);
+}
+
+#[tokio::test]
 async fn lost_counts_are_counted_again_and_numbers_jump() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
@@ -357,6 +375,7 @@ async fn a_rebuild_cut_off_at_any_point_loses_nothing() {
         }
         let (spool, recovered) = Spool::open(dir.path(), ROOMY).unwrap();
         assert!(recovered.alarms[0].contains("rebuilt"));
+        assert_eq!(spool.counters().rebuilds, 1);
         assert_eq!(depth(&spool).await, expected);
         spool.close().await;
     }

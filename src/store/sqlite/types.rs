@@ -12,6 +12,8 @@ pub struct Recovered {
     pub moved_to: Option<PathBuf>,
     /// Rows that were there and could not be read.
     pub damaged_rows: u64,
+    /// How often the database was rebuilt, a rebuild that an earlier run began included.
+    pub rebuilds: u64,
 }
 
 /// Why there is no spool.
