@@ -56,7 +56,7 @@ impl Failure {
     /// If it cannot be synced.
     pub fn sync(&self, file: &File, path: &Path) -> io::Result<()> {
         file.sync_all().inspect_err(|error| {
-            if !matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+            if !is_full(error) {
                 self.set(sync_failed(&format_args!("{}: {error}", path.display())));
             }
         })
@@ -246,11 +246,17 @@ pub fn give_to_owner_of_directory(path: &Path) {
     }
 }
 
+/// Whether there is no room: on the disk, or in the quota of this user.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
 /// What an operator can do about an error of the file system, to be put behind it; empty if there is nothing to say.
 #[must_use]
 pub fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ": free some space on its disk",
+        _ if is_full(error) => ": free some space on its disk",
         ErrorKind::ReadOnlyFilesystem => ": its disk is read-only, make it writable again",
         ErrorKind::PermissionDenied => ": give it to the user that ilink2mqtt runs as (chown)",
         ErrorKind::IsADirectory | ErrorKind::NotADirectory => ": move away what stands there",

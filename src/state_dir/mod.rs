@@ -91,7 +91,7 @@ impl StateDir {
         close_files_to_others(path).map_err(unusable("taking others' access to its files away"))?;
         match sign(&mut lock) {
             // It is only for the message to a second process, and a full disk is no reason not to start.
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+            Err(error) if files::is_full(&error) => {}
             signed => signed.map_err(unusable("writing in it"))?,
         }
         Ok(Self { directory: path.into(), _lock: lock })

@@ -54,8 +54,9 @@ impl From<rusqlite::Error> for Fault {
             // The index of the log is given its room before it is used; that is all that can go wrong there.
             ffi::SQLITE_IOERR_SHMSIZE => return Self::Unwritable(FULL.to_owned()),
             ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_TRUNCATE => {
-                let cause =
-                    "the disk refuses writes: look into the kernel's log (dmesg), it may be failing or read-only";
+                // SQLite does not tell a quota from the rest.
+                let cause = "the disk refuses writes: a quota may be used up, or the disk be failing or read-only; \
+                     look at the quota and into the kernel's log (dmesg)";
                 return Self::Unwritable(format!("{cause} ({error})"));
             }
             _ => {}
@@ -95,6 +96,8 @@ mod tests {
         assert!(matches!(fault(ffi::SQLITE_IOERR_DIR_FSYNC), Fault::Fatal(_)));
         assert!(matches!(fault(ffi::SQLITE_IOERR_WRITE), Fault::Unwritable(_)));
         assert!(fault(ffi::SQLITE_FULL).is_full());
+        let Fault::Unwritable(refused) = fault(ffi::SQLITE_IOERR_WRITE) else { panic!() };
+        assert!(refused.contains("quota") && refused.contains("dmesg"), "{refused}");
         assert!(!fault(ffi::SQLITE_IOERR_WRITE).is_full());
         assert!(matches!(fault(ffi::SQLITE_BUSY), Fault::Unwritable(_)));
     }
