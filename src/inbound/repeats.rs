@@ -45,6 +45,8 @@ pub enum Progress {
     Refused(Unanswered),
     /// It is in the spool.
     Stored,
+    /// The spool has failed: nothing comes of it any more.
+    Failed,
 }
 
 /// What a push turned out to be.

@@ -222,14 +222,15 @@ impl Store {
         let begun = timeout(SLOW, progress.wait_for(|now| *now != Progress::Storing)).await;
         match begun.map(|now| now.map(|now| *now)) {
             Ok(Ok(Progress::Stored)) => return Ok(()),
-            Ok(Err(_)) => return Err(Unanswered::Failed),
+            Ok(Ok(Progress::Failed) | Err(_)) => return Err(Unanswered::Failed),
             Ok(Ok(_)) | Err(_) => {}
         }
         let _held = self.hold(waiting)?;
-        let stored = timeout_at(until, progress.wait_for(|now| *now == Progress::Stored)).await;
-        match stored.map(|now| now.map(|_| ())) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Unanswered::Failed),
+        let is_over = |now: &Progress| matches!(now, Progress::Stored | Progress::Failed);
+        let stored = timeout_at(until, progress.wait_for(is_over)).await;
+        match stored.map(|now| now.map(|now| *now)) {
+            Ok(Ok(Progress::Stored)) => Ok(()),
+            Ok(_) => Err(Unanswered::Failed),
             Err(_) => Err(waiting.why()),
         }
     }
@@ -305,6 +306,7 @@ impl Waiting<'_> {
         match self.progress.as_ref().map(|progress| *progress.borrow()) {
             None => Unanswered::Overload,
             Some(Progress::Refused(why)) => why,
+            Some(Progress::Failed) => Unanswered::Failed,
             Some(Progress::Storing | Progress::Stored) => Unanswered::Slow,
         }
     }

@@ -43,7 +43,10 @@ impl Store {
                 Some(push.refused(Unanswered::Failed))
             }
             // The process is about to stop; nothing may be answered any more.
-            Err(AppendError::Spool(SpoolError::Failed(_))) => None,
+            Err(AppendError::Spool(SpoolError::Failed(_))) => {
+                let _ = push.tell.send(Progress::Failed);
+                None
+            }
         }
     }
 

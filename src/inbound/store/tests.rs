@@ -203,6 +203,17 @@ async fn what_was_stored_too_long_ago_makes_no_repeat() {
     assert_eq!(b.counts(), (3, 0));
 }
 
+#[tokio::test]
+async fn what_a_failed_store_does_not_take_is_left_at_once_and_not_for_being_slow() {
+    let [a, _] = members();
+    a.tokens.close().await;
+    let begun = Instant::now();
+    let place = a.store.room(2).await.unwrap();
+    let stored = a.store.store(Held::new(Bytes::from_static(b"on"), place), Kind::Text).await;
+    assert!(matches!(stored, Err(Unanswered::Failed)));
+    assert!(begun.elapsed() < HOLD);
+}
+
 #[test]
 fn in_a_cluster_etcd_and_its_setting_are_named() {
     let words = [Unanswered::Full, Unanswered::Failed, Unanswered::Slow, Unanswered::Overload]
