@@ -18,6 +18,8 @@ mod transport;
 
 pub use client::{Client, ClientConfig, ClientError, Post};
 pub use handshakes::{Handshake, HandshakeLog};
+#[cfg(test)]
+pub(crate) use session::tests::Record;
 pub use session::{
     ClosedEndpoint, CloudState, ConfigQuota, Door, Doors, Endpoint, Gate, Outcome, RegisterPolicy, Registry, Session,
     SessionConfig, Status, start,

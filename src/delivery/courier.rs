@@ -62,6 +62,8 @@ pub trait Owner: Send + Sync + 'static {
     }
     /// The row is about to be completed.
     fn completed(&self, seq: u64, done: Self::Done);
+    /// The row is no longer there, or cannot be read any more: it is never completed.
+    fn lost(&self, _seq: u64) {}
     /// The row by which a message comes back later, of which these parts were refused for good.
     fn again(&self, stored: &[u8], refused: &[&Part]) -> Option<Vec<u8>>;
 
@@ -167,6 +169,7 @@ impl<O: Owner> Courier<O> {
             let Some((row, size)) = row else {
                 // It was damaged meanwhile; the spool has logged that.
                 self.lanes.lost(&ticket);
+                self.owner.lost(ticket.seq);
                 continue;
             };
             if !self.send(ticket, row, size, &mut render, stop).await {

@@ -46,6 +46,8 @@ use crate::store::{AppendError, Key, Queue, SpoolError, Store};
 
 /// The most messages under way. An MQTT 5 broker sends fewer; this bounds QoS 0 and MQTT 3.1.1.
 const UNDER_WAY: usize = 512;
+/// The wait between two tries to record that the session was lost.
+const RECORD_AGAIN: Duration = Duration::from_secs(1);
 /// How long a stopping loop waits for what is under way.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -131,12 +133,17 @@ impl Accept {
         let mut answering: FuturesOrdered<Answering> = FuturesOrdered::new();
         loop {
             accept.progress.rest();
+            let unrecorded = accept.link.borrow().session_began != session;
             let due = accept.next_due().map(|at| Instant::now() + clock::nap(at, clock::boot_now()));
             // next() and changed() are cancel-safe, the timer only observes; FuturesOrdered keeps what is not finished.
             let arrived = tokio::select! {
                 () = stop.cancelled() => break,
                 // At once: if the bridge were killed before the next message, the next run would not know of the loss.
                 Ok(()) = link.changed() => {
+                    accept.forget_lost_session(&mut session, &mut redelivery).await?;
+                    continue;
+                }
+                () = sleep(RECORD_AGAIN), if unrecorded => {
                     accept.forget_lost_session(&mut session, &mut redelivery).await?;
                     continue;
                 }
@@ -181,18 +188,18 @@ impl Accept {
     }
 
     /// Forgets the redelivery keys of a lost MQTT session, because packet ids start again in a new one. `session` is the
-    /// session that `redelivery` knows.
+    /// one that the spool knows; while the spool refuses, this is tried again with every message, and every second.
     async fn forget_lost_session(&self, session: &mut u64, redelivery: &mut Redelivery) -> Result<(), SpoolError> {
         let present = self.link.borrow().session_began;
         if present == *session {
             return Ok(());
         }
-        redelivery.lost(present);
+        let is_new = redelivery.lost(present);
         match self.spool.forget_session(present).await {
             Ok(()) => *session = present,
             Err(failed @ SpoolError::Failed(_)) => return Err(failed),
-            // It is tried again with every message until the disk takes it. No message is stored before that.
-            Err(error) => warn!(%error, "could not record yet that the MQTT session was lost"),
+            Err(error) if is_new => warn!(%error, "could not record yet that the MQTT session was lost"),
+            Err(_) => {}
         }
         Ok(())
     }

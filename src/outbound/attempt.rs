@@ -131,7 +131,8 @@ impl Attempts {
         command.mark = if once { Mark::Sent } else { Mark::Ambiguous };
         let gate = Gate::new(&*self.spool, &self.counters, seq, &command, (tried.unknown, tried.mark()));
         let called = self.session.call_through(&gate, &command.call).await;
-        let (marked, left) = (gate.has_marked(), gate.has_left());
+        let marked = gate.has_marked();
+        let tried = Tried { attempts: tried.attempts + u32::from(gate.has_left()), ..tried };
         let outcome = match called {
             Ok(outcome) => outcome,
             Err(Shut::Unmarked(failed @ SpoolError::Failed(_))) => return Err(failed),
@@ -139,12 +140,9 @@ impl Attempts {
             Err(Shut::Unmarked(waiting)) => {
                 return Ok(Step::Later(Tried { cause: waiting.to_string(), ..tried }, STORE_RETRY));
             }
-            Err(Shut::Late) => {
-                let attempts = tried.attempts + u32::from(left);
-                return self.expire(seq, command, Tried { attempts, ..tried }).await;
-            }
+            Err(Shut::Late) => return self.expire(seq, command, tried).await,
         };
-        let mut now = Tried { attempts: tried.attempts + u32::from(left), ..tried.clone() };
+        let mut now = tried.clone();
         let step = match outcome {
             Outcome::Reply(reply) => {
                 let id = Ulid::from_bytes(command.id);

@@ -355,6 +355,8 @@ impl Deliver {
                 self.stale.remove(&seq);
                 if matches!(step, Step::Finished) {
                     let _ = self.results.send(seq);
+                } else {
+                    self.attempts.shares.gone(seq);
                 }
                 if let Some(lane) = lane {
                     self.lanes.done(&lane);

@@ -32,4 +32,6 @@ pub mod results;
 pub mod route_book;
 pub mod shares;
 mod storing;
+#[cfg(test)]
+mod tests;
 pub mod turns;

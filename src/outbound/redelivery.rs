@@ -157,11 +157,13 @@ impl Redelivery {
     }
 
     /// The session was lost, and a new one began with connection `began`. The keys of the lost session are only valid for
-    /// messages that it had delivered before.
-    pub fn lost(&mut self, began: u64) {
-        if began != self.present.began {
+    /// messages that it had delivered before. Returns false if that was known.
+    pub fn lost(&mut self, began: u64) -> bool {
+        let is_new = began != self.present.began;
+        if is_new {
             self.before = std::mem::replace(&mut self.present, Session { began, ..Session::default() });
         }
+        is_new
     }
 }
 

@@ -81,9 +81,11 @@ impl Results {
                 seq = ready.recv(), if room > 0 => seq,
             };
             let Some(seq) = seq else { break };
-            if let Some(row) = results.spool.read(Queue::Outbound, seq).await?
-                && !courier.take(row, render, &stop).await
-            {
+            let Some(row) = results.spool.read(Queue::Outbound, seq).await? else {
+                results.lost(seq);
+                continue;
+            };
+            if !courier.take(row, render, &stop).await {
                 break;
             }
         }
@@ -130,6 +132,10 @@ impl Owner for Results {
 
     fn completed(&self, seq: u64, set_aside: bool) {
         debug!(seq, set_aside, "a result is done with");
+        self.shares.gone(seq);
+    }
+
+    fn lost(&self, seq: u64) {
         self.shares.gone(seq);
     }
 

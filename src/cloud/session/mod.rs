@@ -60,7 +60,7 @@ mod types;
 mod upkeep;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use doors::{Door, Doors, Endpoint};
 pub use handle::Session;

@@ -26,6 +26,7 @@ struct Slow {
     set_aside: SetAside,
     busy: BusyBoard,
     answered: Mutex<Vec<u8>>,
+    lost: Mutex<Vec<u64>>,
 }
 
 impl Owner for Slow {
@@ -54,6 +55,9 @@ impl Owner for Slow {
         .boxed()
     }
     fn completed(&self, _: u64, (): ()) {}
+    fn lost(&self, seq: u64) {
+        self.lost.lock().unwrap().push(seq);
+    }
     fn again(&self, _: &[u8], _: &[&Part]) -> Option<Vec<u8>> {
         Some(Vec::new())
     }
@@ -77,7 +81,7 @@ fn courier(dir: &tempfile::TempDir, patience: Patience) -> Courier<Slow> {
     let set_aside = SetAside::new(spool.clone(), Arc::new(Counters::default()));
     let (busy, _) = tokio::sync::watch::channel(AllBusy::new());
     let busy = BusyBoard::new("messages", Arc::new(busy));
-    let owner = Slow { spool, set_aside, busy, answered: Mutex::default() };
+    let owner = Slow { spool, set_aside, busy, answered: Mutex::default(), lost: Mutex::default() };
     Courier::new(Arc::new(owner), patience, 100, 1 << 20)
 }
 
@@ -126,4 +130,17 @@ async fn what_the_broker_took_of_a_row_is_answered_though_the_row_is_given_up() 
     assert!(!courier.keeping.is_empty(), "it is given up");
     courier.drain().await;
     assert_eq!(*courier.owner.answered.lock().unwrap(), [7]);
+}
+
+#[tokio::test]
+async fn the_owner_is_told_of_a_row_that_is_gone_when_it_is_to_be_sent_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let at_once = Patience { rest_min: Duration::ZERO, rest_max: Duration::ZERO, ..Patience::default() };
+    let mut courier = courier(&dir, at_once);
+    let ticket = courier.lanes.arrive(&1, 7).unwrap();
+    let why = ForNow { cause: "busy".to_owned(), how: NotNow::Busy };
+    let left = vec![Part::plain(Publication::raw("out/x".to_owned(), "x"))];
+    courier.ended(Ended { ticket, row: 1, size: 0, settled: Settled::ForNow { taken: Vec::new(), left, why } });
+    assert!(courier.go_on(|_, _, _| Vec::new(), &CancellationToken::new()).await.unwrap());
+    assert_eq!(*courier.owner.lost.lock().unwrap(), [7]);
 }

@@ -1,10 +1,9 @@
 //! The bridge's outbound half, started and ended in every way.
 
-use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -15,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::broker::{Queue, serve};
 use super::service::Service;
 use super::weather::End;
-use crate::cloud::{HandshakeLog, RegisterPolicy, Registry, Session, SessionConfig, Timing, start};
+use crate::cloud::{HandshakeLog, Record, RegisterPolicy, Registry, Session, SessionConfig, Timing, start};
 use crate::delivery::lanes::Patience;
 use crate::delivery::refused::{BusyBoard, SetAside};
 use crate::delivery::routing::Routing;
@@ -54,35 +53,6 @@ pub(super) struct World {
     pub(super) dir: TempDir,
     /// Of the callback URL in the configuration.
     pub(super) url: u64,
-}
-
-/// `identity.json`, in memory.
-#[derive(Default)]
-pub(super) struct Record(Mutex<Option<(String, String)>>);
-
-impl Registry for Record {
-    fn confirmed(&self, url: &SecretString, token: &SecretString) -> bool {
-        let ours = (url.expose_secret().to_owned(), token.expose_secret().to_owned());
-        *self.0.lock().unwrap() == Some(ours)
-    }
-
-    fn record(&self, url: &SecretString, token: &SecretString) -> io::Result<()> {
-        *self.0.lock().unwrap() = Some((url.expose_secret().to_owned(), token.expose_secret().to_owned()));
-        Ok(())
-    }
-
-    fn forget(&self) -> io::Result<()> {
-        *self.0.lock().unwrap() = None;
-        Ok(())
-    }
-
-    fn unregistered_by_operator(&self) -> bool {
-        false
-    }
-
-    fn set_unregistered_by_operator(&self, _: bool) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// One run of the bridge.

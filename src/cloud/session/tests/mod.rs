@@ -229,7 +229,7 @@ struct Keeping {
 
 /// `identity.json` in memory.
 #[derive(Default)]
-struct Record {
+pub(crate) struct Record {
     confirmed: Mutex<Option<(String, String)>>,
     unregistered: Mutex<bool>,
 }
