@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use ilink2mqtt::app::{self, AppError, Source};
 use ilink2mqtt::cli::set_aside::{Chosen, SetAsideCommand};
 use ilink2mqtt::cli::{
-    Cli, Command, EXIT_INTERNAL, EXIT_USAGE, Route, RouteCommand, RouteTest, Setup, dry_run, manual,
+    Cli, Command, EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE, Route, RouteCommand, RouteTest, Setup, dry_run, manual,
 };
 use ilink2mqtt::config::{Config, Environment, Log, LogFormat};
 use ilink2mqtt::observe::log;
@@ -180,7 +180,7 @@ async fn connect(config: &Config) -> u8 {
 
 /// Has the running daemon carry out a verb, or does it here if there is none.
 async fn ask(config: &Config, verb: Verb) -> u8 {
-    let answer = match control::ask(&config.state_dir, &verb).await {
+    let answer = match control::ask(config, &verb).await {
         Ok(Some(answer)) => answer,
         Ok(None) => {
             let _ = log::start(Log { level: tracing::level_filters::LevelFilter::WARN, ..config.log });
@@ -189,7 +189,15 @@ async fn ask(config: &Config, verb: Verb) -> u8 {
                 Err(error) => return fail_with(&error),
             }
         }
-        Err(error) => return fail(EXIT_INTERNAL, &format!("the running daemon did not answer: {error}")),
+        Err(error) => {
+            let cause = format!("the running daemon did not answer: {error}");
+            return match verb {
+                Verb::Call { .. } => {
+                    fail(EXIT_UNAVAILABLE, &format!("the call may or may not have been executed: {cause}"))
+                }
+                _ => fail(EXIT_INTERNAL, &cause),
+            };
+        }
     };
     let Answer { exit, text } = answer;
     if exit == 0 {

@@ -247,7 +247,7 @@ fn not_written(file: &Path, error: &io::Error) -> AppError {
 
 /// By the running bridge, or from what the last one left.
 async fn gather(config: &Config) -> Result<Bundle, AppError> {
-    let asked = control::ask(&config.state_dir, &Verb::Report).await;
+    let asked = control::ask(config, &Verb::Report).await;
     let answer = match asked {
         Ok(Some(Answer { exit: 0, text })) => match serde_json::from_str(&text) {
             Ok(bundle) => return Ok(bundle),

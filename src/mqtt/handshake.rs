@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::account::AccountCheck;
 use super::connection::{Connection, End, Phase, Step};
-use super::explanations::{ConnectRefusal, Failure};
+use super::explanations::Failure;
 use super::outbox::Origin;
 use super::packets::{Accepted, Subscription, Version};
 use super::state::{LinkCounters, Subscriptions};
@@ -20,20 +20,8 @@ const DISCONNECT_LIMIT: Duration = Duration::from_secs(1);
 
 impl<V: Version> Connection<'_, V> {
     pub(super) fn on_connected(&mut self, accepted: &Accepted) -> Step {
-        let explain = self.task.dialer.explain();
-        if accepted.receive_maximum == 0 {
-            return Err(End::Lost(Failure::Protocol("a receive maximum of 0".to_owned())));
-        }
-        if accepted.maximum_packet == 0 {
-            return Err(End::Lost(Failure::Protocol("a maximum packet size of 0".to_owned())));
-        }
-        if !accepted.qos_1 {
-            return Err(End::Lost(
-                explain.refused(ConnectRefusal::Other("it takes QoS 0 only; QoS 1 is needed".to_owned())),
-            ));
-        }
-        if !accepted.retain {
-            return Err(End::Lost(explain.refused(ConnectRefusal::RetainUnsupported)));
+        if let Some(failure) = accepted.unusable(self.task.dialer.explain()) {
+            return Err(End::Lost(failure));
         }
         LinkCounters::one(&self.task.counters.connects);
         self.accept(accepted);

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use super::delivery::Ack;
 use super::dialer::Dialer;
-use super::explanations::Failure;
+use super::explanations::{ConnectRefusal, Explain, Failure};
 use super::incoming::Incoming;
 use crate::local::Publication;
 
@@ -65,6 +65,21 @@ pub(super) struct Accepted {
     /// Never more than ours, and never zero: pings tell us that the broker has gone.
     pub(super) keep_alive: Duration,
     pub(super) session_expiry: Option<u32>,
+}
+
+impl Accepted {
+    /// Why the link cannot use such a connection, if so.
+    pub(super) fn unusable(&self, explain: &Explain) -> Option<Failure> {
+        match self {
+            Self { receive_maximum: 0, .. } => Some(Failure::Protocol("a receive maximum of 0".to_owned())),
+            Self { maximum_packet: 0, .. } => Some(Failure::Protocol("a maximum packet size of 0".to_owned())),
+            Self { qos_1: false, .. } => {
+                Some(explain.refused(ConnectRefusal::Other("it takes QoS 0 only; QoS 1 is needed".to_owned())))
+            }
+            Self { retain: false, .. } => Some(explain.refused(ConnectRefusal::RetainUnsupported)),
+            _ => None,
+        }
+    }
 }
 
 /// What a subscription is for.

@@ -15,8 +15,8 @@ use super::config::{LinkConfig, Protocol, StartError};
 use super::delivery::Ack;
 use super::delivery::Refusal;
 use super::dialer::Dialer;
-use super::explanations::{ConnectRefusal, Failure, History};
-use super::packets::{Accepted, Event, Subscription, Version};
+use super::explanations::{Failure, History};
+use super::packets::{Event, Subscription, Version};
 use super::refused;
 use super::v5::V5;
 use super::v311::V311;
@@ -187,7 +187,9 @@ impl Trial {
     fn handle<V: Version>(&mut self, event: Event, wire: &mut Wire<V>, dialer: &Dialer) -> Result<(), Failure> {
         match event {
             Event::Connected(accepted) => {
-                usable(&accepted, dialer)?;
+                if let Some(failure) = accepted.unusable(dialer.explain()) {
+                    return Err(failure);
+                }
                 self.stood = true;
                 self.window = usize::from(accepted.receive_maximum.min(LAST_PUBLISH_ID));
                 let reads: Vec<_> =
@@ -300,16 +302,6 @@ impl Trial {
         self.rights.other = self.account.other(&self.own_uid);
         self.rights
     }
-}
-
-/// Whether the bridge's link could use such a connection.
-fn usable(accepted: &Accepted, dialer: &Dialer) -> Result<(), Failure> {
-    let refusal = match accepted {
-        Accepted { qos_1: false, .. } => ConnectRefusal::Other("it takes QoS 0 only; QoS 1 is needed".to_owned()),
-        Accepted { retain: false, .. } => ConnectRefusal::RetainUnsupported,
-        _ => return Ok(()),
-    };
-    Err(dialer.explain().refused(refusal))
 }
 
 /// A topic that matches a filter, with `random` in the place of `+`. `#` becomes two levels, so that subscribers to one level,

@@ -4,6 +4,8 @@
 //! one answer, each a JSON document on one line.
 
 mod answers;
+#[cfg(test)]
+mod tests;
 
 use std::fs::Permissions;
 use std::future::Future;
@@ -25,6 +27,7 @@ use tracing::debug;
 
 use crate::cli::{EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE};
 use crate::cloud::Session;
+use crate::config::Config;
 use crate::observe::progress;
 use crate::operate::set_aside::{self, Desk, NotDone, Which};
 use crate::operate::status::bundle::{Bundle, METRICS};
@@ -37,8 +40,10 @@ pub use answers::{Answer, answer, internal, outcome, parse_call, url};
 
 /// The largest request: a call's JSON.
 const REQUEST_MAX: u64 = 4 * 1024 * 1024;
-/// A verb waits for iLink, which has its own time-outs; this is beyond all of them.
-const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long a daemon may take for a verb beside its calls to iLink.
+const OWN_TIME: Duration = Duration::from_mins(1);
+/// More calls than a verb waits for: its own, renewals, repeats, and what is under way when it comes.
+const MOST_CALLS: u32 = 8;
 
 /// The path of the control socket in a state directory.
 #[must_use]
@@ -105,8 +110,8 @@ async fn connection(mut stream: UnixStream, verbs: &Verbs) -> io::Result<()> {
 ///
 /// # Errors
 /// If a daemon was reached and did not answer.
-pub async fn ask(state_dir: &Path, verb: &Verb) -> io::Result<Option<Answer>> {
-    let mut stream = match UnixStream::connect(socket(state_dir)).await {
+pub async fn ask(config: &Config, verb: &Verb) -> io::Result<Option<Answer>> {
+    let mut stream = match UnixStream::connect(socket(&config.state_dir)).await {
         Ok(stream) => stream,
         Err(error) => {
             // No daemon of ours listens there; whoever then takes the state directory's lock says what is wrong with it.
@@ -125,7 +130,8 @@ pub async fn ask(state_dir: &Path, verb: &Verb) -> io::Result<Option<Answer>> {
     bytes.push(b'\n');
     stream.write_all(&bytes).await?;
     let mut answer = String::new();
-    timeout(ANSWER_TIMEOUT, stream.read_to_string(&mut answer)).await??;
+    let calls = if verb.calls() { MOST_CALLS * config.ilink.timeout } else { Duration::ZERO };
+    timeout(OWN_TIME + calls, stream.read_to_string(&mut answer)).await??;
     // Without the parser's own message, which may quote the answer.
     let unreadable = |_| io::Error::other("its answer cannot be read: is it another version?");
     serde_json::from_str(&answer).map(Some).map_err(unreadable)
@@ -166,6 +172,13 @@ pub enum Verb {
         /// As JSON.
         json: bool,
     },
+}
+
+impl Verb {
+    /// Whether iLink is called for it.
+    const fn calls(&self) -> bool {
+        matches!(self, Self::Call { .. } | Self::Register { .. } | Self::Unregister | Self::Query)
+    }
 }
 
 /// What is to be done with what is set aside.

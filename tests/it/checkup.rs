@@ -1,5 +1,6 @@
 //! `check --connect`: every step names its cause and its remedy, and a bridge that runs does not notice.
 
+use rumqttc::v5::mqttbytes::v5::ConnAckProperties;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -9,6 +10,7 @@ use crate::support::client::Client;
 use crate::support::deserted::Deserted;
 use crate::support::mosquitto::{Mosquitto, free_port};
 use crate::support::process::Finished;
+use crate::support::scripted_broker::{ScriptedBroker, limits};
 use crate::support::scripted_cloud::{Behaviour, ScriptedCloud};
 use crate::support::sim::{SECRETKEY, Sim};
 
@@ -104,6 +106,13 @@ async fn the_broker_is_down_or_refuses() {
     let nobody = Bridge::at(&deserted.url("mqtt"), &sim);
     let done = check(&nobody).await;
     says(&done, "fail", "broker", &["refuses the connection", "mqtt.broker"]);
+    only_fails(&done, "broker");
+
+    let broker = ScriptedBroker::bind().await;
+    let useless = Bridge::at(&format!("mqtt://127.0.0.1:{}", broker.port()), &sim);
+    let nothing = ConnAckProperties { receive_max: Some(0), ..limits() };
+    let (done, _peer) = tokio::join!(check(&useless), broker.accept(false, nothing));
+    says(&done, "fail", "broker", &["a receive maximum of 0"]);
     only_fails(&done, "broker");
 
     let unknown = Bridge::at("mqtt://no-such-host.invalid", &sim);

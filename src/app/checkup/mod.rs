@@ -75,7 +75,7 @@ pub(super) async fn callback(config: &Config) -> Result<Findings, AppError> {
 
 async fn us(config: &Config, findings: &mut Findings) -> Us {
     let dir = &config.state_dir;
-    match control::ask(dir, &Verb::CallbackUrl).await {
+    match control::ask(config, &Verb::CallbackUrl).await {
         Ok(Some(Answer { exit: 0, text })) => {
             findings.ok("bridge", format!("it runs on {}: `ilink2mqtt status` has its own view", dir.display()));
             Us::Running { url: text.trim().to_owned().into() }

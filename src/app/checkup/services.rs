@@ -44,7 +44,7 @@ pub(super) async fn check_ilink(config: &Config, client: &Client, us: &Us, findi
     let host = config.ilink.api.host_str().unwrap_or_default();
     findings.ok(API, format!("{host} answers"));
     match us {
-        Us::Running { .. } => match control::ask(&config.state_dir, &Verb::Query).await {
+        Us::Running { .. } => match control::ask(config, &Verb::Query).await {
             Ok(Some(Answer { exit: 0 | 1, text })) => match code(&text) {
                 Some(code) => judge(code, true, findings),
                 None => {
@@ -119,7 +119,7 @@ fn judge(code: ResultCode, running: bool, findings: &mut Findings) {
 /// sets the bridge to registering it.
 pub(super) async fn check_session(config: &Config, us: &Us, findings: &mut Findings) {
     let Us::Running { .. } = us else { return };
-    let status = control::ask(&config.state_dir, &Verb::Status { healthy: false, json: true }).await;
+    let status = control::ask(config, &Verb::Status { healthy: false, json: true }).await;
     let Ok(Some(Answer { exit: 0, text })) = status else { return };
     let Ok(status) = serde_json::from_str::<serde_json::Value>(&text) else { return };
     let said = |pointer| status.pointer(pointer).and_then(serde_json::Value::as_str).unwrap_or_default();

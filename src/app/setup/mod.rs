@@ -218,7 +218,8 @@ fn write(path: &Path, content: &str, mode: u32) -> Result<(), SetupError> {
     }
     let mut old = path.as_os_str().to_owned();
     old.push(".old");
-    let kept = match fs::rename(path, old) {
+    // A copy: what is there stays until the new one is written, also on a full disk.
+    let kept = match fs::copy(path, old) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     };
@@ -300,5 +301,31 @@ impl Terminal {
             self.say("")?;
         }
         Ok((read > 0).then_some(line))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_replaced_stays_until_the_new_file_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, old) = (dir.path().join("secretkey"), dir.path().join("secretkey.old"));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        write(&path, "one", files::MODE).unwrap();
+        assert!(!old.exists());
+        // The new file cannot be written.
+        let in_the_way = dir.path().join("secretkey.tmp");
+        fs::create_dir(&in_the_way).unwrap();
+        write(&path, "two", files::MODE).unwrap_err();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one");
+        fs::remove_dir(&in_the_way).unwrap();
+        write(&path, "two", READABLE).unwrap();
+        assert_eq!(
+            (fs::read_to_string(&path).unwrap(), fs::read_to_string(&old).unwrap()),
+            ("two".into(), "one".into())
+        );
+        assert_eq!((mode(&path), mode(&old)), (READABLE, files::MODE));
     }
 }

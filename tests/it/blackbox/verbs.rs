@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::world::World;
-use crate::support::bridge::{SECRET, text_push};
+use crate::support::bridge::{Bridge, SECRET, text_push};
 use crate::support::process::finish;
+use crate::support::sim::Sim;
 
 /// The first JSON value that a command printed to standard output.
 fn printed(stdout: &str) -> Value {
@@ -209,6 +210,18 @@ async fn without_a_daemon_the_verbs_take_the_lock() {
     assert_eq!(done.code, Some(73), "{done:?}");
     world.bridge.push(&text_push("413", "x")).await;
     world.client.expect("ilink/recv/user/413/text").await;
+}
+
+#[tokio::test]
+async fn of_a_call_that_a_daemon_does_not_answer_nobody_knows() {
+    let bridge = Bridge::at("mqtt://127.0.0.1:1", &Sim::absent(&[]));
+    std::fs::create_dir_all(bridge.state_dir()).unwrap();
+    let daemon = tokio::net::UnixListener::bind(bridge.state_dir().join("control.sock")).unwrap();
+    let ask = async |args: &[&str]| tokio::join!(bridge.verb(args), async { drop(daemon.accept().await.unwrap()) }).0;
+    let done = ask(&["call", "ham_group/list", "{}"]).await;
+    assert!(done.code == Some(69) && done.text.contains("may or may not have been executed"), "{done:?}");
+    let done = ask(&["query"]).await;
+    assert!(done.code == Some(70) && done.text.contains("did not answer"), "{done:?}");
 }
 
 #[tokio::test]
