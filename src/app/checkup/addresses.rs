@@ -7,14 +7,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -23,7 +19,7 @@ use webpki::{EndEntityCert, Error, KeyUsage};
 
 use super::findings::{Findings, brokers};
 use crate::config::Config;
-use crate::os::clock;
+use crate::os::{clock, tls};
 
 const DNS: &str = "dns";
 const LIMIT: Duration = Duration::from_secs(10);
@@ -198,60 +194,15 @@ async fn look(url: &Url, port: u16) -> Option<CertificateDer<'static>> {
         Host::Ipv4(address) => ServerName::from(std::net::IpAddr::from(address)),
         Host::Ipv6(address) => ServerName::from(std::net::IpAddr::from(address)),
     };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .ok()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Looking(provider)))
-        .with_no_client_auth();
+    let config = tls::trusting_anybody().ok()?;
     let host = name.to_str().into_owned();
     let looking = async {
         let stream = TcpStream::connect((host.as_str(), port)).await.ok()?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()?;
+        let stream = TlsConnector::from(config).connect(name, stream).await.ok()?;
         let (_, connection) = stream.get_ref();
         connection.peer_certificates()?.first().map(|certificate| certificate.clone().into_owned())
     };
     timeout(LIMIT, looking).await.ok().flatten()
-}
-
-/// Takes any certificate, to look at it.
-#[derive(Debug)]
-struct Looking(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Looking {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]
