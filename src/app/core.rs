@@ -303,7 +303,7 @@ pub(super) fn ids(config: &Config) -> Vec<String> {
     let contacts = &config.homeassistant.contacts;
     let people = contacts.iter().flat_map(|contact| [contact.id.as_str().to_owned(), contact.name.clone()]);
     let known = config.routes.names().iter();
-    let named = known.flat_map(|(name, target)| [name.to_owned(), target.id().to_owned()]);
+    let named = known.flat_map(|(name, target)| [name.to_owned(), target.as_str().to_owned()]);
     let ours = [config.ilink.uid.to_string(), config.ilink.appkey.clone()];
     ours.into_iter().chain(named).chain(uids).chain(subjects).chain(people).collect()
 }

@@ -190,12 +190,8 @@ fn sends(call: &Call) -> String {
         Call::Publish { content, .. } => ("to topic", content.as_slice()),
         _ => ("", &[][..]),
     };
-    let receiver = match call.receiver() {
-        Some(Receiver::User(uid)) => uid.to_string(),
-        Some(Receiver::Group(group)) => group.to_string(),
-        Some(Receiver::Subject(subject)) => subject.to_string(),
-        None => String::new(),
-    };
+    let receiver = call.receiver();
+    let receiver = receiver.as_ref().map_or("", Receiver::as_str);
     format!("sends {what} {receiver}: {}", shown(content))
 }
 

@@ -5,8 +5,8 @@ use ipnet::IpNet;
 
 use super::values::{Given, Setting, quoted};
 use crate::local::names::is_name;
-use crate::local::{Base, Contact, Correspondent, Output};
-use crate::protocol::{Qos, Subject, Uid};
+use crate::local::{Base, Contact, Output};
+use crate::protocol::{Qos, Receiver, Subject, Uid};
 
 impl Setting for Uid {
     fn read(given: &Given<'_>) -> Result<Self, String> {
@@ -123,9 +123,9 @@ impl Setting for Contact {
         let named = table.get("name");
         let table = Some(table).filter(|table| table.len() == 1 + usize::from(named.is_some())).ok_or_else(wanted)?;
         let text = |key: &str| Given::Typed(table.get(key)?).text_or_digits();
-        let user = || Uid::read(&Given::Typed(table.get("uid")?)).ok().map(Correspondent::User);
-        let group = || text("group")?.parse().ok().map(Correspondent::Group);
-        let subject = || text("subject")?.parse().ok().filter(Subject::is_publishable).map(Correspondent::Subject);
+        let user = || Uid::read(&Given::Typed(table.get("uid")?)).ok().map(Receiver::User);
+        let group = || text("group")?.parse().ok().map(Receiver::Group);
+        let subject = || text("subject")?.parse().ok().filter(Subject::is_publishable).map(Receiver::Subject);
         let id = user().or_else(group).or_else(subject).ok_or_else(wanted)?;
         let name = match named {
             Some(name) => name.as_str().filter(|name| !name.trim().is_empty()),
@@ -137,9 +137,9 @@ impl Setting for Contact {
 
     fn show(&self) -> String {
         let key = match &self.id {
-            Correspondent::User(_) => "uid",
-            Correspondent::Group(_) => "group",
-            Correspondent::Subject(_) => "subject",
+            Receiver::User(_) => "uid",
+            Receiver::Group(_) => "group",
+            Receiver::Subject(_) => "subject",
         };
         format!("{{ {key} = {}, name = {} }}", quoted(self.id.as_str()), quoted(&self.name))
     }

@@ -10,8 +10,8 @@ use figment::value::Value;
 use super::layers::Problem;
 use super::reader::{Failed, Reader};
 use super::values::{Given, Setting, quoted};
-use crate::local::{Contact, Correspondent, Nameable, Names, Target};
-use crate::protocol::{Qos, Subject, Uid};
+use crate::local::{Contact, Nameable, Names};
+use crate::protocol::{Qos, Receiver, Subject, Uid};
 
 const ANOTHER: &str = "a name stands for an id, not for another name; an id that itself begins with @ is written @@…";
 const WANTED: &str = "a name is a uid, such as ann = \"413\", or { group = \"…\" }, or { subject = \"…\" }";
@@ -42,7 +42,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<Arc<Names>, Failed> {
     failed.map_or(Ok(Arc::new(names)), Err)
 }
 
-fn target(value: &Value) -> Result<Target, String> {
+fn target(value: &Value) -> Result<Receiver, String> {
     let wanted = || WANTED.to_owned();
     let (kind, id) = match value.as_dict() {
         None => (None, value),
@@ -60,9 +60,9 @@ fn target(value: &Value) -> Result<Target, String> {
         Some(_) => return Err(ANOTHER.to_owned()),
     };
     let target = match kind {
-        None => id.parse().ok().map(Target::User),
-        Some("group") => id.parse().ok().map(Target::Group),
-        Some("subject") => id.parse().ok().filter(Subject::is_publishable).map(Target::Subject),
+        None => id.parse().ok().map(Receiver::User),
+        Some("group") => id.parse().ok().map(Receiver::Group),
+        Some("subject") => id.parse().ok().filter(Subject::is_publishable).map(Receiver::Subject),
         Some(_) => None,
     };
     target.ok_or_else(wanted)
@@ -81,13 +81,13 @@ pub(super) fn describe(names: &Names) -> String {
         if text.is_empty() {
             text.push_str("\n[names]\n");
         }
-        let escape = if target.id().starts_with('@') { "@" } else { "" };
-        let (name, id) = (bare(name), quoted(&format!("{escape}{}", target.id())));
+        let escape = if target.as_str().starts_with('@') { "@" } else { "" };
+        let (name, id) = (bare(name), quoted(&format!("{escape}{}", target.as_str())));
         // Writing to a string does not fail.
         let _ = match target {
-            Target::User(_) => writeln!(text, "{name} = {id}"),
-            Target::Group(_) => writeln!(text, "{name} = {{ group = {id} }}"),
-            Target::Subject(_) => writeln!(text, "{name} = {{ subject = {id} }}"),
+            Receiver::User(_) => writeln!(text, "{name} = {id}"),
+            Receiver::Group(_) => writeln!(text, "{name} = {{ group = {id} }}"),
+            Receiver::Subject(_) => writeln!(text, "{name} = {{ subject = {id} }}"),
         };
     }
     text
@@ -118,9 +118,9 @@ impl WithIds for (Subject, Qos) {
 impl WithIds for Contact {
     fn with_ids(self, names: &Names) -> Result<Self, String> {
         let id = match self.id {
-            Correspondent::User(uid) => Correspondent::User(id(uid, names)?),
-            Correspondent::Group(group) => Correspondent::Group(id(group, names)?),
-            Correspondent::Subject(subject) => Correspondent::Subject(id(subject, names)?),
+            Receiver::User(uid) => Receiver::User(id(uid, names)?),
+            Receiver::Group(group) => Receiver::Group(id(group, names)?),
+            Receiver::Subject(subject) => Receiver::Subject(id(subject, names)?),
         };
         Ok(Self { id, ..self })
     }

@@ -14,7 +14,7 @@ use super::envelope::Output;
 use super::names::Names;
 use super::publication::Publication;
 use super::topics::Base;
-use crate::protocol::{GroupId, Kind, Subject, Uid};
+use crate::protocol::{Kind, Receiver, Uid};
 
 /// What messages may fire the event entity: those that can be orders. Presence has sensors.
 const EVENTS: [Kind; 4] = [Kind::Text, Kind::File, Kind::Group, Kind::Topic];
@@ -26,32 +26,9 @@ const CLOUD: [&str; 5] = ["online", "degraded", "auth_error", "unregistered", "o
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contact {
     /// Who, or where.
-    pub id: Correspondent,
+    pub id: Receiver,
     /// What people call them.
     pub name: String,
-}
-
-/// To whom a message can be sent.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Correspondent {
-    /// A user.
-    User(Uid),
-    /// All members of a group.
-    Group(GroupId),
-    /// All subscribers of a subject.
-    Subject(Subject),
-}
-
-impl Correspondent {
-    /// The id itself.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::User(uid) => uid.as_str(),
-            Self::Group(group) => group.as_str(),
-            Self::Subject(subject) => subject.as_str(),
-        }
-    }
 }
 
 impl Contact {
@@ -59,7 +36,7 @@ impl Contact {
     #[must_use]
     pub fn uid(&self) -> Option<&Uid> {
         match &self.id {
-            Correspondent::User(uid) => Some(uid),
+            Receiver::User(uid) => Some(uid),
             _ => None,
         }
     }
@@ -194,9 +171,9 @@ impl Discovery {
     fn notify(&self, contact: &Contact) -> Publication {
         // What comes first tells groups and subjects from uids of the same characters.
         let (command_topic, object) = match &contact.id {
-            Correspondent::User(uid) => (self.base.send_text(uid), "notify"),
-            Correspondent::Group(group) => (self.base.send_group(group), "group_notify"),
-            Correspondent::Subject(subject) => (self.base.send_topic(subject), "topic_notify"),
+            Receiver::User(uid) => (self.base.send_text(uid), "notify"),
+            Receiver::Group(group) => (self.base.send_group(group), "group_notify"),
+            Receiver::Subject(subject) => (self.base.send_topic(subject), "topic_notify"),
         };
         let keys = json!({
             "command_topic": command_topic,

@@ -13,36 +13,12 @@ const LONGEST: usize = 64;
 /// What likeness makes a name worth suggesting.
 const LIKE: f64 = 0.5;
 
-/// What a name stands for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Target {
-    /// A user.
-    User(Uid),
-    /// A group.
-    Group(GroupId),
-    /// A topic of iLink.
-    Subject(Subject),
-}
-
-impl Target {
-    /// What it is, with its article.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::User(_) => Uid::KIND,
-            Self::Group(_) => GroupId::KIND,
-            Self::Subject(_) => Subject::KIND,
-        }
-    }
-
-    /// The id.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        match self {
-            Self::User(uid) => uid.as_str(),
-            Self::Group(group) => group.as_str(),
-            Self::Subject(subject) => subject.as_str(),
-        }
+/// What a name stands for, with its article.
+const fn kind(target: &Receiver) -> &'static str {
+    match target {
+        Receiver::User(_) => Uid::KIND,
+        Receiver::Group(_) => GroupId::KIND,
+        Receiver::Subject(_) => Subject::KIND,
     }
 }
 
@@ -52,7 +28,7 @@ pub trait Nameable: TryFrom<String> + Clone {
     const KIND: &'static str;
 
     /// The id, if the name stands for one of this kind.
-    fn of(target: &Target) -> Option<&Self>;
+    fn of(target: &Receiver) -> Option<&Self>;
 
     /// The id's text.
     fn id(&self) -> &str;
@@ -63,8 +39,8 @@ macro_rules! nameable {
         impl Nameable for $id {
             const KIND: &'static str = $kind;
 
-            fn of(target: &Target) -> Option<&Self> {
-                if let Target::$variant(id) = target { Some(id) } else { None }
+            fn of(target: &Receiver) -> Option<&Self> {
+                if let Receiver::$variant(id) = target { Some(id) } else { None }
             }
 
             fn id(&self) -> &str {
@@ -83,8 +59,8 @@ nameable! {
 /// All names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
-    targets: BTreeMap<String, Target>,
-    names: HashMap<Target, String>,
+    targets: BTreeMap<String, Receiver>,
+    names: HashMap<Receiver, String>,
 }
 
 impl Names {
@@ -93,7 +69,7 @@ impl Names {
     /// # Errors
     ///
     /// What is wrong with it.
-    pub fn add(&mut self, name: &str, target: Target) -> Result<(), String> {
+    pub fn add(&mut self, name: &str, target: Receiver) -> Result<(), String> {
         if !is_name(name) {
             return Err(format!("a name has 1 to {LONGEST} letters, digits, '-', '_' or '.'"));
         }
@@ -118,7 +94,7 @@ impl Names {
         }
         Some(match self.targets.get(name) {
             Some(target) => {
-                let other = || format!("@{name} is {} in [names], not {}", target.kind(), T::KIND);
+                let other = || format!("@{name} is {} in [names], not {}", kind(target), T::KIND);
                 T::of(target).cloned().ok_or_else(other)
             }
             None => Err(self.unknown::<T>(name)),
@@ -144,38 +120,34 @@ impl Names {
     /// What a user is called.
     #[must_use]
     pub fn of_user(&self, uid: &Uid) -> Option<&str> {
-        self.name(|| Target::User(uid.clone()))
+        self.name(|| Receiver::User(uid.clone()))
     }
 
     /// What a group is called.
     #[must_use]
     pub fn of_group(&self, group: &GroupId) -> Option<&str> {
-        self.name(|| Target::Group(group.clone()))
+        self.name(|| Receiver::Group(group.clone()))
     }
 
     /// What a subject is called.
     #[must_use]
     pub fn of_subject(&self, subject: &Subject) -> Option<&str> {
-        self.name(|| Target::Subject(subject.clone()))
+        self.name(|| Receiver::Subject(subject.clone()))
     }
 
     /// What a receiver is called.
     #[must_use]
     pub fn of(&self, receiver: &Receiver) -> Option<&str> {
-        match receiver {
-            Receiver::User(uid) => self.of_user(uid),
-            Receiver::Group(group) => self.of_group(group),
-            Receiver::Subject(subject) => self.of_subject(subject),
-        }
+        self.names.get(receiver).map(String::as_str)
     }
 
     /// Without names, nothing is copied.
-    fn name(&self, target: impl FnOnce() -> Target) -> Option<&str> {
+    fn name(&self, target: impl FnOnce() -> Receiver) -> Option<&str> {
         if self.names.is_empty() { None } else { self.names.get(&target()).map(String::as_str) }
     }
 
     /// Every name and what it stands for, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Target)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Receiver)> {
         self.targets.iter().map(|(name, target)| (name.as_str(), target))
     }
 }
@@ -195,9 +167,9 @@ mod tests {
 
     fn names() -> Names {
         let mut names = Names::default();
-        names.add("ann", Target::User("413".parse().unwrap())).unwrap();
-        names.add("家人", Target::Group("4cdad356-85b4-008627".parse().unwrap())).unwrap();
-        names.add("lamp", Target::Subject("home/lamp".parse().unwrap())).unwrap();
+        names.add("ann", Receiver::User("413".parse().unwrap())).unwrap();
+        names.add("家人", Receiver::Group("4cdad356-85b4-008627".parse().unwrap())).unwrap();
+        names.add("lamp", Receiver::Subject("home/lamp".parse().unwrap())).unwrap();
         names
     }
 
@@ -242,7 +214,7 @@ mod tests {
     #[test]
     fn names_are_words_and_ids_have_one() {
         let mut names = names();
-        let user = |id: &str| Target::User(id.parse().unwrap());
+        let user = |id: &str| Receiver::User(id.parse().unwrap());
         for name in ["", "a/b", "a+", "#", "@a", "a b", "a%", "a$", "a\u{0}", "a\"", &"x".repeat(65)] {
             assert!(names.add(name, user("1")).unwrap_err().contains("letters"), "{name:?}");
         }

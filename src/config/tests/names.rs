@@ -1,7 +1,7 @@
 //! `[names]`: read, shown, and put in the place of ids.
 
 use super::*;
-use crate::local::Target;
+use crate::protocol::Receiver;
 
 const NAMES: &str = r#"
 [names]
@@ -129,7 +129,7 @@ fn a_uid_of_ones_own_is_no_name() {
 fn an_id_that_begins_with_at_is_written_with_two_also_as_what_a_name_stands_for() {
     let written = "[names]\ng = { group = \"@@g\" }\nq = \"@@q\"\ns = { subject = \"@@@s/t\" }\n";
     let config = load(written).unwrap();
-    let ids: Vec<_> = config.routes.names().iter().map(|(name, target)| (name, target.id())).collect();
+    let ids: Vec<_> = config.routes.names().iter().map(|(name, target)| (name, target.as_str())).collect();
     assert_eq!(ids, [("g", "@g"), ("q", "@q"), ("s", "@@s/t")]);
     let described = config.describe();
     assert!(described.contains(written), "{described}");
@@ -143,5 +143,5 @@ fn an_id_that_begins_with_at_is_written_with_two_also_as_what_a_name_stands_for(
 fn an_id_of_digits_is_its_text() {
     let config = load(NAMES).unwrap();
     let bob = config.routes.names().iter().find(|(name, _)| *name == "bob").unwrap().1;
-    assert_eq!(*bob, Target::User("412".parse().unwrap()));
+    assert_eq!(*bob, Receiver::User("412".parse().unwrap()));
 }

@@ -1,7 +1,6 @@
 use super::*;
-use crate::local::Target;
 use crate::local::publication::{BYTES, JSON, TEXT};
-use crate::protocol::Kind;
+use crate::protocol::{Kind, Receiver};
 
 const TEXT_PUSH: &str =
     r#"{"from_uid":"413","to_uid":"414","msg_type":1,"create_time":1457408202,"content":"aGVsbG8="}"#;
@@ -160,9 +159,9 @@ fn an_id_that_no_property_can_hold_does_not_cost_the_envelope() {
 #[test]
 fn who_has_a_name_is_called_by_it() {
     let mut names = Names::default();
-    names.add("ann", Target::User("413".parse().unwrap())).unwrap();
-    names.add("family", Target::Group("g/1".parse().unwrap())).unwrap();
-    names.add("lamp", Target::Subject("home/lamp".parse().unwrap())).unwrap();
+    names.add("ann", Receiver::User("413".parse().unwrap())).unwrap();
+    names.add("family", Receiver::Group("g/1".parse().unwrap())).unwrap();
+    names.add("lamp", Receiver::Subject("home/lamp".parse().unwrap())).unwrap();
     let of = |json: &str| {
         let json = envelope_json(&push(json), &received(), Flags::default(), &names);
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();

@@ -83,12 +83,12 @@ fn uid(text: &str) -> Uid {
     text.parse().unwrap()
 }
 
-fn named(id: Correspondent, name: &str) -> Contact {
+fn named(id: Receiver, name: &str) -> Contact {
     Contact { id, name: name.to_owned() }
 }
 
 fn discovery() -> Discovery {
-    let contact = |id: &str, name: &str| named(Correspondent::User(uid(id)), name);
+    let contact = |id: &str, name: &str| named(Receiver::User(uid(id)), name);
     Discovery {
         prefix: "homeassistant".parse().unwrap(),
         base: "home/ilink".parse().unwrap(),
@@ -96,8 +96,8 @@ fn discovery() -> Discovery {
         contacts: vec![
             contact("413", "Ann"),
             contact("a/b_ü", "张三"),
-            named(Correspondent::Group("4cdad356-85b4-008627".parse().unwrap()), "Family"),
-            named(Correspondent::Subject("home/lamp".parse().unwrap()), "Lamp"),
+            named(Receiver::Group("4cdad356-85b4-008627".parse().unwrap()), "Family"),
+            named(Receiver::Subject("home/lamp".parse().unwrap()), "Lamp"),
         ],
         output: Output::Both,
         names: Names::default(),
@@ -198,8 +198,8 @@ proptest! {
 #[test]
 fn presence_goes_by_the_contacts_name_then_by_the_bridges() {
     let mut names = Names::default();
-    names.add("bob", crate::local::Target::User(uid("500"))).unwrap();
-    names.add("mum", crate::local::Target::User(uid("413"))).unwrap();
+    names.add("bob", Receiver::User(uid("500"))).unwrap();
+    names.add("mum", Receiver::User(uid("413"))).unwrap();
     let all = entities(&Discovery { names, ..discovery() });
     let called = |object: &str| {
         let (_, config) = all.iter().find(|(topic, _)| topic.contains(object)).unwrap();

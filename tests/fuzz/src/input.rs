@@ -2,8 +2,8 @@
 
 use ilink2mqtt::local::escape::is_unsendable;
 use ilink2mqtt::local::filter::{MAX_STRING, matches};
-use ilink2mqtt::local::{Base, Globs, Names, Rules, Target};
-use ilink2mqtt::protocol::Account;
+use ilink2mqtt::local::{Base, Globs, Names, Rules};
+use ilink2mqtt::protocol::{Account, Receiver};
 
 /// Between the parts of an input: a byte that no text has.
 const SEPARATOR: u8 = 0xFF;
@@ -35,9 +35,9 @@ pub fn rules() -> Rules {
 /// A user, a group and a subject have names.
 pub fn names() -> Names {
     let mut names = Names::default();
-    names.add("ann", Target::User("413".parse().unwrap())).unwrap();
-    names.add("family", Target::Group("g".parse().unwrap())).unwrap();
-    names.add("lamp", Target::Subject("home/lamp".parse().unwrap())).unwrap();
+    names.add("ann", Receiver::User("413".parse().unwrap())).unwrap();
+    names.add("family", Receiver::Group("g".parse().unwrap())).unwrap();
+    names.add("lamp", Receiver::Subject("home/lamp".parse().unwrap())).unwrap();
     names
 }
 

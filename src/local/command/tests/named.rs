@@ -1,14 +1,14 @@
 //! Names where ids may stand.
 
 use super::*;
-use crate::local::Target;
+use crate::protocol::Receiver;
 
 fn names() -> Names {
     let mut names = Names::default();
-    names.add("ann", Target::User("413".parse().unwrap())).unwrap();
-    names.add("张三", Target::User("411".parse().unwrap())).unwrap();
-    names.add("family", Target::Group("g/1".parse().unwrap())).unwrap();
-    names.add("lamp", Target::Subject("home/lamp".parse().unwrap())).unwrap();
+    names.add("ann", Receiver::User("413".parse().unwrap())).unwrap();
+    names.add("张三", Receiver::User("411".parse().unwrap())).unwrap();
+    names.add("family", Receiver::Group("g/1".parse().unwrap())).unwrap();
+    names.add("lamp", Receiver::Subject("home/lamp".parse().unwrap())).unwrap();
     names
 }
 
