@@ -30,10 +30,10 @@ use crate::store::types::{Limits, NotStored, Patience, Queue, Row, SpoolError};
 use crate::store::{Answer, Append as _, Store};
 
 /// So many rows are read in one request, and about so many bytes of data.
-const READ_ROWS: usize = 100;
+const READ_ROWS: usize = 500;
 const READ_BYTES: usize = 4 * 1024 * 1024;
 /// Of the rows between the first and the last of these, so many are read.
-const SPAN_ROWS: u64 = 120;
+const SPAN_ROWS: u64 = 600;
 
 /// What only a leader may do.
 pub(super) struct Leading {

@@ -12,8 +12,8 @@ use super::state::State;
 use super::wire::{KeyValue, Number, Range, Step, Transaction};
 use crate::store::types::Queue;
 
-/// So many names are read at once.
-const PAGE: u64 = 2_000;
+/// So many names are read at once. For each page etcd walks through all names from there on, so pages are not small.
+const PAGE: u64 = 10_000;
 /// So many rows with data of another size than their name says are read at once, or so many as they lie; fewer where they turn
 /// out to be large.
 const VALUES: usize = 100;
@@ -127,7 +127,7 @@ async fn sizes(
     reading: Reading,
     state: &mut State,
 ) -> Result<(), EtcdError> {
-    let (mut rest, mut most) = (rows, VALUES);
+    let (mut rest, mut most) = (rows, LARGE_VALUES);
     while !rest.is_empty() {
         let (some, others) = rest.split_at(most.min(rest.len()));
         match reading.read(client, keys, some).await {
