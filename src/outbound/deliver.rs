@@ -13,6 +13,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Fuse, FusedFuture as _};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -34,8 +36,8 @@ use crate::store::{Queue, Row, SpoolError};
 const DRAIN: Duration = Duration::from_secs(3);
 /// The most commands whose expiry is being stored at once. The spool commits them together.
 const EXPIRING_AT_MOST: usize = 256;
-/// The most rows to read at once when the loop starts, and their bytes.
-const READ_ROWS: usize = 256;
+/// The most rows to read at once of those that were there before, and their bytes.
+const READ_ROWS: usize = 512;
 const READ_BYTES: usize = 1024 * 1024;
 
 /// What the loop knows of a durable command.
@@ -131,8 +133,8 @@ impl Deliver {
         }
     }
 
-    /// Reads what the spool holds, then runs until `stop`. `accepted` must exist before the spool is read: then no command is
-    /// missed, and commands that are in both are taken once.
+    /// Runs until `stop`. First it reads what the spool holds, and begins with that while it reads on; what comes meanwhile waits.
+    /// `accepted` must exist before the spool is read: then no command is missed, and commands that are in both are taken once.
     ///
     /// # Errors
     /// If the spool failed.
@@ -141,16 +143,20 @@ impl Deliver {
         mut accepted: mpsc::UnboundedReceiver<Accepted>,
         stop: CancellationToken,
     ) -> Result<(), SpoolError> {
-        let taken_up = self.take_up().await?;
+        let (mut reading, mut taken_up) = (self.read_after(0), 0);
         while !stop.is_cancelled() {
             self.progress.beat();
             self.start_what_is_due();
             self.progress.rest();
             let wake = self.next_wake();
-            // recv(), join_next() and changed() are cancel-safe; the timer only observes.
+            // recv(), join_next() and changed() are cancel-safe; the timer only observes; the reading is the same future.
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(new) = accepted.recv() => {
+                rows = &mut reading => match self.take_up(rows?) {
+                    Some(last) => (reading, taken_up) = (self.read_after(last), last),
+                    None => self.attempts.shares.all_found(),
+                },
+                Some(new) = accepted.recv(), if reading.is_terminated() => {
                     if new.seq > taken_up {
                         self.push(new);
                     }
@@ -160,6 +166,8 @@ impl Deliver {
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
         }
+        // Who waits for the count at a stop must not wait longer.
+        self.attempts.shares.all_found();
         let drain = async {
             while let Some(ended) = self.tasks.join_next().await {
                 let _ = self.ended(ended);
@@ -171,37 +179,37 @@ impl Deliver {
         Ok(())
     }
 
-    /// Reads the rows in the spool. Returns the number of the last one.
-    async fn take_up(&mut self) -> Result<u64, SpoolError> {
-        let mut last = 0;
-        loop {
-            let rows = self.attempts.spool.read_after(Queue::Outbound, last, READ_ROWS, READ_BYTES).await?;
-            if rows.is_empty() {
-                return Ok(last);
+    /// Reads the next rows in the spool.
+    fn read_after(&self, last: u64) -> Fuse<BoxFuture<'static, Result<Vec<Row>, SpoolError>>> {
+        let spool = Arc::clone(&self.attempts.spool);
+        async move { spool.read_after(Queue::Outbound, last, READ_ROWS, READ_BYTES).await }.boxed().fuse()
+    }
+
+    /// Takes up rows that were in the spool. Returns the number of the last one, if there are any.
+    fn take_up(&mut self, rows: Vec<Row>) -> Option<u64> {
+        let last = rows.last()?.seq;
+        for row in rows {
+            let record = Record::decode(&row.data);
+            if let Ok(record) = &record {
+                self.count_found(&row, record);
             }
-            for row in rows {
-                last = row.seq;
-                let record = Record::decode(&row.data);
-                if let Ok(record) = &record {
-                    self.count_found(&row, record);
+            match record {
+                Ok(Record::Result(_)) => {
+                    let _ = self.results.send(row.seq);
                 }
-                match record {
-                    Ok(Record::Result(_)) => {
-                        let _ = self.results.send(row.seq);
-                    }
-                    Ok(Record::Command(command)) if self.attempts.must_end(&command) => self.end_uncertain(row.seq),
-                    Ok(Record::Command(command)) => {
-                        let client = self.attempts.client(&command.reply_to);
-                        let (lane, deadline, latest) =
-                            (command.call.receiver(), command.deadline(), self.latest_of(&command));
-                        self.push(Accepted { seq: row.seq, client, lane, deadline, latest });
-                    }
-                    Err(error) => {
-                        error!(seq = row.seq, %error, "a row of the outbound queue cannot be read by this version; it is left alone");
-                    }
+                Ok(Record::Command(command)) if self.attempts.must_end(&command) => self.end_uncertain(row.seq),
+                Ok(Record::Command(command)) => {
+                    let client = self.attempts.client(&command.reply_to);
+                    let (lane, deadline, latest) =
+                        (command.call.receiver(), command.deadline(), self.latest_of(&command));
+                    self.push(Accepted { seq: row.seq, client, lane, deadline, latest });
+                }
+                Err(error) => {
+                    error!(seq = row.seq, %error, "a row of the outbound queue cannot be read by this version; it is left alone");
                 }
             }
         }
+        Some(last)
     }
 
     /// Counts a row that was there before in its client's share. Who accepts a row counts it.

@@ -20,6 +20,8 @@ use crate::store::{self, AppendError, Key, Queue, SpoolError, Store, WhyNot};
 
 /// Between two tries of what was refused, at least.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Why a command waits before its client's share is known.
+const STILL_READ: &str = "the bridge was still reading what waited in its queue to iLink";
 
 /// The way in.
 #[derive(Debug)]
@@ -60,6 +62,15 @@ impl Intake {
         deadline: Duration,
     ) -> Result<(u64, Client), NotStored> {
         let client = self.shares.client(&self.base, topic);
+        let turn = self.turns.take();
+        if !self.shares.are_all_found() {
+            turn.hold();
+            tokio::select! {
+                biased;
+                () = self.shares.counted() => {}
+                () = reached(deadline) => return Err(NotStored::Late(STILL_READ.to_owned())),
+            }
+        }
         let Some(place) = self.shares.ask(client, row.len()) else {
             if self.told.may() {
                 warn!(
@@ -70,20 +81,25 @@ impl Intake {
             let why = "this client's commands fill its share of the bridge's queue to iLink: send it again later";
             return Err(NotStored::NoRoom(why.to_owned()));
         };
-        let seq = self.append_in_turn(row.into(), key, deadline).await?;
+        let seq = self.append_in_turn(&turn, row.into(), key, deadline).await?;
         place.keep(seq);
         self.counters.commands_stored.add();
         Ok((seq, client))
     }
 
     /// Hands rows over to the spool in the order of the calls, however often it refuses one of them for now.
-    async fn append_in_turn(&self, row: Bytes, key: Option<Key>, deadline: Duration) -> Result<u64, NotStored> {
-        let turn = self.turns.take();
+    async fn append_in_turn(
+        &self,
+        turn: &Turn<'_>,
+        row: Bytes,
+        key: Option<Key>,
+        deadline: Duration,
+    ) -> Result<u64, NotStored> {
         let mut last = String::new();
         loop {
             tokio::select! {
                 biased;
-                () = self.may_ask(&turn) => {}
+                () = self.may_ask(turn) => {}
                 () = reached(deadline) => return Err(NotStored::Late(self.cause().unwrap_or(last))),
             }
             let mut appending = self.spool.append(Queue::Outbound, row.clone(), key);
@@ -151,8 +167,19 @@ async fn reached(at: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::etcd::tests::{Server, config};
+    use crate::store::etcd::tests::{Server, config, shared};
     use crate::store::etcd::{Etcd, EtcdConfig};
+
+    fn into(spool: &Arc<dyn Store>, shares: Shares) -> Intake {
+        Intake {
+            base: "ilink".parse().unwrap(),
+            spool: Arc::clone(spool),
+            shares: Arc::new(shares),
+            counters: Arc::default(),
+            told: Seldom::default(),
+            turns: Turns::default(),
+        }
+    }
 
     /// Until so many are to be tried again.
     async fn held(intake: &Intake, many: usize) {
@@ -170,14 +197,8 @@ mod tests {
         let etcd = Etcd::open(&patient).unwrap();
         let leadership = etcd.campaign().await;
         let spool = etcd.lead(&leadership).await.unwrap();
-        let intake = Intake {
-            base: "ilink".parse().unwrap(),
-            spool: Arc::clone(&spool),
-            shares: Arc::new(Shares::of(100, 10_000)),
-            counters: Arc::default(),
-            told: Seldom::default(),
-            turns: Turns::default(),
-        };
+        let intake = into(&spool, Shares::of(100, 10_000));
+        intake.shares.all_found();
         let append = async |row: &str| {
             let deadline = boot_now() + Duration::from_mins(2);
             let appended = intake.append("ilink/send/user/1/text", row.into(), None, deadline).await;
@@ -203,5 +224,33 @@ mod tests {
         tokio::join!(biased; append("1"), third, second, mend);
         let rows = spool.read_after(Queue::Outbound, 0, 10, 1000).await.unwrap();
         assert_eq!(rows.iter().map(|row| &row.data[..]).collect::<Vec<_>>(), [b"0", b"1", b"2", b"3"]);
+    }
+
+    #[tokio::test]
+    async fn what_comes_before_the_old_rows_are_counted_waits_for_its_share_and_keeps_its_order() {
+        let etcd = Etcd::open(&config(shared(), "a")).unwrap();
+        let leadership = etcd.campaign().await;
+        let spool = etcd.lead(&leadership).await.unwrap();
+        let intake = into(&spool, Shares::of(8, 10_000));
+        let append = |client: u8, row: u8, ttl| {
+            let (topic, deadline) = (format!("ilink/by/{client}/send/user/1/text"), boot_now() + ttl);
+            let intake = &intake;
+            async move { intake.append(&topic, vec![row], None, deadline).await }
+        };
+        let long = Duration::from_mins(2);
+        let late = append(1, 0, Duration::from_millis(50)).await;
+        assert!(matches!(late, Err(NotStored::Late(why)) if why == STILL_READ));
+        let first = intake.shares.client(&intake.base, "ilink/by/1/send/user/1/text");
+        let count = async {
+            held(&intake, 10).await;
+            (1..=6).for_each(|seq| intake.shares.found(first, 10, seq));
+            intake.shares.all_found();
+        };
+        let of_others = futures_util::future::join_all((2..=10).map(|client| append(client, client, long)));
+        let (of_the_first, of_others, ()) = tokio::join!(append(1, 1, long), of_others, count);
+        assert!(matches!(of_the_first, Err(NotStored::NoRoom(why)) if why.contains("fill its share")));
+        assert!(of_others.iter().all(Result::is_ok));
+        let rows = spool.read_after(Queue::Outbound, 0, 20, 1000).await.unwrap();
+        assert!(rows.iter().map(|row| row.data[0]).eq(2..=10), "{rows:?}");
     }
 }

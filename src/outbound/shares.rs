@@ -10,6 +10,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
 use crate::local::Base;
 
 /// A client: a hash of the level after `by/`; none for all commands without it. It is a hash because names may be long, and a
@@ -24,6 +26,8 @@ pub struct Shares {
     bytes: u64,
     names: RandomState,
     held: Mutex<Held>,
+    /// Whether all rows of earlier runs are counted.
+    all_found: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -61,7 +65,7 @@ impl Shares {
     /// The shares of a queue that may hold so many rows and bytes.
     #[must_use]
     pub fn of(rows: u64, bytes: u64) -> Self {
-        Self { rows, bytes, names: RandomState::new(), held: Mutex::default() }
+        Self { rows, bytes, names: RandomState::new(), held: Mutex::default(), all_found: watch::Sender::new(false) }
     }
 
     /// The client that a command's topic names.
@@ -95,6 +99,22 @@ impl Shares {
         let share = held.share(client);
         share.add(bytes);
         held.rows.insert(seq, (share, bytes));
+    }
+
+    /// All rows of earlier runs have been counted.
+    pub fn all_found(&self) {
+        self.all_found.send_replace(true);
+    }
+
+    /// Whether they have.
+    pub(super) fn are_all_found(&self) -> bool {
+        *self.all_found.borrow()
+    }
+
+    /// Resolves when they have.
+    pub(super) async fn counted(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.all_found.subscribe().wait_for(|all| *all).await;
     }
 
     /// A row has left the queue.

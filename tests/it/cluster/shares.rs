@@ -1,7 +1,5 @@
 //! A client's share of the queue is counted by whoever leads, also by a process that led before.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use super::{Members, leads};
@@ -26,8 +24,6 @@ async fn a_client_has_no_more_than_its_share_when_a_process_leads_again() {
         let done = members.bridges[from].verb(&["step-down"]).await;
         assert_eq!(done.code, Some(0), "{done:?}");
         leads(&members.bridges[to]).await;
-        // It leads before it has read what waits.
-        tokio::time::sleep(Duration::from_secs(2)).await;
         members.client.publish("ilink/send/user/413/text", &large).await;
         let full = |result: &Value| result["message"].as_str().is_some_and(|why| why.contains("fill its share"));
         members.client.gather("a refusal by each", 1 + from, |m: &Message| m.topic == RESULT && full(&m.json())).await;
