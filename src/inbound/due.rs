@@ -124,9 +124,23 @@ enum Found {
     Outdated(u64),
 }
 
+/// Why a push was not taken in hand.
+pub(super) enum NotTaken {
+    /// It could not be stored in time.
+    Late,
+    /// It is not stored for now, or never will be.
+    Refused(AppendError),
+}
+
+impl<E: Into<AppendError>> From<E> for NotTaken {
+    fn from(error: E) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
 impl New<'_> {
     /// Takes the push in hand: stores it, unless it is stored and unanswered.
-    pub(super) async fn take(&self) -> Result<Due, AppendError> {
+    pub(super) async fn take(&self) -> Result<Due, NotTaken> {
         let NewRow { id, at, .. } = *self.row;
         let word = Word { id, at, is_unanswered: false };
         let mut replaces = 0;
@@ -150,7 +164,7 @@ impl New<'_> {
         }
     }
 
-    async fn append(&self, row: Bytes, word: Word, replaces: u64) -> Result<Found, AppendError> {
+    async fn append(&self, row: Bytes, word: Word, replaces: u64) -> Result<Found, NotTaken> {
         let (digest, since) = (self.digest, boot_now());
         let token = Token { name: digest, value: word.encode(), replaces };
         let (version, value) = match self.tokens.append_once(row, token, self.term.end()).await? {
@@ -160,9 +174,10 @@ impl New<'_> {
                 return Ok(Found::InHand(self.due(version, word, since, is_certain)));
             }
             Once::Known { version, value } => (version, value),
+            Once::Late => return Err(NotTaken::Late),
         };
         if self.tell.is_closed() {
-            return Err(SpoolError::Unwritable("its sender has left".to_owned()).into());
+            return Err(NotTaken::Late);
         }
         let Some(there) = Word::decode(&value) else { return Ok(Found::Outdated(version)) };
         // An earlier attempt of this one may have been carried out, though etcd said no.

@@ -333,4 +333,16 @@ impl Push {
         let _ = self.tell.send(Progress::Refused(why));
         self
     }
+
+    /// Its time is over; what refused it before that is the cause, if something did.
+    fn late(self) -> Self {
+        self.tell.send_if_modified(|progress| {
+            let is_slow = *progress == Progress::Storing;
+            if is_slow {
+                *progress = Progress::Refused(Unanswered::Slow);
+            }
+            is_slow
+        });
+        self
+    }
 }

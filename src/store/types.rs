@@ -156,6 +156,8 @@ pub enum Once {
         /// Its value.
         value: Bytes,
     },
+    /// It is not, nor will it be: its time was over.
+    Late,
 }
 
 /// A row of a queue.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::sleep;
 
 use super::{Progress, Push, RETRY, Recognition, Store};
-use crate::inbound::due;
+use crate::inbound::due::{self, NotTaken};
 use crate::inbound::hands::Hand;
 use crate::observe::counters::Unanswered;
 use crate::store::{AppendError, Queue, SpoolError, Then, Tokens};
@@ -71,7 +71,7 @@ impl Store {
         loop {
             let Hand { digest, term, tell, .. } = &*hand;
             let new = due::New { tokens: &tokens, tasks: &self.tasks, digest: *digest, term, row: &push.row, tell };
-            let error = match new.take().await {
+            let again = match new.take().await {
                 Ok(found) => {
                     self.counters.pushes_repeated.add_if(found.is_repeat);
                     self.counters.pushes_stored.add_if(!found.is_repeat);
@@ -80,9 +80,10 @@ impl Store {
                     hand.tell.send_replace(Progress::Stored);
                     return;
                 }
-                Err(error) => error,
+                Err(NotTaken::Late) => Some(push.late()),
+                Err(NotTaken::Refused(error)) => self.stored(push, &Err(error)),
             };
-            let Some(again) = self.stored(push, &Err(error)) else { return };
+            let Some(again) = again else { return };
             push = again;
             sleep(RETRY).await;
             if self.hands.give_up(&hand) {

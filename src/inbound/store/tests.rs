@@ -214,6 +214,18 @@ async fn what_a_failed_store_does_not_take_is_left_at_once_and_not_for_being_slo
     assert!(begun.elapsed() < HOLD);
 }
 
+#[tokio::test]
+async fn a_push_that_is_given_up_as_late_was_slow_to_store_and_not_refused() {
+    let [a, _] = members();
+    let place = a.store.room(2).await.unwrap();
+    // Until its sender soon goes on to another member.
+    sleep(Duration::from_secs(4)).await;
+    let stored = a.store.store(Held::new(Bytes::from_static(b"on"), place), Kind::Text).await;
+    assert_eq!(stored.err(), Some(Unanswered::Slow));
+    assert_eq!((a.counters.pushes_unanswered_slow.get(), a.counters.pushes_unanswered_failed.get()), (1, 0));
+    assert_eq!(a.rows().await, (0, 0));
+}
+
 #[test]
 fn in_a_cluster_etcd_and_its_setting_are_named() {
     let words = [Unanswered::Full, Unanswered::Failed, Unanswered::Slow, Unanswered::Overload]

@@ -9,7 +9,6 @@ use ulid::Ulid;
 use super::asked::Asked;
 use super::commit::Work;
 use super::config::{Keys, end_of};
-use super::error::EtcdError;
 use super::handle::Common;
 use super::rows::RowName;
 use super::state::State;
@@ -19,7 +18,7 @@ use crate::os::clock::boot_now;
 use crate::store::fullness::{Fullness, beyond};
 use crate::store::request::{New, Op};
 use crate::store::shared::add;
-use crate::store::types::{AppendError, PerQueue, Queue, SpoolError, row_size};
+use crate::store::types::{AppendError, PerQueue, Queue, row_size};
 
 /// etcd takes 128 operations in a transaction (`--max-txn-ops`), and the writer's mark and the statistics are among them.
 const STEPS_MOST: usize = 120;
@@ -171,7 +170,7 @@ impl Composer<'_> {
                     Put::Full => refused.push(op),
                 },
                 Asked::Token(op) if op.until() < boot_now() + ENOUGH => {
-                    op.refused(SpoolError::Unwritable(EtcdError::Late.to_string()));
+                    op.late();
                 }
                 Asked::Token(op) => {
                     until = until.min(op.until());

@@ -120,9 +120,6 @@ pub enum EtcdError {
     /// The lease under which this member is registered cannot be relied on.
     #[error("this member's lease has run out, because it was cut off from etcd or stood still: it asks for another")]
     LeaseOver,
-    /// A push was not stored before its sender sends it again.
-    #[error("it could not be stored in time: its sender tries again")]
-    Late,
     /// Somebody else leads, or nobody.
     #[error("another member leads")]
     Deposed,

@@ -91,6 +91,13 @@ impl TokenOp {
         }
     }
 
+    /// Its time is over. Only a row's ever is.
+    pub(super) fn late(self) {
+        if let Self::Append { reply, .. } = self {
+            reply.send(Ok(Once::Late));
+        }
+    }
+
     pub(super) fn refused(self, error: SpoolError) {
         match self {
             Self::Append { reply, .. } => reply.send(Err(error.into())),
