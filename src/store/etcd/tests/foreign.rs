@@ -79,7 +79,8 @@ async fn a_bridge_stays_with_its_etcd_when_an_endpoint_becomes_another() {
     assert_eq!(held_by(shared(), &format!("{prefix}/queue/")).await.len(), 3);
     let led = leadership.valid_until();
     assert!(led > boot_now(), "it leads on");
-    assert_eq!(*etcd.session().borrow(), Ok(()));
+    // A keep-alive may just have met a busy machine.
+    in_time(etcd.session().wait_for(Result::is_ok)).await.unwrap();
     assert_eq!(in_time(store.read_after(Queue::Inbound, 0, 10, 1 << 20)).await.unwrap().len(), 3);
     assert!(held_by(&other.url(), &format!("{prefix}/member/")).await.is_empty(), "it did not register there");
 }
