@@ -257,7 +257,7 @@ async fn queue_presence(mut states: watch::Receiver<Vec<(Uid, bool)>>, spool: Ar
         if states.is_empty() {
             continue;
         }
-        let Ok(row) = (Record::States { states }).encode() else { continue };
+        let row = (Record::States { states }).encode();
         match spool.append(Queue::Inbound, row.into(), None).await {
             Ok(_) => {}
             Err(AppendError::Spool(SpoolError::Failed(_))) => return,

@@ -191,8 +191,7 @@ impl SetAside {
     /// Keeps a message, for as long as it takes while the disk refuses it. True once it is durable; false if the bridge stops
     /// first: then the caller's own row is the only copy.
     pub async fn keep(&self, kept: &Kept) -> bool {
-        let Ok(row) = codec::encode(kept) else { return false };
-        let row = Bytes::from(row);
+        let row = Bytes::from(codec::encode(kept));
         let append = || self.spool.append(Queue::SetAside, row.clone(), None);
         let stored = if self.once {
             append().await.inspect_err(|error| self.tell(error))

@@ -207,7 +207,7 @@ impl New<'_> {
 
     /// The row once more, as it was stored first.
     fn copy(&self, word: Word) -> Result<Bytes, SpoolError> {
-        let row = Record::decode(&self.row.bytes).and_then(|row| row.copy_of(word.id, word.at).encode());
-        row.map(Bytes::from).map_err(|error| SpoolError::Unwritable(error.to_string()))
+        let row = Record::decode(&self.row.bytes).map_err(|error| SpoolError::Unwritable(error.to_string()))?;
+        Ok(row.copy_of(word.id, word.at).encode().into())
     }
 }

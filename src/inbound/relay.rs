@@ -249,7 +249,7 @@ impl Owner for Relay {
     }
 
     fn again(&self, stored: &[u8], refused: &[&Part]) -> Option<Vec<u8>> {
-        Record::decode(stored).ok()?.again(refused).encode().ok()
+        Some(Record::decode(stored).ok()?.again(refused).encode())
     }
 
     fn spool(&self) -> &Arc<dyn Store> {

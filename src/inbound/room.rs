@@ -83,12 +83,12 @@ impl Held {
         self.place.since
     }
 
-    /// The push, accepted now, as a row of the spool. None only if the encoding fails, which no value makes it do.
-    pub(super) fn into_row(self) -> Option<NewRow> {
+    /// The push, accepted now, as a row of the spool.
+    pub(super) fn into_row(self) -> NewRow {
         let Self { bytes: body, place } = self;
         let (id, at) = (Ulid::generate().to_bytes(), Stamp::now());
-        let row = Record::Push { id, at, body }.encode().ok()?;
-        Some(NewRow { id, at, bytes: Bytes::from_owner(Row { bytes: row, _place: place }) })
+        let row = Record::Push { id, at, body }.encode();
+        NewRow { id, at, bytes: Bytes::from_owner(Row { bytes: row, _place: place }) }
     }
 }
 
@@ -132,7 +132,7 @@ mod tests {
         let all = kib(&room);
         let held = Held::new(Bytes::from_static(b"{}"), room.try_take(1 << 20).unwrap());
         assert_eq!(all - kib(&room), 3, "what was taken in advance is given back");
-        let row = held.into_row().unwrap().bytes;
+        let row = held.into_row().bytes;
         let part = row.slice(1..2);
         drop(row);
         assert_eq!(all - kib(&room), 3);

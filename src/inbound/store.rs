@@ -187,11 +187,11 @@ impl Store {
             }
             Recognition::Tokens(tokens) => {
                 let (hand, progress, is_new) = self.hands.take(digest(), body.since());
-                if !is_new {
-                    self.counters.pushes_repeated.add();
-                } else if let Some(row) = body.into_row() {
-                    let push = Push { row, ticket: None, tell: hand.tell.clone() };
+                if is_new {
+                    let push = Push { row: body.into_row(), ticket: None, tell: hand.tell.clone() };
                     self.spawn(Arc::clone(self).keep_once(Arc::clone(tokens), push, Arc::clone(&hand)));
+                } else {
+                    self.counters.pushes_repeated.add();
                 }
                 Taken { ticket: Some(Ticket::InHand(hand)), progress, repeat: !is_new }
             }
@@ -205,10 +205,7 @@ impl Store {
         tell: watch::Sender<Progress>,
     ) -> Taken {
         let progress = tell.subscribe();
-        // Without a row, `tell` is dropped, and no try is answered.
-        if let Some(row) = body.into_row() {
-            self.hand_over(Push { row, ticket, tell });
-        }
+        self.hand_over(Push { row: body.into_row(), ticket, tell });
         Taken { ticket: None, progress, repeat: false }
     }
 

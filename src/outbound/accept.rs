@@ -29,7 +29,7 @@ use ulid::Ulid;
 use super::attempt::passed;
 use super::deliver::Accepted;
 use super::intake::Intake;
-use super::record::{Command, Mark, ReplyTo, StoredResult};
+use super::record::{Command, ReplyTo, StoredResult};
 use super::redelivery::{Digest, Redelivery, digest};
 use super::route_book::{Remembered, RouteBook};
 use crate::delivery::refused::{Kept, SetAside};
@@ -101,23 +101,31 @@ pub struct Accept {
     pub ignored: SaidOnce,
 }
 
-/// A message in the first stage: it is stored or refused.
-pub(super) type Storing = Pin<Box<dyn Future<Output = Fate> + Send>>;
+/// A message in the first stage: it is stored or refused. If the spool failed, neither this message nor any later one may be
+/// acknowledged, not even a redelivery of this one.
+pub(super) type Storing = Pin<Box<dyn Future<Output = Result<Done, SpoolError>> + Send>>;
 /// A message in the second stage: it is answered. Resolves to its ack token; none if it must not be acknowledged.
 pub(super) type Answering = Pin<Box<dyn Future<Output = Option<AckToken>> + Send>>;
 
 /// The outcome of the first stage.
-pub(super) enum Fate {
-    /// The command is durable.
-    Stored(Accepted, Option<AckToken>),
-    /// The message fired routes: the commands that are durable, and what is left to do.
-    Routed { accepted: Vec<Accepted>, remembered: Vec<Remembered>, answering: Answering },
-    /// It only has to be acknowledged.
-    Acknowledged(Option<AckToken>),
-    /// It is refused: its result must be published first.
-    Refused(Answering),
-    /// The spool failed: neither this message nor any later one may be acknowledged, not even a redelivery of this one.
-    Failed(SpoolError),
+pub(super) struct Done {
+    /// The commands that are durable.
+    pub(super) accepted: Vec<Accepted>,
+    /// What their routes sent.
+    pub(super) remembered: Vec<Remembered>,
+    pub(super) answering: Answering,
+}
+
+impl Done {
+    /// There is nothing but the second stage.
+    pub(super) fn but(answering: impl Future<Output = Option<AckToken>> + Send + 'static) -> Self {
+        Self { accepted: Vec::new(), remembered: Vec::new(), answering: Box::pin(answering) }
+    }
+
+    /// The message only has to be acknowledged.
+    pub(super) fn acknowledged(ack: Option<AckToken>) -> Self {
+        Self::but(ready(ack))
+    }
 }
 
 impl Accept {
@@ -151,8 +159,8 @@ impl Accept {
                     storing.push_back(unconstrained(accept.take_due()));
                     continue;
                 }
-                Some(fate) = storing.next() => {
-                    answering.push_back(accept.answer(fate)?);
+                Some(done) = storing.next() => {
+                    answering.push_back(accept.answer(done?));
                     continue;
                 }
                 Some(ack) = answering.next() => {
@@ -176,8 +184,8 @@ impl Accept {
             storing.push_back(unconstrained(accept.take(message, &mut redelivery)));
         }
         let drain = async {
-            while let Some(fate) = storing.next().await {
-                answering.push_back(accept.answer(fate)?);
+            while let Some(done) = storing.next().await {
+                answering.push_back(accept.answer(done?));
             }
             while let Some(ack) = answering.next().await {
                 accept.acknowledge(ack);
@@ -204,26 +212,15 @@ impl Accept {
         Ok(())
     }
 
-    fn answer(&self, fate: Fate) -> Result<Answering, SpoolError> {
-        Ok(match fate {
-            Fate::Stored(accepted, ack) => {
-                let _ = self.accepted.send(accepted);
-                Box::pin(ready(ack))
-            }
-            Fate::Routed { accepted, remembered, answering } => {
-                // The note comes first, because a command that fails at once corrects it.
-                for remembered in remembered {
-                    self.book.stored(&remembered);
-                }
-                for accepted in accepted {
-                    let _ = self.accepted.send(accepted);
-                }
-                answering
-            }
-            Fate::Acknowledged(ack) => Box::pin(ready(ack)),
-            Fate::Refused(answering) => answering,
-            Fate::Failed(error) => return Err(error),
-        })
+    fn answer(&self, Done { accepted, remembered, answering }: Done) -> Answering {
+        // The note comes first, because a command that fails at once corrects it.
+        for remembered in remembered {
+            self.book.stored(&remembered);
+        }
+        for accepted in accepted {
+            let _ = self.accepted.send(accepted);
+        }
+        answering
     }
 
     fn acknowledge(&self, ack: Option<AckToken>) {
@@ -233,12 +230,13 @@ impl Accept {
     }
 
     fn take(self: &Arc<Self>, message: Incoming, redelivery: &mut Redelivery) -> Storing {
+        let acknowledged = |ack| -> Storing { Box::pin(ready(Ok(Done::acknowledged(ack)))) };
         // At QoS 0 there are no redeliveries.
         let digest = if message.qos == 0 { [0; 32] } else { digest(&message) };
         if redelivery.is_stored(&message, &digest) {
             self.counters.commands_redelivered.add();
             debug!(topic = message.topic, "the broker delivered a stored command again");
-            return Box::pin(ready(Fate::Acknowledged(message.ack)));
+            return acknowledged(message.ack);
         }
         if redelivery.is_used_again(&message) {
             self.spool.forget_redeliveries(vec![message.pkid]);
@@ -251,37 +249,29 @@ impl Accept {
         }
         if message.retain && message.payload.is_empty() {
             // No command: somebody clears a retained one, as its result says to do.
-            return Box::pin(ready(Fate::Acknowledged(message.ack)));
+            return acknowledged(message.ack);
         }
         let new_id = Ulid::generate().to_bytes();
         let decoded = match self.decode(&message) {
             Ok(Parsed::Command(decoded)) => decoded,
             // The self-test's probe, or an imitation of it: never executed, and without a result.
-            Ok(Parsed::SelfTest(_)) => return Box::pin(ready(Fate::Acknowledged(message.ack))),
+            Ok(Parsed::SelfTest(_)) => return acknowledged(message.ack),
             Err(rejection) => {
                 // amqtt sends every new client the retained messages of all clients' subscriptions.
                 if self.config.base.result(&message.topic).is_none() {
                     debug!(topic = message.topic, "ignored a message that we are not subscribed to");
-                    return Box::pin(ready(Fate::Acknowledged(message.ack)));
+                    return acknowledged(message.ack);
                 }
                 let id = redelivery.refusal_id(&message, digest, new_id);
                 let reply_to = self.reply_to(&message);
                 let refusal = Arc::clone(self).refuse(id, reply_to, rejection, message.ack);
-                return Box::pin(ready(Fate::Refused(Box::pin(refusal))));
+                return Box::pin(ready(Ok(Done::but(refusal))));
             }
         };
         let key = Self::key(&message, digest, redelivery);
-        let command = Command {
-            id: new_id,
-            at: Stamp::now(),
-            ttl: self.ttl(&decoded, &message),
-            reference: decoded.reference,
-            reply_to: self.reply_to(&message),
-            call: decoded.call,
-            attempts: 0,
-            unknown: 0,
-            mark: Mark::Unsent,
-        };
+        let (ttl, reply_to) = (self.ttl(&decoded, &message), self.reply_to(&message));
+        let command = Command::new(new_id, Stamp::now(), ttl, reply_to, decoded.call);
+        let command = Command { reference: decoded.reference, ..command };
         Box::pin(Arc::clone(self).store(command, key, message.ack))
     }
 

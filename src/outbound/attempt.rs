@@ -173,7 +173,7 @@ impl Attempts {
         };
         if marked && (now.unknown, now.mark()) != (command.unknown, command.mark) {
             (command.attempts, command.unknown, command.mark) = (now.attempts, now.unknown, now.mark());
-            self.spool.replace_lazily(Queue::Outbound, seq, encode(&command));
+            self.spool.replace_lazily(Queue::Outbound, seq, Record::Command(command).encode());
         }
         Ok(step)
     }
@@ -248,8 +248,7 @@ impl Attempts {
             let (at, reply_to) = (command.at, command.reply_to.clone());
             Record::Result(StoredResult { at, reply_to, json: result.to_json() }).encode()
         };
-        let Ok(mut row) = row_of(&result) else { return Ok(Step::Gone) };
-        let (mut told, mut whole) = (false, true);
+        let (mut row, mut told, mut whole) = (row_of(&result), false, true);
         loop {
             self.unstored().insert(seq, row.clone());
             match self.spool.replace(Queue::Outbound, seq, row.clone()).await {
@@ -260,7 +259,7 @@ impl Attempts {
                 Err(SpoolError::Failed(why)) => return Err(SpoolError::Failed(why)),
                 Err(SpoolError::TooLarge(_)) if std::mem::take(&mut whole) => {
                     result = result.without_data();
-                    row = row_of(&result).unwrap_or(row);
+                    row = row_of(&result);
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut told, true) {
@@ -323,11 +322,6 @@ impl Attempts {
             info!(call = command.call.name(), name = %result.name, attempts = result.attempts, more, "a command did not succeed");
         }
     }
-}
-
-fn encode(command: &Command) -> Vec<u8> {
-    // No value of this type fails to serialise. An empty row would count as damaged.
-    Record::Command(command.clone()).encode().unwrap_or_default()
 }
 
 /// A command as an entry in the list of recent messages. `kind` is the name of its call, `to` its receiver; if it was refused,

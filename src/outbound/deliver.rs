@@ -73,9 +73,11 @@ const LATEST_MOST: usize = 10_000;
 type Lane = Option<Receiver>;
 
 /// What a spawned task has done.
-enum Ended {
-    Call { seq: u64, lane: Arc<Lane>, step: Step },
-    Expiry { seq: u64, step: Step },
+struct Ended {
+    seq: u64,
+    /// Of a call; an expiry has none.
+    lane: Option<Arc<Lane>>,
+    step: Step,
 }
 
 /// The loop.
@@ -280,7 +282,7 @@ impl Deliver {
         self.expiring += 1;
         let tried = self.tried.remove(&seq).unwrap_or_default();
         let attempts = Arc::clone(&self.attempts);
-        self.tasks.spawn(async move { Ok(Ended::Expiry { seq, step: attempts.end(seq, tried).await? }) });
+        self.tasks.spawn(async move { Ok(Ended { seq, lane: None, step: attempts.end(seq, tried).await? }) });
     }
 
     fn start_what_is_due(&mut self) {
@@ -301,7 +303,10 @@ impl Deliver {
             self.calls += 1;
             let tried = self.tried.remove(&seq).unwrap_or_default();
             let attempts = Arc::clone(&self.attempts);
-            self.tasks.spawn(async move { Ok(Ended::Call { seq, lane, step: attempts.attempt(seq, tried).await? }) });
+            self.tasks.spawn(async move {
+                let step = attempts.attempt(seq, tried).await?;
+                Ok(Ended { seq, lane: Some(lane), step })
+            });
         }
     }
 
@@ -344,20 +349,12 @@ impl Deliver {
     }
 
     fn ended(&mut self, ended: Result<Result<Ended, SpoolError>, tokio::task::JoinError>) -> Result<(), SpoolError> {
-        let ended = ended.map_err(|error| {
+        let Ended { seq, lane, step } = ended.map_err(|error| {
             tasks::fault(error);
             SpoolError::Failed("the process is ending".to_owned())
         })??;
-        let (seq, lane, step) = match ended {
-            Ended::Call { seq, lane, step } => {
-                self.calls -= 1;
-                (seq, Some(lane), step)
-            }
-            Ended::Expiry { seq, step } => {
-                self.expiring -= 1;
-                (seq, None, step)
-            }
-        };
+        let under_way = if lane.is_some() { &mut self.calls } else { &mut self.expiring };
+        *under_way -= 1;
         match (step, lane) {
             (step @ (Step::Finished | Step::Gone), lane) => {
                 self.stale.remove(&seq);

@@ -68,7 +68,7 @@ impl cloud::Gate for Gate<'_> {
     async fn pass(&self) -> Result<(), Shut> {
         self.in_time()?;
         if !self.has_marked() {
-            let row = Record::Command(self.command.clone()).encode().unwrap_or_default();
+            let row = Record::Command(self.command.clone()).encode();
             self.spool.replace(Queue::Outbound, self.seq, row).await.map_err(Shut::Unmarked)?;
             self.marked.store(true, Ordering::Relaxed);
             self.in_time()?;
@@ -88,7 +88,7 @@ impl cloud::Gate for Gate<'_> {
     fn refused(&self) {
         let mut command = self.command.clone();
         (command.unknown, command.mark) = self.before;
-        self.spool.replace_lazily(Queue::Outbound, self.seq, Record::Command(command).encode().unwrap_or_default());
+        self.spool.replace_lazily(Queue::Outbound, self.seq, Record::Command(command).encode());
         self.marked.store(false, Ordering::Relaxed);
     }
 }
@@ -110,21 +110,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let limits = Limits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 1 << 20 };
         let (spool, _) = Spool::open(dir.path(), limits).unwrap();
-        let command = Command {
-            id: [7; 16],
-            at: Stamp::now(),
-            ttl: Duration::from_mins(5),
-            reference: None,
-            reply_to: ReplyTo {
-                topic: "ilink/call/ham_group/create".to_owned(),
-                response_topic: None,
-                correlation_data: None,
-            },
-            call: Call::ListGroups,
-            attempts: 2,
-            unknown: 1,
-            mark: Mark::Sent,
-        };
+        let reply_to = ReplyTo::only("ilink/call/ham_group/create".to_owned());
+        let command = Command::new([7; 16], Stamp::now(), Duration::from_mins(5), reply_to, Call::ListGroups);
+        let command = Command { attempts: 2, unknown: 1, mark: Mark::Sent, ..command };
         let seq = spool.append(Queue::Outbound, vec![0].into(), None).await.unwrap();
         let counters = Counters::default();
         let gate = Gate::new(&*spool, &counters, seq, &command, (0, Mark::Unsent));

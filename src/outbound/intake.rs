@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::shares::{Client, Shares};
 use super::turns::{Turn, Turns};
-use crate::local::Base;
+use crate::local::{Base, Reason};
 use crate::observe::counters::Counters;
 use crate::observe::log::{Seldom, clipped};
 use crate::os::clock::{boot_now, nap};
@@ -42,10 +42,8 @@ pub struct Intake {
 
 /// Why a command was not made durable.
 pub(super) enum NotStored {
-    /// There is no room for it, or not for this client, for this reason.
-    NoRoom(String),
-    /// It is larger than the spool takes.
-    TooLarge(String),
+    /// There is no room for it, or not for this client, or it is larger than the spool takes: in words, too.
+    Refused(Reason, String),
     /// Its time ran out while the spool refused, for this cause.
     Late(String),
     /// The spool failed.
@@ -79,7 +77,7 @@ impl Intake {
                 );
             }
             let why = "this client's commands fill its share of the bridge's queue to iLink: send it again later";
-            return Err(NotStored::NoRoom(why.to_owned()));
+            return Err(NotStored::Refused(Reason::QueueFull, why.to_owned()));
         };
         let seq = self.append_in_turn(&turn, row.into(), key, deadline).await?;
         place.keep(seq);
@@ -148,12 +146,15 @@ impl Intake {
 
 impl From<AppendError> for NotStored {
     fn from(error: AppendError) -> Self {
-        match error {
-            AppendError::Full => Self::NoRoom("the bridge's queue to iLink is full: send it again later".to_owned()),
-            AppendError::Spool(failed @ SpoolError::Failed(_)) => Self::Failed(failed),
-            AppendError::Spool(refused @ SpoolError::Unwritable(_)) => Self::NoRoom(refused.to_string()),
-            AppendError::Spool(refused @ SpoolError::TooLarge(_)) => Self::TooLarge(refused.to_string()),
-        }
+        let (reason, why) = match error {
+            AppendError::Spool(failed @ SpoolError::Failed(_)) => return Self::Failed(failed),
+            AppendError::Full => {
+                (Reason::QueueFull, "the bridge's queue to iLink is full: send it again later".to_owned())
+            }
+            AppendError::Spool(refused @ SpoolError::Unwritable(_)) => (Reason::QueueFull, refused.to_string()),
+            AppendError::Spool(refused @ SpoolError::TooLarge(_)) => (Reason::TooLarge, refused.to_string()),
+        };
+        Self::Refused(reason, why)
     }
 }
 
@@ -248,7 +249,9 @@ mod tests {
         };
         let of_others = futures_util::future::join_all((2..=10).map(|client| append(client, client, long)));
         let (of_the_first, of_others, ()) = tokio::join!(append(1, 1, long), of_others, count);
-        assert!(matches!(of_the_first, Err(NotStored::NoRoom(why)) if why.contains("fill its share")));
+        assert!(
+            matches!(of_the_first, Err(NotStored::Refused(Reason::QueueFull, why)) if why.contains("fill its share"))
+        );
         assert!(of_others.iter().all(Result::is_ok));
         let rows = spool.read_after(Queue::Outbound, 0, 20, 1000).await.unwrap();
         assert!(rows.iter().map(|row| row.data[0]).eq(2..=10), "{rows:?}");

@@ -80,7 +80,7 @@ struct Client {
 }
 
 /// All lanes. `C` names a client, `K` a receiver.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Lanes<C, K> {
     queues: HashMap<Arc<K>, Lane<C>>,
     clients: HashMap<C, Client>,
@@ -93,20 +93,6 @@ pub struct Lanes<C, K> {
     waiting: BTreeMap<(Millis, u64), Arc<K>>,
     /// Every command, by deadline and number.
     deadlines: BTreeMap<(Millis, u64), Arc<K>>,
-}
-
-impl<C, K> Default for Lanes<C, K> {
-    fn default() -> Self {
-        Self {
-            queues: HashMap::new(),
-            clients: HashMap::new(),
-            line: BTreeMap::new(),
-            ready: BTreeMap::new(),
-            next_turn: 0,
-            waiting: BTreeMap::new(),
-            deadlines: BTreeMap::new(),
-        }
-    }
 }
 
 impl<C: Copy + Ord + Hash, K: Eq + Hash> Lanes<C, K> {

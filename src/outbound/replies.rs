@@ -15,7 +15,7 @@ use ulid::Ulid;
 
 use super::deliver::Accepted;
 use super::intake::{Intake, NotStored};
-use super::record::{Command, Mark, Record, ReplyTo, StoredResult};
+use super::record::{Command, Record, ReplyTo, StoredResult};
 use super::storing::Overdue;
 use crate::delivery::{Answers, Reply};
 use crate::local::{CommandResult, Reason, Rejection};
@@ -54,7 +54,7 @@ impl Answers for Replies {
 impl Replies {
     async fn store(&self, Reply { id, recv, call, route }: Reply) -> bool {
         let topic = self.intake.base.route_origin(&route.name, &recv);
-        let reply_to = ReplyTo { topic: topic.clone(), response_topic: None, correlation_data: None };
+        let reply_to = ReplyTo::only(topic.clone());
         let tell = async |result: CommandResult| {
             route.counters.failed.add();
             debug!(route = route.name, why = result.message, "the answer of a route was not stored");
@@ -66,23 +66,16 @@ impl Replies {
             let why = format!("the reply has {size} bytes, outbound.max_content allows {}", self.max_content);
             return refuse(Reason::TooLarge, why).await;
         }
-        let (at, ttl, lane) = (Stamp::now(), self.ttl, call.receiver());
-        let (attempts, unknown, mark) = (0, 0, Mark::Unsent);
-        let command =
-            Command { id, at, ttl, reference: None, reply_to: reply_to.clone(), call, attempts, unknown, mark };
+        let lane = call.receiver();
+        let command = Command::new(id, Stamp::now(), self.ttl, reply_to.clone(), call);
         let (deadline, overdue) = (command.deadline(), Overdue::of(&command));
-        let row = match Record::Command(command).encode() {
-            Ok(row) => row,
-            Err(error) => return refuse(Reason::QueueFull, error.to_string()).await,
-        };
-        match self.intake.append(&topic, row, None, deadline).await {
+        match self.intake.append(&topic, Record::Command(command).encode(), None, deadline).await {
             Ok((seq, client)) => {
                 debug!(seq, route = route.name, "stored the answer of a route");
                 let _ = self.accepted.send(Accepted { seq, client, lane, deadline, latest: None });
                 true
             }
-            Err(NotStored::NoRoom(why)) => refuse(Reason::QueueFull, why).await,
-            Err(NotStored::TooLarge(why)) => refuse(Reason::TooLarge, why).await,
+            Err(NotStored::Refused(reason, why)) => refuse(reason, why).await,
             Err(NotStored::Late(cause)) => tell(overdue.result(&cause, &self.intake.counters)).await,
             Err(NotStored::Failed(_)) => false,
         }

@@ -6,9 +6,9 @@
 //! commands without such a name, those of routes included, count as one client.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
@@ -32,31 +32,17 @@ pub struct Shares {
 
 #[derive(Debug, Default)]
 struct Held {
-    clients: HashMap<Client, Arc<Share>>,
-    /// For each row, the share that it counts in, and its bytes.
-    rows: HashMap<u64, (Arc<Share>, u32)>,
-}
-
-/// Changed under the lock only.
-#[derive(Debug)]
-struct Share {
-    client: Client,
-    rows: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Share {
-    fn add(&self, bytes: u32) {
-        self.rows.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes.into(), Ordering::Relaxed);
-    }
+    /// How many rows and bytes each client has.
+    clients: HashMap<Client, (u64, u64)>,
+    /// For each row, the client in whose share it counts, and its bytes.
+    rows: HashMap<u64, (Client, u32)>,
 }
 
 /// Room for a row that is being stored. It is given back when this is dropped without [`Place::keep`].
 #[derive(Debug)]
 pub struct Place<'a> {
     shares: &'a Shares,
-    share: Arc<Share>,
+    client: Client,
     bytes: u32,
     kept: bool,
 }
@@ -78,27 +64,26 @@ impl Shares {
     pub fn ask(&self, client: Client, bytes: usize) -> Option<Place<'_>> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let mut held = self.held();
-        let share = held.share(client);
-        let quarters = if held.clients.len() == 1 { 3 } else { 2 };
-        let beyond = |has: u64, all: u64| has.saturating_mul(4) > all.saturating_mul(quarters);
-        let rows = share.rows.load(Ordering::Relaxed) + 1;
-        let in_all = share.bytes.load(Ordering::Relaxed) + u64::from(bytes);
+        let (rows, in_all) = held.clients.get(&client).copied().unwrap_or_default();
+        let (rows, in_all) = (rows + 1, in_all + u64::from(bytes));
+        let others = held.clients.len() > usize::from(rows > 1);
+        let beyond = |has: u64, all: u64| has.saturating_mul(4) > all.saturating_mul(if others { 2 } else { 3 });
         // Every client may have one row of any size; the queue itself may refuse it.
         if rows > 1 && (beyond(rows, self.rows) || beyond(in_all, self.bytes)) {
             return None;
         }
-        share.add(bytes);
+        held.clients.insert(client, (rows, in_all));
         drop(held);
-        Some(Place { shares: self, share, bytes, kept: false })
+        Some(Place { shares: self, client, bytes, kept: false })
     }
 
     /// Counts a row that an earlier run accepted.
     pub fn found(&self, client: Client, bytes: usize, seq: u64) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let mut held = self.held();
-        let share = held.share(client);
-        share.add(bytes);
-        held.rows.insert(seq, (share, bytes));
+        let (rows, in_all) = held.clients.entry(client).or_default();
+        (*rows, *in_all) = (*rows + 1, *in_all + u64::from(bytes));
+        held.rows.insert(seq, (client, bytes));
     }
 
     /// All rows of earlier runs have been counted.
@@ -120,8 +105,8 @@ impl Shares {
     /// A row has left the queue.
     pub fn gone(&self, seq: u64) {
         let mut held = self.held();
-        if let Some((share, bytes)) = held.rows.remove(&seq) {
-            held.free(&share, bytes);
+        if let Some((client, bytes)) = held.rows.remove(&seq) {
+            held.free(client, bytes);
         }
     }
 
@@ -131,15 +116,12 @@ impl Shares {
 }
 
 impl Held {
-    fn share(&mut self, client: Client) -> Arc<Share> {
-        let new = || Share { client, rows: AtomicU64::new(0), bytes: AtomicU64::new(0) };
-        Arc::clone(self.clients.entry(client).or_insert_with(|| Arc::new(new())))
-    }
-
-    fn free(&mut self, share: &Share, bytes: u32) {
-        share.bytes.fetch_sub(bytes.into(), Ordering::Relaxed);
-        if share.rows.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.clients.remove(&share.client);
+    fn free(&mut self, client: Client, bytes: u32) {
+        let Entry::Occupied(mut held) = self.clients.entry(client) else { return };
+        let (rows, in_all) = held.get_mut();
+        (*rows, *in_all) = (*rows - 1, *in_all - u64::from(bytes));
+        if *rows == 0 {
+            held.remove();
         }
     }
 }
@@ -148,14 +130,14 @@ impl Place<'_> {
     /// The row is stored under this number.
     pub fn keep(mut self, seq: u64) {
         self.kept = true;
-        self.shares.held().rows.insert(seq, (Arc::clone(&self.share), self.bytes));
+        self.shares.held().rows.insert(seq, (self.client, self.bytes));
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if !self.kept {
-            self.shares.held().free(&self.share, self.bytes);
+            self.shares.held().free(self.client, self.bytes);
         }
     }
 }

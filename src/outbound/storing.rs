@@ -9,12 +9,12 @@ use futures_util::future::join_all;
 use tracing::debug;
 use ulid::Ulid;
 
-use super::accept::{Accept, Answering, Fate, Storing};
+use super::accept::{Accept, Done, Storing};
 use super::attempt::passed;
 use super::crossings::{Crossed, Due, Reading, Verdict};
 use super::deliver::Accepted;
 use super::intake::NotStored;
-use super::record::{Command, Mark, Record, ReplyTo};
+use super::record::{Command, Record, ReplyTo};
 use super::redelivery::{Digest, Redelivery};
 use super::route_book::{LeftOut, Remembered};
 use crate::delivery::routing::RouteState;
@@ -27,26 +27,26 @@ use crate::route::{Heard, Keep, Outcome, Side, Telling, ToRoute};
 use crate::store::{Key, SpoolError};
 
 impl Accept {
-    pub(super) async fn store(self: Arc<Self>, command: Command, key: Option<Key>, ack: Option<AckToken>) -> Fate {
+    pub(super) async fn store(
+        self: Arc<Self>,
+        command: Command,
+        key: Option<Key>,
+        ack: Option<AckToken>,
+    ) -> Result<Done, SpoolError> {
         let (id, lane, deadline) = (command.id, command.call.receiver(), command.deadline());
         let (reply_to, reference) = (command.reply_to.clone(), command.reference.clone());
         let overdue = Overdue::of(&command);
-        let Ok(row) = Record::Command(command).encode() else { return Fate::Acknowledged(None) };
-        match self.intake.append(&reply_to.topic, row, key, deadline).await {
+        match self.intake.append(&reply_to.topic, Record::Command(command).encode(), key, deadline).await {
             Ok((seq, client)) => {
                 debug!(seq, topic = reply_to.topic, "stored a command");
-                Fate::Stored(Accepted { seq, client, lane, deadline, latest: None }, ack)
+                let accepted = vec![Accepted { seq, client, lane, deadline, latest: None }];
+                Ok(Done { accepted, ..Done::acknowledged(ack) })
             }
-            Err(NotStored::Failed(failed)) => Fate::Failed(failed),
-            Err(NotStored::NoRoom(why)) => {
-                let rejection = Rejection::new(Reason::QueueFull, why, reference);
-                Fate::Refused(Box::pin(self.refuse(id, reply_to, rejection, ack)))
+            Err(NotStored::Failed(failed)) => Err(failed),
+            Err(NotStored::Refused(reason, why)) => {
+                Ok(Done::but(self.refuse(id, reply_to, Rejection::new(reason, why, reference), ack)))
             }
-            Err(NotStored::TooLarge(why)) => {
-                let rejection = Rejection::new(Reason::TooLarge, why, reference);
-                Fate::Refused(Box::pin(self.refuse(id, reply_to, rejection, ack)))
-            }
-            Err(NotStored::Late(cause)) => Fate::Refused(Box::pin(self.expire(reply_to, overdue, cause, ack))),
+            Err(NotStored::Late(cause)) => Ok(Done::but(self.expire(reply_to, overdue, cause, ack))),
         }
     }
 
@@ -141,7 +141,7 @@ impl Accept {
     ) -> Storing {
         let routed = self.route(&message);
         if routed.is_empty() {
-            return Box::pin(ready(Fate::Acknowledged(message.ack)));
+            return Box::pin(ready(Ok(Done::acknowledged(message.ack))));
         }
         let key = Self::key(&message, digest, redelivery);
         Box::pin(Arc::clone(self).store_routed(routed, key, message.ack))
@@ -243,26 +243,19 @@ impl Accept {
         let Origin { topic, expiry, at, crossed } = origin;
         let rule = route.rule();
         let told = rule.ttl.into_iter().chain(expiry.map(|seconds| Duration::from_secs(seconds.into())));
-        let command = Command {
-            id: Ulid::generate().to_bytes(),
-            at,
-            ttl: told.min().unwrap_or(self.config.ttl),
-            reference: None,
-            reply_to: ReplyTo {
-                topic: self.config.base.route_origin(&rule.name, topic),
-                response_topic: None,
-                correlation_data: None,
-            },
-            call,
-            attempts: 0,
-            unknown: 0,
-            mark: Mark::Unsent,
-        };
+        let (id, ttl) = (Ulid::generate().to_bytes(), told.min().unwrap_or(self.config.ttl));
+        let reply_to = ReplyTo::only(self.config.base.route_origin(&rule.name, topic));
+        let command = Command::new(id, at, ttl, reply_to, call);
         let remembered = self.book.note(rule, topic, &command.call, at, crossed);
         Routed { command, keep: rule.keep, remembered, state: Arc::clone(state) }
     }
 
-    async fn store_routed(self: Arc<Self>, routed: Vec<Routed>, mut key: Option<Key>, ack: Option<AckToken>) -> Fate {
+    async fn store_routed(
+        self: Arc<Self>,
+        routed: Vec<Routed>,
+        mut key: Option<Key>,
+        ack: Option<AckToken>,
+    ) -> Result<Done, SpoolError> {
         let mut stores = Vec::with_capacity(routed.len());
         // Backwards, because the last one takes the key.
         for routed in routed.into_iter().rev() {
@@ -279,12 +272,10 @@ impl Accept {
                     remembered.push(known);
                 }
                 Err(NotAccepted::Refused(one)) => refused.push(one),
-                Err(NotAccepted::Failed(error)) => return Fate::Failed(error),
+                Err(NotAccepted::Failed(error)) => return Err(error),
             }
         }
-        let answering: Answering =
-            if refused.is_empty() { Box::pin(ready(ack)) } else { Box::pin(self.refuse_all(refused, ack)) };
-        Fate::Routed { accepted, remembered, answering }
+        Ok(Done { accepted, remembered, ..Done::but(self.refuse_all(refused, ack)) })
     }
 
     async fn store_one(
@@ -307,16 +298,14 @@ impl Accept {
             let message = format!("the message has {len} bytes, outbound.max_content allows {most}");
             return Err(refuse(Reason::TooLarge, message));
         }
-        let row = Record::Command(command).encode().map_err(|error| refuse(Reason::QueueFull, error.to_string()))?;
-        match self.intake.append(&reply_to.topic, row, key, deadline).await {
+        match self.intake.append(&reply_to.topic, Record::Command(command).encode(), key, deadline).await {
             Ok((seq, client)) => {
                 debug!(seq, route = state.name, "stored a command of a route");
                 let latest = (keep == Keep::Latest).then(|| reply_to.topic.as_str().into());
                 Ok((Accepted { seq, client, lane, deadline, latest }, remembered))
             }
             Err(NotStored::Failed(failed)) => Err(NotAccepted::Failed(failed)),
-            Err(NotStored::NoRoom(why)) => Err(refuse(Reason::QueueFull, why)),
-            Err(NotStored::TooLarge(why)) => Err(refuse(Reason::TooLarge, why)),
+            Err(NotStored::Refused(reason, why)) => Err(refuse(reason, why)),
             Err(NotStored::Late(cause)) => Err(not_accepted(Why::Late(overdue, cause))),
         }
     }

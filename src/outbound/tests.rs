@@ -16,7 +16,7 @@ use super::accept::{Accept, AcceptConfig};
 use super::attempt::{Ambiguous, Attempts, Step, Tried, Unstored};
 use super::deliver::{Accepted, Deliver, DeliverConfig};
 use super::intake::Intake;
-use super::record::{Command, Mark, Record, ReplyTo};
+use super::record::{Command, Record, ReplyTo};
 use super::results::Results;
 use super::route_book::RouteBook;
 use super::shares::Shares;
@@ -213,11 +213,10 @@ async fn a_request_that_left_counts_also_if_the_disk_refuses_the_mark_of_its_rep
     *world.service.spool.lock().unwrap() = Some(world.other());
     let attempts = world.attempts().await;
     timeout(Duration::from_mins(1), attempts.session.ready()).await.expect("in time");
-    let reply_to = ReplyTo { topic: "ilink/send/user/1/text".to_owned(), response_topic: None, correlation_data: None };
+    let reply_to = ReplyTo::only("ilink/send/user/1/text".to_owned());
     let call = Call::SendText { to: "1".parse().unwrap(), content: b"on".to_vec() };
-    let (at, ttl, mark) = (Stamp::now(), Duration::from_mins(5), Mark::Unsent);
-    let command = Command { id: [7; 16], at, ttl, reference: None, reply_to, call, attempts: 0, unknown: 0, mark };
-    let row = Record::Command(command).encode().unwrap();
+    let command = Command::new([7; 16], Stamp::now(), Duration::from_mins(5), reply_to, call);
+    let row = Record::Command(command).encode();
     let seq = world.spool.append(Queue::Outbound, row.into(), None).await.unwrap();
     match attempts.attempt(seq, Tried::default()).await {
         Ok(Step::Later(tried, _)) => {

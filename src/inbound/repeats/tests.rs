@@ -47,7 +47,7 @@ impl World {
     }
 
     async fn store(&self, body: &'static [u8], ticket: Ticket, tell: &watch::Sender<Progress>) -> u64 {
-        let row = Record::push(Bytes::from_static(body)).encode().unwrap();
+        let row = Record::push(Bytes::from_static(body)).encode();
         let seq = self.spool.append(Queue::Inbound, row.into(), None).await.unwrap();
         self.repeats.stored(ticket, seq);
         tell.send_replace(Progress::Stored);
@@ -205,7 +205,7 @@ async fn what_is_too_old_to_matter_is_forgotten_with_its_note() {
     // An hour ago, by an earlier run.
     let at = postcard::to_stdvec(&(1_u64, 0_u64, Stamp::now().wall_ms() - 3_600_000)).unwrap();
     let at: Stamp = postcard::from_bytes(&at).unwrap();
-    let row = Record::Push { id: [0; 16], at, body: Bytes::from_static(b"old") }.encode().unwrap();
+    let row = Record::Push { id: [0; 16], at, body: Bytes::from_static(b"old") }.encode();
     world.spool.append(Queue::Inbound, row.into(), None).await.unwrap();
     world.spool.put_note(&note(7), postcard::to_stdvec(&(digest(b"older"), at)).unwrap());
     world.spool.put_note(&note(8), b"no key".to_vec());
@@ -221,7 +221,7 @@ async fn young_rows_are_found_behind_many_others() {
     let world = World::new();
     world.push(b"first").await;
     for _ in 0..3 * READ_ROWS {
-        let states = Record::States { states: Vec::new() }.encode().unwrap();
+        let states = Record::States { states: Vec::new() }.encode();
         world.spool.append(Queue::Inbound, states.into(), None).await.unwrap();
     }
     world.push(b"last").await;

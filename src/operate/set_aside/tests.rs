@@ -37,14 +37,14 @@ impl Room {
         let id = Ulid::from_bytes(*id).to_string();
         let publication = Publication::raw(format!("ilink/recv/user/{from}/text"), text.to_owned());
         let part = Part::plain(publication);
-        let row = record.again(&[&part]).encode().unwrap();
+        let row = record.again(&[&part]).encode();
         let refusal = Refusal { reason: "not authorized".to_owned(), remedy: "add a line".to_owned() };
         self.keep_row(&Kept::new(Queue::Inbound, &[(part, refusal)], row.into())).await;
         id
     }
 
     async fn keep_row(&self, kept: &Kept) {
-        let row = crate::delivery::codec::encode(kept).unwrap();
+        let row = crate::delivery::codec::encode(kept);
         self.spool.append(Queue::SetAside, row.into(), None).await.unwrap();
     }
 

@@ -110,7 +110,7 @@ fn check_command(command: Command, message: &Incoming, reply_to: &ReplyTo) {
     let _ = (command.deadline(), command.has_expired(), command.elapsed_ms());
     // What the spool stores is what was asked for.
     let row = Record::Command(command);
-    assert_eq!(Record::decode(&row.encode().unwrap()).unwrap(), row);
+    assert_eq!(Record::decode(&row.encode()).unwrap(), row);
     let result = CommandResult::expired(Ulid::from_parts(7, 8), reference, None, "cause", 1, 2);
     check_result(&result, reply_to, &message.payload);
 }

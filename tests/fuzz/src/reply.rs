@@ -73,7 +73,7 @@ fn check_result(reply: Reply) {
     let json = result.to_json();
     let reply_to = ReplyTo { topic: format!("{}/by/c/call/x", base()), response_topic: None, correlation_data: None };
     let row = Record::Result(StoredResult { at: Stamp::now(), reply_to: reply_to.clone(), json });
-    let Ok(Record::Result(stored)) = Record::decode(&row.encode().unwrap()) else { panic!("the row is lost") };
+    let Ok(Record::Result(stored)) = Record::decode(&row.encode()) else { panic!("the row is lost") };
     let read = CommandResult::from_json(&stored.json).expect("a stored result cannot be read");
     assert_eq!(read, result);
     let published = reply_to.publications(&base(), &read);

@@ -41,7 +41,7 @@ fn check_stamp(at: &Stamp) {
 
 fn check_inbound(bytes: &[u8]) {
     let Ok(record) = Inbound::decode(bytes) else { return };
-    assert_eq!(Inbound::decode(&record.encode().unwrap()).unwrap(), record);
+    assert_eq!(Inbound::decode(&record.encode()).unwrap(), record);
     match record {
         Inbound::Push { at, body, .. } | Inbound::PushAgain { at, body, .. } => {
             check_stamp(&at);
@@ -57,7 +57,7 @@ fn check_inbound(bytes: &[u8]) {
 
 fn check_outbound(bytes: &[u8]) {
     let Ok(record) = Outbound::decode(bytes) else { return };
-    assert_eq!(Outbound::decode(&record.encode().unwrap()).unwrap(), record);
+    assert_eq!(Outbound::decode(&record.encode()).unwrap(), record);
     match record {
         Outbound::Command(command) => {
             let _ = (command.deadline(), command.has_expired(), command.elapsed_ms());

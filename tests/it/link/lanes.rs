@@ -96,7 +96,7 @@ impl World {
     }
 
     async fn push(&self, from: &str, text: &str) {
-        let row = Record::push(text_push(from, text).to_string().into()).encode().unwrap();
+        let row = Record::push(text_push(from, text).to_string().into()).encode();
         self.spool.append(Queue::Inbound, row.into(), None).await.unwrap();
     }
 
@@ -322,7 +322,7 @@ async fn a_sender_that_is_held_up_with_very_many_messages_keeps_nobody_else_wait
         if refused { Reaction::Refuse(PubAckReason::QuotaExceeded) } else { Reaction::Take }
     })
     .await;
-    let rows = numbers(COUNT).map(|n| Record::push(text_push("1", &n).to_string().into()).encode().unwrap());
+    let rows = numbers(COUNT).map(|n| Record::push(text_push("1", &n).to_string().into()).encode());
     // Few at once, so that they are stored in the order in which they are made.
     for rows in rows.collect::<Vec<_>>().chunks(64) {
         let stored = rows.iter().map(|row| world.spool.append(Queue::Inbound, row.clone().into(), None));

@@ -46,7 +46,7 @@ async fn are_published_in_the_order_in_which_they_are_ready() {
     for number in 0..COUNT {
         let json = CommandResult::expired(Ulid::nil(), None, None, "", number, 0).to_json();
         let row = Record::Result(StoredResult { at: Stamp::now(), reply_to: reply_to.clone(), json });
-        ready.send(spool.append(Queue::Outbound, row.encode().unwrap().into(), None).await.unwrap()).unwrap();
+        ready.send(spool.append(Queue::Outbound, row.encode().into(), None).await.unwrap()).unwrap();
     }
     let set_aside = SetAside::new(spool.clone(), Arc::default());
     let busy = BusyBoard::new("results", Arc::default());
