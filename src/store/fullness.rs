@@ -7,26 +7,18 @@ use super::types::{Count, Limits, MAX_COMMANDS, Medium, NotStored, PerQueue, Que
 /// A full queue counts as full until this part of it is free.
 const ROOM_AGAIN: u64 = 16;
 
-/// What it means that a queue is full, and what to do. Each store has a setting of its own for the limit.
-fn full_words(queue: Queue, medium: Medium) -> &'static str {
-    match (queue, medium) {
-        (Queue::Inbound, Medium::Disk) => {
-            "the inbound queue is full: pushes are not answered until the broker takes what waits (see `broker`); or raise \
-             spool.max_bytes"
-        }
-        (_, Medium::Disk) => {
-            "the outbound queue is full: commands are refused until iLink takes what waits and the broker its results; or \
-             raise spool.max_bytes (250,000 rows are the most it may hold)"
-        }
-        (Queue::Inbound, Medium::Etcd) => {
-            "the inbound queue is full: pushes are not answered until the broker takes what waits (see `broker`); or raise \
-             cluster.max_bytes"
-        }
-        (_, Medium::Etcd) => {
-            "the outbound queue is full: commands are refused until iLink takes what waits and the broker its results; or \
-             raise cluster.max_bytes (250,000 rows are the most it may hold)"
-        }
+/// What it means that a queue is full, and what to do.
+fn full_words(queue: Queue, medium: Medium) -> String {
+    let key = medium.limit_key();
+    if queue == Queue::Inbound {
+        return format!(
+            "the inbound queue is full: pushes are not answered until the broker takes what waits (see `broker`); or raise {key}"
+        );
     }
+    format!(
+        "the outbound queue is full: commands are refused until iLink takes what waits and the broker its results; or raise \
+         {key} (250,000 rows are the most it may hold)"
+    )
 }
 
 /// Whether a queue that holds this has no room for `more` bytes in another row.
@@ -63,7 +55,7 @@ impl Fullness {
         let mut now = Ok(());
         let mut changes = Vec::new();
         for queue in [Queue::Inbound, Queue::Outbound] {
-            let (mut held, limit) = (*counts.get(queue), limits.of(queue));
+            let (mut held, limit) = (*counts.get(queue), *limits.get(queue));
             let empty = held.depth == 0;
             held.depth += MAX_COMMANDS / ROOM_AGAIN;
             let full = self.full.get_mut(queue);
@@ -74,7 +66,7 @@ impl Fullness {
                 changes.push((queue, told));
             }
             if full.is_some() {
-                now = Err(NotStored { cause: full_words(queue, self.medium).to_owned(), why: WhyNot::Full });
+                now = Err(NotStored { cause: full_words(queue, self.medium), why: WhyNot::Full });
             }
         }
         (now, Changes(self.medium, changes))

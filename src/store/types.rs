@@ -40,11 +40,17 @@ impl Queue {
 
 /// One `T` for each queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PerQueue<T> {
-    pub(super) inbound: T,
-    pub(super) outbound: T,
-    pub(super) set_aside: T,
+pub struct PerQueue<T> {
+    /// That of [`Queue::Inbound`].
+    pub inbound: T,
+    /// That of [`Queue::Outbound`].
+    pub outbound: T,
+    /// That of [`Queue::SetAside`].
+    pub set_aside: T,
 }
+
+/// The most each queue may hold, in bytes: its rows' data and [`ROW_OVERHEAD`] for each.
+pub type Limits = PerQueue<u64>;
 
 impl<T> PerQueue<T> {
     pub(super) fn get(&self, queue: Queue) -> &T {
@@ -93,27 +99,6 @@ impl Count {
 /// How much a row with this data counts against the cap.
 pub(super) fn row_size(data: &[u8]) -> u64 {
     u64::try_from(data.len()).unwrap_or(u64::MAX).saturating_add(ROW_OVERHEAD)
-}
-
-/// The most each queue may hold, in bytes: its rows' data and [`ROW_OVERHEAD`] for each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Cap of [`Queue::Inbound`].
-    pub inbound: u64,
-    /// Cap of [`Queue::Outbound`].
-    pub outbound: u64,
-    /// Cap of [`Queue::SetAside`].
-    pub set_aside: u64,
-}
-
-impl Limits {
-    pub(super) fn of(&self, queue: Queue) -> u64 {
-        match queue {
-            Queue::Inbound => self.inbound,
-            Queue::Outbound => self.outbound,
-            Queue::SetAside => self.set_aside,
-        }
-    }
 }
 
 /// By which a redelivered command is known again after a restart. Stored in the same commit as its row; forgotten on request,

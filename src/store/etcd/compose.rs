@@ -279,7 +279,7 @@ impl Composer<'_> {
     }
 
     fn admit(&mut self, state: &mut State, queue: Queue, size: u64) -> bool {
-        let limit = self.common.limits.of(queue);
+        let limit = *self.common.limits.get(queue);
         let dropped = if queue == Queue::SetAside && size <= limit { state.make_room(size, limit) } else { 0 };
         add(&self.common.shared.set_aside_dropped, dropped);
         let full = beyond(queue, state.claimed().get(queue), size, limit);

@@ -163,7 +163,7 @@ impl<R: Rights> Append for Handle<R> {
     }
 
     fn limit(&self, queue: Queue) -> u64 {
-        self.common.limits.of(queue)
+        *self.common.limits.get(queue)
     }
 
     fn counters(&self) -> Counters {

@@ -238,7 +238,7 @@ impl Db {
         let mut lost = 0;
         for queue in Queue::ALL {
             let count = self.counts.get(queue);
-            if (count.depth, count.bytes) != (0, 0) && rows::is_empty(&self.conn, queue)? {
+            if (count.depth, count.bytes) != (0, 0) && rows::oldest(&self.conn, queue)?.is_none() {
                 let empty = Count { next: count.next, depth: 0, bytes: 0 };
                 empty.save(&self.conn, queue)?;
                 lost += count.depth;

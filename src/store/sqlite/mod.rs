@@ -222,7 +222,7 @@ impl Append for Spool {
     }
 
     fn limit(&self, queue: Queue) -> u64 {
-        self.limits.of(queue)
+        *self.limits.get(queue)
     }
 
     fn counters(&self) -> Counters {

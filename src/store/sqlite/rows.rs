@@ -9,60 +9,15 @@ use rusqlite::{Connection, OptionalExtension, Result};
 use crate::store::pending::{Change, Pending};
 use crate::store::types::{Queue, ROW_OVERHEAD, Row};
 
-/// One queue's statements, as constants so that each is prepared once.
-struct Sql {
-    insert: &'static str,
-    length: &'static str,
-    update: &'static str,
-    delete: &'static str,
-    sizes: &'static str,
-    delete_all: &'static str,
-    oldest: &'static str,
-    after: &'static str,
-    one: &'static str,
-    keep_damaged: &'static str,
-    recount: &'static str,
-    any: &'static str,
-}
-
-macro_rules! statements {
-    ($table:literal) => {
-        Sql {
-            insert: concat!("INSERT INTO ", $table, " (seq, crc, data) VALUES (?1, ?2, ?3)"),
-            length: concat!("SELECT length(data) FROM ", $table, " WHERE seq = ?1"),
-            update: concat!("UPDATE ", $table, " SET crc = ?2, data = ?3 WHERE seq = ?1"),
-            delete: concat!("DELETE FROM ", $table, " WHERE seq = ?1 RETURNING length(data)"),
-            sizes: concat!(
-                "SELECT count(*), coalesce(sum(length(data)), 0) FROM ",
-                $table,
-                " WHERE seq BETWEEN ?1 AND ?2"
-            ),
-            delete_all: concat!("DELETE FROM ", $table, " WHERE seq BETWEEN ?1 AND ?2"),
-            oldest: concat!("SELECT seq FROM ", $table, " ORDER BY seq LIMIT 1"),
-            after: concat!("SELECT seq, crc, data FROM ", $table, " WHERE seq > ?1 ORDER BY seq"),
-            one: concat!("SELECT seq, crc, data FROM ", $table, " WHERE seq = ?1"),
-            keep_damaged: concat!(
-                "INSERT INTO damaged (queue, seq, crc, data) SELECT '",
-                $table,
-                "', seq, crc, data FROM ",
-                $table,
-                " WHERE seq = ?1"
-            ),
-            recount: concat!("SELECT coalesce(max(seq), 0), count(*), coalesce(sum(length(data)), 0) FROM ", $table),
-            any: concat!("SELECT EXISTS (SELECT 1 FROM ", $table, ")"),
+/// A statement on a queue's table, whose name stands between the pieces: a constant, so that nothing is put together at its use.
+macro_rules! sql {
+    ($queue:expr, $first:literal $(, $then:literal)+) => {
+        match $queue {
+            Queue::Inbound => concat!($first $(, "inbound", $then)+),
+            Queue::Outbound => concat!($first $(, "outbound", $then)+),
+            Queue::SetAside => concat!($first $(, "set_aside", $then)+),
         }
     };
-}
-
-const fn sql(queue: Queue) -> &'static Sql {
-    const INBOUND: Sql = statements!("inbound");
-    const OUTBOUND: Sql = statements!("outbound");
-    const SET_ASIDE: Sql = statements!("set_aside");
-    match queue {
-        Queue::Inbound => &INBOUND,
-        Queue::Outbound => &OUTBOUND,
-        Queue::SetAside => &SET_ASIDE,
-    }
 }
 
 /// A row as the disk gave it.
@@ -108,24 +63,37 @@ fn crc(queue: Queue, seq: u64, data: &[u8]) -> i64 {
 }
 
 pub(super) fn insert(conn: &Connection, queue: Queue, seq: u64, data: &[u8]) -> Result<()> {
-    conn.prepare_cached(sql(queue).insert)?.execute((signed(seq), crc(queue, seq, data), data))?;
+    conn.prepare_cached(sql!(queue, "INSERT INTO ", " (seq, crc, data) VALUES (?1, ?2, ?3)"))?.execute((
+        signed(seq),
+        crc(queue, seq, data),
+        data,
+    ))?;
     Ok(())
 }
 
 /// The size of a row, if it is there.
 pub(super) fn size_of(conn: &Connection, queue: Queue, seq: u64) -> Result<Option<u64>> {
-    let length = conn.prepare_cached(sql(queue).length)?.query_row([signed(seq)], length).optional()?;
+    let length = conn
+        .prepare_cached(sql!(queue, "SELECT length(data) FROM ", " WHERE seq = ?1"))?
+        .query_row([signed(seq)], length)
+        .optional()?;
     Ok(length)
 }
 
 pub(super) fn update(conn: &Connection, queue: Queue, seq: u64, data: &[u8]) -> Result<()> {
-    conn.prepare_cached(sql(queue).update)?.execute((signed(seq), crc(queue, seq, data), data))?;
+    conn.prepare_cached(sql!(queue, "UPDATE ", " SET crc = ?2, data = ?3 WHERE seq = ?1"))?.execute((
+        signed(seq),
+        crc(queue, seq, data),
+        data,
+    ))?;
     Ok(())
 }
 
 /// Removes a row and gives the size it had, if it was there.
 pub(super) fn delete(conn: &Connection, queue: Queue, seq: u64) -> Result<Option<u64>> {
-    conn.prepare_cached(sql(queue).delete)?.query_row([signed(seq)], length).optional()
+    conn.prepare_cached(sql!(queue, "DELETE FROM ", " WHERE seq = ?1 RETURNING length(data)"))?
+        .query_row([signed(seq)], length)
+        .optional()
 }
 
 /// Removes the rows from number `first` to `last`. Gives how many there were, and their size.
@@ -135,10 +103,10 @@ pub(super) fn delete_all(conn: &Connection, queue: Queue, first: u64, last: u64)
         return Ok((u64::from(size.is_some()), size.unwrap_or_default()));
     }
     let range = [signed(first), signed(last)];
-    let (rows, bytes) = conn
-        .prepare_cached(sql(queue).sizes)?
-        .query_row(range, |row| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?))))?;
-    conn.prepare_cached(sql(queue).delete_all)?.execute(range)?;
+    let sizes = sql!(queue, "SELECT count(*), coalesce(sum(length(data)), 0) FROM ", " WHERE seq BETWEEN ?1 AND ?2");
+    let size = |row: &rusqlite::Row<'_>| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?)));
+    let (rows, bytes) = conn.prepare_cached(sizes)?.query_row(range, size)?;
+    conn.prepare_cached(sql!(queue, "DELETE FROM ", " WHERE seq BETWEEN ?1 AND ?2"))?.execute(range)?;
     Ok((rows, bytes + rows * ROW_OVERHEAD))
 }
 
@@ -148,12 +116,20 @@ fn length(row: &rusqlite::Row<'_>) -> Result<u64> {
 }
 
 pub(super) fn oldest(conn: &Connection, queue: Queue) -> Result<Option<u64>> {
-    conn.prepare_cached(sql(queue).oldest)?.query_row([], |row| Ok(unsigned(row.get(0)?))).optional()
+    conn.prepare_cached(sql!(queue, "SELECT seq FROM ", " ORDER BY seq LIMIT 1"))?
+        .query_row([], |row| Ok(unsigned(row.get(0)?)))
+        .optional()
 }
 
 /// Moves a damaged row out of its queue, and gives the size it had.
 pub(super) fn quarantine(conn: &Connection, queue: Queue, seq: u64) -> Result<Option<u64>> {
-    conn.prepare_cached(sql(queue).keep_damaged)?.execute([signed(seq)])?;
+    let keep = sql!(
+        queue,
+        "INSERT INTO damaged (queue, seq, crc, data) SELECT '",
+        "', seq, crc, data FROM ",
+        " WHERE seq = ?1"
+    );
+    conn.prepare_cached(keep)?.execute([signed(seq)])?;
     conn.prepare_cached("DELETE FROM damaged WHERE id <= (SELECT max(id) FROM damaged) - ?1")?
         .execute([DAMAGED_KEPT])?;
     delete(conn, queue, seq)
@@ -161,14 +137,11 @@ pub(super) fn quarantine(conn: &Connection, queue: Queue, seq: u64) -> Result<Op
 
 /// Highest number, rows and bytes, counted the slow way.
 pub(super) fn recount(conn: &Connection, queue: Queue) -> Result<(u64, u64, u64)> {
-    conn.prepare_cached(sql(queue).recount)?.query_row([], |row| {
+    let recount = sql!(queue, "SELECT coalesce(max(seq), 0), count(*), coalesce(sum(length(data)), 0) FROM ", "");
+    conn.prepare_cached(recount)?.query_row([], |row| {
         let depth = unsigned(row.get(1)?);
         Ok((unsigned(row.get(0)?), depth, unsigned(row.get(2)?) + depth * ROW_OVERHEAD))
     })
-}
-
-pub(super) fn is_empty(conn: &Connection, queue: Queue) -> Result<bool> {
-    Ok(!conn.prepare_cached(sql(queue).any)?.query_row([], |row| row.get::<_, bool>(0))?)
 }
 
 /// Reads on after row `after`, with what is pending already applied.
@@ -181,7 +154,8 @@ pub(super) fn read_after(
 ) -> Result<Found> {
     let mut found = Found::default();
     let mut bytes = 0_usize;
-    let mut statement = conn.prepare_cached(sql(queue).after)?;
+    let mut statement =
+        conn.prepare_cached(sql!(queue, "SELECT seq, crc, data FROM ", " WHERE seq > ?1 ORDER BY seq"))?;
     let mut rows = statement.query([signed(after)])?;
     while found.rows.len() < max_rows.max(1) && bytes < max_bytes.max(1) {
         let Some(row) = rows.next()? else { break };
@@ -201,7 +175,7 @@ pub(super) fn read_after(
 }
 
 pub(super) fn read(conn: &Connection, pending: &Pending, queue: Queue, seq: u64) -> Result<Found> {
-    let mut statement = conn.prepare_cached(sql(queue).one)?;
+    let mut statement = conn.prepare_cached(sql!(queue, "SELECT seq, crc, data FROM ", " WHERE seq = ?1"))?;
     let mut rows = statement.query([signed(seq)])?;
     let mut found = Found::default();
     if let Some(row) = rows.next()? {
@@ -243,7 +217,8 @@ pub(super) fn walk(
 ) -> std::result::Result<(), (u64, rusqlite::Error)> {
     let mut last = after;
     let mut walk = || {
-        let mut statement = conn.prepare_cached(sql(queue).after)?;
+        let mut statement =
+            conn.prepare_cached(sql!(queue, "SELECT seq, crc, data FROM ", " WHERE seq > ?1 ORDER BY seq"))?;
         let mut rows = statement.query([signed(after)])?;
         while let Some(row) = rows.next()? {
             let row = check(queue, row)?;

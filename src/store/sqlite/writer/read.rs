@@ -126,21 +126,15 @@ impl Writer {
         let Some(bad) = found.as_ref().ok().map(|found| &found.bad).filter(|bad| !bad.is_empty()) else {
             return Ok(found);
         };
-        match self.db.quarantine(queue, bad).map_err(|fault| self.judged(fault)) {
-            Ok(moved) => {
-                error!(queue = queue.as_str(), rows = moved, "damaged rows were found in the spool and left out");
-                add(&self.shared.damaged_rows, moved);
-                self.grown = Some(Instant::now());
-                self.shared.show(&self.db.counts);
-            }
-            // They are left out all the same, and met again by the next reader.
-            Err(Fault::Unwritable(cause) | Fault::Unread(cause)) => {
-                let cause = self.placed(&cause);
-                self.refuse(cause);
-            }
-            Err(Fault::Damaged(cause)) => self.rebuild(&cause)?,
-            Err(Fault::Fatal(cause)) => return Err(self.fail(cause)),
+        let moved = self.db.quarantine(queue, bad);
+        if let Ok(moved) = moved {
+            error!(queue = queue.as_str(), rows = moved, "damaged rows were found in the spool and left out");
+            add(&self.shared.damaged_rows, moved);
+            self.grown = Some(Instant::now());
+            self.shared.show(&self.db.counts);
         }
+        // If the disk refuses, they are left out all the same, and met again by the next reader.
+        self.settle(moved.map(drop))?;
         Ok(found)
     }
 }

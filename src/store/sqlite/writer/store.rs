@@ -1,5 +1,6 @@
 //! Stores: what is admitted goes into one commit, and its callers are answered only after that.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -17,13 +18,6 @@ const RETRY_EVERY: Duration = Duration::from_secs(5);
 
 /// A log beyond this is not ours alone: another program keeps a reading transaction open.
 const LOG_TOO_LARGE: u64 = 64 * 1024 * 1024;
-
-/// What helps to store a little on a full disk.
-#[derive(Clone, Copy)]
-enum Makeshift {
-    ReuseLog,
-    DropBallast,
-}
 
 /// Whether what is appended there comes from outside. What is set aside was in the spool before, and leaves it in exchange: like
 /// completions it uses the room that is kept free.
@@ -79,7 +73,7 @@ impl Writer {
 
     /// Whether a row of this size has no place in a queue to which so much is about to be added.
     fn exceeds(&self, queue: Queue, size: u64, adding: u64) -> bool {
-        let limit = self.limits.of(queue);
+        let limit = *self.limits.get(queue);
         match queue {
             // The oldest make room, unless it is larger than the whole store.
             Queue::SetAside => size > limit,
@@ -89,7 +83,7 @@ impl Writer {
 
     /// Stores and answers `ops`, and stores what is pending with them.
     pub(super) fn store(&mut self, mut ops: Vec<Op>) -> Result<(), Stop> {
-        let mut makeshifts = [Makeshift::ReuseLog, Makeshift::DropBallast].into_iter();
+        let mut log_tried = false;
         while !(ops.is_empty() && self.pending.is_empty()) {
             let sync = if ops.is_empty() { Sync::Later } else { Sync::Now };
             match self.db.commit(&ops, &self.pending, &self.limits, sync).map_err(|fault| self.judged(fault)) {
@@ -120,7 +114,7 @@ impl Writer {
                     self.shared.wake(&new);
                     break;
                 }
-                Err(full) if full.is_full() && self.make_do(&mut makeshifts)? => {}
+                Err(full) if full.is_full() && self.make_do(&mut log_tried)? => {}
                 Err(Fault::Unwritable(cause) | Fault::Unread(cause)) => {
                     let cause = self.placed(&cause);
                     // Results may still fit where new rows do not: once more without those.
@@ -144,19 +138,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes a little room on a full disk; false if that was not possible.
-    fn make_do(&mut self, makeshifts: &mut impl Iterator<Item = Makeshift>) -> Result<bool, Stop> {
-        for makeshift in makeshifts {
-            let made = match makeshift {
-                // An empty one has nothing to give.
-                Makeshift::ReuseLog => self.files.log_size() > 0 && self.reuse_log()?,
-                Makeshift::DropBallast => self.files.drop_ballast(),
-            };
-            if made {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    /// Makes a little room on a full disk, first by the log, unless that was tried; false if there is none to be made.
+    fn make_do(&mut self, log_tried: &mut bool) -> Result<bool, Stop> {
+        // An empty one has nothing to give.
+        let by_log = !mem::replace(log_tried, true) && self.files.log_size() > 0 && self.reuse_log()?;
+        Ok(by_log || self.files.drop_ballast())
     }
 
     fn reuse_log(&mut self) -> Result<bool, Stop> {

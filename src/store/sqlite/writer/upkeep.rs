@@ -78,7 +78,7 @@ impl Writer {
     }
 
     /// What to do about an error in something nobody waits for.
-    fn settle(&mut self, outcome: Result<(), Fault>) -> Result<(), Stop> {
+    pub(super) fn settle(&mut self, outcome: Result<(), Fault>) -> Result<(), Stop> {
         match outcome.map_err(|fault| self.judged(fault)) {
             Ok(()) => Ok(()),
             Err(Fault::Unwritable(cause) | Fault::Unread(cause)) => {
