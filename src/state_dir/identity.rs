@@ -54,17 +54,15 @@ impl Overrides {
 
 /// What iLink confirmed to have registered, and for whom.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Registered {
+pub(super) struct Registered {
     /// Base URL of the API that confirmed it.
-    pub api: String,
-    /// The application.
-    pub appkey: String,
-    /// The user.
-    pub uid: String,
+    api: String,
+    appkey: String,
+    uid: String,
     /// The callback URL with its secret.
-    pub url: String,
+    url: String,
     /// The handshake token.
-    pub token: String,
+    token: String,
 }
 
 /// The file's content.
@@ -179,36 +177,6 @@ impl Identity {
             record.previous_path_secret.get_or_insert(unconfirmed);
         })?;
         Ok(secret.into())
-    }
-
-    /// Whether iLink confirmed exactly this.
-    #[must_use]
-    pub fn is_registered(&self, registered: &Registered) -> bool {
-        self.record().registered.as_ref() == Some(registered)
-    }
-
-    /// Notes that iLink confirmed this; durable when it returns.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be written.
-    fn set_registered(&self, registered: Registered) -> Result<(), IdentityError> {
-        self.change(|record| {
-            // A registration of the old URL, still on its way when the secret was changed, does not retire the old secret.
-            if registered.url.contains(&record.path_secret) {
-                record.previous_path_secret = None;
-            }
-            record.registered = Some(registered);
-        })
-    }
-
-    /// Forgets what iLink confirmed; durable when it returns.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be written.
-    fn forget_registered(&self) -> Result<(), IdentityError> {
-        self.change(|record| record.registered = None)
     }
 
     /// Whether the operator unregistered and has not registered since.
@@ -326,20 +294,6 @@ impl fmt::Debug for Registered {
     }
 }
 
-impl Registered {
-    /// For an account's record.
-    #[must_use]
-    pub fn new(api: &str, appkey: &str, uid: &str, url: &SecretString, token: &SecretString) -> Self {
-        Self {
-            api: api.to_owned(),
-            appkey: appkey.to_owned(),
-            uid: uid.to_owned(),
-            url: url.expose_secret().to_owned(),
-            token: token.expose_secret().to_owned(),
-        }
-    }
-}
-
 /// What is remembered about the registration of one account.
 #[derive(Debug, Clone)]
 pub struct IdentityRegistry {
@@ -356,22 +310,32 @@ impl IdentityRegistry {
         Self { identity, api: api.to_owned(), appkey: appkey.to_owned(), uid: uid.to_owned() }
     }
 
-    fn registered(&self, url: &SecretString, token: &SecretString) -> Registered {
-        Registered::new(&self.api, &self.appkey, &self.uid, url, token)
+    pub(super) fn registered(&self, url: &SecretString, token: &SecretString) -> Registered {
+        let (api, appkey, uid) = (self.api.clone(), self.appkey.clone(), self.uid.clone());
+        let (url, token) = (url.expose_secret().to_owned(), token.expose_secret().to_owned());
+        Registered { api, appkey, uid, url, token }
     }
 }
 
 impl Registry for IdentityRegistry {
     fn confirmed(&self, url: &SecretString, token: &SecretString) -> bool {
-        self.identity.is_registered(&self.registered(url, token))
+        self.identity.record().registered == Some(self.registered(url, token))
     }
 
     fn record(&self, url: &SecretString, token: &SecretString) -> io::Result<()> {
-        self.identity.set_registered(self.registered(url, token)).map_err(into_io)
+        let registered = self.registered(url, token);
+        let recorded = self.identity.change(|record| {
+            // A registration of the old URL, still on its way when the secret was changed, does not retire the old secret.
+            if registered.url.contains(&record.path_secret) {
+                record.previous_path_secret = None;
+            }
+            record.registered = Some(registered);
+        });
+        recorded.map_err(into_io)
     }
 
     fn forget(&self) -> io::Result<()> {
-        self.identity.forget_registered().map_err(into_io)
+        self.identity.change(|record| record.registered = None).map_err(into_io)
     }
 
     fn unregistered_by_operator(&self) -> bool {

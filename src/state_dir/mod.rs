@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::os::files::{self, Directory};
-pub use identity::{FILE as IDENTITY, Identity, IdentityError, IdentityRegistry, Overrides, Registered};
+pub use identity::{FILE as IDENTITY, Identity, IdentityError, IdentityRegistry, Overrides};
 
 /// Nobody but us.
 const DIRECTORY_MODE: u32 = 0o700;

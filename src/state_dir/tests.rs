@@ -154,9 +154,10 @@ fn what_cannot_be_written_is_not_believed_either() {
 #[test]
 fn debug_shows_no_secret() {
     let (_directory, state) = state();
-    let identity = open(&state);
+    let identity = Arc::new(open(&state));
     let url = SecretString::from(format!("https://bridge/{}", identity.path_secret().expose_secret()));
-    let registered = Registered::new("a", "k", "u", &url, &identity.handshake_token());
+    let registry = IdentityRegistry::new(Arc::clone(&identity), "a", "k", "u");
+    let registered = registry.registered(&url, &identity.handshake_token());
     let shown = format!("{identity:?} {registered:?}");
     assert!(values(&identity).iter().all(|secret| !shown.contains(secret)), "{shown}");
 }

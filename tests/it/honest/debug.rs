@@ -10,7 +10,7 @@ use ilink2mqtt::operate::control::Answer;
 use ilink2mqtt::os::tls::ClientFiles;
 use ilink2mqtt::protocol::{Account, Reply, SetConfig, TokenGrant, get_access_token};
 use ilink2mqtt::sim;
-use ilink2mqtt::state_dir::{Identity, IdentityRegistry, Overrides, Registered, StateDir};
+use ilink2mqtt::state_dir::{Identity, IdentityRegistry, Overrides, StateDir};
 use secrecy::SecretString;
 
 use super::canary::{self, ACCESS, ADMIN, HANDSHAKE, PASSWORD, PATH, PROXY_PASSWORD, QUERY, SECRETKEY};
@@ -70,7 +70,6 @@ fn nothing_that_holds_a_secret_shows_it() {
         format!("{reply:?} {:?}", TokenGrant::from_reply(&reply)),
         format!("{client:?} {:?} {session:?} {link:?}", Client::new(&client).unwrap()),
         format!("{:?} {identity:?} {registry:?}", overrides()),
-        format!("{:?}", Registered::new("http://a", "a", "1", &url, &token)),
         format!("{:?} {cli:?}", sim::Options::new("a".to_owned(), SECRETKEY)),
         format!("{:?}", Answer { exit: 0, text: url_text.clone() }),
     ] {
