@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -137,25 +135,12 @@ impl Kept {
         Self { at_ms: clock::wall_now_ms(), refused: refused.iter().map(publish).collect(), queue, row }
     }
 
-    /// What a row of the set-aside store says. The first versions kept a publish, in JSON, and not its message: of those the
-    /// row to go back is empty.
+    /// What a row of the set-aside store says.
     ///
     /// # Errors
     /// If another version of the bridge wrote it.
     pub fn decode(row: &[u8]) -> Result<Self, postcard::Error> {
-        #[derive(Deserialize)]
-        struct Earlier {
-            at_ms: u64,
-            topic: String,
-            reason: String,
-            payload_base64: String,
-        }
-        codec::decode(row).or_else(|error| {
-            let earlier: Earlier = serde_json::from_slice(row).map_err(|_| error)?;
-            let bytes = STANDARD.decode(earlier.payload_base64).map_or(0, |payload| payload.len() as u64);
-            let refused = vec![RefusedPublish { topic: earlier.topic, bytes, why: earlier.reason }];
-            Ok(Self { at_ms: earlier.at_ms, refused, queue: Queue::Inbound, row: Bytes::new() })
-        })
+        codec::decode(row)
     }
 
     /// How long ago it was set aside.

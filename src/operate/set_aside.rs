@@ -31,7 +31,7 @@ const READ_BYTES: usize = 512 * 1024;
 pub struct Entry {
     /// The bridge's id of it, as in envelopes and results; `ROW-…` if it has none.
     pub id: String,
-    /// A push's kind, `states`, `result`, `publish` if an earlier version kept nothing else, or `unreadable`.
+    /// A push's kind, `states`, `result`, `publish` if the disk has damaged the message meanwhile, or `unreadable`.
     pub kind: String,
     /// When it was set aside: RFC 3339, UTC.
     pub at: String,
@@ -79,8 +79,8 @@ pub enum NotDone {
     Full(usize),
     /// These cannot be put back.
     #[error(
-        "{done} put back; {left} cannot be put back and stay set aside: an earlier version kept only the refused publish of them, \
-         a later version wrote them, or the disk has damaged them; `ilink2mqtt set-aside list` shows what is known of each; \
+        "{done} put back; {left} cannot be put back and stay set aside: another version wrote them, or the disk has damaged \
+         them; `ilink2mqtt set-aside list` shows what is known of each; \
          `ilink2mqtt set-aside drop` drops them"
     )]
     Unreadable {

@@ -40,31 +40,11 @@ struct Lasting {
     hold: Duration,
     /// The last message, unless it is large.
     call: Option<Call>,
-    /// What it was made of, unless that is large: a reload or another configuration may change what the route makes of it. In
-    /// the note it follows the rest.
-    #[serde(skip)]
+    /// What it was made of, unless that is large: a reload or another configuration may change what the route makes of it.
     reading: Option<Reading>,
     /// Its place in [`State::due`].
     #[serde(skip)]
     due: Option<Duration>,
-}
-
-impl Known {
-    fn of_note(note: &[u8]) -> Option<Self> {
-        let (mut known, rest) = postcard::take_from_bytes::<Self>(note).ok()?;
-        if let Some(lasting) = &mut known.lasting {
-            lasting.reading = postcard::from_bytes(rest).ok();
-        }
-        Some(known)
-    }
-
-    fn to_note(&self) -> postcard::Result<Vec<u8>> {
-        let mut note = postcard::to_stdvec(self)?;
-        if let Some(reading) = self.lasting.as_ref().and_then(|lasting| lasting.reading.as_ref()) {
-            note.extend(postcard::to_stdvec(reading)?);
-        }
-        Ok(note)
-    }
 }
 
 /// A device's publish.
@@ -148,7 +128,9 @@ impl Crossings {
         let earliest = clock::boot_now() + GRACE;
         let mut state = State::default();
         for (key, value) in spool.notes(PREFIX).await? {
-            let (Some(key), Some(known)) = (key.strip_prefix(PREFIX), Known::of_note(&value)) else { continue };
+            let (Some(key), Ok(known)) = (key.strip_prefix(PREFIX), postcard::from_bytes::<Known>(&value)) else {
+                continue;
+            };
             state.known.insert(key.to_owned(), known);
             state.schedule(key, earliest);
         }
@@ -305,7 +287,7 @@ impl Crossings {
     }
 
     fn note(&self, key: &str, known: &Known) {
-        if let Ok(value) = known.to_note() {
+        if let Ok(value) = postcard::to_stdvec(known) {
             self.spool.put_note(&format!("{PREFIX}{key}"), value);
         }
     }

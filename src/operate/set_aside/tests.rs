@@ -149,22 +149,6 @@ async fn what_cannot_be_read_stays_until_it_is_dropped() {
 }
 
 #[tokio::test]
-async fn what_an_earlier_version_kept_is_told_as_far_as_it_is_there() {
-    let room = Room::new(LIMITS, Activity::default());
-    let row = br#"{"at_ms":7000,"payload_base64":"b24=","reason":"not authorized","topic":"ilink/recv/user/413/text"}"#;
-    room.spool.append(Queue::SetAside, Bytes::from_static(row), None).await.unwrap();
-    let list = room.desk.list().await.unwrap();
-    let [entry] = &list[..] else { panic!("{list:?}") };
-    assert_eq!((&*entry.id, &*entry.kind, &*entry.at), ("ROW-1", "publish", "1970-01-01T00:00:07.000Z"));
-    let [Publish { topic, bytes: 2, why }] = &entry.refused[..] else { panic!("{entry:?}") };
-    assert_eq!((&**topic, &**why), ("ilink/recv/user/413/text", "not authorized"));
-    let why = room.desk.retry(&Which::All).await.unwrap_err();
-    assert_eq!(why, NotDone::Unreadable { done: 0, left: 1 });
-    assert!(why.to_string().contains("an earlier version kept only the refused publish"), "{why}");
-    assert_eq!(room.desk.drop(&ids(&[&entry.id])).await, Ok(1));
-}
-
-#[tokio::test]
 async fn a_crash_on_the_way_back_makes_a_copy_at_most() {
     let room = Room::new(LIMITS, Activity::default());
     let mut all = Vec::new();

@@ -191,21 +191,3 @@ async fn after_a_restart_a_message_is_made_again_or_is_what_it_was() {
     assert_eq!(told, [("tele/a", &said, Some(&read)), ("tele/large", &said, None)]);
     assert_eq!(crossings.judge(("hot", &large), &HOT, hold, 31.0, &said), Verdict::Same, "it is told");
 }
-
-#[tokio::test]
-async fn what_an_earlier_version_noted_is_told() {
-    let dir = tempfile::tempdir().unwrap();
-    let (spool, crossings) = open(&dir).await;
-    crossings.stored(&crossed(judge(&crossings, None, 31.0)));
-    let since = Stamp::now();
-    let lasting =
-        Lasting { side: Side::Above, since, hold: Duration::ZERO, call: Some(call("31")), reading: None, due: None };
-    let known = Known { told: Side::Within, lasting: Some(lasting), at: since };
-    spool.put_note("crossing/hot/tele/b", postcard::to_stdvec(&known).unwrap());
-    spool.close().await;
-    let (_spool, crossings) = open(&dir).await;
-    assert_eq!(judge(&crossings, None, 32.0), Verdict::Same);
-    crossings.reconfigure(&hot());
-    let due = crossings.take_due(Duration::MAX);
-    assert_eq!((due.len(), due[0].topic.as_str(), &due[0].call), (1, "tele/b", &call("31")));
-}
