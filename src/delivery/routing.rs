@@ -191,26 +191,24 @@ const OPEN_FOR: Duration = Duration::from_mins(1);
 
 /// One route's breaker. The caller passes the time, of any clock.
 #[derive(Debug, Clone, Default)]
-pub struct Breaker {
+struct Breaker {
     /// When all that fired so far would be used up at the allowed rate.
     used_until: Duration,
     open_until: Option<Duration>,
 }
 
-/// Whether the route may fire once more.
+/// Whether the route may fire once more: only at `Pass`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It may fire.
+enum Verdict {
     Pass,
-    /// It may not: the breaker has just opened, for a while.
+    /// The breaker has just opened, for a while.
     Opened,
-    /// It may not: the breaker is open.
     Open,
 }
 
 impl Breaker {
     /// Whether a route with this rate may fire at `now`.
-    pub fn fire(&mut self, rate: Rate, now: Duration) -> Verdict {
+    fn fire(&mut self, rate: Rate, now: Duration) -> Verdict {
         if rate.count == 0 {
             return Verdict::Pass;
         }

@@ -176,7 +176,7 @@ impl Relay {
             bytes: message.content().map(|content| content.bytes.len()),
             verdict,
             outcome: outcome.into(),
-            took_ms: u64::try_from(accepted.at.age().as_millis()).unwrap_or(u64::MAX),
+            took_ms: clock::millis(accepted.at.age()),
             content: message.content().and_then(|content| self.counters.activity.content(&content.bytes)),
         }
     }

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::os::clock::millis;
+
 /// iLink waits for 5 s, and then tries elsewhere: what is not stored a little before that must not be stored for this try any
 /// more.
 const IN_TIME: Duration = Duration::from_millis(4500);
@@ -28,5 +30,5 @@ impl Term {
 }
 
 fn end(since: Duration) -> u64 {
-    u64::try_from((since + IN_TIME).as_millis()).unwrap_or(u64::MAX)
+    millis(since + IN_TIME)
 }

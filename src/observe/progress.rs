@@ -61,7 +61,7 @@ pub fn stuck(loops: &[(&'static str, Progress)]) -> Vec<&'static str> {
 }
 
 fn now_ms() -> u64 {
-    u64::try_from(clock::awake_now().as_millis()).unwrap_or(u64::MAX).max(1)
+    clock::millis(clock::awake_now()).max(1)
 }
 
 #[cfg(test)]

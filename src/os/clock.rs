@@ -86,8 +86,7 @@ pub fn wall_now_ms() -> u64 {
     if let Some(now) = simulated::wall_now_ms() {
         return now;
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// `ms` since the Unix epoch as RFC 3339 in UTC with milliseconds; beyond the year 9999, which it cannot say, its last moment.
@@ -140,16 +139,6 @@ impl Stamp {
         Duration::from_millis(run.wall_ms.saturating_sub(self.wall_ms)) + boot.saturating_sub(run.boot)
     }
 
-    /// The moment, as bytes that no other moment has: of which run, and when in it.
-    #[must_use]
-    pub fn moment(&self) -> [u8; 16] {
-        let mut moment = [0; 16];
-        let (run, boot) = moment.split_at_mut(8);
-        run.copy_from_slice(&self.run.to_le_bytes());
-        boot.copy_from_slice(&self.boot_ms.to_le_bytes());
-        moment
-    }
-
     /// Milliseconds since the Unix epoch by the wall clock of that moment.
     #[must_use]
     pub fn wall_ms(&self) -> u64 {
@@ -157,8 +146,10 @@ impl Stamp {
     }
 }
 
-fn millis(d: Duration) -> u64 {
-    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+/// In whole milliseconds.
+#[must_use]
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

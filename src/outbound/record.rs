@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::delivery::codec;
 use crate::local::{Base, CommandResult, Publication, Reference, Status};
-use crate::os::clock::Stamp;
+use crate::os::clock::{self, Stamp};
 use crate::protocol::Call;
 
 /// What a row holds.
@@ -126,7 +126,7 @@ impl Command {
     /// Milliseconds since it was accepted.
     #[must_use]
     pub fn elapsed_ms(&self) -> u64 {
-        u64::try_from(self.at.age().as_millis()).unwrap_or(u64::MAX)
+        clock::millis(self.at.age())
     }
 }
 

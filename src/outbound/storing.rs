@@ -79,8 +79,8 @@ impl Overdue {
     /// The result, which is counted.
     pub(super) fn result(self, cause: &str, counters: &Counters) -> CommandResult {
         let age = self.at.age();
-        let elapsed = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let result = CommandResult::expired(Ulid::from_bytes(self.id), self.reference, None, cause, 0, elapsed);
+        let (id, elapsed) = (Ulid::from_bytes(self.id), clock::millis(age));
+        let result = CommandResult::expired(id, self.reference, None, cause, 0, elapsed);
         counters.commands_expired.add();
         counters.series.command(self.call, &result, age);
         counters.activity.note(passed(self.call, None, None, &result, &counters.activity));

@@ -8,12 +8,13 @@ use url::Url;
 
 use super::Options;
 use super::fields::{Fields, check_credentials};
-use super::records::{Done, Handshake, Message, Now, Outgoing, Path, Sent, Verdict, millis};
+use super::records::{Done, Handshake, Message, Now, Outgoing, Path, Sent, Verdict};
 use super::refusal::{
     INVALID_OPERATION, INVALID_PARAMETER, NO_IM_SERVER, NOT_REGISTERED, URL_MALFORMED, VERIFICATION_FAILED,
 };
 use super::simulator::{self, Simulator};
 use super::world::World;
+use crate::os::clock;
 use crate::protocol::{GroupId, Qos, Receiver, ResultCode, Subject, Uid, content, signature};
 
 type Executed = Result<Done, ResultCode>;
@@ -201,7 +202,7 @@ fn extra<const N: usize>(fields: [(&str, Value); N]) -> Done {
 
 /// As §5.6 shows it.
 fn create_time(now: Now) -> String {
-    crate::os::clock::rfc3339(now.ms).chars().take(19).map(|c| if c == 'T' { ' ' } else { c }).collect()
+    clock::rfc3339(now.ms).chars().take(19).map(|c| if c == 'T' { ' ' } else { c }).collect()
 }
 
 /// In the shape of the manual's sample, `4cdad356-85b4-008627`.
@@ -312,12 +313,12 @@ async fn shake_hands(
         Err(error) => (Verdict::Unanswered, None, Some(error)),
     };
     Handshake {
-        at: crate::os::clock::rfc3339(now.ms),
+        at: clock::rfc3339(now.ms),
         uid: uid.clone(),
         url: callback.to_string(),
         result,
         status: status.map(|status| status.as_u16()),
         error,
-        took_ms: millis(started.elapsed()),
+        took_ms: clock::millis(started.elapsed()),
     }
 }

@@ -2,7 +2,6 @@
 //! in entries and bytes.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use serde::Serialize;
 use serde::ser::{SerializeSeq as _, Serializer};
@@ -162,10 +161,6 @@ impl Try {
             Some(_) => Outcome::ErrorStatus,
         }
     }
-}
-
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A push that arose, for one receiver.

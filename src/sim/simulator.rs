@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Options;
 use super::fault::{Faults, Odd};
-use super::records::{Journal, Outcome, Outgoing, PushRecord, Sent, Try, millis};
+use super::records::{Journal, Outcome, Outgoing, PushRecord, Sent, Try};
 use super::world::World;
 use crate::cloud::http;
 use crate::os::{clock, tls};
@@ -224,7 +224,7 @@ async fn attempt(exchange: impl Future<Output = Result<http::Answer, http::Error
     let at = clock::rfc3339(clock::wall_now_ms());
     let started = Instant::now();
     let answered = answer(exchange, limit).await;
-    let took_ms = millis(started.elapsed());
+    let took_ms = clock::millis(started.elapsed());
     match answered {
         Ok((status, body)) => Try {
             at,
@@ -252,7 +252,7 @@ pub(super) async fn answer(
         }
     };
     match tokio::time::timeout(limit, whole).await {
-        Ok(Err(http::Error::TimedOut)) | Err(_) => Err(format!("no answer within {} ms", millis(limit))),
+        Ok(Err(http::Error::TimedOut)) | Err(_) => Err(format!("no answer within {} ms", clock::millis(limit))),
         Ok(answered) => answered.map_err(|error| error.texts().collect::<Vec<_>>().join(": ")),
     }
 }

@@ -16,6 +16,7 @@ use super::messages::{Access, Ask, Attempt, Caller, NoRenewal, Origin, Renewal, 
 use super::types::{Gate, Open};
 use super::types::{Outcome, Status};
 use crate::cloud::{Executed, Post};
+use crate::os::clock;
 use crate::protocol::{Account, Call, Class, Qos, Reply, Request, ResultCode, Subject, Uid};
 
 /// What the handles and the task share beside the channels.
@@ -299,7 +300,7 @@ impl Shared {
         self.proven_registration.fetch_max(used.registration, Ordering::Relaxed);
         if origin == Origin::Command {
             self.served.fetch_add(1, Ordering::Relaxed);
-            let at = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let at = clock::millis(self.began.elapsed());
             self.served_at.store(at.max(1), Ordering::Relaxed);
         }
     }

@@ -88,7 +88,7 @@ pub(super) struct Quota {
 
 impl Quota {
     pub(super) fn new(left: Duration, times: u32) -> Self {
-        let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        let left = clock::millis(left);
         Self { until_ms: clock::wall_now_ms().saturating_add(left), times }
     }
 
@@ -112,7 +112,7 @@ impl SpentMarks {
         let now = clock::wall_now_ms();
         let until = |spent: Spent| {
             spent.map(|left| {
-                let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                let left = clock::millis(left);
                 if left == 0 { 0 } else { now.saturating_add(left) }
             })
         };
@@ -158,7 +158,7 @@ impl Store {
 
     /// Keeps a token that was asked for `age` ago and lives for `life` since.
     pub(super) fn put_token(&self, token: &SecretString, life: Duration, age: Duration) -> io::Result<()> {
-        let left = u64::try_from(life.saturating_sub(age).as_millis()).unwrap_or(u64::MAX);
+        let left = clock::millis(life.saturating_sub(age));
         let wire = TokenWire {
             access_token: token.expose_secret().to_owned(),
             expires_in: life.as_secs(),

@@ -121,7 +121,7 @@ impl Report {
 
 pub(super) fn time(at: std::time::SystemTime) -> String {
     let since = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    clock::rfc3339(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    clock::rfc3339(clock::millis(since))
 }
 
 /// One part.

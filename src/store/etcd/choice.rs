@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::os::clock::awake_now;
+use crate::os::clock::{awake_now, millis};
 
 /// An endpoint that failed or was silent is asked last for so long.
 const LAST_FOR: Duration = Duration::from_secs(10);
@@ -74,10 +74,6 @@ impl Choice {
     fn until(&self, endpoint: usize) -> u64 {
         self.last_until.get(endpoint).map_or(0, |until| until.load(Ordering::Relaxed))
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
