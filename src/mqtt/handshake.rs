@@ -40,18 +40,13 @@ impl<V: Version> Connection<'_, V> {
 
     fn note_session(&mut self, accepted: &Accepted) {
         let config = &self.task.dialer.config;
-        let lost = self.task.expects_session && !accepted.session_present;
-        if lost {
+        if self.task.expects_session && !accepted.session_present {
             LinkCounters::one(&self.task.counters.sessions_lost);
             warn!("the broker no longer has our session: commands that waited there while we were offline are lost");
         }
-        self.task.state.send_modify(|state| {
-            state.session_present = accepted.session_present;
-            state.session_lost += u64::from(lost);
-            if !accepted.session_present {
-                state.session_began = self.task.generation;
-            }
-        });
+        if !accepted.session_present {
+            self.task.state.send_modify(|state| state.session_began = self.task.generation);
+        }
         self.task.expects_session = match config.protocol {
             Protocol::V5 => config.session_expiry > 0,
             Protocol::V311 => config.persistent_session,

@@ -40,18 +40,13 @@ impl Broker {
             topic: topic.to_owned(),
             payload,
             qos: 1,
-            retain: false,
             dup,
             pkid,
             connection: CONNECTION,
             arrival,
             session_present: true,
-            message_expiry: None,
-            response_topic: None,
-            correlation_data: None,
-            user_properties: Vec::new(),
-            content_type: None,
             ack: Some(AckToken { generation: CONNECTION, pkid }),
+            ..Incoming::default()
         };
         // A bridge that stops does not take it; the broker would send it again.
         let _ = self.commands.hand_over(message);

@@ -21,6 +21,7 @@ const COUNT_QOS_0: usize = 2048;
 const BYTES: usize = 64 * 1024 * 1024;
 
 /// A message from the broker that is not acknowledged yet.
+#[derive(Default)]
 pub struct Incoming {
     /// The topic.
     pub topic: String,
@@ -110,33 +111,10 @@ impl Commands {
     /// The next thing in the queue; none once the link has stopped. Cancel-safe.
     pub async fn next(&mut self) -> Option<Arrived> {
         let arrived = self.queue.recv().await?;
-        Some(self.taken(arrived))
-    }
-
-    fn taken(&self, arrived: Arrived) -> Arrived {
         if let Arrived::Message(message) = &arrived {
             self.bytes.fetch_sub(message.len(), Ordering::Relaxed);
         }
-        arrived
-    }
-
-    /// The next message; none once the link has stopped. Cancel-safe.
-    pub async fn recv(&mut self) -> Option<Incoming> {
-        loop {
-            if let Arrived::Message(message) = self.next().await? {
-                return Some(*message);
-            }
-        }
-    }
-
-    /// The next message if one is waiting.
-    pub fn try_recv(&mut self) -> Option<Incoming> {
-        loop {
-            let arrived = self.queue.try_recv().ok()?;
-            if let Arrived::Message(message) = self.taken(arrived) {
-                return Some(*message);
-            }
-        }
+        Some(arrived)
     }
 }
 
@@ -189,9 +167,7 @@ impl CommandSender {
             }
         })
     }
-}
 
-impl CommandSender {
     /// Passes on which messages the broker is done with. Dropped if there is no room: it only frees memory earlier.
     pub(super) fn settled(&self, settled: Settled) {
         let _ = self.queue.try_send(Arrived::Settled(settled));
@@ -231,43 +207,27 @@ mod tests {
     use super::*;
 
     fn message(qos: u8, len: usize) -> Incoming {
-        Incoming {
-            topic: String::new(),
-            payload: vec![0; len].into(),
-            qos,
-            retain: false,
-            dup: false,
-            pkid: 0,
-            connection: 1,
-            arrival: 0,
-            session_present: false,
-            message_expiry: None,
-            response_topic: None,
-            correlation_data: None,
-            user_properties: Vec::new(),
-            content_type: None,
-            ack: None,
-        }
+        Incoming { payload: vec![0; len].into(), qos, connection: 1, ..Incoming::default() }
     }
 
-    #[test]
-    fn qos_0_leaves_room_for_what_is_promised() {
+    #[tokio::test]
+    async fn qos_0_leaves_room_for_what_is_promised() {
         let (sender, mut commands) = channel();
         let taken = (0..COUNT).filter(|_| sender.hand_over(message(0, 0)).is_ok()).count();
         assert_eq!(taken, COUNT_QOS_0);
         let taken = (0..COUNT).filter(|_| sender.hand_over(message(1, 0)).is_ok()).count();
         assert_eq!(taken, COUNT - COUNT_QOS_0);
-        assert_eq!(commands.try_recv().map(|m| m.qos), Some(0));
+        assert!(matches!(commands.next().await, Some(Arrived::Message(message)) if message.qos == 0));
         assert_eq!(sender.hand_over(message(0, 0)), Err(NotTaken::Full));
         assert_eq!(sender.hand_over(message(1, 0)), Ok(()));
     }
 
-    #[test]
-    fn bytes_are_bounded_too_but_one_message_always_fits() {
+    #[tokio::test]
+    async fn bytes_are_bounded_too_but_one_message_always_fits() {
         let (sender, mut commands) = channel();
         assert_eq!(sender.hand_over(message(0, BYTES)), Ok(()));
         assert_eq!(sender.hand_over(message(1, 1)), Err(NotTaken::Full));
-        assert!(commands.try_recv().is_some());
+        assert!(commands.next().await.is_some());
         assert_eq!(sender.hand_over(message(1, 1)), Ok(()));
     }
 }

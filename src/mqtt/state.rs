@@ -12,10 +12,6 @@ pub struct LinkState {
     pub connected: bool,
     /// Since when it has been (un)connected.
     pub since: SystemTime,
-    /// Whether the broker still had our session at the last connect.
-    pub session_present: bool,
-    /// How often the broker had lost our session, with the commands in it.
-    pub session_lost: u64,
     /// The generation of the connection that began the present session; 0 if an earlier run began it.
     pub session_began: u64,
     /// Whether commands will arrive.
@@ -53,8 +49,6 @@ impl Default for LinkState {
         Self {
             connected: false,
             since: SystemTime::now(),
-            session_present: false,
-            session_lost: 0,
             session_began: 0,
             subscriptions: Subscriptions::Pending,
             refused: Vec::new(),

@@ -128,15 +128,7 @@ fn message(publish: Publish) -> Event {
         retain: publish.retain,
         dup: publish.dup,
         pkid: publish.pkid,
-        connection: 0,
-        arrival: 0,
-        session_present: false,
-        message_expiry: None,
-        response_topic: None,
-        correlation_data: None,
-        user_properties: Vec::new(),
-        content_type: None,
-        ack: None,
+        ..Incoming::default()
     }))
 }
 

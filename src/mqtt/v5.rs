@@ -218,15 +218,12 @@ fn message(publish: Publish) -> Event {
         retain: publish.retain,
         dup: publish.dup,
         pkid: publish.pkid,
-        connection: 0,
-        arrival: 0,
-        session_present: false,
         message_expiry: properties.message_expiry_interval.map(|seconds| seconds.min(LONGEST_EXPIRY)),
         response_topic: properties.response_topic,
         correlation_data: properties.correlation_data,
         user_properties: properties.user_properties,
         content_type: properties.content_type,
-        ack: None,
+        ..Incoming::default()
     }))
 }
 

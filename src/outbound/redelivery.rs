@@ -207,18 +207,13 @@ mod tests {
             topic: "ilink/send/user/414/text".to_owned(),
             payload: b"toggle".as_slice().into(),
             qos: 1,
-            retain: false,
             dup,
             pkid,
             connection,
             arrival: u64::from(pkid),
             session_present: connection > 1,
             message_expiry: Some(60),
-            response_topic: None,
-            correlation_data: None,
-            user_properties: Vec::new(),
-            content_type: None,
-            ack: None,
+            ..Incoming::default()
         }
     }
 

@@ -37,9 +37,7 @@ pub fn run(data: &[u8]) {
         message_expiry: Some(60),
         response_topic: has_response.then(|| text(response_topic)),
         correlation_data: has_data.then(|| correlation_data.to_vec().into()),
-        user_properties: Vec::new(),
-        content_type: None,
-        ack: None,
+        ..Incoming::default()
     };
     check_digest(&message);
     let reply_to = reply_to(&message);

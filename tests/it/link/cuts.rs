@@ -98,5 +98,5 @@ async fn no_acknowledged_command_is_lost_either() {
     };
     tokio::join!(sending, receiving);
     assert!(proxy.connections() >= 5, "only {} connections", proxy.connections());
-    assert_eq!(tested.link.state.borrow().session_lost, 0);
+    assert_eq!(tested.sessions_lost(), 0);
 }

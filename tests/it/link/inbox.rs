@@ -70,7 +70,7 @@ async fn a_token_of_an_earlier_connection_acknowledges_nothing() {
     publisher.ack(new.ack.unwrap());
     assert_eq!(acknowledged(&mut peer, 2).await, [7, 8]);
     assert_eq!(tested.link.counters.stale_acks.load(Ordering::Relaxed), 1);
-    assert_eq!(tested.link.state.borrow().session_lost, 1, "at the first connect, as one was expected");
+    assert_eq!(tested.sessions_lost(), 1, "at the first connect, as one was expected");
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn a_flood_is_dropped_at_qos_0_and_taken_at_qos_1() {
         (counters.commands.load(Ordering::Relaxed) == 2048 + 6000).then_some(())
     })
     .await;
-    let commands: Vec<_> = std::iter::from_fn(|| tested.link.commands.try_recv()).collect();
+    let commands: Vec<_> = std::iter::from_fn(|| tested.waiting()).collect();
     assert_eq!(commands.iter().filter(|command| command.qos == 0).count(), 2048);
     assert_eq!(counters.commands_dropped.load(Ordering::Relaxed), 3000 - 2048);
     for command in commands {
@@ -171,7 +171,7 @@ async fn what_is_too_large_for_the_memory_comes_again() {
         (taken.load(Ordering::Relaxed) + left.load(Ordering::Relaxed) == 80).then_some(())
     })
     .await;
-    let taken: Vec<_> = std::iter::from_fn(|| tested.link.commands.try_recv()).collect();
+    let taken: Vec<_> = std::iter::from_fn(|| tested.waiting()).collect();
     assert_eq!(taken.len(), 67, "64 MiB");
     // The connection lives on for those that were taken; then a new one is opened for the rest.
     for command in taken {
@@ -264,7 +264,7 @@ async fn a_flood_before_the_account_check_is_done_stops_nothing() {
     let mut next_connection = std::pin::pin!(broker.accept(true, limits()));
     let (mut peer, _) = loop {
         // The rest of what was held.
-        while let Some(command) = tested.link.commands.try_recv() {
+        while let Some(command) = tested.waiting() {
             if let Some(token) = command.ack {
                 seen.push(command.pkid);
                 tested.link.publisher.ack(token);
@@ -349,7 +349,7 @@ async fn a_session_is_not_given_up_for_what_ended_connections_that_stood() {
         peer.send_bytes(&undecodable()).await;
         while peer.read().await.is_some() {}
     }
-    assert_eq!(tested.link.state.borrow().session_lost, 0);
+    assert_eq!(tested.sessions_lost(), 0);
 }
 
 #[tokio::test]
@@ -375,5 +375,5 @@ async fn a_message_that_cannot_be_decoded_does_not_stop_all_others_for_ever() {
     peer.up().await;
     peer.message(TOPIC, 3, false).await;
     assert_eq!(tested.command().await.pkid, 3);
-    assert_eq!(tested.link.state.borrow().session_lost, 1);
+    assert_eq!(tested.sessions_lost(), 1);
 }

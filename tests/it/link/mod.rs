@@ -11,11 +11,16 @@ mod results;
 mod standing;
 mod tls;
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use ilink2mqtt::local::{Base, Publication};
-use ilink2mqtt::mqtt::{self, Delivery, Incoming, Link, LinkConfig, LinkState, Protocol, Subscriptions, Timing};
+use ilink2mqtt::mqtt::{
+    self, Arrived, Delivery, Incoming, Link, LinkConfig, LinkState, Protocol, Subscriptions, Timing,
+};
 use ilink2mqtt::os::tls::ClientFiles;
+use tokio::task::unconstrained;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -95,10 +100,27 @@ impl Tested {
     }
 
     async fn command(&mut self) -> Incoming {
-        let Ok(command) = timeout(DEADLINE, self.link.commands.recv()).await else {
-            panic!("no command comes; {:?} {:?}", self.link.state.borrow(), self.link.counters);
-        };
-        command.expect("the link runs")
+        loop {
+            let Ok(arrived) = timeout(DEADLINE, self.link.commands.next()).await else {
+                panic!("no command comes; {:?} {:?}", self.link.state.borrow(), self.link.counters);
+            };
+            if let Arrived::Message(command) = arrived.expect("the link runs") {
+                return *command;
+            }
+        }
+    }
+
+    /// The next command, if one is waiting.
+    fn waiting(&mut self) -> Option<Incoming> {
+        loop {
+            if let Arrived::Message(command) = unconstrained(self.link.commands.next()).now_or_never()?? {
+                return Some(*command);
+            }
+        }
+    }
+
+    fn sessions_lost(&self) -> u64 {
+        self.link.counters.sessions_lost.load(Ordering::Relaxed)
     }
 
     async fn stop(mut self) {
