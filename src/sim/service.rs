@@ -22,7 +22,7 @@ use super::fault::{Mode, Odd};
 use super::fields::Fields;
 use super::records::{CallRecord, Done, Now, Path, masked};
 use super::refusal::INVALID_PARAMETER;
-use super::simulator::{Answer, Simulator};
+use super::simulator::Simulator;
 use super::{Options, calls};
 use crate::os::clock;
 use crate::protocol::ResultCode;
@@ -54,7 +54,7 @@ impl Simulator {
     }
 
     /// One call: noted, met by its fault if there is one, executed, answered.
-    pub(super) async fn call(&self, path: Path, token: Option<SecretString>, body: &[u8]) -> Answer {
+    async fn call(&self, path: Path, token: Option<SecretString>, body: &[u8]) -> Result<Response<Body>, Dropped> {
         let object: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
         let number = self.journal().calls.note(
             CallRecord {
@@ -81,13 +81,16 @@ impl Simulator {
                 Mode::Delay => late = fault.delay,
                 Mode::Odd(mode) => odd = Some(mode),
                 Mode::Code(code) => {
-                    return Answer::Reply(self.reply(number, path, Err(ResultCode::new(code))));
+                    return Ok(plain_answer(&self.reply(number, path, Err(ResultCode::new(code)))));
                 }
-                Mode::Status(status) => return Answer::Status(status),
-                Mode::Garbage => return Answer::Garbage,
-                Mode::Gateway(status, retry_after) => return Answer::Gateway(status, retry_after),
-                Mode::Redirect => return Answer::Redirect,
-                Mode::Drop => return Answer::Nothing,
+                Mode::Status(status) => {
+                    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                    return Ok(problem(status, "a fault"));
+                }
+                Mode::Garbage => return Ok(page(StatusCode::OK, "<html>not JSON</html>")),
+                Mode::Gateway(status, retry_after) => return Ok(gateway(status, retry_after)),
+                Mode::Redirect => return Ok(elsewhere()),
+                Mode::Drop => return Err(Dropped),
                 Mode::Hang => std::future::pending().await,
             }
         }
@@ -97,10 +100,7 @@ impl Simulator {
         };
         let reply = self.reply(number, path, executed);
         tokio::time::sleep(late).await;
-        match odd {
-            Some(odd) => Answer::Odd(odd, reply),
-            None => Answer::Reply(reply),
-        }
+        Ok(odd.map_or_else(|| plain_answer(&reply), |odd| odd_answer(odd, &reply)))
     }
 
     async fn execute(
@@ -204,17 +204,7 @@ async fn respond(service: &Simulator, request: Request<Incoming>) -> Result<Resp
     };
     if let Some(call) = call {
         let token = parameter(&head.uri, "access_token").map(SecretString::from);
-        return match service.call(call, token, &body).await {
-            Answer::Reply(reply) => Ok(json_answer(StatusCode::OK, Value::Object(reply).to_string())),
-            Answer::Status(status) => {
-                Ok(problem(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), "a fault"))
-            }
-            Answer::Garbage => Ok(page(StatusCode::OK, "<html>not JSON</html>")),
-            Answer::Odd(odd, reply) => Ok(odd_answer(odd, &reply)),
-            Answer::Gateway(status, retry_after) => Ok(gateway(status, retry_after)),
-            Answer::Redirect => Ok(elsewhere()),
-            Answer::Nothing => Err(Dropped),
-        };
+        return service.call(call, token, &body).await;
     }
     let (status, answer) = service.control(path, &body, parameter(&head.uri, "to")).await;
     Ok(json_answer(status, answer))
@@ -230,6 +220,10 @@ fn json_answer(status: StatusCode, answer: String) -> Response<Body> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
     response
+}
+
+fn plain_answer(reply: &Map<String, Value>) -> Response<Body> {
+    json_answer(StatusCode::OK, json!(reply).to_string())
 }
 
 fn problem(status: StatusCode, what: &str) -> Response<Body> {

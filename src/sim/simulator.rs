@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Options;
-use super::fault::{Faults, Odd};
+use super::fault::Faults;
 use super::records::{Journal, Outcome, Outgoing, PushRecord, Sent, Try};
 use super::world::World;
 use crate::cloud::http;
@@ -40,24 +40,6 @@ struct Inner {
     sent: broadcast::Sender<Sent>,
     stop: CancellationToken,
     tasks: TaskTracker,
-}
-
-/// What a call is answered with.
-pub(super) enum Answer {
-    /// 200 and this JSON.
-    Reply(Map<String, Value>),
-    /// A fault's HTTP status.
-    Status(u16),
-    /// 200 and a fault's noise.
-    Garbage,
-    /// 200 and this JSON, written oddly.
-    Odd(Odd, Map<String, Value>),
-    /// What stands in front of the service: this HTTP status, and when to come again.
-    Gateway(u16, Option<u32>),
-    /// Somewhere else.
-    Redirect,
-    /// Nothing: the connection is closed.
-    Nothing,
 }
 
 impl Simulator {
