@@ -71,8 +71,6 @@ impl Setting for MqttProtocol {
     }
 }
 
-/// MQTT's longest string, in bytes.
-const LONGEST_STRING: usize = 65_535;
 /// MQTT's largest packet, in bytes.
 const LARGEST_PACKET: u64 = 268_435_455;
 
@@ -137,7 +135,7 @@ impl Mqtt {
 
 #[expect(clippy::ptr_arg, reason = "a check is given the setting's own type")]
 fn sendable(text: &String) -> Result<(), String> {
-    let fits = !text.is_empty() && text.len() <= LONGEST_STRING && !text.chars().any(char::is_control);
+    let fits = !text.is_empty() && text.len() <= filter::MAX_STRING && !text.chars().any(char::is_control);
     if fits { Ok(()) } else { Err("it must not be empty, too long for MQTT or hold control characters".to_owned()) }
 }
 

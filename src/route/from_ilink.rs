@@ -145,18 +145,9 @@ impl FromRoutes {
         (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
-    pub(super) fn apply(&self, said: &Said<'_>, mut each: impl FnMut(usize, Outcome<Publish>)) {
-        let text = std::str::from_utf8(said.payload).ok();
-        let found = self.index.candidates(said.recv, text);
-        let document = Document::default();
-        for number in found.possible {
-            if let Some(route) = self.routes.get(number) {
-                each(number, route.render(said, text, &document));
-            }
-        }
-        for number in found.no_match {
-            each(number, Outcome::NoMatch);
-        }
+    pub(super) fn apply(&self, said: &Said<'_>, each: impl FnMut(usize, Outcome<Publish>)) {
+        let render = |route: &FromRoute, text: Option<&str>, document: &Document| route.render(said, text, document);
+        self.index.each(&self.routes, (said.recv, said.payload), render, each);
     }
 }
 

@@ -62,39 +62,16 @@ impl Routes {
     /// Everything that is wrong with them.
     pub fn compile(rules: RuleSet, base: &Base, known: &Arc<Names>) -> Result<Self, Vec<RouteError>> {
         let RuleSet { from, otherwise, to } = rules;
-        let mut errors = Vec::new();
-        let mut names = HashMap::new();
-        let mut compiled = (Vec::new(), Vec::new());
-        for (n, rule) in from.into_iter().enumerate() {
-            let name = rule_name(FROM, n + 1, &rule.name);
-            same_name(&mut names, &rule.name, &name, &mut errors);
-            match FromRoute::new(rule, known) {
-                Ok(route) => compiled.0.push((name, route)),
-                Err(what) => errors.push(RouteError { rule: name, what }),
-            }
-        }
-        let mut answers = Vec::new();
-        for (n, rule) in otherwise.into_iter().enumerate() {
-            let name = rule_name(OTHERWISE, n + 1, &rule.name);
-            same_name(&mut names, &rule.name, &name, &mut errors);
-            match OtherwiseRoute::new(rule, known) {
-                Ok(route) => answers.push(route),
-                Err(what) => errors.push(RouteError { rule: name, what }),
-            }
-        }
-        for (n, rule) in to.into_iter().enumerate() {
-            let name = rule_name(TO, n + 1, &rule.name);
-            same_name(&mut names, &rule.name, &name, &mut errors);
-            match ToRoute::new(rule, known) {
-                Ok(route) => compiled.1.push((name, route)),
-                Err(what) => errors.push(RouteError { rule: name, what }),
-            }
-        }
-        check_loops(&compiled.0, &compiled.1, base, &mut errors);
+        let mut check = Check::default();
+        let from = check.section(FROM, from, |rule| &rule.name, |rule| FromRoute::new(rule, known));
+        let otherwise = check.section(OTHERWISE, otherwise, |rule| &rule.name, |rule| OtherwiseRoute::new(rule, known));
+        let to = check.section(TO, to, |rule| &rule.name, |rule| ToRoute::new(rule, known));
+        let mut errors = check.errors;
+        check_loops(&from, &to, base, &mut errors);
         let routes = Self {
-            from: FromRoutes::new(compiled.0.into_iter().map(|(_, route)| route).collect()),
-            otherwise: answers,
-            to: ToRoutes::new(compiled.1.into_iter().map(|(_, route)| route).collect()),
+            from: FromRoutes::new(from.into_iter().map(|(_, route)| route).collect()),
+            otherwise: otherwise.into_iter().map(|(_, route)| route).collect(),
+            to: ToRoutes::new(to.into_iter().map(|(_, route)| route).collect()),
             names: Arc::clone(known),
         };
         // Two filters that overlap are subscribed to as one, which is wider.
@@ -178,9 +155,35 @@ impl Routes {
     }
 }
 
-fn same_name(names: &mut HashMap<String, String>, name: &str, rule: &str, errors: &mut Vec<RouteError>) {
-    if let Some(other) = names.insert(name.to_owned(), rule.to_owned()) {
-        errors.push(RouteError { rule: rule.to_owned(), what: format!("name: {other} has the same name") });
+/// Checks the sections one after the other: no two of all rules may have the same name.
+#[derive(Default)]
+struct Check {
+    names: HashMap<String, String>,
+    errors: Vec<RouteError>,
+}
+
+impl Check {
+    /// The rules of a section that can be compiled, each with what it is called in messages.
+    fn section<R, T>(
+        &mut self,
+        section: &str,
+        rules: Vec<R>,
+        name: fn(&R) -> &String,
+        compile: impl Fn(R) -> Result<T, String>,
+    ) -> Vec<(String, T)> {
+        let mut compiled = Vec::new();
+        for (n, given) in rules.into_iter().enumerate() {
+            let rule = rule_name(section, n + 1, name(&given));
+            if let Some(other) = self.names.insert(name(&given).clone(), rule.clone()) {
+                let what = format!("name: {other} has the same name");
+                self.errors.push(RouteError { rule: rule.clone(), what });
+            }
+            match compile(given) {
+                Ok(route) => compiled.push((rule, route)),
+                Err(what) => self.errors.push(RouteError { rule, what }),
+            }
+        }
+        compiled
     }
 }
 

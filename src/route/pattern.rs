@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use regex::{Captures, Regex, RegexBuilder, RegexSet};
 
 use super::filters::wildcards;
-use super::rule::Maps;
+use super::rule::{Maps, Outcome};
 use super::template::Template;
-use super::values::{Offers, Scope, Source, Tables};
+use super::values::{Document, Offers, Scope, Source, Tables};
 use crate::local::names::is_name;
 
 /// The most memory that one pattern may take, in bytes; a thousand of them must fit a small board.
@@ -124,11 +124,11 @@ const SET_SIZE: usize = 64 << 20;
 
 /// The numbers of the routes whose filter selects a message.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Candidates {
+struct Candidates {
     /// May fire; in ascending order.
-    pub(super) possible: Vec<usize>,
+    possible: Vec<usize>,
     /// Certainly do not match.
-    pub(super) no_match: Vec<usize>,
+    no_match: Vec<usize>,
 }
 
 impl Index {
@@ -165,8 +165,29 @@ impl Index {
         &mut node.here
     }
 
+    /// Tells of the routes whose filter selects a message what comes of it: of those that may fire, what `render` makes of them.
+    pub(super) fn each<R, T>(
+        &self,
+        routes: &[R],
+        (topic, payload): (&str, &[u8]),
+        render: impl Fn(&R, Option<&str>, &Document) -> Outcome<T>,
+        mut each: impl FnMut(usize, Outcome<T>),
+    ) {
+        let text = std::str::from_utf8(payload).ok();
+        let found = self.candidates(topic, text);
+        let document = Document::default();
+        for number in found.possible {
+            if let Some(route) = routes.get(number) {
+                each(number, render(route, text, &document));
+            }
+        }
+        for number in found.no_match {
+            each(number, Outcome::NoMatch);
+        }
+    }
+
     /// The routes whose filter selects `topic`; `text` is the message, if it is text.
-    pub(super) fn candidates(&self, topic: &str, text: Option<&str>) -> Candidates {
+    fn candidates(&self, topic: &str, text: Option<&str>) -> Candidates {
         let mut found = Candidates::default();
         let levels: Vec<&str> = topic.split('/').collect();
         self.root.collect(&levels, text, &mut found);

@@ -5,6 +5,7 @@
 
 use super::values::{Scope, Source, Value, Values};
 use crate::local::escape::{escape_id, is_unsendable};
+use crate::local::filter::{MAX_SLASHES, MAX_STRING};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filter {
@@ -84,8 +85,6 @@ impl Template {
 
     /// Whether it is a template of topics that can be published to; the error says why not.
     pub(super) fn check_topic(&self) -> Result<(), String> {
-        const MOST_SLASHES: usize = 200;
-        const MOST_BYTES: usize = 65_535;
         let fixed: Vec<&str> = self.0.iter().filter_map(|part| part.text()).collect();
         let Some(Part::Text(first)) = self.0.first() else {
             return Err(if self.0.is_empty() { "it is empty" } else { "it must begin with fixed text" }.to_owned());
@@ -101,7 +100,7 @@ impl Template {
         }
         let slashes: usize = fixed.iter().map(|text| text.matches('/').count()).sum();
         let bytes: usize = fixed.iter().map(|text| text.len()).sum();
-        if slashes > MOST_SLASHES || bytes > MOST_BYTES {
+        if slashes > MAX_SLASHES || bytes > MAX_STRING {
             return Err("it is longer than brokers take".to_owned());
         }
         Ok(())
@@ -140,9 +139,7 @@ impl Template {
         }
         Ok(payload)
     }
-}
 
-impl Template {
     /// As a message to iLink, which takes no empty ones.
     pub(super) fn message(&self, values: &Values<'_>) -> Result<Vec<u8>, String> {
         let message = self.payload(values)?;

@@ -11,7 +11,7 @@ use super::template::Template;
 use super::values::{Document, Offers, Values};
 use crate::local::Names;
 use crate::local::command::send_call;
-use crate::local::filter::{is_valid_filter, matches};
+use crate::local::filter::{MAX_SLASHES, is_valid_filter, matches};
 use crate::protocol::Call;
 
 /// A device's publish, as routes see it.
@@ -138,18 +138,9 @@ impl ToRoutes {
         Self { routes, subscriptions, index }
     }
 
-    pub(super) fn apply(&self, heard: &Heard<'_>, mut each: impl FnMut(usize, Outcome<Telling>)) {
-        let text = std::str::from_utf8(heard.payload).ok();
-        let found = self.index.candidates(heard.topic, text);
-        let document = Document::default();
-        for number in found.possible {
-            if let Some(route) = self.routes.get(number) {
-                each(number, route.render(heard, text, &document));
-            }
-        }
-        for number in found.no_match {
-            each(number, Outcome::NoMatch);
-        }
+    pub(super) fn apply(&self, heard: &Heard<'_>, each: impl FnMut(usize, Outcome<Telling>)) {
+        let render = |route: &ToRoute, text: Option<&str>, document: &Document| route.render(heard, text, document);
+        self.index.each(&self.routes, (heard.topic, heard.payload), render, each);
     }
 }
 
@@ -193,11 +184,10 @@ fn limits(rule: &ToRule) -> Result<Option<Limits>, String> {
 }
 
 fn check_subscribe(filter: &str) -> Result<(), String> {
-    const MOST_SLASHES: usize = 200;
     if filter.is_empty() {
         return Err("it is empty".to_owned());
     }
-    if !is_valid_filter(filter) || filter.matches('/').count() > MOST_SLASHES {
+    if !is_valid_filter(filter) || filter.matches('/').count() > MAX_SLASHES {
         return Err(format!("\"{filter}\" is not an MQTT topic filter"));
     }
     if filter.starts_with('$') {
