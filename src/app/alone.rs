@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::core::{Core, ids};
+use super::core::Core;
 use super::error::AppError;
 use super::seat::Seat;
 use super::supervisor::{Step, Supervisor};
@@ -264,7 +264,7 @@ async fn gather(config: &Config) -> Result<Bundle, AppError> {
     let (left, secret) = left_behind(config).await;
     status.push_str(&left);
     bundle.add("status.txt", status);
-    Ok(bundle.with(&Pseudonyms::new(&secret, Some(config.ilink.uid.as_str()), ids(config))))
+    Ok(bundle.with(&Pseudonyms::for_config(&secret, config, &[])))
 }
 
 /// What waits, as far as it is known without a running bridge, and a secret for the pseudonyms: a stable one, if there is one.

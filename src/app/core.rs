@@ -27,8 +27,7 @@ use crate::mqtt::LinkState;
 use crate::observe::activity::Activity;
 use crate::observe::counters::Counters;
 use crate::observe::log::Recent;
-use crate::operate::control::{self, Begun};
-use crate::operate::status::bundle::Pseudonyms;
+use crate::operate::control::Begun;
 use crate::operate::status::{Info, Readiness, Report};
 use crate::operate::step_down;
 use crate::os::files::{self, Directory, Files};
@@ -37,9 +36,6 @@ use crate::os::tls;
 use crate::state_dir::{Identity, IdentityRegistry, Overrides, StateDir};
 use crate::store::sqlite::Spool;
 use crate::store::{Append, Limits, Store};
-
-/// The set-aside store's cap, in bytes.
-pub(super) const SET_ASIDE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// What the daemon and the verbs without a daemon have in common, whoever leads.
 pub(super) struct Core {
@@ -227,31 +223,14 @@ impl Core {
         recent: Recent,
         step_down: mpsc::Sender<step_down::Asked>,
     ) -> Begun {
-        let (for_url, for_change) = (config.clone(), config.clone());
-        let (for_report, identity) = (config.clone(), Arc::clone(&self.identity));
-        let (for_calls, max_content) = (config.clone(), config.borrow().outbound.max_content);
         Begun {
+            config: config.clone(),
+            max_content: config.borrow().outbound.max_content,
+            recent,
             session,
             identity: Arc::clone(&self.identity),
             path_secrets: self.path_secrets.clone(),
             changing_url: Arc::clone(&self.changing_url),
-            callback_url: Box::new(move |secret| for_url.borrow().callback_url(secret)),
-            change_url: Box::new(move |session, url| {
-                let ilink = &for_change.borrow().ilink;
-                let (topics, presence) = (ilink.topics.clone(), ilink.presence.clone());
-                Box::pin(async move { session.reconfigure(topics, presence, url).await })
-            }),
-            parse_call: Box::new(move |name, json| {
-                control::parse_call(name, json, max_content, for_calls.borrow().routes.names())
-            }),
-            bug_report: Box::new(move |mut bundle| {
-                let config = for_report.borrow();
-                bundle.add("config.toml", config.describe());
-                bundle.add("log.txt", recent.lines());
-                let mut ids = ids(&config);
-                ids.extend_from_slice(bundle.met());
-                bundle.with(&Pseudonyms::new(&identity.handshake_token(), Some(config.ilink.uid.as_str()), ids))
-            }),
             step_down,
         }
     }
@@ -296,20 +275,8 @@ pub(super) fn overrides(config: &Config) -> Overrides {
     Overrides { handshake_token: config.callback.token.clone(), path_secret: config.callback.path_secret.clone() }
 }
 
-/// Who and what the configuration names.
-pub(super) fn ids(config: &Config) -> Vec<String> {
-    let uids = [&config.inbound.allow_from, &config.ilink.presence].into_iter().flatten().map(ToString::to_string);
-    let subjects = config.ilink.topics.iter().map(|(subject, _)| subject.to_string());
-    let contacts = &config.homeassistant.contacts;
-    let people = contacts.iter().flat_map(|contact| [contact.id.as_str().to_owned(), contact.name.clone()]);
-    let known = config.routes.names().iter();
-    let named = known.flat_map(|(name, target)| [name.to_owned(), target.as_str().to_owned()]);
-    let ours = [config.ilink.uid.to_string(), config.ilink.appkey.clone()];
-    ours.into_iter().chain(named).chain(uids).chain(subjects).chain(people).collect()
-}
-
 pub(super) fn limits(config: &Config) -> Limits {
-    Limits { inbound: config.spool.max_bytes, outbound: config.spool.max_bytes, set_aside: SET_ASIDE_BYTES }
+    Limits { inbound: config.spool.max_bytes, outbound: config.spool.max_bytes, set_aside: parts::SET_ASIDE_BYTES }
 }
 
 /// Opens the spool of a state directory.

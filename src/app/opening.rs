@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::cluster::Cluster;
-use super::core::{self, Core, SET_ASIDE_BYTES, in_state};
+use super::core::{self, Core, in_state};
 use super::election::Election;
 use super::error::AppError;
 use super::parts;
@@ -41,7 +41,7 @@ impl Opening {
             return Ok(Self::Alone(Box::new(Core::alone(state_dir, config)?)));
         }
         parts::try_files(config)?;
-        let cluster = Cluster::join(config, SET_ASIDE_BYTES)?;
+        let cluster = Cluster::join(config)?;
         let files = cluster.files(config);
         Ok(Self::Member(Joining { state_dir, files, cluster: Box::new(cluster) }))
     }

@@ -28,6 +28,9 @@ use crate::protocol::Account;
 use crate::store::Store;
 use crate::store::etcd::EtcdError;
 
+/// The set-aside store's cap, in bytes.
+pub(super) const SET_ASIDE_BYTES: u64 = 16 * 1024 * 1024;
+
 pub(super) fn client(config: &Config) -> Result<Client, AppError> {
     let client = ClientConfig {
         api: config.ilink.api.clone(),

@@ -12,34 +12,29 @@ use crate::store::Store;
 /// How long what is lazy may take to be stored when a seat is given back, and then how long that may take.
 const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(2);
 
-/// A leadership that others may have next.
-pub(super) trait Hold: Send {
-    /// Gives it back.
-    fn give_back(self: Box<Self>) -> BoxFuture<'static, ()>;
-}
-
 /// What a bridge has while it leads.
 pub(super) struct Seat {
     pub(super) store: Arc<dyn Store>,
     pub(super) lease: Lease,
     lost: BoxFuture<'static, String>,
-    hold: Option<Box<dyn Hold>>,
+    /// Gives the leadership back, if others may have it next.
+    giving_back: Option<BoxFuture<'static, ()>>,
 }
 
 impl Seat {
     /// Of the only bridge of an account.
     pub(super) fn alone(store: Arc<dyn Store>) -> Self {
-        Self { store, lease: Lease::always(), lost: Box::pin(std::future::pending()), hold: None }
+        Self { store, lease: Lease::always(), lost: Box::pin(std::future::pending()), giving_back: None }
     }
 
-    /// Of a member of a cluster, until `lost` resolves.
+    /// Of a member of a cluster, until `lost` resolves; `giving_back` leaves it to others.
     pub(super) fn held(
         store: Arc<dyn Store>,
         lease: Lease,
         lost: BoxFuture<'static, String>,
-        hold: Box<dyn Hold>,
+        giving_back: BoxFuture<'static, ()>,
     ) -> Self {
-        Self { store, lease, lost, hold: Some(hold) }
+        Self { store, lease, lost, giving_back: Some(giving_back) }
     }
 
     /// Resolves, with the cause, when this bridge must not lead any more. Cancel-safe.
@@ -49,7 +44,7 @@ impl Seat {
 
     /// As [`Self::lost`], or after `limit`: what is shared is not waited for without end. Alone, never.
     pub(super) async fn lost_within(&mut self, limit: Duration) -> String {
-        if self.hold.is_none() {
+        if self.giving_back.is_none() {
             return std::future::pending().await;
         }
         let lost = timeout(limit, &mut self.lost).await;
@@ -58,8 +53,8 @@ impl Seat {
 
     /// Gives it back, once nothing leads any more. What is lazy is stored before.
     pub(super) async fn give_back(self) {
-        let Some(hold) = self.hold else { return };
+        let Some(giving_back) = self.giving_back else { return };
         let _ = timeout(GIVEN_BACK_WITHIN, self.store.close()).await;
-        let _ = timeout(GIVEN_BACK_WITHIN, hold.give_back()).await;
+        let _ = timeout(GIVEN_BACK_WITHIN, giving_back).await;
     }
 }

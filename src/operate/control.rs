@@ -8,11 +8,9 @@ mod answers;
 mod tests;
 
 use std::fs::Permissions;
-use std::future::Future;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -28,13 +26,13 @@ use tracing::debug;
 use crate::cli::{EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE};
 use crate::cloud::Session;
 use crate::config::Config;
+use crate::observe::log::Recent;
 use crate::observe::progress;
 use crate::operate::set_aside::{self, Desk, NotDone, Which};
-use crate::operate::status::bundle::{Bundle, METRICS};
+use crate::operate::status::bundle::{Bundle, METRICS, Pseudonyms};
 use crate::operate::status::{Overview, Report, Reports, Role};
 use crate::operate::step_down;
 use crate::os::tasks::Children;
-use crate::protocol::Call;
 use crate::state_dir::Identity;
 pub use answers::{Answer, answer, internal, outcome, parse_call, url};
 
@@ -196,12 +194,6 @@ pub enum SetAside {
     Drop(Which),
 }
 
-/// Has the session register a changed callback URL.
-pub type ChangeUrl = Box<dyn Fn(Session, SecretString) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
-
-/// Reads a call: its name and its JSON.
-pub type ParseCall = Box<dyn Fn(&str, &str) -> Result<Call, Answer> + Send + Sync>;
-
 /// The daemon's parts that verbs work on.
 pub struct Verbs {
     /// The state of every part.
@@ -212,6 +204,12 @@ pub struct Verbs {
 
 /// The parts of a bridge that has begun.
 pub struct Begun {
+    /// The configuration, as it was reloaded last.
+    pub config: watch::Receiver<Config>,
+    /// The largest content of a call; it does not change with a reload.
+    pub max_content: usize,
+    /// The newest lines of the log.
+    pub recent: Recent,
     /// The session with iLink; none on a member that stands by.
     pub session: watch::Receiver<Option<Session>>,
     /// Who we are.
@@ -220,14 +218,6 @@ pub struct Begun {
     pub path_secrets: watch::Sender<Vec<SecretString>>,
     /// Held while the callback URL is changed.
     pub changing_url: Arc<Mutex<()>>,
-    /// Makes the callback URL of a path secret.
-    pub callback_url: Box<dyn Fn(&SecretString) -> SecretString + Send + Sync>,
-    /// Registers a changed callback URL with the session.
-    pub change_url: ChangeUrl,
-    /// Reads a call, with the names that are in force.
-    pub parse_call: ParseCall,
-    /// Completes a bug report by what only its maker knows, and replaces the ids in it.
-    pub bug_report: Box<dyn Fn(Bundle) -> Bundle + Send + Sync>,
     /// Has the leadership handed over; why not, if not.
     pub step_down: mpsc::Sender<step_down::Asked>,
 }
@@ -242,7 +232,7 @@ impl Verbs {
         Ok(match verb {
             Verb::Call { name, json } => {
                 let begun = self.begun()?;
-                let call = (begun.parse_call)(&name, &json)?;
+                let call = parse_call(&name, &json, begun.max_content, begun.config.borrow().routes.names())?;
                 outcome(begun.session()?.call(&call).await)
             }
             Verb::Register { new_secret } => self.begun()?.register(new_secret).await?,
@@ -280,7 +270,7 @@ impl Verbs {
         let mut bundle = Bundle::default();
         bundle.add_overview(Overview::of(&self.report()).await);
         bundle.add(METRICS, self.report().metrics().await);
-        let bundle = (begun.bug_report)(bundle);
+        let bundle = begun.completed(bundle);
         Answer { exit: 0, text: serde_json::to_string(&bundle).unwrap_or_default() }
     }
 
@@ -302,7 +292,20 @@ impl Begun {
     }
 
     fn url(&self) -> Answer {
-        url(&(self.callback_url)(&self.identity.path_secret()))
+        url(&self.callback_url(&self.identity.path_secret()))
+    }
+
+    fn callback_url(&self, path_secret: &SecretString) -> SecretString {
+        self.config.borrow().callback_url(path_secret)
+    }
+
+    /// A bug report with what only this bridge knows, and without ids.
+    fn completed(&self, mut bundle: Bundle) -> Bundle {
+        let config = self.config.borrow();
+        bundle.add("config.toml", config.describe());
+        bundle.add("log.txt", self.recent.lines());
+        let pseudonyms = Pseudonyms::for_config(&self.identity.handshake_token(), &config, bundle.met());
+        bundle.with(&pseudonyms)
     }
 
     async fn register(&self, new_secret: bool) -> Result<Answer, Answer> {
@@ -318,7 +321,8 @@ impl Begun {
             };
             // Served before it is registered: iLink calls back during the registration.
             self.path_secrets.send_replace(self.identity.accepted_secrets());
-            (self.change_url)(session.clone(), (self.callback_url)(&secret)).await;
+            let ilink = self.config.borrow().ilink.clone();
+            session.reconfigure(ilink.topics, ilink.presence, self.callback_url(&secret)).await;
         }
         let reply = session.register().await;
         self.path_secrets.send_replace(self.identity.accepted_secrets());

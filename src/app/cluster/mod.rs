@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -20,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::error::AppError;
-use super::seat::{Hold, Seat};
+use super::parts;
+use super::seat::Seat;
 use crate::config::Config;
 use crate::operate::status::{ClusterHealth, EtcdHealth, Member, Membership, Role};
 use crate::os::clock;
@@ -69,9 +69,9 @@ impl Cluster {
     /// # Errors
     ///
     /// If the TLS files that it names cannot be used.
-    pub(super) fn join(config: &Config, set_aside: u64) -> Result<Self, AppError> {
+    pub(super) fn join(config: &Config) -> Result<Self, AppError> {
         clock::run_among_others();
-        let etcd = Etcd::open(&etcd_config(config, set_aside)).map_err(|error| AppError::Config(error.to_string()))?;
+        let etcd = Etcd::open(&etcd_config(config)).map_err(|error| AppError::Config(error.to_string()))?;
         let (me, endpoints) = (config.cluster.member.clone(), config.cluster.endpoints.len());
         let (uid, prefix) = (config.ilink.uid.as_str().to_owned(), config.cluster.prefix.clone());
         let (present, not_before) = (Present::default(), Instant::now());
@@ -198,8 +198,12 @@ impl Cluster {
                 cause = failing.failed() => cause,
             }
         };
-        let held = Held { leadership, present: self.present.clone() };
-        Some(Seat::held(store, Lease::until(move || deadline.valid_until()), lost.boxed(), Box::new(held)))
+        let present = self.present.clone();
+        let giving_back = async move {
+            present.set(None);
+            leadership.resign().await;
+        };
+        Some(Seat::held(store, Lease::until(move || deadline.valid_until()), lost.boxed(), giving_back.boxed()))
     }
 
     /// Leaves the leadership to the others for a while.
@@ -261,29 +265,13 @@ impl Cluster {
     }
 }
 
-/// What is given back.
-struct Held {
-    leadership: Leadership,
-    present: Present,
-}
-
-impl Hold for Held {
-    fn give_back(self: Box<Self>) -> BoxFuture<'static, ()> {
-        async move {
-            self.present.set(None);
-            self.leadership.resign().await;
-        }
-        .boxed()
-    }
-}
-
 /// What each endpoint is, or what is wrong with it. Joins nothing.
 ///
 /// # Errors
 ///
 /// If the TLS files that the configuration names cannot be used.
 pub(super) async fn endpoints(config: &Config) -> Result<Vec<(String, Result<String, String>)>, AppError> {
-    let looked = Etcd::look_at(&etcd_config(config, 0)).await.map_err(|error| AppError::Config(error.to_string()))?;
+    let looked = Etcd::look_at(&etcd_config(config)).await.map_err(|error| AppError::Config(error.to_string()))?;
     let text = |(endpoint, version): (String, Result<String, EtcdError>)| {
         (endpoint, version.map_err(|error| error.to_string()))
     };
@@ -303,7 +291,7 @@ fn belongs_to_another(prefix: &str, other: &[u8], uid: &str) -> String {
 ///
 /// As [`endpoints`].
 pub(super) async fn denied(config: &Config) -> Result<Vec<String>, AppError> {
-    let etcd = etcd_config(config, 0);
+    let etcd = etcd_config(config);
     let tried = Etcd::try_rights(&etcd).await.map_err(|error| AppError::Config(error.to_string()))?;
     let mut wrong: Vec<_> = [tried.read, tried.write].into_iter().filter_map(Result::err).collect();
     wrong.dedup();
@@ -335,7 +323,7 @@ async fn look(etcd: Arc<Etcd>, of: usize) -> ClusterHealth {
     }
 }
 
-fn etcd_config(config: &Config, set_aside: u64) -> EtcdConfig {
+fn etcd_config(config: &Config) -> EtcdConfig {
     let cluster = &config.cluster;
     EtcdConfig {
         endpoints: cluster.endpoints.clone(),
@@ -344,6 +332,6 @@ fn etcd_config(config: &Config, set_aside: u64) -> EtcdConfig {
         login: cluster.username.clone().zip(cluster.password.clone()),
         tls: cluster.tls.clone(),
         takeover: cluster.takeover,
-        limits: Limits { inbound: cluster.max_bytes, outbound: cluster.max_bytes, set_aside },
+        limits: Limits { inbound: cluster.max_bytes, outbound: cluster.max_bytes, set_aside: parts::SET_ASIDE_BYTES },
     }
 }

@@ -4,29 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::app::seat::Hold;
 use crate::os::clock::boot_now;
 use crate::os::lease::Lease;
 use crate::store::sqlite::Spool;
 use crate::store::{Append as _, Limits, Queue};
 
-/// Notes that the seat is given back.
-struct Given(Arc<AtomicBool>);
-
-impl Hold for Given {
-    fn give_back(self: Box<Self>) -> BoxFuture<'static, ()> {
-        async move { self.0.store(true, Ordering::Relaxed) }.boxed()
-    }
-}
-
+/// A seat that notes in `given` that it is given back.
 fn seat(store: &Arc<Spool>, lease: &Lease, given: &Arc<AtomicBool>) -> (Seat, oneshot::Sender<String>) {
     let (tell, told) = oneshot::channel();
     let lost = async { told.await.unwrap_or_default() }.boxed();
-    (Seat::held(store.clone(), lease.clone(), lost, Box::new(Given(Arc::clone(given)))), tell)
+    let given = Arc::clone(given);
+    let giving_back = async move { given.store(true, Ordering::Relaxed) }.boxed();
+    (Seat::held(store.clone(), lease.clone(), lost, giving_back), tell)
 }
 
 /// A configuration whose broker and iLink are nobody.

@@ -14,6 +14,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::Overview;
+use crate::config::Config;
 
 /// The metrics' file.
 pub const METRICS: &str = "metrics.txt";
@@ -113,6 +114,20 @@ impl Pseudonyms {
         let own = own.filter(|own| !own.is_empty()).and_then(|own| whole(&regex::escape(own), r"\pL\pN", r"\pL\pN"));
         let others = Some(ids.join("|")).filter(|ids| !ids.is_empty()).and_then(|ids| whole(&ids, r"\w.-", r"\w-"));
         Self { salt: secret.clone(), known: own.into_iter().chain(others).collect() }
+    }
+
+    /// For all that a configuration names, and those who were met besides.
+    #[must_use]
+    pub fn for_config(secret: &SecretString, config: &Config, met: &[String]) -> Self {
+        let uids = [&config.inbound.allow_from, &config.ilink.presence].into_iter().flatten().map(ToString::to_string);
+        let subjects = config.ilink.topics.iter().map(|(subject, _)| subject.to_string());
+        let contacts = &config.homeassistant.contacts;
+        let people = contacts.iter().flat_map(|contact| [contact.id.as_str().to_owned(), contact.name.clone()]);
+        let known = config.routes.names().iter();
+        let named = known.flat_map(|(name, target)| [name.to_owned(), target.as_str().to_owned()]);
+        let ours = [config.ilink.uid.to_string(), config.ilink.appkey.clone()].into_iter();
+        let ids = ours.chain(named).chain(uids).chain(subjects).chain(people).chain(met.iter().cloned());
+        Self::new(secret, Some(config.ilink.uid.as_str()), ids.collect())
     }
 
     /// The pseudonym of one id.

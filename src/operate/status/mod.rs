@@ -86,7 +86,6 @@ pub async fn run(report: Arc<Report>, store: Arc<dyn Store>, publisher: Publishe
         writable.mark_unchanged();
         info.mark_unchanged();
         busy.mark_unchanged();
-        let _ = report.ready();
         told.tell(&report, &publisher).await;
     }
 }
