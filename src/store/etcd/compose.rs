@@ -64,6 +64,13 @@ pub(super) struct Flight {
     pub(super) refused: bool,
 }
 
+impl Flight {
+    /// How many who wait.
+    pub(super) fn carries(&self) -> usize {
+        self.ops.len() + self.tokens.len()
+    }
+}
+
 /// Who composes.
 pub(super) struct Composer<'a> {
     pub(super) keys: &'a Keys,

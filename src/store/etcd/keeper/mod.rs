@@ -4,6 +4,7 @@
 mod news;
 mod order;
 mod outcome;
+mod search;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use super::wire::Step;
 use crate::store::fullness::Fullness;
 use crate::store::request::Op;
 use crate::store::types::{Medium, NotStored, SpoolError, WhyNot};
+use search::Search;
 
 /// How long lazy changes wait for a durable one to go with, and how many may.
 const LAZY_WAIT: Duration = Duration::from_millis(250);
@@ -84,6 +86,7 @@ pub(super) struct Keeper {
     waiting: VecDeque<Waiter>,
     /// How many of them go next, and nobody else: what is left of a transaction of which a part could not go.
     alone: Option<usize>,
+    search: Search,
     /// Rows that are stored, and not yet seen among those that come.
     unseen: VecDeque<(u64, Op)>,
     /// The highest number seen.
@@ -124,6 +127,7 @@ impl Keeper {
             trouble,
             waiting: VecDeque::new(),
             alone: None,
+            search: Search::default(),
             unseen: VecDeque::new(),
             seen: 0,
             fullness: Fullness::new(Medium::Etcd),
@@ -258,6 +262,7 @@ impl Keeper {
             let most = self.alone.take().filter(|most| *most > 0 || lazies > 0).unwrap_or(usize::MAX);
             let (work, flight) = self.composer().compose(&mut waiting, most);
             self.waiting = waiting;
+            self.search.goes(most, &flight);
             if flight.refused {
                 self.show();
             }

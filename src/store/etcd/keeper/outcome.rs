@@ -10,6 +10,7 @@ use super::super::compose::{Flight, Place, Waiter};
 use super::super::error::EtcdError;
 use super::super::rows::number;
 use super::super::tokens::{ENOUGH, TokenOp, Verdict};
+use super::search::Next;
 use super::{Aboard, Keeper, RETRY_EVERY, Refused, Stop, View};
 use crate::os::clock::boot_now;
 use crate::store::request::{New, Op};
@@ -56,6 +57,7 @@ impl Keeper {
     }
 
     fn stored(&mut self, revision: u64, flight: Flight) {
+        self.alone = self.search.stored(&flight);
         let shared = &self.common.shared;
         let durable = !flight.ops.is_empty() || !flight.tokens.is_empty();
         if durable {
@@ -166,7 +168,7 @@ impl Keeper {
 
     fn turned_back(&mut self, cause: &EtcdError, flight: Flight) {
         self.take_back(&flight);
-        if *cause == EtcdError::TooLarge && flight.ops.len() + flight.tokens.len() > 0 && self.refused.is_none() {
+        if *cause == EtcdError::TooLarge && flight.carries() > 0 && self.refused.is_none() {
             return self.too_large(cause, flight);
         }
         let (adding, rest): (Vec<_>, Vec<_>) =
@@ -190,18 +192,25 @@ impl Keeper {
         }
     }
 
-    /// One is at fault, and always will be: it is looked for by sending fewer, first what is lazy alone, then half of the rest.
+    /// One is at fault, and always will be: it is looked for by sending fewer.
     fn too_large(&mut self, cause: &EtcdError, flight: Flight) {
+        let next = self.search.too_large(&flight);
         let ops = flight.ops.into_iter().map(|(since, op, _)| Waiter { since, asked: op.into() });
         let tokens = flight.tokens.into_iter().map(|(since, op, _)| Waiter { since, asked: op.into() });
-        let mut all: Vec<_> = ops.chain(tokens).collect();
-        if !flight.lazy && all.len() == 1 {
-            all.drain(..).for_each(|waiter| waiter.asked.refused(SpoolError::TooLarge(cause.to_string())));
-            return self.show();
-        }
-        self.alone = Some(if flight.lazy { 0 } else { all.len() / 2 });
-        for waiter in all.into_iter().rev() {
-            self.waiting.push_front(waiter);
+        let all: Vec<_> = ops.chain(tokens).collect();
+        match next {
+            Next::Refuse => {
+                for waiter in all {
+                    waiter.asked.refused(SpoolError::TooLarge(cause.to_string()));
+                }
+                self.show();
+            }
+            Next::Fewer(most) => {
+                self.alone = Some(most);
+                for waiter in all.into_iter().rev() {
+                    self.waiting.push_front(waiter);
+                }
+            }
         }
     }
 

@@ -5,6 +5,7 @@ mod client;
 mod conformance;
 mod election;
 mod foreign;
+mod large;
 mod order;
 mod proxy;
 mod server;

@@ -291,18 +291,6 @@ async fn the_largest_push_fits_and_what_is_larger_is_refused_with_the_remedy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_this_etcd_never_takes_is_refused_by_itself() {
-    let server = Server::start(&["--max-request-bytes=100000"]);
-    let etcd = Etcd::open(&config(&server.url(), "a")).unwrap();
-    let (_leadership, store) = lead(&etcd).await;
-    let row = append(&*store, "before").await;
-    let refused = in_time(store.replace(Queue::Inbound, row, vec![0; 200_000])).await;
-    assert!(matches!(&refused, Err(SpoolError::TooLarge(_))), "{refused:?}");
-    assert_eq!(store.stores(), Ok(()));
-    append(&*store, "after").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn members_keep_to_the_limit_and_learn_when_there_is_room() {
     let mut config = config(shared(), "a");
     config.limits.inbound = 4 * (100 + ROW_OVERHEAD);

@@ -1,0 +1,52 @@
+//! The search for what is too large for etcd, among what went together: fewer go at once, until it is alone.
+//!
+//! What is lazy may be at fault, too, so it goes before, by itself. More of it comes all the time: the rest is suspected, and not
+//! what has come since.
+
+use super::super::compose::Flight;
+
+/// Who is suspected.
+#[derive(Default)]
+pub(super) struct Search {
+    /// So many go once what is lazy has gone.
+    then: Option<usize>,
+    /// What is lazy has just gone by itself.
+    lazies_went: bool,
+}
+
+/// What is to be done about a transaction that was too large.
+pub(super) enum Next {
+    /// At most so many of those that it carried go with the next one.
+    Fewer(usize),
+    /// It is found.
+    Refuse,
+}
+
+impl Search {
+    /// A transaction for at most so many goes. If what is lazy leaves no room for them, they go next.
+    pub(super) fn goes(&mut self, most: usize, flight: &Flight) {
+        if flight.carries() == 0 && most > 0 && most < usize::MAX {
+            self.then = Some(most);
+        }
+    }
+
+    /// A transaction was stored. How many may go next, if not all.
+    pub(super) fn stored(&mut self, flight: &Flight) -> Option<usize> {
+        let then = self.then.take().filter(|_| flight.carries() == 0);
+        self.lazies_went = then.is_some();
+        then
+    }
+
+    /// A transaction was too large.
+    pub(super) fn too_large(&mut self, flight: &Flight) -> Next {
+        let carried = flight.carries();
+        let lazies_went = std::mem::take(&mut self.lazies_went);
+        let lazies_first = flight.lazy && !lazies_went;
+        self.then = lazies_first.then_some(carried);
+        match carried {
+            _ if lazies_first => Next::Fewer(0),
+            1 => Next::Refuse,
+            _ => Next::Fewer(carried / 2),
+        }
+    }
+}
