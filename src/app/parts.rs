@@ -16,7 +16,7 @@ use crate::delivery::routing::{RouteStates, Routing};
 use crate::inbound::relay::{RelayConfig, RelaySettings};
 use crate::local::{Contact, Globs, Publication, Rules};
 use crate::mqtt::{LinkConfig, LinkState, Protocol, RouteFilters, StartError, Subscriptions, Timing};
-use crate::operate::status::Info;
+use crate::operate::status::{ClusterHealth, Info};
 use crate::os::clock;
 use crate::os::lease::Lease;
 use crate::os::tls::{self, ClientFiles};
@@ -77,7 +77,7 @@ pub(super) fn link(config: &Config, routes: watch::Receiver<RouteFilters>) -> Li
         base: mqtt.base_topic.clone(),
         own_uid: config.ilink.uid.clone(),
         will: bridge(config, "state", "offline"),
-        farewell: vec![bridge(config, "cloud", CloudState::Offline.as_str())],
+        farewell: farewell(config),
         birth: vec![bridge(config, "state", "online")],
         lease: Lease::always(),
         timing: Timing::default(),
@@ -117,6 +117,16 @@ pub(super) fn try_files(config: &Config) -> Result<(), AppError> {
 /// `bridge/<name>`, retained.
 fn bridge(config: &Config, name: &str, state: &'static str) -> Publication {
     Publication::raw(config.mqtt.base_topic.bridge(name), state).retained()
+}
+
+/// What is retained of a bridge that has stopped; of a cluster, if that was its last member.
+fn farewell(config: &Config) -> Vec<Publication> {
+    let cluster = config.cluster.is_on().then(|| {
+        let nobody = ClusterHealth::nobody(config.cluster.endpoints.len());
+        Publication::json(config.mqtt.base_topic.bridge("cluster"), nobody.json()).retained()
+    });
+    let cloud = bridge(config, "cloud", CloudState::Offline.as_str());
+    std::iter::once(cloud).chain(cluster).collect()
 }
 
 pub(super) fn relay_config(config: &Config) -> RelayConfig {

@@ -75,6 +75,12 @@ pub struct ClusterHealth {
 }
 
 impl ClusterHealth {
+    /// The last member has stopped: nobody leads, and none of so many members of etcd answers anybody.
+    #[must_use]
+    pub fn nobody(of: usize) -> Self {
+        Self { leader: None, members: Vec::new(), etcd: EtcdHealth { healthy: 0, of }, trouble: None }
+    }
+
     /// The JSON of `bridge/cluster`.
     #[must_use]
     pub fn json(&self) -> Vec<u8> {

@@ -30,6 +30,11 @@ async fn when_all_stop_together_the_last_one_says_offline() {
         let states = members.client.all(|message| message.topic == "ilink/bridge/state");
         let last = states.last().expect("it was online");
         assert!(last.text() == "offline" && last.retain, "{states:?}");
+        // Nor does any of them stand there as the leader.
+        let told = members.client.all(|message| message.topic == "ilink/bridge/cluster");
+        let last = told.last().expect("somebody led");
+        let nobody = json!({"leader": null, "members": [], "etcd": {"healthy": 0, "of": 1}});
+        assert!(last.json() == nobody && last.retain, "{told:?}");
     }
 }
 
