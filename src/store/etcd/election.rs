@@ -28,7 +28,7 @@ const RESIGN_WAIT: Duration = Duration::from_secs(2);
 
 /// What stands under the leader's key.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Leader {
+pub(super) struct Elected {
     pub(super) name: String,
     /// Of this candidacy: by it a leader knows its own key when the answer to its putting was lost.
     candidacy: String,
@@ -118,7 +118,7 @@ impl Candidate<'_> {
     /// Puts the leader's key. None: another was quicker.
     async fn stand(&self, lease: &Lease) -> Result<Option<u64>, EtcdError> {
         let candidacy = Ulid::generate().to_string();
-        let leader = Leader { name: self.name.to_owned(), candidacy, since_ms: wall_now_ms() };
+        let leader = Elected { name: self.name.to_owned(), candidacy, since_ms: wall_now_ms() };
         let value = serde_json::to_vec(&leader).map_err(|error| EtcdError::Refused(error.to_string()))?;
         let value = Blob::from(value);
         let key = self.keys.leader();

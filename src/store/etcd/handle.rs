@@ -61,7 +61,7 @@ impl Common {
 }
 
 /// What else the holder of a handle may do.
-pub(super) trait Rights: Send + Sync + 'static {
+pub(super) trait Bar: Send + Sync + 'static {
     /// Why nothing can be stored now, as far as the store itself does not know it.
     fn bar(&self) -> Option<NotStored>;
 }
@@ -128,7 +128,7 @@ pub(super) fn fits(data: &[u8]) -> Result<(), SpoolError> {
     if data.len() > ROW_MOST { Err(SpoolError::TooLarge(EtcdError::TooLarge.to_string())) } else { Ok(()) }
 }
 
-impl<R: Rights> Append for Handle<R> {
+impl<R: Bar> Append for Handle<R> {
     fn append(&self, queue: Queue, data: Bytes, key: Option<Key>) -> Answer<'_, u64, AppendError> {
         async move {
             fits(&data)?;

@@ -17,7 +17,7 @@ use super::config::Keys;
 use super::election::Leadership;
 use super::error::EtcdError;
 use super::feed::Feed;
-use super::handle::{Common, Handle, Rights, fits};
+use super::handle::{Bar, Common, Handle, fits};
 use super::keeper::{Keeper, View};
 use super::load::load;
 use super::member::Member;
@@ -90,7 +90,7 @@ pub(super) async fn open(
     Ok(Arc::new(Handle::new(requests, common, rights)))
 }
 
-impl Rights for Leading {
+impl Bar for Leading {
     /// The queue may be full for pushes, which come in by the member.
     fn bar(&self) -> Option<NotStored> {
         self.member.stores().err()

@@ -11,7 +11,7 @@ use super::client::Client;
 use super::commit::Committer;
 use super::config::Keys;
 use super::estimate::Estimate;
-use super::handle::{Common, Handle, Rights, fits};
+use super::handle::{Bar, Common, Handle, fits};
 use super::keeper::{Keeper, View};
 use super::session::Session;
 use super::state::State;
@@ -42,7 +42,7 @@ pub(super) fn open(
     Arc::new(Handle::new(requests, common, Arc::clone(session)))
 }
 
-impl Rights for Arc<Session> {
+impl Bar for Arc<Session> {
     fn bar(&self) -> Option<NotStored> {
         let over = self.standing().err()?;
         Some(NotStored { cause: over.to_string(), why: WhyNot::Refused })

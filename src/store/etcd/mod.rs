@@ -89,13 +89,12 @@ use client::Client;
 pub use config::EtcdConfig;
 use config::{Keys, end_of};
 pub use election::Leadership;
-use election::{Candidate, Leader};
+use election::{Candidate, Elected};
 pub use error::EtcdError;
-use leading::Leader as Leading;
+use leading::Leader;
 use member::Member;
 pub use rights::Rights;
 use session::{Registered, Session};
-use values::Values;
 use wire::Range;
 
 use super::shared::{Shared, Unexpected};
@@ -184,17 +183,6 @@ impl Etcd {
         Ok(Rights::tried(&Client::new(config)?, &Keys::below(&config.prefix), user).await)
     }
 
-    /// A value that all members share, for who is no member.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::look_at`]; or if etcd does not tell.
-    pub async fn peek(config: &EtcdConfig, name: &str) -> Result<Option<Vec<u8>>, EtcdError> {
-        let key = Keys::below(&config.prefix).file(name).into();
-        let found = Client::new(config)?.range(&Range { key, ..Range::default() }).await?;
-        Ok(found.kvs.first().map(|there| there.value.0.to_vec()))
-    }
-
     /// Whether this member is registered and could lead; if not, why.
     #[must_use]
     pub fn session(&self) -> channel::Receiver<Result<(), EtcdError>> {
@@ -208,7 +196,7 @@ impl Etcd {
     /// If etcd does not tell.
     pub async fn members(&self) -> Result<Vec<MemberInfo>, EtcdError> {
         let leader = self.client.range(&Range { key: self.keys.leader().into(), ..Range::default() }).await?;
-        let leader = leader.kvs.first().and_then(|kv| serde_json::from_slice::<Leader>(&kv.value.0).ok());
+        let leader = leader.kvs.first().and_then(|kv| serde_json::from_slice::<Elected>(&kv.value.0).ok());
         let prefix = self.keys.members();
         let range = Range { key: prefix.clone().into(), end: end_of(&prefix).into(), ..Range::default() };
         let found = self.client.range(&range).await?;
@@ -257,7 +245,7 @@ impl Etcd {
         Ok(self.open_store(leadership).await?)
     }
 
-    async fn open_store(&self, leadership: &Leadership) -> Result<Arc<Leading>, EtcdError> {
+    async fn open_store(&self, leadership: &Leadership) -> Result<Arc<Leader>, EtcdError> {
         let (client, keys, every) = (Arc::clone(&self.client), self.keys.clone(), self.takeover / 3);
         leading::open(client, keys, leadership.clone(), self.taking_in(), self.limits, every).await
     }
@@ -266,43 +254,6 @@ impl Etcd {
     #[must_use]
     pub fn adoption<'a>(&'a self, old: &'a dyn Store) -> Adoption<'a> {
         Adoption::of(&self.client, &self.keys, old)
-    }
-
-    /// A small value that all members share.
-    ///
-    /// # Errors
-    ///
-    /// If etcd does not tell.
-    pub async fn get(&self, name: &str) -> Result<Option<Vec<u8>>, EtcdError> {
-        self.values().get(name).await
-    }
-
-    /// The value of this name; if there is none, it is this one from now on.
-    ///
-    /// # Errors
-    ///
-    /// If etcd does not take or tell it.
-    pub async fn get_or_create(&self, name: &str, value: &[u8]) -> Result<Vec<u8>, EtcdError> {
-        self.values().get_or_create(name, value).await
-    }
-
-    /// Puts a value that all members share, or removes it: as long as this member leads.
-    ///
-    /// # Errors
-    ///
-    /// [`EtcdError::Deposed`] if it does not; or if etcd does not take it.
-    pub async fn put(&self, leadership: &Leadership, name: &str, value: Option<&[u8]>) -> Result<(), EtcdError> {
-        self.values().put(leadership, name, value).await
-    }
-
-    /// The value of this name as it is, once it is known, and then as it changes.
-    #[must_use]
-    pub fn follow(&self, name: &str) -> channel::Receiver<Option<Vec<u8>>> {
-        let (to, value) = channel::channel(None);
-        let (following, ended) = (self.values().follow(name.to_owned(), to), self.ended.clone());
-        let unexpected = Unexpected(Arc::clone(&self.shared));
-        tokio::spawn(unexpected.watch(async move { ended.run_until_cancelled(following).await }));
-        value
     }
 
     /// Ends the membership: the lease is given back.
@@ -325,10 +276,6 @@ impl Etcd {
     async fn lose_lease(&self) {
         let lease = self.session.lease().await;
         self.session.revoke(lease.id).await;
-    }
-
-    fn values(&self) -> Values {
-        Values { client: Arc::clone(&self.client), keys: self.keys.clone() }
     }
 }
 
