@@ -32,11 +32,10 @@ use crate::os::tasks::Steps;
 use crate::outbound::accept::Accept;
 use crate::outbound::attempt::{Attempts, Unstored};
 use crate::outbound::deliver::Deliver;
-use crate::outbound::intake::Intake;
+use crate::outbound::intake::{Intake, Turns};
 use crate::outbound::replies::Replies;
 use crate::outbound::results::Results;
 use crate::outbound::shares::Shares;
-use crate::outbound::turns::Turns;
 use crate::protocol::Uid;
 use crate::store::{AppendError, MAX_COMMANDS, Queue, SpoolError, Store};
 

@@ -13,7 +13,7 @@
 //! the same id, as everything that is sent again. So nothing that was answered is ever lost.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,8 +26,7 @@ use tokio_util::task::TaskTracker;
 use super::record::Record;
 use super::repeats::{Digest, Progress, WINDOW};
 use super::room::NewRow;
-use super::term::Term;
-use crate::os::clock::{Stamp, boot_now};
+use crate::os::clock::{Stamp, boot_now, millis};
 use crate::store::{AppendError, Once, SpoolError, Token, Tokens};
 
 /// What becomes of a push in another's hand is looked at first after this time, then after twice as much, and so on: for a
@@ -36,6 +35,34 @@ const FIRST_LOOK: Duration = Duration::from_millis(25);
 const LOOKS: u32 = 6;
 /// For so long after it was asked for, a push in hand is in no other's: that one looks for longer what becomes of it.
 const SURELY_OWN: Duration = Duration::from_millis(1400);
+/// iLink waits for 5 s, and then tries elsewhere: what is not stored a little before that must not be stored for this try any
+/// more.
+const IN_TIME: Duration = Duration::from_millis(4500);
+
+/// Until when a push may be stored: in time for the last of its tries. In milliseconds of the boot-time clock.
+pub(super) struct Term(AtomicU64);
+
+impl Term {
+    /// For a try that waits since then.
+    pub(super) fn of(since: Duration) -> Self {
+        Self(AtomicU64::new(end(since)))
+    }
+
+    /// There is another try, which waits since then.
+    pub(super) fn extend(&self, since: Duration) {
+        self.0.fetch_max(end(since), Ordering::Relaxed);
+    }
+
+    /// Until when, by the boot-time clock.
+    pub(super) fn end(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// The end for one try.
+fn end(since: Duration) -> u64 {
+    millis(since + IN_TIME)
+}
 
 /// What a token says of its push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::due::Due;
+use super::due::{Due, Term};
 use super::repeats::{Digest, Progress};
-use super::term::Term;
 
 /// All of them, by the bytes of the push.
 #[derive(Default)]

@@ -28,4 +28,3 @@ pub mod room;
 mod routed;
 pub mod server;
 pub mod store;
-mod term;

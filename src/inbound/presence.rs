@@ -170,11 +170,6 @@ impl PresenceBook {
         pruned
     }
 
-    /// The topic of `uid` must be cleared once more.
-    fn drop_again(&mut self, uid: &Uid) {
-        self.dropped.insert(uid.clone());
-    }
-
     /// The retained topic of a dropped uid was cleared: forgets the uid. Returns false, and forgets nothing, if it was
     /// configured or published again meanwhile.
     fn forget_dropped(&mut self, uid: &Uid) -> bool {
@@ -187,7 +182,8 @@ impl PresenceBook {
         forget
     }
 
-    /// The presence of every uid whose topic is not cleared, to restore it at a broker that has lost it.
+    /// The presence of every uid in the book, also of those whose topics are to be cleared: to restore it at a broker that has
+    /// lost it.
     pub fn all(&self) -> impl Iterator<Item = (&Uid, bool)> {
         self.known.iter().map(|(uid, (known, _))| (uid, known.online))
     }
@@ -270,7 +266,7 @@ impl Retained {
         let forgotten = cleared && self.book.forget_dropped(&uid);
         // A push from before it was dropped was published in between.
         if !forgotten && self.book.is_dropped(&uid) {
-            self.book.drop_again(&uid);
+            self.book.dropped.insert(uid.clone());
             self.clear(uid);
         }
     }

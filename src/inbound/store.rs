@@ -5,7 +5,6 @@
 //! until the last of them has left. Storing does not depend on a connection: what is on its way to the disk goes on if the peer
 //! leaves. `Room` bounds the memory of all pushes, also of those whose peers have left.
 
-mod answering;
 mod keeping;
 #[cfg(test)]
 mod tests;
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use super::due::Due;
 use super::hands::{Hand, Hands};
 use super::repeats::{self, Claim, Progress, Repeats};
 use super::room::{Held, NewRow, Place, Room};
@@ -168,6 +168,16 @@ impl Store {
         why
     }
 
+    /// An answer to a try of this push is about to leave. [`Leaving::left`] tells that it did.
+    #[must_use]
+    pub fn leaving(ticket: Ticket) -> Leaving {
+        match &ticket {
+            Ticket::Remembered(repeats, ticket) => repeats.leaving(*ticket),
+            Ticket::InHand(hand) => hand.leaving(),
+        }
+        Leaving(Some(ticket))
+    }
+
     fn accept(self: &Arc<Self>, body: Held) -> Taken {
         let digest = || Sha256::digest(body.bytes()).into();
         match &self.recognition {
@@ -237,6 +247,30 @@ impl Store {
         let held = self.held.try_acquire().map_err(|_| Unanswered::Overload)?;
         waiting.held = true;
         Ok(held)
+    }
+}
+
+/// An answer on its way out. Dropped, it did not leave.
+pub struct Leaving(Option<Ticket>);
+
+impl Leaving {
+    /// It was handed to the socket whole: the same bytes are a new message from here on.
+    pub fn left(mut self) {
+        match self.0.take() {
+            Some(Ticket::Remembered(repeats, ticket)) => repeats.answered(ticket),
+            Some(Ticket::InHand(hand)) => hand.due.get().into_iter().for_each(Due::left),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        match self.0.take() {
+            Some(Ticket::Remembered(repeats, ticket)) => repeats.not_answered(ticket),
+            Some(Ticket::InHand(hand)) => hand.stayed(),
+            None => {}
+        }
     }
 }
 

@@ -1,17 +1,19 @@
 //! The way into the queue to iLink: a command goes in if the queue has room for another of its client's. What the store refuses
 //! for now, and takes again without anybody's help, waits here for as long as the command may.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::poll;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::warn;
 
 use super::shares::{Client, Shares};
-use super::turns::{Turn, Turns};
 use crate::local::{Base, Reason};
 use crate::observe::counters::Counters;
 use crate::observe::log::{Seldom, clipped};
@@ -158,6 +160,67 @@ impl From<AppendError> for NotStored {
     }
 }
 
+/// The order of those who are refused for now: each asks again when its turn comes, so that what came first is handed over first.
+#[derive(Debug, Default)]
+pub struct Turns {
+    next: AtomicU64,
+    /// The numbers of those who wait.
+    waiting: watch::Sender<BTreeSet<u64>>,
+}
+
+/// The place of one of them in the order of arrival. Dropped, nobody waits for it.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    turns: &'a Turns,
+    number: u64,
+}
+
+impl Turns {
+    /// The place behind all others.
+    pub(super) fn take(&self) -> Turn<'_> {
+        Turn { turns: self, number: self.next.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// How many wait.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+}
+
+impl Turn<'_> {
+    /// Whoever comes later waits for this one.
+    pub(super) fn hold(&self) {
+        self.turns.waiting.send_if_modified(|waiting| {
+            waiting.insert(self.number);
+            false
+        });
+    }
+
+    /// Nobody waits for this one any more.
+    pub(super) fn pass(&self) {
+        self.turns.waiting.send_if_modified(|waiting| waiting.remove(&self.number));
+    }
+
+    /// Resolves when nobody who came before waits. Until then, whoever comes later waits, too.
+    pub(super) async fn comes(&self) {
+        let is_first = |waiting: &BTreeSet<u64>| waiting.first().is_none_or(|first| *first >= self.number);
+        if is_first(&self.turns.waiting.borrow()) {
+            return;
+        }
+        self.hold();
+        let mut waiting = self.turns.waiting.subscribe();
+        // The sender lives as long as `self`.
+        let _ = waiting.wait_for(is_first).await;
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.pass();
+    }
+}
+
 /// Resolves when the boot-time clock has reached this moment.
 async fn reached(at: Duration) {
     while boot_now() < at {
@@ -167,6 +230,8 @@ async fn reached(at: Duration) {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::store::etcd::tests::{Server, config, shared};
     use crate::store::etcd::{Etcd, EtcdConfig};
@@ -255,5 +320,23 @@ mod tests {
         assert!(of_others.iter().all(Result::is_ok));
         let rows = spool.read_after(Queue::Outbound, 0, 20, 1000).await.unwrap();
         assert!(rows.iter().map(|row| row.data[0]).eq(2..=10), "{rows:?}");
+    }
+    #[test]
+    fn who_comes_later_waits_for_who_is_held_and_nobody_else_does() {
+        let turns = Turns::default();
+        let [first, second, third] = [turns.take(), turns.take(), turns.take()];
+        assert!(third.comes().now_or_never().is_some(), "nobody waits");
+        second.hold();
+        assert!(first.comes().now_or_never().is_some());
+        assert!(second.comes().now_or_never().is_some());
+        let mut comes = Box::pin(third.comes());
+        assert!(comes.as_mut().now_or_never().is_none());
+        let fourth = turns.take();
+        second.pass();
+        assert!(fourth.comes().now_or_never().is_none(), "the third is before it");
+        assert!(comes.as_mut().now_or_never().is_some());
+        drop(comes);
+        drop(third);
+        assert!(fourth.comes().now_or_never().is_some());
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! 1. **accept**: [`accept`] decodes the message, recognises the broker's redeliveries, and refuses with a result;
 //! 2. **make durable**: it appends the command to the spool ([`record`]), unless its client fills its share of the queue
-//!    ([`intake`], [`shares`]); what is refused for now asks again in its turn ([`turns`]);
+//!    ([`intake`], [`shares`]); what is refused for now asks again in its turn;
 //! 3. **answer the sender**: the PUBACK, in arrival order;
 //! 4. **deliver**: [`deliver`] takes the lanes in turn ([`lanes`]) and calls iLink ([`attempt`]). Right before each request,
 //!    `gate` checks the deadline and marks the command as sent. One commit replaces the command by its result;
@@ -34,4 +34,3 @@ pub mod shares;
 mod storing;
 #[cfg(test)]
 mod tests;
-pub mod turns;

@@ -50,7 +50,6 @@
 pub(crate) mod conformance;
 pub mod etcd;
 mod fullness;
-mod pending;
 mod request;
 mod shared;
 pub mod sqlite;

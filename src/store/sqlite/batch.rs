@@ -2,11 +2,11 @@
 
 use rusqlite::{Transaction, TransactionBehavior};
 
-use super::db::{Db, Sync};
+use super::db::{Db, Syncs};
 use super::fault::Fault;
 use super::keys;
+use super::pending::Pending;
 use super::rows;
-use crate::store::pending::Pending;
 use crate::store::request::{New, Op};
 use crate::store::types::{Count, Limits, PerQueue, Queue, row_size};
 
@@ -26,7 +26,7 @@ impl Db {
         ops: &[Op],
         pending: &Pending,
         limits: &Limits,
-        sync: Sync,
+        sync: Syncs,
     ) -> Result<Committed, Fault> {
         self.set_sync(sync)?;
         let mut counts = self.counts;
@@ -102,7 +102,7 @@ impl Db {
 
     /// Takes damaged rows out of their queue. Gives how many were still there.
     pub(super) fn quarantine(&mut self, queue: Queue, bad: &[u64]) -> Result<u64, Fault> {
-        self.set_sync(Sync::Later)?;
+        self.set_sync(Syncs::Later)?;
         let mut count = *self.counts.get(queue);
         let mut moved = 0;
         let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rusqlite::ffi;
 use tempfile::TempDir;
 
-use super::request::Inject;
+use super::writer::Inject;
 use super::{Recovered, Spool};
 use crate::store::conformance::{Subject, suite};
 use crate::store::{Append as _, Limits, Store};

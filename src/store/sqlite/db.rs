@@ -106,7 +106,7 @@ impl Count {
 
 /// Whether a commit waits for the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sync {
+pub(super) enum Syncs {
     /// It does: `synchronous=FULL`.
     Now,
     /// It goes with the next one that does: `synchronous=NORMAL`, which in WAL mode survives the process but not the power.
@@ -118,7 +118,7 @@ pub(super) enum Sync {
 pub(super) struct Db {
     pub(super) conn: Connection,
     pub(super) counts: PerQueue<Count>,
-    pub(super) sync: Sync,
+    pub(super) sync: Syncs,
     /// The first connection of the MQTT session whose redelivery keys are kept.
     pub(super) session_began: u64,
     #[cfg(test)]
@@ -163,7 +163,7 @@ impl Db {
         let db = Self {
             conn,
             counts,
-            sync: Sync::Now,
+            sync: Syncs::Now,
             session_began: 0,
             #[cfg(test)]
             never_syncs: false,
@@ -199,9 +199,9 @@ impl Db {
         Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(*code), None))
     }
 
-    pub(super) fn set_sync(&mut self, sync: Sync) -> Result<()> {
+    pub(super) fn set_sync(&mut self, sync: Syncs) -> Result<()> {
         if self.sync != sync {
-            let level = if sync == Sync::Now { "FULL" } else { "NORMAL" };
+            let level = if sync == Syncs::Now { "FULL" } else { "NORMAL" };
             #[cfg(test)]
             let level = if self.never_syncs { "OFF" } else { level };
             self.conn.pragma_update(None, "synchronous", level)?;
@@ -212,7 +212,7 @@ impl Db {
 
     /// Writes what is already there, to see whether the disk takes it.
     pub(super) fn touch(&mut self) -> Result<()> {
-        self.set_sync(Sync::Now)?;
+        self.set_sync(Syncs::Now)?;
         self.counts.get(Queue::Inbound).save(&self.conn, Queue::Inbound)
     }
 

@@ -8,7 +8,6 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::fault::Fault;
-use super::types::OpenError;
 use crate::os::files::Failure;
 
 /// What SQLite keeps beside a database: its log, and the log's index.
@@ -17,6 +16,27 @@ const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
 /// What a damaged database is called, before its number, and how many of them are kept.
 const ASIDE: &str = "spool.db.damaged-";
 const KEPT_ASIDE: u32 = 3;
+
+/// Why there is no spool.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory or a file in it cannot be used.
+    #[error("cannot use {}: {source}{}", path.display(), crate::os::files::remedy(source))]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// SQLite cannot work with the file, and it is not the file's fault.
+    #[error("cannot open {}: {cause}", path.display())]
+    Database {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+}
 
 /// What was found where the database belongs.
 #[derive(Debug, PartialEq, Eq)]

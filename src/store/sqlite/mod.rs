@@ -45,12 +45,11 @@ mod files;
 mod fresh;
 mod keys;
 mod log;
+mod pending;
 mod recovery;
-mod request;
 mod rows;
 #[cfg(test)]
 mod tests;
-mod types;
 mod writer;
 
 use std::path::Path;
@@ -63,12 +62,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot, watch};
 
+pub use files::OpenError;
 use fresh::Fresh;
-use request::{Closing, Read, Request};
-pub use types::{OpenError, Recovered};
-use writer::Writer;
+use pending::{Change, Lazy};
+pub use recovery::Recovered;
+use writer::{Closing, Read, Request, Writer};
 
-use super::pending::{Change, Lazy};
 use super::request::{New, Op, Reply};
 use super::shared::{self, Shared, Unexpected};
 use super::{
@@ -164,13 +163,13 @@ impl Spool {
     /// does not depend on how fast a test is which of them a kill loses; and what is not to survive the test is not synced.
     #[cfg(test)]
     pub(crate) fn simulate(&self) {
-        self.inject(request::Inject::Simulate);
+        self.inject(writer::Inject::Simulate);
     }
 
     /// What is lazy and not yet stored is lost, as if the power were cut.
     #[cfg(test)]
     pub(crate) fn lose_lazy(&self) {
-        self.inject(request::Inject::LoseLazy);
+        self.inject(writer::Inject::LoseLazy);
     }
 
     /// Whether somebody waits for an answer.
@@ -180,7 +179,7 @@ impl Spool {
     }
 
     #[cfg(test)]
-    fn inject(&self, inject: request::Inject) {
+    fn inject(&self, inject: writer::Inject) {
         let _ = self.requests.send(Request::Inject(inject));
     }
 

@@ -14,10 +14,9 @@ use rusqlite::Connection;
 
 use super::db::{self, Db};
 use super::fault::Fault;
-use super::files::{Files, Found};
+use super::files::{Files, Found, OpenError};
 use super::keys;
 use super::rows::{self, Checked};
-use super::types::{OpenError, Recovered};
 use crate::store::types::{Count, PerQueue, Queue, row_size};
 
 /// Bytes copied between two commits.
@@ -26,6 +25,19 @@ const COPY_BATCH: u64 = 4 * 1024 * 1024;
 /// How often, and after which pause, is tried again what the disk does not give back; what it still does not give then is lost.
 const UNREAD_TRIES: u32 = 15;
 const UNREAD_PAUSE: Duration = Duration::from_millis(200);
+
+/// What opening found, for the caller to log and to show.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// In plain words, each something the operator has to know: loss, damage, a file moved aside. Empty on a good day.
+    pub alarms: Vec<String>,
+    /// Where an unreadable or damaged database was moved.
+    pub moved_to: Option<PathBuf>,
+    /// Rows that were there and could not be read.
+    pub damaged_rows: u64,
+    /// How often the database was rebuilt, a rebuild that an earlier run began included.
+    pub rebuilds: u64,
+}
 
 /// What came out of a rebuild.
 pub(super) struct Rebuilt {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Result};
 
-use crate::store::pending::{Change, Pending};
+use super::pending::{Change, Pending};
 use crate::store::types::{Queue, ROW_OVERHEAD, Row};
 
 /// A statement on a queue's table, whose name stands between the pieces: a constant, so that nothing is put together at its use.

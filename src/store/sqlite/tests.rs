@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::files::Files;
 use super::recovery;
-use super::request::Inject;
+use super::writer::Inject;
 use super::*;
 use crate::store::ROW_OVERHEAD;
 
@@ -240,18 +240,22 @@ async fn a_database_damaged_without_end_is_given_up() {
     assert!(spool.failed().await.contains("again and again"));
 }
 
-#[tokio::test]
-async fn a_row_whose_checksum_fails_is_left_out_counted_and_kept_for_the_operator() {
+/// A spool with three rows, opened anew after this statement.
+async fn changed(statement: &str) -> (TempDir, Arc<Spool>) {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());
     for n in 1..=3 {
         spool.append(Queue::Inbound, vec![n; 10].into(), None).await.unwrap();
     }
     spool.close().await;
-    let conn = Connection::open(dir.path().join("spool.db")).unwrap();
-    conn.execute("UPDATE inbound SET data = x'00' WHERE seq = 2", []).unwrap();
-    drop(conn);
+    Connection::open(dir.path().join("spool.db")).unwrap().execute(statement, []).unwrap();
     let spool = open(dir.path());
+    (dir, spool)
+}
+
+#[tokio::test]
+async fn a_row_whose_checksum_fails_is_left_out_counted_and_kept_for_the_operator() {
+    let (dir, spool) = changed("UPDATE inbound SET data = x'00' WHERE seq = 2").await;
     assert_eq!(depth(&spool).await, 2);
     assert_eq!(spool.counters().damaged_rows, 1);
     assert_eq!(depth(&spool).await, 2);
@@ -283,16 +287,7 @@ async fn a_rebuild_at_opening_is_counted_also_if_it_costs_no_row() {
 
 #[tokio::test]
 async fn lost_counts_are_counted_again_and_numbers_jump() {
-    let dir = TempDir::new().unwrap();
-    let spool = open(dir.path());
-    for n in 1..=3 {
-        spool.append(Queue::Inbound, vec![n; 10].into(), None).await.unwrap();
-    }
-    spool.close().await;
-    let conn = Connection::open(dir.path().join("spool.db")).unwrap();
-    conn.execute("UPDATE state SET next = 2", []).unwrap();
-    drop(conn);
-    let spool = open(dir.path());
+    let (_dir, spool) = changed("UPDATE state SET next = 2").await;
     assert_eq!(spool.stats(Queue::Inbound), QueueStats { depth: 3, bytes: 3 * (10 + ROW_OVERHEAD) });
     assert!(spool.append(Queue::Inbound, vec![4].into(), None).await.unwrap() > 1 << 20);
 }

@@ -17,12 +17,11 @@ use super::db::Db;
 use super::disk::Disk;
 use super::files::Files;
 use super::fresh::Fresh;
-use super::request::{Closing, Read, Request};
+use super::pending::{Lazy, Pending};
 use crate::store::fullness::Fullness;
-use crate::store::pending::Pending;
-use crate::store::request::Op;
+use crate::store::request::{Op, Reply};
 use crate::store::shared::Shared;
-use crate::store::types::{Limits, Medium};
+use crate::store::types::{Limits, Medium, Queue, Row};
 
 /// The most one commit carries. What is beyond waits for the next.
 const BATCH_REQUESTS: usize = 1024;
@@ -36,6 +35,51 @@ const LAZY_MOST: usize = 256;
 
 /// Nothing was committed for this long: time to checkpoint, and then to rest.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
+
+/// Something to read.
+#[derive(Debug)]
+pub(super) enum Read {
+    After { queue: Queue, after: u64, most: (usize, usize), reply: Reply<Vec<Row>> },
+    One { queue: Queue, seq: u64, reply: Reply<Option<Row>> },
+    Redeliveries { reply: Reply<Vec<(u16, [u8; 32])>> },
+    Notes { prefix: String, reply: Reply<Vec<(String, Vec<u8>)>> },
+}
+
+/// What goes through the channel.
+#[derive(Debug)]
+pub(super) enum Request {
+    Durable(Op),
+    Lazy(Lazy),
+    Read(Read),
+    Close(Closing),
+    #[cfg(test)]
+    Inject(Inject),
+}
+
+/// Who waits for the end.
+#[derive(Debug)]
+pub(super) enum Closing {
+    Awaited(Reply<()>),
+    Unawaited,
+}
+
+/// Trouble made by tests.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Inject {
+    /// The next commit fails with this extended result code.
+    FailCommit(i32),
+    /// So many of the next reads fail with this extended result code.
+    FailReads(u32, i32),
+    /// The disk claims to have this much free.
+    Free(u64),
+    /// The file may not grow beyond this many pages.
+    MaxPages(u32),
+    /// Lazy operations get no commit of their own, and nothing is synced.
+    Simulate,
+    /// Lazy operations that were not stored are forgotten.
+    LoseLazy,
+}
 
 /// The writer must end: after a failure already told to all, or because it was closed.
 pub(super) struct Stop;
@@ -222,8 +266,7 @@ impl Writer {
     }
 
     #[cfg(test)]
-    fn inject(&mut self, inject: super::request::Inject) {
-        use super::request::Inject;
+    fn inject(&mut self, inject: Inject) {
         match inject {
             Inject::FailCommit(code) => self.db.fail_commit = Some(code),
             Inject::FailReads(times, code) => self.db.fail_reads = (times, code),
@@ -241,9 +284,8 @@ mod tests {
 
     use super::*;
     use crate::os::files::Failure;
-    use crate::store::pending::{Change, Lazy};
+    use crate::store::sqlite::pending::Change;
     use crate::store::sqlite::recovery;
-    use crate::store::types::Queue;
 
     #[test]
     fn a_timer_runs_only_while_something_is_due() {

@@ -8,10 +8,9 @@ use tracing::{error, info, warn};
 use super::super::db::Db;
 use super::super::fault::Fault;
 use super::super::keys;
-use super::super::request::Read;
+use super::super::pending::Pending;
 use super::super::rows::{self, Found};
-use super::{Stop, Writer};
-use crate::store::pending::Pending;
+use super::{Read, Stop, Writer};
 use crate::store::shared::add;
 use crate::store::types::{Queue, SpoolError};
 

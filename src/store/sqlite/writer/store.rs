@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::super::db::Sync;
+use super::super::db::Syncs;
 use super::super::fault::Fault;
 use super::{Refused, Stop, Writer};
 use crate::store::fullness::beyond;
@@ -85,7 +85,7 @@ impl Writer {
     pub(super) fn store(&mut self, mut ops: Vec<Op>) -> Result<(), Stop> {
         let mut log_tried = false;
         while !(ops.is_empty() && self.pending.is_empty()) {
-            let sync = if ops.is_empty() { Sync::Later } else { Sync::Now };
+            let sync = if ops.is_empty() { Syncs::Later } else { Syncs::Now };
             match self.db.commit(&ops, &self.pending, &self.limits, sync).map_err(|fault| self.judged(fault)) {
                 Ok(committed) => {
                     // The sync of somebody else's file may have failed meanwhile.
@@ -96,7 +96,7 @@ impl Writer {
                     self.grown = Some(Instant::now());
                     add(&self.shared.set_aside_dropped, committed.dropped);
                     let synced =
-                        if sync == Sync::Now { &self.shared.commits_synced } else { &self.shared.commits_lazy };
+                        if sync == Syncs::Now { &self.shared.commits_synced } else { &self.shared.commits_lazy };
                     add(synced, 1);
                     let new = self.shared.count(&self.db.counts);
                     if self.refused.is_some() && ops.iter().any(|op| op.adds().is_some_and(|(queue, _)| is_new(queue)))

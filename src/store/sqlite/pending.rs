@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::types::Queue;
+use crate::store::types::Queue;
 
 /// What is to become of a row.
 #[derive(Debug, Clone)]
