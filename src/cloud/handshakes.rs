@@ -5,9 +5,10 @@
 //! remedy.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use crate::os::lock;
 use crate::protocol::Variant;
 
 /// The service gives an answer up after this long (§2.2).
@@ -57,7 +58,7 @@ pub(super) struct Mark(Seen);
 impl HandshakeLog {
     /// Notes a handshake that has just been answered.
     pub fn note(&self, handshake: Handshake) {
-        let mut seen = self.lock();
+        let mut seen = lock(&self.seen);
         if handshake != Handshake::WrongPath {
             seen.last_get_at = Some(SystemTime::now());
         }
@@ -87,17 +88,17 @@ impl HandshakeLog {
     /// When the last `GET` reached the callback's secret path.
     #[must_use]
     pub fn last_get_at(&self) -> Option<SystemTime> {
-        self.lock().last_get_at
+        lock(&self.seen).last_get_at
     }
 
     /// The variant by which the last right signature was right.
     #[must_use]
     pub fn variant(&self) -> Option<Variant> {
-        self.lock().variant
+        lock(&self.seen).variant
     }
 
     pub(super) fn mark(&self) -> Mark {
-        let mut seen = self.lock();
+        let mut seen = lock(&self.seen);
         // Only what happens after the mark says how slow the next handshake is.
         seen.slowest = Duration::ZERO;
         Mark(seen.clone())
@@ -105,7 +106,7 @@ impl HandshakeLog {
 
     /// What we saw since `mark`, and what to do about it, in plain words.
     pub(super) fn explain_since(&self, mark: &Mark) -> String {
-        let (before, now) = (&mark.0, self.lock().clone());
+        let (before, now) = (&mark.0, lock(&self.seen).clone());
         if now.late > before.late {
             return format!(
                 "its GET was answered too late (after {} ms; the service waits 5 s): is this machine or the proxy before it overloaded?",
@@ -142,11 +143,6 @@ impl HandshakeLog {
         format!(
             "no GET arrived at the callback: can the internet reach callback.public_url (DNS, port, firewall, proxy)?{path}"
         )
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Seen> {
-        // Counters stay usable whatever panicked while it held them.
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,13 +5,14 @@
 //! fire in its own way.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tracing::warn;
 
 use crate::observe::counters::Counter;
 use crate::observe::log::Seldom;
+use crate::os::lock;
 use crate::route::{FromRoute, Keep, OtherwiseRoute, Rate, Routes, ToRoute};
 
 macro_rules! counters {
@@ -85,7 +86,7 @@ impl RouteState {
     /// Whether the route may fire at `now`. If not, counts it and warns.
     #[must_use]
     pub fn may_fire(&self, rate: Rate, now: Duration) -> bool {
-        let verdict = self.breaker.lock().unwrap_or_else(PoisonError::into_inner).fire(rate, now);
+        let verdict = lock(&self.breaker).fire(rate, now);
         if verdict == Verdict::Opened {
             let (route, max_rate) = (&self.name, rate.to_string());
             warn!(
@@ -110,7 +111,7 @@ impl RouteStates {
     /// Puts rules into force. A route whose name is known goes on with its counters.
     #[must_use]
     pub fn routing(&self, routes: &Arc<Routes>) -> Arc<Routing> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.0);
         let mut old = std::mem::take(&mut *all);
         let mut state = |name: &str| {
             let new = || Arc::new(RouteState { name: name.to_owned(), ..RouteState::default() });
@@ -127,7 +128,7 @@ impl RouteStates {
     /// What each route did.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<String, BTreeMap<&'static str, u64>> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = lock(&self.0);
         all.iter().map(|(name, state)| (name.clone(), state.counters.all())).collect()
     }
 }

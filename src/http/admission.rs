@@ -12,8 +12,9 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use crate::os::lock;
 use tokio_util::sync::CancellationToken;
 
 /// So many addresses are remembered that have shown the secret: iLink has a few.
@@ -102,7 +103,7 @@ impl Crowd {
 
     /// Takes a new connection in. If there is no room, another one is cut; none if all of those are busy.
     pub(super) fn enter(&self, peer: IpAddr, welcome: bool) -> Option<(Arc<Guest>, Entered)> {
-        let mut inside = self.lock();
+        let mut inside = lock(&self.inside);
         let full = inside.guests.len() >= self.room;
         if full && !inside.make_way() {
             return None;
@@ -131,12 +132,12 @@ impl Crowd {
 
     /// Cuts the connection that counts least; false if all are busy.
     pub(super) fn make_way(&self) -> bool {
-        self.lock().make_way()
+        lock(&self.inside).make_way()
     }
 
     /// The connection is over.
     pub(super) fn leave(&self, guest: &Guest) {
-        self.lock().remove(guest.number);
+        lock(&self.inside).remove(guest.number);
     }
 
     /// The connection has shown the secret.
@@ -145,16 +146,12 @@ impl Crowd {
             return;
         }
         guest.origin.familiar.store(true, Ordering::Relaxed);
-        let mut inside = self.lock();
+        let mut inside = lock(&self.inside);
         inside.familiar.retain(|address| *address != guest.address);
         inside.familiar.push_back(guest.address);
         if inside.familiar.len() > FAMILIAR_AT_MOST {
             inside.familiar.pop_front();
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -286,7 +283,7 @@ mod tests {
             crowd.prove(&guest);
             crowd.leave(&guest);
         }
-        let inside = crowd.lock();
+        let inside = lock(&crowd.inside);
         assert_eq!((inside.familiar.len(), inside.origins.len()), (FAMILIAR_AT_MOST, 0));
         assert_eq!(inside.familiar.back(), Some(&ip("192.0.2.99")));
     }

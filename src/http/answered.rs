@@ -11,9 +11,10 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
+use crate::os::lock;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -27,11 +28,11 @@ pub struct Armed(Arc<Mutex<Option<OnAnswered>>>);
 
 impl Armed {
     fn arm(&self, action: OnAnswered) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(action);
+        *lock(&self.0) = Some(action);
     }
 
     fn fire(&self) {
-        let action = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let action = lock(&self.0).take();
         if let Some(action) = action {
             action();
         }

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::due::{Due, Term};
 use super::repeats::{Digest, Progress};
+use crate::os::lock;
 
 /// All of them, by the bytes of the push.
 #[derive(Default)]
@@ -35,7 +36,7 @@ impl Hands {
     ) -> (Arc<Hand>, watch::Receiver<Progress>, bool) {
         // Outlives the lock, which its end may want.
         let there: Option<Arc<Hand>>;
-        let mut hands = self.lock();
+        let mut hands = lock(&self.0);
         there = hands.get(&digest).and_then(Weak::upgrade);
         if let Some(hand) = &there
             && hand.leaving.load(Ordering::Relaxed) == 0
@@ -52,16 +53,12 @@ impl Hands {
 
     /// Whether nobody waits for this push. Then nobody comes to wait for it either.
     pub(super) fn give_up(&self, hand: &Arc<Hand>) -> bool {
-        let mut hands = self.lock();
+        let mut hands = lock(&self.0);
         let is_over = hand.tell.is_closed();
         if is_over {
             hands.retain(|_, other| !std::ptr::eq(other.as_ptr(), Arc::as_ptr(hand)));
         }
         is_over
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Weak<Hand>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,7 +76,7 @@ impl Hand {
 
 impl Drop for Hand {
     fn drop(&mut self) {
-        let mut hands = self.all.lock();
+        let mut hands = lock(&self.all.0);
         if hands.get(&self.digest).is_some_and(|hand| std::ptr::eq(hand.as_ptr(), self)) {
             hands.remove(&self.digest);
         }

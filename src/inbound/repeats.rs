@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -22,6 +22,7 @@ use super::answered::{Answered, PLACES, Seen};
 use super::record::Record;
 use crate::observe::counters::Unanswered;
 use crate::os::clock::Stamp;
+use crate::os::lock;
 use crate::store::{Queue, Row, SpoolError, Store};
 
 /// How long a stored push without an answer is remembered. iLink makes three tries of 5 s each.
@@ -160,7 +161,7 @@ impl Repeats {
         // Of pushes with the same bytes, the last one counts.
         kept.sort_unstable_by_key(|(seq, ..)| *seq);
         let (_, progress) = watch::channel(Progress::Stored);
-        let mut memory = self.lock();
+        let mut memory = lock(&self.memory);
         for (seq, digest, at, delivered) in kept {
             let (seq, noted) = (Some(seq), delivered);
             let entry = Entry { number: 0, at, progress: progress.clone(), seq, leaving: 0, delivered, noted };
@@ -171,7 +172,7 @@ impl Repeats {
 
     /// Decides whether this is a new push or a repeat.
     pub fn claim(&self, digest: Digest) -> Claim {
-        let mut memory = self.lock();
+        let mut memory = lock(&self.memory);
         if let Some(entry) = memory.entries.get(&digest)
             && entry.makes_repeats()
         {
@@ -189,7 +190,7 @@ impl Repeats {
 
     /// The push is stored, in this row. Must be called before anybody else is told.
     pub fn stored(&self, ticket: Ticket, seq: u64) {
-        let mut memory = self.lock();
+        let mut memory = lock(&self.memory);
         if let Some(entry) = memory.entry(ticket) {
             entry.seq = Some(seq);
             memory.rows.insert(seq, ticket.digest);
@@ -199,7 +200,7 @@ impl Repeats {
     /// Gives up a push that could not be stored, unless one of its tries still waits. A push that was never stored makes no
     /// repeats. Returns true if it was given up.
     pub fn give_up(&self, ticket: Ticket, tell: &watch::Sender<Progress>) -> bool {
-        let mut memory = self.lock();
+        let mut memory = lock(&self.memory);
         // One receiver belongs to the entry itself. Claims are made under the same lock, so that no new one can come in
         // between.
         let alone = tell.receiver_count() <= 1;
@@ -211,7 +212,7 @@ impl Repeats {
 
     /// A try of the push was answered: from now on the same bytes are a new message.
     pub fn answered(&self, ticket: Ticket) {
-        let mut memory = self.lock();
+        let mut memory = lock(&self.memory);
         if memory.entry(ticket).is_some() {
             self.take(&mut memory, &ticket.digest);
         }
@@ -224,7 +225,7 @@ impl Repeats {
     /// time, which is better than a lost push.
     pub fn leaving(&self, ticket: Ticket) {
         let seq = {
-            let mut memory = self.lock();
+            let mut memory = lock(&self.memory);
             // Without an entry, the same bytes are a newer push already, because an answer to this one has left.
             let Some(entry) = memory.entry(ticket) else { return };
             entry.leaving += 1;
@@ -237,7 +238,7 @@ impl Repeats {
 
     /// The answer did not leave, or left too late: a further try is a repeat, as before.
     pub fn not_answered(&self, ticket: Ticket) {
-        let mut memory = self.lock();
+        let mut memory = lock(&self.memory);
         let Some(entry) = memory.entry(ticket) else { return };
         entry.leaving = entry.leaving.saturating_sub(1);
         if entry.makes_repeats()
@@ -253,7 +254,7 @@ impl Repeats {
 
     /// The push in this row is delivered, and the row is about to be removed.
     pub fn delivered(&self, seq: u64) {
-        let mut memory = self.lock();
+        let mut memory = lock(&self.memory);
         let Some(digest) = memory.rows.get(&seq).copied() else { return };
         if let Some(entry) = memory.entries.get_mut(&digest) {
             entry.delivered = true;
@@ -308,11 +309,6 @@ impl Repeats {
             keep
         });
         *sweep_at = (entries.len() * 2).max(SWEEP_FROM);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Memory> {
-        // A poisoned lock is harmless: every change under it is a single step.
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -16,6 +16,7 @@ use ulid::Ulid;
 
 use crate::observe::log::clipped;
 use crate::os::clock;
+use crate::os::lock;
 
 /// So many messages are remembered.
 pub const MESSAGES: usize = 30;
@@ -154,7 +155,7 @@ impl Activity {
 
     /// A message has passed.
     pub fn note(&self, passed: Passed) {
-        let mut kept = self.lock();
+        let mut kept = lock(&self.kept);
         kept.count(minute_of(clock::boot_now()), passed.way);
         if kept.messages.len() == MESSAGES {
             kept.messages.pop_front();
@@ -172,13 +173,13 @@ impl Activity {
     /// The last messages, newest first.
     #[must_use]
     pub fn messages(&self) -> Vec<Passed> {
-        self.lock().messages.iter().rev().cloned().collect()
+        lock(&self.kept).messages.iter().rev().cloned().collect()
     }
 
     /// The last hour, minute by minute; the present minute comes last.
     #[must_use]
     pub fn minutes(&self) -> Vec<Minute> {
-        let mut kept = self.lock();
+        let mut kept = lock(&self.kept);
         kept.move_on(minute_of(clock::boot_now()));
         let missing = MINUTES - kept.minutes.len();
         std::iter::repeat_n(Minute::default(), missing).chain(kept.minutes.iter().copied()).collect()
@@ -188,10 +189,6 @@ impl Activity {
     #[must_use]
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fmt as std_fmt;
 use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tracing::level_filters::LevelFilter;
@@ -28,6 +28,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{Log, LogFormat};
+use crate::os::lock;
 
 /// Changes the level of a running program, and has its last lines.
 #[derive(Debug, Clone)]
@@ -185,7 +186,7 @@ impl Seldom {
 
     /// Whether it may be said again.
     pub fn may(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.0);
         let may = last.is_none_or(|last| last.elapsed() >= Self::EVERY);
         if may {
             *last = Some(Instant::now());
@@ -215,7 +216,7 @@ impl Few {
     }
 
     fn line_at(&self, now: Instant) -> Option<u64> {
-        let mut minute = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut minute = lock(&self.0);
         if minute.began.is_none_or(|began| now.duration_since(began) >= Self::PERIOD) {
             (minute.began, minute.lines) = (Some(now), 0);
         }
@@ -237,7 +238,7 @@ impl SaidOnce {
 
     /// Whether there is anything to say about `what`.
     pub fn is_new(&self, what: String) -> bool {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = lock(&self.0);
         said.len() < Self::AT_MOST && said.insert(what)
     }
 }
@@ -260,13 +261,13 @@ impl Recent {
     /// The oldest first.
     #[must_use]
     pub fn lines(&self) -> String {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.0);
         kept.lines.iter().map(String::as_str).collect()
     }
 
     fn keep(&self, line: &[u8]) {
         let line = String::from_utf8_lossy(line).into_owned();
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.0);
         kept.bytes += line.len();
         kept.lines.push_back(line);
         while kept.lines.len() > LINES || kept.bytes > BYTES {

@@ -8,3 +8,11 @@ pub mod files;
 pub mod lease;
 pub mod tasks;
 pub mod tls;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks it, also if somebody panicked while it was locked: a panic ends the process anyway, and until then what is kept so is as
+/// good as before.
+pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -29,6 +29,7 @@ use crate::store::{Queue, Row, SpoolError, Store};
 
 use crate::observe::activity::{Activity, Moment, Passed, Verdict, Way, shown};
 use crate::os::clock;
+use crate::os::lock;
 
 /// The wait between two tries to store an outcome that the disk does not take.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -250,10 +251,10 @@ impl Attempts {
         };
         let (mut row, mut told, mut whole) = (row_of(&result), false, true);
         loop {
-            self.unstored().insert(seq, row.clone());
+            lock(&self.unstored).insert(seq, row.clone());
             match self.spool.replace(Queue::Outbound, seq, row.clone()).await {
                 Ok(()) => {
-                    self.unstored().remove(&seq);
+                    lock(&self.unstored).remove(&seq);
                     return Ok(Step::Finished);
                 }
                 Err(SpoolError::Failed(why)) => return Err(SpoolError::Failed(why)),
@@ -271,14 +272,10 @@ impl Attempts {
         }
     }
 
-    fn unstored(&self) -> MutexGuard<'_, HashMap<u64, Vec<u8>>> {
-        self.unstored.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// At a stop: leaves the results that the disk has not taken to the spool, which tries once more when it closes. If that
     /// fails, the command keeps its mark that it may have been executed, which is true.
     pub fn leave_to_spool(&self) {
-        let unstored = std::mem::take(&mut *self.unstored());
+        let unstored = std::mem::take(&mut *lock(&self.unstored));
         if !unstored.is_empty() {
             let results = unstored.len();
             warn!(

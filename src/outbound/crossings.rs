@@ -5,12 +5,13 @@
 //! begins, with its message; after a restart it goes on from there. What could not be delivered counts as not told.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::os::clock::{self, Stamp};
+use crate::os::lock;
 use crate::protocol::Call;
 use crate::route::{Heard, Limits, Routes, Side};
 use crate::store::{SpoolError, Store};
@@ -144,7 +145,7 @@ impl Crossings {
             let name = key.split('/').next();
             routes.to_routes().iter().any(|route| Some(route.name()) == name && route.limits().is_some())
         };
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         let gone: Vec<String> = state.known.keys().filter(|key| !limited(key)).cloned().collect();
         for key in gone {
             self.forget(&mut state, &key);
@@ -161,7 +162,7 @@ impl Crossings {
         call: &Call,
     ) -> Verdict {
         let key = format!("{route}/{}", heard.topic);
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         let known = state.known.get(&key).cloned();
         let told = known.as_ref().map_or(Side::Within, |known| known.told);
         let lasting = known.as_ref().and_then(|known| known.lasting.as_ref());
@@ -206,12 +207,12 @@ impl Crossings {
 
     /// When the next crossing will have lasted long enough, by the boot-time clock.
     pub(super) fn next_due(&self) -> Option<Duration> {
-        self.state().due.first().map(|(at, _)| *at)
+        lock(&self.state).due.first().map(|(at, _)| *at)
     }
 
     /// The crossings that have lasted long enough by now.
     pub(super) fn take_due(&self, now: Duration) -> Vec<Due> {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         let mut all = Vec::new();
         while state.due.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = state.due.pop_first() else { break };
@@ -229,7 +230,7 @@ impl Crossings {
 
     /// What was told is durable.
     pub(super) fn stored(&self, Crossed { key, side }: &Crossed) {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         if let Some(known) = state.known.get(key).filter(|known| known.told == *side) {
             self.note(key, known);
         }
@@ -240,7 +241,7 @@ impl Crossings {
 
     /// What was to be told was not: the next reading beyond the limit tells it.
     pub(super) fn not_told(&self, Crossed { key, side }: &Crossed) {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         if state.known.get(key).is_some_and(|known| known.told == *side) {
             self.forget(&mut state, key);
         }
@@ -249,7 +250,7 @@ impl Crossings {
     /// A message of a route and a topic could not be delivered.
     pub(super) fn not_delivered(&self, route: &str, topic: &str) {
         let key = format!("{route}/{topic}");
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         if state.known.get(&key).is_some_and(|known| known.told != Side::Within) {
             self.forget(&mut state, &key);
         }
@@ -290,10 +291,6 @@ impl Crossings {
         if let Ok(value) = postcard::to_stdvec(known) {
             self.spool.put_note(&format!("{PREFIX}{key}"), value);
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,13 +6,14 @@
 //! not be delivered counts as not sent: the same state is sent when the device publishes it the next time.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::crossings::{Crossed, Crossings};
 use crate::os::clock::Stamp;
+use crate::os::lock;
 use crate::protocol::Call;
 use crate::route::{Routes, ToRule};
 use crate::store::{SpoolError, Store};
@@ -87,7 +88,7 @@ impl RouteBook {
     /// # Errors
     /// If it is to be left out; the error says why.
     pub fn check(&self, rule: &ToRule, topic: &str, call: &Call) -> Result<(), LeftOut> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key(rule, topic)).copied();
+        let known = lock(&self.known).get(&key(rule, topic)).copied();
         let Some(Known { digest: last, at }) = known else { return Ok(()) };
         if rule.on_change && last == Some(digest(call)) {
             return Err(LeftOut::Unchanged);
@@ -109,7 +110,7 @@ impl RouteBook {
 
     fn note_sent(&self, rule: &ToRule, topic: &str, call: &Call, at: Stamp) -> (String, Known) {
         let (key, known) = (key(rule, topic), Known { digest: Some(digest(call)), at });
-        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.known);
         all.insert(key.clone(), known);
         let full = all.len() > KNOWN_MOST;
         drop(all);
@@ -132,7 +133,7 @@ impl RouteBook {
     /// The message could not be stored.
     pub fn not_stored(&self, remembered: &Remembered) {
         if let Some((key, known)) = &remembered.sent {
-            let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = lock(&self.known);
             if all.get(key) == Some(known) {
                 all.remove(key);
             }
@@ -146,7 +147,7 @@ impl RouteBook {
     pub fn not_delivered(&self, name: &str, topic: &str, call: &Call) {
         self.crossings.not_delivered(name, topic);
         let (key, digest) = (format!("{name}/{topic}"), Some(digest(call)));
-        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.known);
         if let Some(known) = all.get_mut(&key).filter(|known| known.digest == digest) {
             known.digest = None;
             let known = *known;
@@ -164,7 +165,7 @@ impl RouteBook {
     /// Forgets the tenth of the devices whose last message is oldest.
     fn make_room(&self) {
         let mut ages: Vec<_> = {
-            let all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let all = lock(&self.known);
             all.values().map(|known| known.at.age()).collect()
         };
         ages.sort_unstable();
@@ -174,7 +175,7 @@ impl RouteBook {
     }
 
     fn forget_where(&self, forget: impl Fn(&str, &Known) -> bool) {
-        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.known);
         all.retain(|key, known| {
             let forget = forget(key, known);
             if forget {

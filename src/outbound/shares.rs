@@ -8,11 +8,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use tokio::sync::watch;
 
 use crate::local::Base;
+use crate::os::lock;
 
 /// A client: a hash of the level after `by/`; none for all commands without it. It is a hash because names may be long, and a
 /// flood may bring many of them.
@@ -63,7 +64,7 @@ impl Shares {
     /// Takes room for a row of `bytes`. None if the client fills its share.
     pub fn ask(&self, client: Client, bytes: usize) -> Option<Place<'_>> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let mut held = self.held();
+        let mut held = lock(&self.held);
         let (rows, in_all) = held.clients.get(&client).copied().unwrap_or_default();
         let (rows, in_all) = (rows + 1, in_all + u64::from(bytes));
         let others = held.clients.len() > usize::from(rows > 1);
@@ -80,7 +81,7 @@ impl Shares {
     /// Counts a row that an earlier run accepted.
     pub fn found(&self, client: Client, bytes: usize, seq: u64) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let mut held = self.held();
+        let mut held = lock(&self.held);
         let (rows, in_all) = held.clients.entry(client).or_default();
         (*rows, *in_all) = (*rows + 1, *in_all + u64::from(bytes));
         held.rows.insert(seq, (client, bytes));
@@ -104,14 +105,10 @@ impl Shares {
 
     /// A row has left the queue.
     pub fn gone(&self, seq: u64) {
-        let mut held = self.held();
+        let mut held = lock(&self.held);
         if let Some((client, bytes)) = held.rows.remove(&seq) {
             held.free(client, bytes);
         }
-    }
-
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -130,14 +127,14 @@ impl Place<'_> {
     /// The row is stored under this number.
     pub fn keep(mut self, seq: u64) {
         self.kept = true;
-        self.shares.held().rows.insert(seq, (self.client, self.bytes));
+        lock(&self.shares.held).rows.insert(seq, (self.client, self.bytes));
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if !self.kept {
-            self.shares.held().free(self.client, self.bytes);
+            lock(&self.shares.held).free(self.client, self.bytes);
         }
     }
 }
@@ -193,7 +190,7 @@ mod tests {
         assert!(shares.ask(B, 0).is_none(), "more than half, from before");
         shares.gone(3);
         shares.gone(4);
-        let held = shares.held();
+        let held = lock(&shares.held);
         assert!(held.clients.is_empty() && held.rows.is_empty());
     }
 }

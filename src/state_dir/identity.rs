@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,7 @@ use crate::os::files::Files;
 
 use super::random::{random_secret, random_token};
 use crate::cloud::Registry;
+use crate::os::lock;
 
 /// The name of the file.
 pub const FILE: &str = "identity.json";
@@ -131,9 +132,9 @@ impl Identity {
     ///
     /// If it cannot be read, or is not there; then what was read before stays in force.
     pub fn read_again(&self) -> Result<(), IdentityError> {
-        let _filing = self.file();
+        let _filing = lock(&self.filing);
         if let Some(new) = read(&self.files)? {
-            *self.record() = new;
+            *lock(&self.record) = new;
         }
         Ok(())
     }
@@ -141,13 +142,13 @@ impl Identity {
     /// The token that handshakes are signed with.
     #[must_use]
     pub fn handshake_token(&self) -> SecretString {
-        self.overrides.handshake_token.clone().unwrap_or_else(|| self.record().handshake_token.as_str().into())
+        self.overrides.handshake_token.clone().unwrap_or_else(|| lock(&self.record).handshake_token.as_str().into())
     }
 
     /// The last segment of the callback URL.
     #[must_use]
     pub fn path_secret(&self) -> SecretString {
-        self.overrides.path_secret.clone().unwrap_or_else(|| self.record().path_secret.as_str().into())
+        self.overrides.path_secret.clone().unwrap_or_else(|| lock(&self.record).path_secret.as_str().into())
     }
 
     /// The secrets whose paths are served: the present one, and after [`Self::new_secret`] the one before for as long as
@@ -156,7 +157,7 @@ impl Identity {
     pub fn accepted_secrets(&self) -> Vec<SecretString> {
         let previous = match self.overrides.path_secret {
             Some(_) => None,
-            None => self.record().previous_path_secret.as_deref().map(SecretString::from),
+            None => lock(&self.record).previous_path_secret.as_deref().map(SecretString::from),
         };
         [self.path_secret()].into_iter().chain(previous).collect()
     }
@@ -182,7 +183,7 @@ impl Identity {
     /// Whether the operator unregistered and has not registered since.
     #[must_use]
     pub fn unregistered_by_operator(&self) -> bool {
-        self.record().unregistered_by_operator
+        lock(&self.record).unregistered_by_operator
     }
 
     /// Remembers that the operator unregistered, or registered again; durable when it returns.
@@ -195,22 +196,12 @@ impl Identity {
     }
 
     fn change(&self, change: impl FnOnce(&mut Record)) -> Result<(), IdentityError> {
-        let _filing = self.file();
-        let mut changed = self.record().clone();
+        let _filing = lock(&self.filing);
+        let mut changed = lock(&self.record).clone();
         change(&mut changed);
         changed.write(&self.files)?;
-        *self.record() = changed;
+        *lock(&self.record) = changed;
         Ok(())
-    }
-
-    /// One at a time.
-    fn file(&self) -> MutexGuard<'_, ()> {
-        self.filing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A panic elsewhere cannot have left it half changed: it is replaced whole.
-    fn record(&self) -> MutexGuard<'_, Record> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -319,7 +310,7 @@ impl IdentityRegistry {
 
 impl Registry for IdentityRegistry {
     fn confirmed(&self, url: &SecretString, token: &SecretString) -> bool {
-        self.identity.record().registered == Some(self.registered(url, token))
+        lock(&self.identity.record).registered == Some(self.registered(url, token))
     }
 
     fn record(&self, url: &SecretString, token: &SecretString) -> io::Result<()> {

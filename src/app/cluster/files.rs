@@ -4,11 +4,12 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 
 use tokio::runtime::Handle;
 
 use crate::os::files::FileStore;
+use crate::os::lock;
 use crate::store::etcd::{Etcd, EtcdError, Leadership};
 
 /// The leadership that this process writes under; none while it stands by. All clones are one.
@@ -17,16 +18,11 @@ pub(super) struct Present(Arc<Mutex<Option<Leadership>>>);
 
 impl Present {
     pub(super) fn set(&self, leadership: Option<Leadership>) {
-        *self.lock() = leadership;
+        *lock(&self.0) = leadership;
     }
 
     fn get(&self) -> Option<Leadership> {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Leadership>> {
-        // It is replaced whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0).clone()
     }
 }
 

@@ -126,7 +126,7 @@ async fn memory_is_bounded_and_what_no_route_wants_is_forgotten() {
         crossings.judge(("hot", &heard(&n.to_string())), &HOT, hold, 31.0, &call("x"));
     }
     let sizes = |crossings: &Crossings| {
-        let state = crossings.state();
+        let state = lock(&crossings.state);
         (state.known.len(), state.due.len())
     };
     let (known, due) = sizes(&crossings);

@@ -3,7 +3,7 @@
 //! The gateway, because its HTTP client is here already: the crate `etcd-client` needs protoc for each build and brings tonic,
 //! prost and h2, some forty crates.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use super::config::EtcdConfig;
 use super::endpoint::{Endpoint, Ours};
 use super::error::{EtcdError, more_telling, refusal};
 use super::wire::{Carried, Found, Health, Login, Range, Status, Token, Transaction, Version};
+use crate::os::lock;
 use crate::os::tls::{self, FilesError};
 
 /// How long one endpoint may take to answer.
@@ -215,7 +216,7 @@ impl Client {
             if !(error.is_token() && std::mem::take(&mut again)) {
                 return Err(error);
             }
-            *self.lock() = None;
+            *lock(&self.token) = None;
         }
     }
 
@@ -241,7 +242,7 @@ impl Client {
         let error = refusal(&at.url, status, &answer);
         at.set_known(false);
         if error.is_token() {
-            *self.lock() = None;
+            *lock(&self.token) = None;
         }
         Err(error)
     }
@@ -277,7 +278,7 @@ impl Client {
 
     async fn token(&self, at: &Endpoint) -> Result<Option<HeaderValue>, EtcdError> {
         let Some((name, password)) = &self.login else { return Ok(None) };
-        if let Some(token) = self.lock().clone() {
+        if let Some(token) = lock(&self.token).clone() {
             return Ok(Some(token));
         }
         let login = encoded(&Login { name, password: password.expose_secret() })?;
@@ -291,7 +292,7 @@ impl Client {
         let token = serde_json::from_slice::<Token>(&answer).unwrap_or_default().token;
         let mut token = HeaderValue::try_from(token).map_err(|_| EtcdError::Auth("its token is none".to_owned()))?;
         token.set_sensitive(true);
-        *self.lock() = Some(token.clone());
+        *lock(&self.token) = Some(token.clone());
         Ok(Some(token))
     }
 
@@ -340,11 +341,7 @@ impl Client {
 
     #[cfg(test)]
     pub(super) fn spoil_token(&self) {
-        *self.lock() = Some(HeaderValue::from_static("spoiled.1"));
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<HeaderValue>> {
-        self.token.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.token) = Some(HeaderValue::from_static("spoiled.1"));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use super::asked::Asked;
 use super::error::EtcdError;
 use super::state::State;
+use crate::os::lock;
 use crate::store::request::{New, Op, Reply};
 use crate::store::shared::Shared;
 use crate::store::types::{
@@ -56,7 +57,7 @@ impl Common {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -1,7 +1,7 @@
 //! This bridge as a member: a lease that is kept alive, and its name registered under it. What has gone is taken up again.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use super::config::Keys;
 use super::error::EtcdError;
 use super::wire::{Compare, Lease as Granted, Message, Number, Put, Step, Transaction};
 use crate::os::clock::{boot_now, wall_now_ms};
+use crate::os::lock;
 
 /// Between two tries of what has failed.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -104,14 +105,10 @@ impl Session {
 
     /// What came of trying to lead.
     pub(super) fn stood(&self, hindered: Option<EtcdError>) {
-        *self.hindered() = hindered;
+        *lock(&self.hindered) = hindered;
         if self.lease.borrow().is_some() {
             self.tell(Ok(()));
         }
-    }
-
-    fn hindered(&self) -> MutexGuard<'_, Option<EtcdError>> {
-        self.hindered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lease, as soon as there is one.
@@ -280,7 +277,7 @@ impl Session {
     }
 
     fn tell(&self, now: Result<(), EtcdError>) {
-        let now = now.and_then(|()| self.hindered().clone().map_or(Ok(()), Err));
+        let now = now.and_then(|()| lock(&self.hindered).clone().map_or(Ok(()), Err));
         self.state.send_if_modified(|state| {
             let changed = *state != now;
             *state = now;

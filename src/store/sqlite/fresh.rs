@@ -4,8 +4,9 @@
 //! They are without a gap, and no more than fit. A reader that is further behind reads the disk.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
+use crate::os::lock;
 use crate::store::types::{Queue, Row};
 
 /// More than one commit brings when all goes well.
@@ -24,7 +25,7 @@ struct Rows {
 impl Fresh {
     /// These rows are durable. Readers have all of them or none.
     pub(super) fn stored(&self, rows: impl Iterator<Item = Row>) {
-        let mut fresh = self.lock();
+        let mut fresh = lock(&self.0);
         for row in rows {
             if fresh.rows.back().is_some_and(|last| last.seq + 1 != row.seq) {
                 fresh.clear();
@@ -39,7 +40,7 @@ impl Fresh {
     /// The rows after number `after`, if the next one is here: at most `max_rows` with at most `max_bytes`, but one. They are
     /// not here any more then.
     pub(super) fn take(&self, after: u64, max_rows: usize, max_bytes: usize) -> Vec<Row> {
-        let mut fresh = self.lock();
+        let mut fresh = lock(&self.0);
         while fresh.rows.front().is_some_and(|first| first.seq <= after) {
             fresh.pop();
         }
@@ -60,15 +61,11 @@ impl Fresh {
     /// This row is not any more what was stored.
     pub(super) fn changed(&self, queue: Queue, seq: u64) {
         if queue == Queue::Inbound {
-            let mut fresh = self.lock();
+            let mut fresh = lock(&self.0);
             if fresh.rows.front().is_some_and(|first| first.seq <= seq) {
                 fresh.clear();
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Rows> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -54,7 +54,7 @@ mod writer;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
@@ -75,6 +75,7 @@ use super::{
     SpoolError, Store, Then, WhyNot,
 };
 use crate::os::files::Directory;
+use crate::os::lock;
 
 /// How many may wait for an answer at once: what one commit takes. More wait before they are queued, so that dropping
 /// their future still leaves nothing behind.
@@ -185,7 +186,7 @@ impl Spool {
 
     /// Waits for the thread's very end. It has nothing left to do but return.
     fn join(&self) {
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = lock(&self.thread).take();
         // `then` of a last request may have held the last handle: nothing is left then that could be waited for.
         if let Some(thread) = thread.filter(|spool| spool.thread().id() != thread::current().id()) {
             // Its panic was told to all already.
