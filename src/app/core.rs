@@ -170,7 +170,7 @@ impl Core {
             let guarded = Guarded { callback, access, counters };
             // The listener may be dropped at any time: its connections end with it.
             tokio::select! {
-                () = listener::serve(listener, "callback.listen", room, serving, guarded, stop) => Ok(()),
+                () = listener::serve(listener, "callback.listen", room, serving, Box::new(guarded), stop) => Ok(()),
                 () = fault.cancelled() => Err(FAULT.to_owned()),
             }
         });

@@ -11,8 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::Body;
+use axum::body::Body;
+use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,11 +20,12 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::io::Errno;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::SetOnce;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -74,17 +75,13 @@ pub fn adopt(listener: std::net::TcpListener) -> io::Result<TcpListener> {
 /// The TLS configuration, replaceable while running; `None` serves plain HTTP.
 pub type Tls = Option<Arc<RwLock<Arc<ServerConfig>>>>;
 
-/// Answers requests.
-pub trait Serve: Send + Sync + 'static {
-    /// The body of its answers.
-    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
+/// An answer; or none: then the connection ends without a byte, with what was pipelined behind its request.
+pub type Answered = Result<Response<Body>, NoAnswer>;
 
-    /// Answers one request; or none: then its connection ends without a byte, with what was pipelined behind it.
-    fn serve(
-        &self,
-        request: Request<Incoming>,
-        visit: &Visit,
-    ) -> impl Future<Output = Result<Response<Self::Body>, NoAnswer>> + Send;
+/// Answers requests. Behind a pointer, as its answers are: one HTTP server in the program is enough.
+pub trait Serve: Send + Sync {
+    /// Answers one request.
+    fn serve<'a>(&'a self, request: Request<Incoming>, visit: &'a Visit) -> BoxFuture<'a, Answered>;
 
     /// Whether anything from this address can be answered well; if not, its connections are the first to make way.
     fn is_welcome(&self, _peer: IpAddr) -> bool {
@@ -170,9 +167,9 @@ impl Drop for Vouched<'_> {
 }
 
 /// What every connection of one listener shares.
-struct Listener<S> {
+struct Listener {
     key: &'static str,
-    service: S,
+    service: Box<dyn Serve>,
     tls: Tls,
     crowd: Arc<Crowd>,
     stop: CancellationToken,
@@ -181,12 +178,12 @@ struct Listener<S> {
 }
 
 /// Serves on `listener`, which the configuration calls `key`, at most `room` connections at once, until `stop`.
-pub async fn serve<S: Serve>(
+pub async fn serve(
     listener: TcpListener,
     key: &'static str,
     room: usize,
     tls: Tls,
-    service: S,
+    service: Box<dyn Serve>,
     stop: impl Into<Stop>,
 ) {
     let Stop { gently: stop, at_once } = stop.into();
@@ -225,7 +222,7 @@ pub async fn serve<S: Serve>(
     children.all_ended().await;
 }
 
-impl<S: Serve> Listener<S> {
+impl Listener {
     fn let_in(&self, peer: SocketAddr) -> Option<Arc<Guest>> {
         let peer = peer.ip().to_canonical();
         let entered = self.crowd.enter(peer, self.service.is_welcome(peer));
@@ -270,7 +267,7 @@ impl<S: Serve> Listener<S> {
     }
 
     async fn talk(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, guest: &Arc<Guest>) -> Result<(), End> {
-        let Some(tls) = &self.tls else { return self.http(stream, peer, guest).await };
+        let Some(tls) = &self.tls else { return self.http(Either::Left(stream), peer, guest).await };
         let config = Arc::clone(&tls.read().unwrap_or_else(PoisonError::into_inner));
         let shaking = timeout(TLS_TIMEOUT, TlsAcceptor::from(config).accept(stream));
         tokio::pin!(shaking);
@@ -283,17 +280,19 @@ impl<S: Serve> Listener<S> {
             },
         };
         match shaken {
-            Ok(Ok(stream)) => self.http(stream, peer, guest).await,
+            Ok(Ok(stream)) => self.http(Either::Right(stream), peer, guest).await,
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => Err(End::TurnedAway(TurnedAway::Malformed)),
             Ok(Err(error)) => Err(End::Left(error.into())),
             Err(_) => Err(End::TurnedAway(TurnedAway::Slow)),
         }
     }
 
-    async fn http<T>(self: &Arc<Self>, stream: T, peer: SocketAddr, guest: &Arc<Guest>) -> Result<(), End>
-    where
-        T: AsyncRead + AsyncWrite + Unpin,
-    {
+    async fn http(
+        self: &Arc<Self>,
+        stream: Either<TcpStream, TlsStream<TcpStream>>,
+        peer: SocketAddr,
+        guest: &Arc<Guest>,
+    ) -> Result<(), End> {
         let visit = Arc::new(Visit {
             peer: peer.ip().to_canonical(),
             armed: Armed::default(),
@@ -356,15 +355,12 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
-    use crate::http::answered::Answer;
 
     /// A service at which the program has a fault.
     struct Faulty;
 
     impl Serve for Faulty {
-        type Body = Answer;
-
-        async fn serve(&self, _: Request<Incoming>, _: &Visit) -> Result<Response<Answer>, NoAnswer> {
+        fn serve<'a>(&'a self, _: Request<Incoming>, _: &'a Visit) -> BoxFuture<'a, Answered> {
             panic!("a fault")
         }
     }
@@ -373,7 +369,8 @@ mod tests {
     async fn a_fault_in_a_connection_is_the_listeners() {
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let at = listener.local_addr().unwrap();
-        let serving = tokio::spawn(serve(listener, "callback.listen", 8, None, Faulty, CancellationToken::new()));
+        let serving =
+            tokio::spawn(serve(listener, "callback.listen", 8, None, Box::new(Faulty), CancellationToken::new()));
         let mut peer = TcpStream::connect(at).await.unwrap();
         peer.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let ended = timeout(Duration::from_mins(1), serving).await.unwrap();

@@ -6,15 +6,16 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use axum::body::Body;
+use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, StatusCode};
 use ipnet::{IpNet, Ipv4Net};
 use tracing::debug;
 
 use super::callback::{Callback, refusal};
-use crate::http::answered::Answer;
-use crate::http::listener::{NoAnswer, Serve, TurnedAway, Visit};
+use crate::http::listener::{Answered, Serve, TurnedAway, Visit};
 use crate::observe::counters::Counters;
 
 /// The addresses that may call.
@@ -87,16 +88,17 @@ pub struct Guarded {
 }
 
 impl Serve for Guarded {
-    type Body = Answer;
-
-    async fn serve(&self, request: Request<Incoming>, visit: &Visit) -> Result<Response<Answer>, NoAnswer> {
-        let client = self.access.client(visit.peer, request.headers());
-        if !self.access.allows(client) {
-            self.callback.refused_address(&request, client);
-            debug!(peer = %visit.peer, ?client, "refused a request: its address is not in callback.allow");
-            return Ok(refusal(StatusCode::FORBIDDEN));
-        }
-        self.callback.handle(request, client.unwrap_or(visit.peer), visit).await
+    fn serve<'a>(&'a self, request: Request<Incoming>, visit: &'a Visit) -> BoxFuture<'a, Answered> {
+        Box::pin(async move {
+            let client = self.access.client(visit.peer, request.headers());
+            if !self.access.allows(client) {
+                self.callback.refused_address(&request, client);
+                debug!(peer = %visit.peer, ?client, "refused a request: its address is not in callback.allow");
+                return Ok(refusal(StatusCode::FORBIDDEN).map(Body::new));
+            }
+            let answer = self.callback.handle(request, client.unwrap_or(visit.peer), visit).await?;
+            Ok(answer.map(Body::new))
+        })
     }
 
     fn is_welcome(&self, peer: IpAddr) -> bool {

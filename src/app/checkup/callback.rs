@@ -3,10 +3,13 @@
 //! It looks from this machine, which is not always how iLink sees it: many routers do not let their own network reach their
 //! public address. So failing to reach the URL is a warning; reaching a different server is a failure.
 
+use std::future::ready;
 use std::io;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use axum::body::Body;
+use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -16,8 +19,7 @@ use super::findings::{Findings, Us, callback_url, random};
 use crate::app::{AppError, listeners};
 use crate::cloud::http::{self, Client, Options};
 use crate::config::Config;
-use crate::http::answered::Answer;
-use crate::http::listener::{self, NoAnswer, Serve, Visit};
+use crate::http::listener::{self, Answered, NoAnswer, Serve, Visit};
 use crate::os::tls;
 
 const STEP: &str = "callback";
@@ -72,7 +74,8 @@ async fn beside_nobody(config: &Config, us: &Us, findings: &mut Findings) -> Res
     };
     let (word, stop) = (random(), CancellationToken::new());
     let echo = Echo(word.clone());
-    let served = tokio::spawn(listener::serve(listener, "callback.listen", ROOM, serving, echo, stop.clone()));
+    let served =
+        tokio::spawn(listener::serve(listener, "callback.listen", ROOM, serving, Box::new(echo), stop.clone()));
     let got = get(&with_word(&callback_url(config, us), &word)).await;
     stop.cancel();
     let _ = served.await;
@@ -139,14 +142,11 @@ const NO_WORD: &str = "no word";
 struct Echo(String);
 
 impl Serve for Echo {
-    type Body = Answer;
-
-    async fn serve(&self, request: Request<Incoming>, _: &Visit) -> Result<Response<Answer>, NoAnswer> {
-        if request.method() != Method::GET {
-            return Err(NoAnswer);
-        }
+    fn serve<'a>(&'a self, request: Request<Incoming>, _: &'a Visit) -> BoxFuture<'a, Answered> {
         let query = request.uri().query().unwrap_or_default();
         let said = url::form_urlencoded::parse(query.as_bytes()).any(|(name, value)| name == "word" && value == self.0);
-        Ok(Response::new(Answer::new(if said { self.0.clone() } else { NO_WORD.to_owned() })))
+        let word = if said { self.0.clone() } else { NO_WORD.to_owned() };
+        let asked = request.method() == Method::GET;
+        Box::pin(ready(asked.then(|| Response::new(Body::from(word))).ok_or(NoAnswer)))
     }
 }

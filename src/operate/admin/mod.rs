@@ -29,6 +29,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
@@ -39,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::language::Language;
 use crate::http;
-use crate::http::listener::{self, NoAnswer, Serve, Visit};
+use crate::http::listener::{self, Answered, Serve, Visit};
 use crate::observe::progress;
 use crate::operate::status::{self, Overview, Report, Reports};
 
@@ -104,19 +105,18 @@ pub async fn serve(listener: TcpListener, admin: Admin, room: usize, stop: Cance
         .method_not_allowed_fallback(async || text(StatusCode::METHOD_NOT_ALLOWED, "not this method\n".to_owned()))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
         .with_state(shared);
-    listener::serve(listener, "admin.listen", room, None, Pages(TowerToHyperService::new(router)), stop).await;
+    listener::serve(listener, "admin.listen", room, None, Box::new(Pages(TowerToHyperService::new(router))), stop)
+        .await;
 }
 
 /// The router, as the listener wants it.
 struct Pages(TowerToHyperService<Router>);
 
 impl Serve for Pages {
-    type Body = Body;
-
-    async fn serve(&self, mut request: axum::http::Request<Incoming>, visit: &Visit) -> Result<Response, NoAnswer> {
+    fn serve<'a>(&'a self, mut request: axum::http::Request<Incoming>, visit: &'a Visit) -> BoxFuture<'a, Answered> {
         request.extensions_mut().insert(Cut(visit.cut()));
         request.extensions_mut().insert(Peer(visit.peer));
-        self.0.call(request).await.map_err(|never| match never {})
+        Box::pin(async { self.0.call(request).await.map_err(|never| match never {}) })
     }
 }
 
