@@ -27,9 +27,8 @@ use crate::mqtt::LinkState;
 use crate::observe::activity::Activity;
 use crate::observe::counters::Counters;
 use crate::observe::log::Recent;
-use crate::operate::control::Begun;
+use crate::operate::control::{Begun, StepDown};
 use crate::operate::status::{Info, Readiness, Report};
-use crate::operate::step_down;
 use crate::os::files::{self, Directory, Files};
 use crate::os::tasks::Shutdown;
 use crate::os::tls;
@@ -221,7 +220,7 @@ impl Core {
         config: &watch::Receiver<Config>,
         session: watch::Receiver<Option<Session>>,
         recent: Recent,
-        step_down: mpsc::Sender<step_down::Asked>,
+        step_down: mpsc::Sender<StepDown>,
     ) -> Begun {
         Begun {
             config: config.clone(),

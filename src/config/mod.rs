@@ -1,6 +1,6 @@
 //! The configuration: TOML file, environment and credentials become one checked value, [`Config`].
 //!
-//! `main` loads it; `app` passes plain values on to the parts, which do not know this module. Each key has exactly one getter
+//! `main` loads it; `app` passes plain values on to the parts that do the work. Each key has exactly one getter
 //! call, in its section's file. That call gives the key's type, range, default and place in [`Config::describe`]; a key without
 //! one is unknown. The configuration is never written, and no secret is ever shown.
 

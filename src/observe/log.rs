@@ -21,7 +21,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, JsonFields, Writer};
-use tracing_subscriber::fmt::{self, FmtContext, MakeWriter};
+use tracing_subscriber::fmt::{self, FmtContext};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -73,7 +73,11 @@ pub fn start(log: Log) -> Result<LogLevel, AlreadySetUp> {
         }
     };
     let recent = Recent::default();
-    let kept = fmt::layer().with_writer(recent.clone()).with_ansi(false).event_format(Lines::new(fmt::format(), false));
+    let writer = recent.clone();
+    let kept = fmt::layer()
+        .with_writer(move || writer.clone())
+        .with_ansi(false)
+        .event_format(Lines::new(fmt::format(), false));
     let lines = lines.and_then(kept).with_filter(filter);
     tracing_subscriber::registry().with(lines).try_init().map_err(|_| AlreadySetUp)?;
     Ok(LogLevel { handle, recent })
@@ -278,24 +282,14 @@ impl Recent {
 }
 
 /// The subscriber writes each line at once.
-pub struct Line(Recent);
-
-impl io::Write for Line {
+impl io::Write for Recent {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.keep(line);
+        self.keep(line);
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Recent {
-    type Writer = Line;
-
-    fn make_writer(&self) -> Line {
-        Line(self.clone())
     }
 }
 

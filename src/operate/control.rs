@@ -18,7 +18,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -31,7 +31,6 @@ use crate::observe::progress;
 use crate::operate::set_aside::{self, Desk, NotDone, Which};
 use crate::operate::status::bundle::{Bundle, METRICS, Pseudonyms};
 use crate::operate::status::{Overview, Report, Reports, Role};
-use crate::operate::step_down;
 use crate::os::tasks::Children;
 use crate::state_dir::Identity;
 pub use answers::{Answer, answer, internal, outcome, parse_call, url};
@@ -194,6 +193,9 @@ pub enum SetAside {
     Drop(Which),
 }
 
+/// Somebody asks that the leadership be handed over, and waits for this: why not, if not.
+pub type StepDown = oneshot::Sender<Result<(), &'static str>>;
+
 /// The daemon's parts that verbs work on.
 pub struct Verbs {
     /// The state of every part.
@@ -219,7 +221,7 @@ pub struct Begun {
     /// Held while the callback URL is changed.
     pub changing_url: Arc<Mutex<()>>,
     /// Has the leadership handed over; why not, if not.
-    pub step_down: mpsc::Sender<step_down::Asked>,
+    pub step_down: mpsc::Sender<StepDown>,
 }
 
 impl Verbs {
@@ -244,7 +246,7 @@ impl Verbs {
                 self.begun()?;
                 set_aside(self.report().desk.as_deref(), what).await
             }
-            Verb::StepDown => match step_down::ask(&self.begun()?.step_down).await {
+            Verb::StepDown => match self.begun()?.step_down().await {
                 Ok(()) => Answer { exit: 0, text: "another member takes over".to_owned() },
                 Err(why) => Answer { exit: EXIT_UNAVAILABLE, text: why.to_owned() },
             },
@@ -289,6 +291,13 @@ impl Begun {
     fn session(&self) -> Result<Session, Answer> {
         let session = self.session.borrow().clone();
         session.ok_or_else(stands_by)
+    }
+
+    async fn step_down(&self) -> Result<(), &'static str> {
+        const STOPPING: &str = "the bridge is stopping";
+        let (answer, answered) = oneshot::channel();
+        self.step_down.send(answer).await.map_err(|_| STOPPING)?;
+        answered.await.unwrap_or(Err(STOPPING))
     }
 
     fn url(&self) -> Answer {

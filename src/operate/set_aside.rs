@@ -116,11 +116,8 @@ impl Desk {
     /// # Errors
     /// If the spool cannot be read.
     pub async fn list(&self) -> Result<Vec<Entry>, SpoolError> {
-        let (mut all, mut after) = (Vec::new(), 0);
-        while let rows = self.page(after, u64::MAX).await?
-            && let Some(newest) = rows.last()
-        {
-            after = newest.seq;
+        let (mut all, mut pages) = (Vec::new(), self.pages(u64::MAX));
+        while let Some(rows) = pages.next().await? {
             all.extend(rows.iter().map(|row| entry(row, &self.counters.activity)));
         }
         Ok(all)
@@ -139,14 +136,10 @@ impl Desk {
     pub async fn retry(&self, which: &Which) -> Result<usize, NotDone> {
         let _one = self.one_at_a_time.lock().await;
         let (mut done, mut left) = (0, 0);
-        let mut after = 0;
         // Not what comes meanwhile: it may be the same messages, refused again.
-        let last = *self.spool.appended(Queue::SetAside).borrow();
+        let mut pages = self.pages(*self.spool.appended(Queue::SetAside).borrow());
         let meant = self.meant(which).await?;
-        while let rows = self.page(after, last).await?
-            && let Some(newest) = rows.last()
-        {
-            after = newest.seq;
+        while let Some(rows) = pages.next().await? {
             for row in rows.iter().filter(|row| meant.has(row.seq)) {
                 match self.put_back(row).await {
                     Ok(true) => done += 1,
@@ -181,13 +174,9 @@ impl Desk {
     /// [`NotDone`].
     pub async fn drop(&self, which: &Which) -> Result<usize, NotDone> {
         let _one = self.one_at_a_time.lock().await;
-        let (mut done, mut after) = (0, 0);
-        let last = *self.spool.appended(Queue::SetAside).borrow();
+        let (mut done, mut pages) = (0, self.pages(*self.spool.appended(Queue::SetAside).borrow()));
         let meant = self.meant(which).await?;
-        while let rows = self.page(after, last).await?
-            && let Some(newest) = rows.last()
-        {
-            after = newest.seq;
+        while let Some(rows) = pages.next().await? {
             for row in rows.iter().filter(|row| meant.has(row.seq)) {
                 self.spool.complete(Queue::SetAside, row.seq);
                 done += 1;
@@ -203,11 +192,8 @@ impl Desk {
             return Err(NotDone::NoneNamed);
         }
         let mut found: HashMap<String, bool> = ids.iter().map(|id| (id.to_ascii_uppercase(), false)).collect();
-        let (mut seqs, mut after) = (HashSet::new(), 0);
-        while let rows = self.page(after, u64::MAX).await?
-            && let Some(newest) = rows.last()
-        {
-            after = newest.seq;
+        let (mut seqs, mut pages) = (HashSet::new(), self.pages(u64::MAX));
+        while let Some(rows) = pages.next().await? {
             for row in &rows {
                 if let Some(found) = found.get_mut(&Told::of(row).id(row.seq)) {
                     *found = true;
@@ -221,14 +207,30 @@ impl Desk {
         }
     }
 
-    /// Some rows after number `after`, up to number `last`.
-    async fn page(&self, after: u64, last: u64) -> Result<Vec<Row>, SpoolError> {
-        if after >= last {
-            return Ok(Vec::new());
+    /// What is set aside, up to number `last`.
+    fn pages(&self, last: u64) -> Pages<'_> {
+        Pages { spool: self.spool.as_ref(), after: 0, last }
+    }
+}
+
+/// Rows of what is set aside, in their order, some at a time.
+struct Pages<'a> {
+    spool: &'a dyn Store,
+    after: u64,
+    last: u64,
+}
+
+impl Pages<'_> {
+    /// The next ones; none at the end.
+    async fn next(&mut self) -> Result<Option<Vec<Row>>, SpoolError> {
+        if self.after >= self.last {
+            return Ok(None);
         }
-        let mut rows = self.spool.read_after(Queue::SetAside, after, READ_ROWS, READ_BYTES).await?;
-        rows.retain(|row| row.seq <= last);
-        Ok(rows)
+        let mut rows = self.spool.read_after(Queue::SetAside, self.after, READ_ROWS, READ_BYTES).await?;
+        rows.retain(|row| row.seq <= self.last);
+        let Some(newest) = rows.last() else { return Ok(None) };
+        self.after = newest.seq;
+        Ok(Some(rows))
     }
 }
 

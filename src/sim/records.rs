@@ -3,8 +3,9 @@
 
 use std::collections::VecDeque;
 
-use serde::Serialize;
+use serde::de::value::StrDeserializer;
 use serde::ser::{SerializeSeq as _, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use crate::protocol::{Receiver, Uid};
 
 /// The seven paths.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Path {
     SetConfig,
@@ -27,16 +28,7 @@ pub(super) enum Path {
 impl Path {
     /// By its name, without a slash.
     pub(super) fn find(name: &str) -> Option<Self> {
-        Some(match name {
-            "set_config" => Self::SetConfig,
-            "get_access_token" => Self::GetAccessToken,
-            "send_msg" => Self::SendMsg,
-            "ham_group" => Self::HamGroup,
-            "ham_user" => Self::HamUser,
-            "ham_add_user" => Self::HamAddUser,
-            "ham_topic" => Self::HamTopic,
-            _ => return None,
-        })
+        Self::deserialize(StrDeserializer::<serde::de::value::Error>::new(name)).ok()
     }
 }
 
