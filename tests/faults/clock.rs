@@ -4,7 +4,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use crate::disk::compile;
 
 /// A clock that can be set.
 pub(crate) struct Clock {
@@ -17,10 +18,7 @@ impl Clock {
     /// Compiles the library into `dir`.
     pub(crate) fn new(dir: &Path) -> Self {
         let (library, file) = (dir.join("clock.so"), dir.join("clock.offset"));
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/clock.c");
-        let compiler = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).output();
-        let output = compiler.expect("a C compiler, which Rust needs as well");
-        assert!(output.status.success(), "clock.c: {}", String::from_utf8_lossy(&output.stderr));
+        compile("tests/faults/clock.c", &library);
         let clock = Self { library, file, offset: 0 };
         fs::write(&clock.file, clock.offset.to_ne_bytes()).expect("a file");
         clock

@@ -11,7 +11,6 @@
 //! Load, records and accounting are those of the one bridge. Who leads is asked of etcd, past the proxies. Between the members
 //! of etcd nothing is cut: a member that is stopped or killed stands for that.
 
-mod etcd;
 mod faults;
 mod measure;
 mod watch;
@@ -27,6 +26,7 @@ use crate::args::Args;
 use crate::doors::Doors;
 use crate::load::Load;
 use crate::schedule::{self, Brief, Broken};
+use crate::support::etcd::Member as Etcd;
 use crate::support::within;
 use crate::world::{GENEROUS, try_group};
 use crate::{Conclusion, conclude, peer, pulse};
@@ -46,7 +46,7 @@ pub(crate) async fn under_fire(args: &Args, logs: &Path) -> (String, bool) {
     eprintln!("faults: a cluster, seed {}, {} steps", args.seed, steps.len());
     let mut cluster = Cluster::start(logs, &args.log_level, args.takeover).await;
     let (recorder, quiet) = (Arc::clone(&cluster.recorder), CancellationToken::new());
-    let ports = cluster.etcds.iter().map(etcd::Etcd::port).collect();
+    let ports = cluster.etcds.iter().map(Etcd::port).collect();
     let watching = [
         tokio::spawn(peer::listen(cluster.broker.port(), Arc::clone(&recorder), quiet.clone())),
         tokio::spawn(pulse::watch(logs.join("pulse"), Arc::clone(&recorder), quiet.clone())),

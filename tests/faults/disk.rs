@@ -11,15 +11,20 @@ pub(crate) struct Disk {
     orders: PathBuf,
 }
 
+/// Compiles a library that is to be preloaded.
+pub(crate) fn compile(source: &str, library: &Path) {
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(library);
+    compiler.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(source)).args(["-ldl", "-lpthread"]);
+    let output = compiler.output().expect("a C compiler, which Rust needs as well");
+    assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 impl Disk {
     /// Compiles the library into `dir`.
     pub(crate) fn new(dir: &Path) -> Self {
         let disk = Self { library: dir.join("disk.so"), orders: dir.join("disk.orders") };
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/disk/recorder.c");
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&disk.library).arg(source).args(["-ldl", "-lpthread"]);
-        let output = compiler.output().expect("a C compiler, which Rust needs as well");
-        assert!(output.status.success(), "recorder.c: {}", String::from_utf8_lossy(&output.stderr));
+        compile("tests/it/disk/recorder.c", &disk.library);
         disk
     }
 

@@ -139,8 +139,7 @@
 //! | `support/bridge.rs` | the bridge as a process |
 //! | `support/client.rs` | an MQTT 5 device that keeps what it was sent |
 //! | `support/deserted.rs` | an address where nobody listens |
-//! | `support/etcd.rs` | a real etcd |
-//! | `support/etcds.rs` | a real etcd of three members |
+//! | `support/etcd.rs` | a real etcd of one member or three |
 //! | `support/http.rs` | HTTP, proper and byte for byte |
 //! | `support/messages.rs` | `deploy/messages.md`, and what of a log it does not have |
 //! | `support/mosquitto.rs` | a real Mosquitto |

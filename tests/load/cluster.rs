@@ -1,8 +1,6 @@
 //! Three bridges for one account and three members of etcd, all on this machine, which also carries everything else. Beside them
 //! one transaction of etcd as large as a push makes it, by the same gateway.
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -12,9 +10,9 @@ use super::options::Options;
 use super::recorder::percentiles;
 use super::sample::{ANSWER, ARRIVAL, Sample, middle};
 use super::support::bridge::{Bridge, SECRET, UID, base64};
+use super::support::etcd::Member;
 use super::support::http::http;
 use super::support::mosquitto::free_port;
-use super::support::within;
 use super::table::{Table, number};
 use super::usage::{self, Usage};
 use super::world::{CLUSTER, Subject, World, bridge};
@@ -145,7 +143,7 @@ fn usage_of(pids: &[u32]) -> Usage {
 
 /// Three members.
 struct Etcd {
-    members: Vec<Child>,
+    members: Vec<Member>,
     urls: Vec<String>,
     _data: tempfile::TempDir,
 }
@@ -153,24 +151,17 @@ struct Etcd {
 impl Etcd {
     async fn start() -> Self {
         let data = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let [clients, peers] = [(); 2].map(|()| MEMBERS.map(|_| format!("http://127.0.0.1:{}", free_port())));
-        let all: Vec<_> = MEMBERS.iter().zip(&peers).map(|(name, peer)| format!("{name}={peer}")).collect();
-        let members = MEMBERS.iter().zip(clients.iter().zip(&peers));
-        let members = members.map(|(name, (client, peer))| run(data.path(), name, client, peer, &all.join(",")));
-        let etcd = Self { members: members.collect(), urls: clients.to_vec(), _data: data };
-        let http = http();
-        for url in &etcd.urls {
-            within(Duration::from_mins(1), "etcd", async || {
-                let answer = http.get(format!("{url}/health")).send().await.ok()?.text().await.ok()?;
-                answer.contains("true").then_some(())
-            })
-            .await;
+        let ports = MEMBERS.map(|_| free_port());
+        let mut members = Member::all(data.path(), "http", &ports, &["--log-outputs=/dev/null"]);
+        members.iter_mut().for_each(Member::spawn);
+        for member in &members {
+            member.is_healthy().await;
         }
-        etcd
+        Self { members, urls: ports.map(|port| format!("http://127.0.0.1:{port}")).to_vec(), _data: data }
     }
 
     fn pids(&self) -> Vec<u32> {
-        self.members.iter().map(Child::id).collect()
+        self.members.iter().map(Member::id).collect()
     }
 
     /// One after the other, for so long: p50, p99 and p99.9 in µs.
@@ -192,27 +183,5 @@ impl Etcd {
             assert!(answer.contains(r#""succeeded":true"#), "{answer}");
         }
         percentiles(&mut took)
-    }
-}
-
-fn run(data: &Path, name: &str, client: &str, peer: &str, all: &str) -> Child {
-    Command::new("etcd")
-        .args(["--name", name, "--logger", "zap", "--log-outputs", "/dev/null", "--data-dir"])
-        .arg(data.join(name))
-        .args(["--listen-client-urls", client, "--advertise-client-urls", client])
-        .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", all])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("etcd cannot be run: apt-get install etcd-server")
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        for member in &mut self.members {
-            let _ = member.kill();
-            let _ = member.wait();
-        }
     }
 }

@@ -9,14 +9,14 @@ use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-use super::etcd::Etcd;
 use crate::clock::Clock;
 use crate::http_tap::{HttpTap, What};
 use crate::mqtt_tap::MqttTap;
 use crate::proxy::{Blind, Proxy, Trouble};
 use crate::records::{Loss, Place, Recorder, Records};
 use crate::support::bridge::{Bridge, SECRET};
-use crate::support::mosquitto::Mosquitto;
+use crate::support::etcd::Member as Etcd;
+use crate::support::mosquitto::{Mosquitto, free_port};
 use crate::support::sim::Sim;
 use crate::world::{API_TIMEOUT, GENEROUS, queues_are_empty, ready, save};
 
@@ -52,7 +52,11 @@ impl Cluster {
     pub(crate) async fn start(logs: &Path, log_level: &str, takeover: Duration) -> Self {
         let recorder = Arc::new(Recorder::new());
         recorder.lock().is_cluster = true;
-        let (etcds, broker, sim) = (Etcd::three(logs), Mosquitto::start(""), Sim::start(&[]).await);
+        // As the recipe does; so that what a watch asks for may be gone.
+        let flags = ["--auto-compaction-mode=revision", "--auto-compaction-retention=2000"];
+        let mut etcds = Etcd::all(logs, "http", &[(); 3].map(|()| free_port()), &flags);
+        etcds.iter_mut().for_each(Etcd::spawn);
+        let (broker, sim) = (Mosquitto::start(""), Sim::start(&[]).await);
         let bridges = NAMES.map(|name| {
             Bridge::new(&broker, &sim)
                 .with("cluster.member", name)

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{leads, role};
 use crate::support::bridge::{Bridge, text_push};
 use crate::support::client::{Client, Message};
-use crate::support::etcds::Etcds;
+use crate::support::etcd::Etcd;
 use crate::support::eventually;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::pki::{Authority, LOOPBACK};
@@ -16,7 +16,7 @@ use crate::support::sim::Sim;
 const TAKEOVER: Duration = Duration::from_secs(3);
 const RECEIVED: &str = "ilink/recv/user/413/text";
 
-fn member(name: &str, etcds: &Etcds, broker: &Mosquitto, sim: &Sim) -> Bridge {
+fn member(name: &str, etcds: &Etcd, broker: &Mosquitto, sim: &Sim) -> Bridge {
     Bridge::new(broker, sim)
         .with_toml("cluster.endpoints", &etcds.endpoints())
         .with("cluster.member", name)
@@ -25,7 +25,7 @@ fn member(name: &str, etcds: &Etcds, broker: &Mosquitto, sim: &Sim) -> Bridge {
 
 struct World {
     bridges: [Bridge; 2],
-    etcds: Etcds,
+    etcds: Etcd,
     client: Client,
     _broker: Mosquitto,
     _sim: Sim,
@@ -35,7 +35,7 @@ struct World {
 impl World {
     /// The first bridge leads.
     async fn start() -> Self {
-        let (etcds, broker, sim) = (Etcds::start().await, Mosquitto::start(""), Sim::start(&[]).await);
+        let (etcds, broker, sim) = (Etcd::three().await, Mosquitto::start(""), Sim::start(&[]).await);
         let client = Client::connect(&broker).await;
         client.subscribe("ilink/#").await;
         let mut a = member("a", &etcds, &broker, &sim);
@@ -80,13 +80,13 @@ async fn one_member_of_etcd_may_die_and_with_two_gone_nothing_is_answered_until_
         world.push(n % 2).await;
     }
     let first = world.etcds.leader().await;
-    world.etcds.kill(first);
+    world.etcds.members[first].kill();
     for n in 0..20 {
         world.push(n % 2).await;
     }
     world.is_published().await;
     let second = world.etcds.leader().await;
-    world.etcds.kill(second);
+    world.etcds.members[second].kill();
     for bridge in &world.bridges {
         bridge.unanswered(&text_push("413", "lost to us")).await;
         bridge.logged("this member cannot take part in the cluster").await;
@@ -94,8 +94,8 @@ async fn one_member_of_etcd_may_die_and_with_two_gone_nothing_is_answered_until_
         assert!(status.text.contains("etcd"), "{status:?}");
         assert!(status.text.contains("majority") || status.text.contains("did not answer"), "{status:?}");
     }
-    world.etcds.spawn(first);
-    world.etcds.spawn(second);
+    world.etcds.members[first].spawn();
+    world.etcds.members[second].spawn();
     for n in 0..10 {
         world.push(n % 2).await;
     }
@@ -117,7 +117,7 @@ async fn the_leading_bridge_and_the_leading_etcd_may_die_together() {
     world.push(0).await;
     let first = world.etcds.leader().await;
     let begun = Instant::now();
-    world.etcds.kill(first);
+    world.etcds.members[first].kill();
     world.bridges[0].kill();
     world.push(1).await;
     world.client.expect_text(RECEIVED, "1").await;
@@ -133,7 +133,7 @@ async fn with_client_certificates_and_users() {
     pki.issue("etcd", &LOOPBACK, &[]);
     pki.issue_nameless("bridge");
     pki.issue("named", &["bridge"], &[]);
-    let etcds = Etcds::start_tls(&pki.path("ca.pem"), &pki.path("etcd.pem"), &pki.path("etcd.key")).await;
+    let etcds = Etcd::three_tls(&pki.path("ca.pem"), &pki.path("etcd.pem"), &pki.path("etcd.key")).await;
     for (path, question) in [
         ("user/add", json!({"name": "root", "password": "r"})),
         ("user/add", json!({"name": "bridge", "password": "geheim"})),
@@ -148,7 +148,7 @@ async fn with_client_certificates_and_users() {
         ("user/grant", json!({"user": "bridge", "role": "bridges"})),
         ("enable", json!({})),
     ] {
-        let done = etcds.ask(0, &format!("auth/{path}"), &question).await;
+        let done = etcds.members[0].ask(&format!("auth/{path}"), &question).await.expect("it answers");
         assert!(done["error"].is_null(), "{path}: {done}");
     }
     let (broker, sim) = (Mosquitto::start(""), Sim::start(&[]).await);

@@ -8,14 +8,14 @@ use serde_json::json;
 use super::leads;
 use crate::support::bridge::{Bridge, base64};
 use crate::support::client::{Client, Message};
-use crate::support::etcds::Etcds;
+use crate::support::etcd::Etcd;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::sim::Sim;
 
 const RESULT: &str = "ilink/result/send/user/413/text";
 
 struct World {
-    etcds: Etcds,
+    etcds: Etcd,
     bridge: Bridge,
     client: Client,
     sim: Sim,
@@ -25,7 +25,7 @@ struct World {
 impl World {
     /// The leadership outlasts the trouble.
     async fn start() -> Self {
-        let (etcds, broker, sim) = (Etcds::start().await, Mosquitto::start(""), Sim::start(&[]).await);
+        let (etcds, broker, sim) = (Etcd::three().await, Mosquitto::start(""), Sim::start(&[]).await);
         let client = Client::connect(&broker).await;
         client.subscribe("ilink/#").await;
         let mut bridge = Bridge::new(&broker, &sim)
@@ -42,7 +42,7 @@ impl World {
         let first = self.etcds.leader().await;
         let dead = [first, (first + 1) % 3];
         for n in dead {
-            self.etcds.kill(n);
+            self.etcds.members[n].kill();
         }
         dead
     }
@@ -72,7 +72,7 @@ async fn a_command_waits_for_etcds_majority_and_then_has_its_one_result() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(world.client.all(is_result).len(), 5, "{:?}", world.client.all(is_result).last().map(Message::text));
     for n in dead {
-        world.etcds.spawn(n);
+        world.etcds.members[n].spawn();
     }
     let results = world.client.gather("every result", 25, is_result).await;
     world.bridge.waiting("outbound", 0).await;
@@ -98,7 +98,7 @@ async fn a_command_whose_time_runs_out_meanwhile_has_expired() {
     assert!(world.client.all(answered).is_empty());
     tokio::time::sleep(Duration::from_secs(4)).await;
     for n in dead {
-        world.etcds.spawn(n);
+        world.etcds.members[n].spawn();
     }
     let result = world.client.expect_json("ilink/result/call/send_msg/text", |result| result["ref"] == "late").await;
     assert_eq!((&result["status"], &result["name"]), (&json!("expired"), &json!("expired")), "{result}");

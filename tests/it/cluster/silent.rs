@@ -7,7 +7,7 @@ use serde_json::json;
 use super::leads;
 use crate::support::bridge::{Bridge, text_push};
 use crate::support::client::Client;
-use crate::support::etcds::Etcds;
+use crate::support::etcd::Etcd;
 use crate::support::eventually;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::proxy::Proxy;
@@ -19,9 +19,11 @@ const BUSY: Duration = Duration::from_secs(3);
 
 #[tokio::test]
 async fn a_silent_endpoint_delays_neither_a_takeover_nor_a_push() {
-    let (etcds, broker, sim) = (Etcds::start().await, Mosquitto::start(""), Sim::start(&[]).await);
-    let way = Proxy::start(etcds.port(0), || None).await;
-    let endpoints = json!([way.port(), etcds.port(1), etcds.port(2)].map(|port| format!("http://127.0.0.1:{port}")));
+    let (etcds, broker, sim) = (Etcd::three().await, Mosquitto::start(""), Sim::start(&[]).await);
+    let way = Proxy::start(etcds.port(), || None).await;
+    let endpoints = json!(
+        [way.port(), etcds.members[1].port(), etcds.members[2].port()].map(|port| format!("http://127.0.0.1:{port}"))
+    );
     let member = |name: &str| {
         Bridge::new(&broker, &sim)
             .with_toml("cluster.endpoints", &endpoints.to_string())

@@ -7,7 +7,6 @@ pub(crate) mod bridge;
 pub(crate) mod client;
 pub(crate) mod deserted;
 pub(crate) mod etcd;
-pub(crate) mod etcds;
 pub(crate) mod http;
 pub(crate) mod messages;
 pub(crate) mod mosquitto;

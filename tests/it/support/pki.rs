@@ -42,16 +42,18 @@ impl Authority {
     pub(crate) fn issue(&self, name: &str, names: &[&str], usages: &[ExtendedKeyUsagePurpose]) {
         let mut params = params(name, names);
         params.extended_key_usages = usages.to_vec();
-        let (certificate, key) = self.sign(&params);
-        std::fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
-        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+        self.write(name, &params);
     }
 
     /// The same, for a client that is not to be named by its certificate.
     pub(crate) fn issue_nameless(&self, name: &str) {
         let mut params = params(name, &[name]);
         params.distinguished_name = DistinguishedName::new();
-        let (certificate, key) = self.sign(&params);
+        self.write(name, &params);
+    }
+
+    fn write(&self, name: &str, params: &CertificateParams) {
+        let (certificate, key) = self.sign(params);
         std::fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
         std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
     }
