@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 use ulid::Ulid;
 
-use super::gate::{Gate, Shut};
+use super::gate::{Gate, Shut, take_back};
 use super::record::{Command, Mark, Record, ReplyTo, StoredResult};
 use super::route_book::RouteBook;
 use super::shares::{Client, Shares};
@@ -174,7 +174,7 @@ impl Attempts {
         };
         if marked && (now.unknown, now.mark()) != (command.unknown, command.mark) {
             (command.attempts, command.unknown, command.mark) = (now.attempts, now.unknown, now.mark());
-            self.spool.replace_lazily(Queue::Outbound, seq, Record::Command(command).encode());
+            take_back(&*self.spool, seq, command).await;
         }
         Ok(step)
     }

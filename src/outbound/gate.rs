@@ -83,13 +83,21 @@ impl cloud::Gate for Gate<'_> {
         Ok(())
     }
 
-    /// iLink has refused the request and not executed it. The mark is taken back, so that the next run knows this, too, if the
-    /// bridge ends before the next request.
-    fn refused(&self) {
+    /// iLink has refused the request and not executed it.
+    async fn refused(&self) {
         let mut command = self.command.clone();
         (command.unknown, command.mark) = self.before;
-        self.spool.replace_lazily(Queue::Outbound, self.seq, Record::Command(command).encode());
+        take_back(self.spool, self.seq, command).await;
         self.marked.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Takes the mark back: it is now known that the request was not executed. At once, so that the next run knows this, too, if the
+/// bridge is killed before the next request. If the disk does not take it, as soon as it does.
+pub(super) async fn take_back(spool: &dyn Store, seq: u64, unmarked: Command) {
+    let row = Record::Command(unmarked).encode();
+    if spool.replace(Queue::Outbound, seq, row.clone()).await.is_err() {
+        spool.replace_lazily(Queue::Outbound, seq, row);
     }
 }
 
@@ -106,10 +114,11 @@ mod tests {
     use crate::store::{Append as _, Limits};
 
     #[tokio::test]
-    async fn the_mark_stands_while_a_request_is_under_way_and_no_longer() {
+    async fn the_mark_stands_while_a_request_is_under_way_and_no_longer_even_if_the_bridge_is_killed() {
         let dir = tempfile::tempdir().unwrap();
         let limits = Limits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 1 << 20 };
         let (spool, _) = Spool::open(dir.path(), limits).unwrap();
+        spool.simulate();
         let reply_to = ReplyTo::only("ilink/call/ham_group/create".to_owned());
         let command = Command::new([7; 16], Stamp::now(), Duration::from_mins(5), reply_to, Call::ListGroups);
         let command = Command { attempts: 2, unknown: 1, mark: Mark::Sent, ..command };
@@ -120,7 +129,8 @@ mod tests {
             if marked {
                 gate.pass().await.unwrap();
             } else {
-                gate.refused();
+                gate.refused().await;
+                spool.lose_lazy();
             }
             let row = spool.read(Queue::Outbound, seq).await.unwrap().unwrap();
             let expected = if marked { (1, Mark::Sent) } else { (0, Mark::Unsent) };

@@ -16,7 +16,7 @@ use super::accept::{Accept, AcceptConfig};
 use super::attempt::{Ambiguous, Attempts, Step, Tried, Unstored};
 use super::deliver::{Accepted, Deliver, DeliverConfig};
 use super::intake::{Intake, Turns};
-use super::record::{Command, Record, ReplyTo};
+use super::record::{Command, Mark, Record, ReplyTo};
 use super::results::Results;
 use super::route_book::RouteBook;
 use super::shares::Shares;
@@ -33,9 +33,10 @@ use crate::route::Routes;
 use crate::store::sqlite::Spool;
 use crate::store::{Append as _, Key, Limits, Queue, Store as _};
 
-/// iLink. It takes each token once, and locks the spool when it refuses one.
-#[derive(Clone, Default)]
+/// iLink. It refuses every message, and locks the spool meanwhile if it has it.
+#[derive(Clone)]
 struct Service {
+    code: i64,
     spool: Arc<Mutex<Option<Connection>>>,
 }
 
@@ -51,8 +52,10 @@ impl Post for Service {
             extra.insert("expires_in".to_owned(), json!(7200));
         }
         if request.path == "send_msg" {
-            code = 1008;
-            self.spool.lock().unwrap().as_ref().unwrap().execute_batch("BEGIN IMMEDIATE").unwrap();
+            code = self.code;
+            if let Some(spool) = &*self.spool.lock().unwrap() {
+                spool.execute_batch("BEGIN IMMEDIATE").unwrap();
+            }
         }
         Box::pin(async move { Ok(Reply { code: ResultCode::new(code), extra }) })
     }
@@ -68,10 +71,14 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::refusing(1008)
+    }
+
+    fn refusing(code: i64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let limits = Limits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 1 << 20 };
         let (spool, _) = Spool::open(dir.path(), limits).unwrap();
-        let (service, base) = (Service::default(), "ilink".parse().unwrap());
+        let (service, base) = (Service { code, spool: Arc::default() }, "ilink".parse().unwrap());
         // A client that has one row has its share.
         Self { dir, spool, service, base, shares: Arc::new(Shares::of(2, 1000)) }
     }
@@ -206,17 +213,43 @@ async fn a_result_that_is_lost_gives_its_place_back() {
     assert!(world.shares.ask(None, 1).is_some());
 }
 
+impl World {
+    /// Stores a command.
+    async fn command(&self) -> u64 {
+        let reply_to = ReplyTo::only("ilink/send/user/1/text".to_owned());
+        let call = Call::SendText { to: "1".parse().unwrap(), content: b"on".to_vec() };
+        let command = Command::new([7; 16], Stamp::now(), Duration::from_mins(5), reply_to, call);
+        self.spool.append(Queue::Outbound, Record::Command(command).encode().into(), None).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_killed_bridge_knows_that_ilink_refused() {
+    for (code, ambiguous) in [(1016, Ambiguous::Report), (1016, Ambiguous::Retry(None)), (1002, Ambiguous::Report)] {
+        let world = World::refusing(code);
+        world.spool.simulate();
+        let mut attempts = world.attempts().await;
+        timeout(Duration::from_mins(1), attempts.session.ready()).await.expect("in time");
+        Arc::get_mut(&mut attempts).unwrap().ambiguous = ambiguous;
+        let seq = world.command().await;
+        let step = attempts.attempt(seq, Tried::default()).await.unwrap();
+        assert!(matches!(step, Step::Later(..) | Step::Closed(..)), "{code}: {step:?}");
+        world.spool.lose_lazy();
+        let row = world.spool.read(Queue::Outbound, seq).await.unwrap().unwrap();
+        match Record::decode(&row.data).unwrap() {
+            Record::Command(left) => assert_eq!((left.mark, left.unknown), (Mark::Unsent, 0), "{code}"),
+            Record::Result(_) => panic!("{code}: it has a result"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_left_counts_also_if_the_disk_refuses_the_mark_of_its_repeat() {
     let world = World::new();
     *world.service.spool.lock().unwrap() = Some(world.other());
     let attempts = world.attempts().await;
     timeout(Duration::from_mins(1), attempts.session.ready()).await.expect("in time");
-    let reply_to = ReplyTo::only("ilink/send/user/1/text".to_owned());
-    let call = Call::SendText { to: "1".parse().unwrap(), content: b"on".to_vec() };
-    let command = Command::new([7; 16], Stamp::now(), Duration::from_mins(5), reply_to, call);
-    let row = Record::Command(command).encode();
-    let seq = world.spool.append(Queue::Outbound, row.into(), None).await.unwrap();
+    let seq = world.command().await;
     match attempts.attempt(seq, Tried::default()).await {
         Ok(Step::Later(tried, _)) => {
             assert!(tried.cause.contains("locked"), "{tried:?}");

@@ -201,7 +201,7 @@ impl Session {
                 Verdict::Renew(what) if renewed != Some(what) => what,
                 Verdict::Renew(_) | Verdict::Trouble => return Ok(self.refused(code, used, caller()).await),
             };
-            gate.refused();
+            gate.refused().await;
             match self.renew(what, code, used.clone(), caller()).await {
                 // Repeated once: if something else was to be renewed after that, the next attempt finds it renewed.
                 Ok(_) if renewed.is_some() => {

@@ -178,7 +178,9 @@ pub trait Gate: Send + Sync {
     fn pass(&self) -> impl Future<Output = Result<(), Self::Shut>> + Send;
 
     /// What has left was refused for certain; before it leaves again, something is renewed, which may take long.
-    fn refused(&self) {}
+    fn refused(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// Never shut: for a call that may be made at any time.

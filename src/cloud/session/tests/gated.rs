@@ -24,7 +24,7 @@ impl Gate for Counting {
         Ok(())
     }
 
-    fn refused(&self) {
+    async fn refused(&self) {
         self.refused.fetch_add(1, Ordering::SeqCst);
     }
 }
