@@ -13,7 +13,9 @@ use super::wire::{KeyValue, Number, Range, Step, Transaction};
 use crate::store::types::Queue;
 
 /// So many names are read at once. For each page etcd walks through all names from there on, so pages are not small.
-const PAGE: u64 = 10_000;
+/// Where etcd does not answer that in time, fewer are asked for.
+const PAGE: u64 = 5_000;
+const PAGE_LEAST: u64 = 1_000;
 /// So many rows with data of another size than their name says are read at once, or so many as they lie; fewer where they turn
 /// out to be large.
 const VALUES: usize = 100;
@@ -59,7 +61,13 @@ pub(super) async fn rows(client: &Client, keys: &Keys, state: &mut State) -> Res
         ..Range::default()
     };
     loop {
-        let page = client.range(&range).await?;
+        let page = match client.range(&range).await {
+            Err(_) if range.limit.0 > PAGE_LEAST => {
+                range.limit = Number(PAGE_LEAST);
+                continue;
+            }
+            page => page?,
+        };
         if range.revision.0 == 0 {
             range.revision = page.header.revision;
         }

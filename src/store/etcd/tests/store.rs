@@ -11,6 +11,10 @@ use super::proxy::Proxy;
 use super::server::{Server, shared};
 use super::{config, in_time};
 use crate::store::etcd::client::{Client, EACH};
+use crate::store::etcd::config::Keys;
+use crate::store::etcd::load::load;
+use crate::store::etcd::state::State;
+use crate::store::etcd::wire::Range;
 use crate::store::etcd::{Etcd, EtcdConfig, Leadership};
 use crate::store::{Append, AppendError, Queue, ROW_OVERHEAD, Row, SpoolError, Store, Then, WhyNot};
 
@@ -316,13 +320,13 @@ async fn a_takeover_reads_page_by_page_and_finds_all() {
     let config = config(shared(), "a");
     let etcd = Etcd::open(&config).unwrap();
     let member = etcd.member();
-    let appends = (0..2_500_u16).map(|n| {
+    let appends = (0..5_500_u16).map(|n| {
         let member = Arc::clone(&member);
         async move { append(&*member, n.to_le_bytes()).await }
     });
     let numbers = join_all(appends).await;
     let (leadership, store) = lead(&etcd).await;
-    assert_eq!(store.stats(Queue::Inbound).depth, 2_500);
+    assert_eq!(store.stats(Queue::Inbound).depth, 5_500);
     for number in numbers.iter().step_by(5) {
         store.replace_lazily(Queue::Inbound, *number, vec![7; 50]);
     }
@@ -333,9 +337,24 @@ async fn a_takeover_reads_page_by_page_and_finds_all() {
     in_time(leadership.resign()).await;
     let (_leadership, store) = lead(&etcd).await;
     let stats = store.stats(Queue::Inbound);
-    assert_eq!((stats.depth, stats.bytes), (2_000, 500 * 50 + 1_500 * 2 + 2_000 * ROW_OVERHEAD));
+    assert_eq!((stats.depth, stats.bytes), (4_400, 1_100 * 50 + 3_300 * 2 + 4_400 * ROW_OVERHEAD));
     let there = rows(&*store, Queue::Inbound).await;
-    assert!(there.len() == 2_000 && there.is_sorted_by_key(|row| row.seq));
+    assert!(there.len() == 4_400 && there.is_sorted_by_key(|row| row.seq));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_asks_a_slow_etcd_for_fewer_names_at_once() {
+    let config = config(shared(), "a");
+    let etcd = Etcd::open(&config).unwrap();
+    let member = etcd.member();
+    join_all((0..2_500_u16).map(|n| append(&*member, n.to_le_bytes()))).await;
+    let proxy = Proxy::to(shared()).await;
+    let (client, keys) = (Client::new(&through(&proxy, &config)).unwrap(), Keys::below(&config.prefix));
+    in_time(client.range(&Range { key: keys.leader().into(), ..Range::default() })).await.unwrap();
+    proxy.hold_next_answer(2 * EACH);
+    let mut state = State::new(keys.clone());
+    in_time(load(&client, &keys, &mut state)).await.unwrap();
+    assert_eq!(state.counts().inbound.depth, 2_500);
 }
 
 #[tokio::test(flavor = "multi_thread")]
