@@ -46,8 +46,8 @@
 //! observe → config → route → local → protocol`. Neither files nor rooms import each other in a circle. [`protocol`],
 //! [`local`] and [`route`] know no sockets, files, clocks or randomness. The adapters [`store`], [`mqtt`], [`cloud`] and
 //! [`http`] never import each other. Tests (`architecture.rs`) keep all of this so. [`app`] alone names [`store::sqlite`] and
-//! [`store::etcd`]; everything else knows the traits of [`store`]. [`app`] hands plain values from [`config`] down; there are no
-//! globals.
+//! [`store::etcd`]; everything else knows the traits of [`store`]. [`app`] hands plain values from [`config`] down, and all
+//! of it to the operator's verbs; there are no globals.
 
 pub mod app;
 #[cfg(test)]
