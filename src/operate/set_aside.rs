@@ -1,8 +1,8 @@
 //! What is set aside: listed, retried, or dropped, for the verb `set-aside` and for the status page.
 //!
 //! A retry has two steps: the message is appended to its queue, durably, and then its row here is completed. A crash in between
-//! leaves both: a copy with the same id, and nothing lost. A message that is refused again is not retried twice in the same
-//! run.
+//! leaves both: a copy with the same id, and nothing lost. What is said to be done is durable. A message that is refused again is
+//! not retried twice in the same run.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -135,6 +135,12 @@ impl Desk {
     /// [`NotDone`].
     pub async fn retry(&self, which: &Which) -> Result<usize, NotDone> {
         let _one = self.one_at_a_time.lock().await;
+        let done = self.put_all_back(which).await;
+        self.spool.flush().await?;
+        done
+    }
+
+    async fn put_all_back(&self, which: &Which) -> Result<usize, NotDone> {
         let (mut done, mut left) = (0, 0);
         // Not what comes meanwhile: it may be the same messages, refused again.
         let mut pages = self.pages(*self.spool.appended(Queue::SetAside).borrow());
@@ -182,6 +188,7 @@ impl Desk {
                 done += 1;
             }
         }
+        self.spool.flush().await?;
         Ok(done)
     }
 

@@ -9,7 +9,7 @@
 //!
 //! # What every store promises
 //!
-//! - **Durable** calls ([`Append::append`], [`Append::hand_over`], [`Store::replace`], [`Store::forget_session`]) are
+//! - **Durable** calls ([`Append::append`], [`Append::hand_over`], [`Store::replace`], [`Store::forget_session`], [`Store::flush`]) are
 //!   answered once their change survives a crash of the process and of the machine. Each is one atomic commit, a row
 //!   together with its [`Key`]. If a future is dropped before it returned, its change may or may not have been made.
 //! - **Lazy** calls ([`Store::complete`], [`Store::replace_lazily`], [`Store::forget_redeliveries`], notes) return at
@@ -201,6 +201,13 @@ pub trait Store: Append {
     ///
     /// [`SpoolError`]; but for `Failed`, the row is as it was.
     fn replace(&self, queue: Queue, seq: u64, data: Vec<u8>) -> Answer<'_, ()>;
+
+    /// Returns when all lazy changes that were asked for before are durable: for who says that something was done.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError`]; but for `Failed`, they are still to be stored.
+    fn flush(&self) -> Answer<'_, ()>;
 
     /// As [`Self::replace`], but lazily.
     fn replace_lazily(&self, queue: Queue, seq: u64, data: Vec<u8>);

@@ -56,6 +56,8 @@ pub(super) enum Op {
         reply: Reply<()>,
     },
     ForgetSession(u64, Reply<()>),
+    /// What is lazy so far.
+    Flush(Reply<()>),
 }
 
 /// A row to be added.
@@ -71,7 +73,7 @@ impl Op {
     pub(super) fn adds(&self) -> Option<(Queue, u64)> {
         match self {
             Self::Append(new, _) => Some((new.queue, row_size(&new.data))),
-            Self::Replace { .. } | Self::ForgetSession(..) => None,
+            Self::Replace { .. } | Self::ForgetSession(..) | Self::Flush(_) => None,
         }
     }
 
@@ -80,7 +82,7 @@ impl Op {
         match self {
             Self::Append(new, _) => new.data.len(),
             Self::Replace { data, .. } => data.len(),
-            Self::ForgetSession(..) => 0,
+            Self::ForgetSession(..) | Self::Flush(_) => 0,
         }
     }
 
@@ -91,7 +93,7 @@ impl Op {
                 reply.send(Ok(seq));
                 return Some((new, seq));
             }
-            Self::Replace { reply, .. } | Self::ForgetSession(_, reply) => reply.send(Ok(())),
+            Self::Replace { reply, .. } | Self::ForgetSession(_, reply) | Self::Flush(reply) => reply.send(Ok(())),
         }
         None
     }
@@ -100,7 +102,7 @@ impl Op {
     pub(super) fn refused(self, error: SpoolError) {
         match self {
             Self::Append(_, reply) => reply.send(Err(error.into())),
-            Self::Replace { reply, .. } | Self::ForgetSession(_, reply) => reply.send(Err(error)),
+            Self::Replace { reply, .. } | Self::ForgetSession(_, reply) | Self::Flush(reply) => reply.send(Err(error)),
         }
     }
 }

@@ -167,3 +167,18 @@ async fn a_crash_on_the_way_back_makes_a_copy_at_most() {
     let left = desk.list().await.unwrap();
     assert!(left.iter().all(|entry| all.contains(&entry.id)), "{left:?}");
 }
+
+#[tokio::test]
+async fn what_was_put_back_or_dropped_is_so_also_if_the_bridge_is_killed() {
+    let room = Room::new(LIMITS, Activity::new(false));
+    room.spool.simulate();
+    let (first, second) = (room.keep("1", "a").await, room.keep("1", "b").await);
+    let third = room.keep("1", "c").await;
+    assert_eq!(room.desk.retry(&ids(&[&first])).await, Ok(1));
+    room.spool.lose_lazy();
+    assert_eq!(room.queued().await, [first]);
+    assert_eq!(room.listed().await, [second.clone(), third.clone()]);
+    assert_eq!(room.desk.drop(&ids(&[&second])).await, Ok(1));
+    room.spool.lose_lazy();
+    assert_eq!(room.listed().await, [third]);
+}

@@ -34,6 +34,7 @@ macro_rules! suite {
             a_row_is_replaced_in_one_commit_or_not_at_all,
             lazy_changes_are_stored_by_themselves,
             a_durable_change_carries_the_lazy_ones_before_it,
+            what_is_lazy_is_durable_when_it_was_flushed,
             a_full_queue_refuses_new_rows_and_nothing_else,
             a_queue_that_one_batch_fills_counts_as_full,
             without_room_nothing_is_stored_and_all_else_goes_on,

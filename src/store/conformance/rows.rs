@@ -176,6 +176,25 @@ pub(crate) async fn a_durable_change_carries_the_lazy_ones_before_it<S: Subject>
     assert_eq!(store.notes("").await, Ok(vec![("note".to_owned(), vec![1])]));
 }
 
+pub(crate) async fn what_is_lazy_is_durable_when_it_was_flushed<S: Subject>() {
+    let subject = S::create(ROOMY).await;
+    let store = subject.store();
+    let mut seqs = Vec::new();
+    for n in 0..300_u16 {
+        seqs.push(append(&*store, Queue::SetAside, n.to_be_bytes().to_vec()).await);
+    }
+    store.flush().await.unwrap();
+    let (last, dropped) = seqs.split_last().unwrap();
+    for seq in dropped {
+        store.complete(Queue::SetAside, *seq);
+    }
+    store.replace_lazily(Queue::SetAside, *last, b"changed".to_vec());
+    store.flush().await.unwrap();
+    let subject = subject.crash().await;
+    let expected = BTreeMap::from([(*last, b"changed".to_vec())]);
+    assert_eq!(contents(&*subject.store(), Queue::SetAside).await, expected);
+}
+
 fn key(pkid: u16, digest: u8, connection: u64) -> Key {
     Key { pkid, digest: [digest; 32], connection }
 }

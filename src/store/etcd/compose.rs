@@ -40,6 +40,7 @@ pub(super) enum Place {
     Row(Queue, u8),
     Replaced(Queue, u64, usize),
     SessionForgotten,
+    Flushed,
 }
 
 /// What came of putting an operation into a draft.
@@ -234,6 +235,9 @@ impl Composer<'_> {
                 draft.steps.push(Step::Delete(Delete { key: keys.into(), end }));
                 Put::Done(Place::SessionForgotten)
             }
+            // Everything lazy goes before it: if nothing does, nothing is left.
+            Op::Flush(_) if draft.steps.is_empty() => Put::Nothing,
+            Op::Flush(_) => Put::Done(Place::Flushed),
         }
     }
 

@@ -277,6 +277,10 @@ impl Store for Leader {
         .boxed()
     }
 
+    fn flush(&self) -> Answer<'_, ()> {
+        self.ask(Op::Flush).boxed()
+    }
+
     fn replace_lazily(&self, queue: Queue, seq: u64, data: Vec<u8>) {
         if !fits_lazily(&data) {
             return;

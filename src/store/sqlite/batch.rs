@@ -82,6 +82,11 @@ impl Db {
                     keys::forget_session(&tx)?;
                     0
                 }
+                Op::Flush(_) => {
+                    // With nothing to write, SQLite would not sync what was committed without a sync.
+                    counts.get(Queue::SetAside).save(&tx, Queue::SetAside)?;
+                    0
+                }
             });
         }
         for (queue, seq, data) in pending.replaced() {

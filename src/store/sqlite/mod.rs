@@ -313,6 +313,10 @@ impl Store for Spool {
         .boxed()
     }
 
+    fn flush(&self) -> Answer<'_, ()> {
+        self.store(Op::Flush).boxed()
+    }
+
     fn replace_lazily(&self, queue: Queue, seq: u64, data: Vec<u8>) {
         self.fresh.changed(queue, seq);
         self.lazily(Lazy::Row(queue, seq, Change::Replace(Bytes::from(data))));

@@ -92,6 +92,7 @@ impl Keeper {
                     state.redeliveries.clear();
                     answers.push(op);
                 }
+                Place::Flushed => answers.push(op),
             }
         }
         let with_tokens = flight.tokens.iter().filter(|(.., row)| row.is_some());
