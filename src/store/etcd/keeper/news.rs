@@ -8,7 +8,7 @@ use super::super::rows::number;
 use super::super::state::State;
 use super::super::wire::Event;
 use super::{Heard, Keeper, Stop, View};
-use crate::store::types::Queue;
+use crate::store::types::{Count, PerQueue, Queue};
 
 impl Keeper {
     pub(super) async fn hear(&mut self, news: Heard) -> Result<(), Stop> {
@@ -28,7 +28,7 @@ impl Keeper {
 
     fn see(&mut self, changes: Vec<Event>) {
         let mut state = self.common.state();
-        let before = Queue::ALL.map(|queue| state.counts().get(queue).next);
+        let before = *state.counts();
         for event in changes {
             if !event.is_put() || event.kv.version.0 > 1 {
                 continue;
@@ -38,16 +38,8 @@ impl Keeper {
             state.seen(queue, seq, name, Some(event.kv.value.0));
             self.seen = self.seen.max(seq);
         }
-        self.stale |= before != Queue::ALL.map(|queue| state.counts().get(queue).next);
-        let counts = *state.counts();
         drop(state);
-        let new = self.common.shared.count(&counts);
-        if self.stale {
-            self.lazy_since.get_or_insert_with(Instant::now);
-        }
-        // Whoever appended a row knows its number before anybody can read and complete it.
-        self.answer_seen();
-        self.common.shared.wake(&new);
+        self.have_come(&before);
     }
 
     /// The watch could not tell everything.
@@ -61,17 +53,26 @@ impl Keeper {
             return;
         };
         feed.go_on_from(revision + 1);
-        {
-            let mut state = self.common.state();
-            for queue in Queue::ALL {
-                state.catch_up(queue, &found);
-            }
-            self.seen = self.seen.max(number(revision + 1, 0) - 1);
-            let counts = *state.counts();
-            drop(state);
-            let new = self.common.shared.count(&counts);
-            self.answer_seen();
-            self.common.shared.wake(&new);
+        let mut state = self.common.state();
+        let before = *state.counts();
+        for queue in Queue::ALL {
+            state.catch_up(queue, &found);
         }
+        self.seen = self.seen.max(number(revision + 1, 0) - 1);
+        drop(state);
+        self.have_come(&before);
+    }
+
+    /// Rows have come, perhaps: before, the queues held this.
+    fn have_come(&mut self, before: &PerQueue<Count>) {
+        let counts = *self.common.state().counts();
+        self.stale |= Queue::ALL.iter().any(|queue| before.get(*queue).next != counts.get(*queue).next);
+        if self.stale {
+            self.lazy_since.get_or_insert_with(Instant::now);
+        }
+        let new = self.common.shared.count(&counts);
+        // Whoever appended a row knows its number before anybody can read and complete it.
+        self.answer_seen();
+        self.common.shared.wake(&new);
     }
 }

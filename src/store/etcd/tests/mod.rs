@@ -6,6 +6,7 @@ mod conformance;
 mod election;
 mod foreign;
 mod large;
+mod missed;
 mod order;
 mod proxy;
 mod server;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use serde_json::{Value, json};
 use url::Url;
 
 use super::proxy::Proxy;
@@ -238,30 +237,6 @@ async fn while_etcd_stands_still_what_was_sent_waits_and_the_rest_is_refused() {
     in_time(sent).await.unwrap().unwrap();
     let (_leadership, store) = lead(&a).await;
     assert!(rows(&*store, Queue::Inbound).await.iter().map(|row| row.data[0]).eq(*b"01"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_comes_while_the_leader_hears_nothing_is_found_when_etcd_was_compacted_meanwhile() {
-    let config = config(shared(), "a");
-    let proxy = Proxy::to(shared()).await;
-    // Its lease outlives the cut.
-    let patient = EtcdConfig { takeover: Duration::from_mins(1), ..config.clone() };
-    let a = Etcd::open(&through(&proxy, &patient)).unwrap();
-    let (_leadership, store) = lead(&a).await;
-    let first = append(&*a.member(), "0").await;
-    seen(&*store, first).await;
-    proxy.cut(true);
-    let b = Etcd::open(&named(&config, "b")).unwrap();
-    append(&*b.member(), "1").await;
-    let last = append(&*b.member(), "2").await;
-    let direct = Client::new(&config).unwrap();
-    let compact = json!({"revision": (last >> 8).to_string(), "physical": true});
-    in_time(direct.ask::<Value>("/v3/kv/compaction", &compact, EACH)).await.unwrap();
-    proxy.cut(false);
-    seen(&*store, last).await;
-    assert!(rows(&*store, Queue::Inbound).await.iter().map(|row| row.data[0]).eq(*b"012"));
-    let after = append(&*b.member(), "3").await;
-    seen(&*store, after).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
