@@ -90,6 +90,12 @@ impl Count {
         self.bytes += size;
     }
 
+    /// With so much more; the next number stays.
+    pub(super) fn plus(&mut self, more: &Self) {
+        self.depth += more.depth;
+        self.bytes += more.bytes;
+    }
+
     pub(super) fn removed(&mut self, rows: u64, bytes: u64) {
         self.depth = self.depth.saturating_sub(rows);
         self.bytes = self.bytes.saturating_sub(bytes);

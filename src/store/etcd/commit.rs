@@ -18,8 +18,7 @@ use ulid::Ulid;
 use super::client::{Client, EACH};
 use super::election::Leadership;
 use super::error::EtcdError;
-use super::mark::Mark;
-use super::rows::number;
+use super::rows::{Mark, number};
 use super::session::{Session, Standing};
 use super::tokens::{TokenChange, TokenLease, Verdict};
 use super::wire::{Carried, Compare, KeyValue, Range, Step, Transaction};
@@ -108,17 +107,13 @@ pub(super) struct Faults {
 }
 
 impl Committer {
-    /// Of a leader.
-    pub(super) fn leading(client: Arc<Client>, key: String, leadership: Leadership) -> Self {
-        Self::new(client, key, Some(leadership), None)
-    }
-
-    /// Of a member, whoever leads.
-    pub(super) fn member(client: Arc<Client>, key: String, session: Arc<Session>) -> Self {
-        Self::new(client, key, None, Some(session))
-    }
-
-    fn new(client: Arc<Client>, key: String, leadership: Option<Leadership>, session: Option<Arc<Session>>) -> Self {
+    /// Of a leader, by its leadership, or of a member, whoever leads, by its session.
+    pub(super) fn new(
+        client: Arc<Client>,
+        key: String,
+        leadership: Option<Leadership>,
+        session: Option<Arc<Session>>,
+    ) -> Self {
         let trouble = watch::Sender::new(None);
         Self {
             client,

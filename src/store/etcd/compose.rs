@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ulid::Ulid;
 
-use super::asked::Asked;
 use super::commit::Work;
 use super::config::{Keys, end_of};
 use super::handle::Common;
 use super::rows::RowName;
 use super::state::State;
-use super::tokens::{ENOUGH, TokenChange, TokenOp};
+use super::tokens::{Asked, ENOUGH, TokenChange, TokenOp};
 use super::wire::{Blob, Delete, Step};
 use crate::os::clock::boot_now;
 use crate::store::fullness::{Fullness, beyond};
@@ -251,16 +250,14 @@ impl Composer<'_> {
         for (key, change) in state.lazies.take(most, BYTES_MOST, Some(&self.keys.queues())) {
             draft.set(key, change);
         }
-        let name = draft.name(transaction, queue, &new.data);
-        state.coming(transaction, queue, size);
-        draft.set(self.keys.queue(queue) + &name.encode(), Some(new.data.clone()));
+        let place = self.put_row(state, draft, transaction, queue, &new.data);
         if let Some(key) = new.key.filter(|key| key.connection >= *self.session_began) {
             let name = self.keys.redelivery(key.pkid);
             state.lazies.forget(&name);
             draft.puts_keys = true;
             draft.set(name, Some(Bytes::copy_from_slice(&key.digest)));
         }
-        Put::Done(Place::Row(queue, name.place))
+        Put::Done(Place::Row(queue, place))
     }
 
     /// Gives the place of the row, if it may be put.
@@ -282,11 +279,17 @@ impl Composer<'_> {
             draft.token(TokenChange { key, version: token.replaces, value: None });
             return None;
         }
-        let name = draft.name(transaction, queue, data);
-        state.coming(transaction, queue, size);
-        draft.set(self.keys.queue(queue) + &name.encode(), Some(data.clone()));
+        let place = self.put_row(state, draft, transaction, queue, data);
         draft.token(TokenChange { key, version: token.replaces, value: Some(token.value.clone()) });
-        Some(name.place)
+        Some(place)
+    }
+
+    /// Puts a row that was admitted; gives its place.
+    fn put_row(&self, state: &mut State, draft: &mut Draft, transaction: Ulid, queue: Queue, data: &Bytes) -> u8 {
+        let name = draft.name(transaction, queue, data);
+        state.coming(transaction, queue, row_size(data));
+        draft.set(self.keys.queue(queue) + &name.encode(), Some(data.clone()));
+        name.place
     }
 
     fn admit(&mut self, state: &mut State, queue: Queue, size: u64) -> bool {

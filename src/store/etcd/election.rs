@@ -17,7 +17,7 @@ use super::client::{Client, EACH};
 use super::config::Keys;
 use super::error::EtcdError;
 use super::session::{Lease, Session};
-use super::watch::{Watch, What};
+use super::watch::{DELETES, Watch};
 use super::wire::{Blob, Compare, KeyValue, Number, Put, Range, Step, Transaction};
 use crate::os::clock::{boot_now, nap, wall_now_ms};
 
@@ -138,7 +138,7 @@ impl Candidate<'_> {
     }
 
     async fn gone(&self, from: u64) -> Result<(), EtcdError> {
-        let mut watch = Watch::open(self.client, &self.keys.leader(), Vec::new(), from, What::Deletes).await?;
+        let mut watch = Watch::open(self.client, &self.keys.leader(), Vec::new(), from, DELETES).await?;
         while watch.next().await?.is_empty() {}
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! One endpoint: whether it is an etcd that is new enough, and still a member of the same etcd as the others.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -11,10 +12,9 @@ use hyper_util::client::legacy;
 use tracing::{info, warn};
 use url::Url;
 
-use super::causes::of_tls;
 use super::error::EtcdError;
 use super::wire::Header;
-use crate::os::causes::{find, innermost};
+use crate::os::causes::{find, innermost, links};
 
 /// The longest answer: more than one with eight of the largest rows.
 const ANSWER_MOST: usize = 16 * 1024 * 1024;
@@ -110,5 +110,38 @@ impl Endpoint {
             return EtcdError::Unreachable { at, cause };
         }
         EtcdError::Unanswered { at, cause }
+    }
+}
+
+/// What is wrong with TLS, if that is the cause, and the remedy. Who speaks none ends the connection when TLS is begun on it.
+fn of_tls(error: &legacy::Error, at: &str) -> Option<String> {
+    if let Some(tls) = find(error) {
+        return Some(explained(tls));
+    }
+    let ended =
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof);
+    let begun = at.starts_with("https:") && error.is_connect();
+    let no_tls = begun && links(error).filter_map(|link| link.downcast_ref()).any(ended);
+    no_tls.then(|| format!("it does not answer in TLS: write http://, or switch its TLS on ({})", innermost(error)))
+}
+
+fn explained(error: &rustls::Error) -> String {
+    use rustls::CertificateError as Bad;
+    match error {
+        rustls::Error::InvalidCertificate(Bad::UnknownIssuer) => {
+            "its certificate is from an authority that is not trusted: name that one in cluster.tls.ca".to_owned()
+        }
+        rustls::Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            "its certificate is for another name: write that name in cluster.endpoints".to_owned()
+        }
+        rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            "its certificate has expired, or our clock is wrong".to_owned()
+        }
+        rustls::Error::InvalidCertificate(other) => format!("its certificate: {}", crate::os::tls::words(other)),
+        rustls::Error::InvalidMessage(_) => "it does not speak TLS: write http://, or switch its TLS on".to_owned(),
+        rustls::Error::AlertReceived(_) => {
+            format!("it refuses us ({error}): does it want a client certificate (cluster.tls.cert)?")
+        }
+        other => other.to_string(),
     }
 }

@@ -76,9 +76,7 @@ impl Estimate {
         let mut counts = self.told;
         for (_, appended) in &self.since {
             for queue in Queue::ALL {
-                let (count, more) = (counts.get_mut(queue), appended.get(queue));
-                count.depth += more.depth;
-                count.bytes += more.bytes;
+                counts.get_mut(queue).plus(appended.get(queue));
             }
         }
         counts

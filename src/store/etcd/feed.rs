@@ -11,7 +11,7 @@ use super::client::Client;
 use super::config::{Keys, end_of};
 use super::election::Leadership;
 use super::error::EtcdError;
-use super::watch::{Watch, What};
+use super::watch::Watch;
 use super::wire::Event;
 
 /// Before a watch that has ended is opened again.
@@ -129,7 +129,7 @@ fn opening(client: Arc<Client>, prefix: String, from: u64, pause: Duration) -> S
     Source::Opening(
         async move {
             sleep(pause).await;
-            Watch::open(&client, &prefix, end, from, What::All).await
+            Watch::open(&client, &prefix, end, from, &[]).await
         }
         .boxed(),
     )

@@ -10,9 +10,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
-use super::asked::Asked;
 use super::error::EtcdError;
 use super::state::State;
+use super::tokens::Asked;
 use crate::os::lock;
 use crate::store::request::{New, Op, Reply};
 use crate::store::shared::Shared;

@@ -69,7 +69,7 @@ pub(super) async fn open(
     let shared = Arc::new(Shared::new(Failure::default()));
     shared.show(state.counts());
     let common = Arc::new(Common::new(shared, state, limits));
-    let committer = Committer::leading(Arc::clone(&client), keys.writer("leader"), leadership.clone());
+    let committer = Committer::new(Arc::clone(&client), keys.writer("leader"), Some(leadership.clone()), None);
     #[cfg(test)]
     let faults = Arc::clone(&committer.faults);
     let feed = Feed::new(Arc::clone(&client), &keys, leadership.clone(), revision + 1, check_every);

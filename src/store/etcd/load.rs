@@ -6,8 +6,7 @@ use std::collections::HashSet;
 use super::client::Client;
 use super::config::{Keys, end_of};
 use super::error::EtcdError;
-use super::mark::Mark;
-use super::rows::{RowName, number};
+use super::rows::{Mark, RowName, number};
 use super::state::State;
 use super::wire::{KeyValue, Number, Range, Step, Transaction};
 use crate::store::types::Queue;
@@ -27,16 +26,15 @@ const BYTES: usize = 2 * 1024 * 1024;
 /// Reads everything into `state`, and gives the revision in which it was so.
 pub(super) async fn load(client: &Client, keys: &Keys, state: &mut State) -> Result<u64, EtcdError> {
     let revision = rows(client, keys, state).await?;
-    let folder = |prefix: String, limit: u64| all(client, prefix, limit);
-    for (name, kv) in folder(keys.notes(), 500).await? {
+    for (name, kv) in all(client, keys.notes(), 500).await? {
         state.notes.insert(name, kv.value.0.to_vec());
     }
-    for (name, kv) in folder(keys.redeliveries(), PAGE).await? {
+    for (name, kv) in all(client, keys.redeliveries(), PAGE).await? {
         if let (Ok(pkid), Ok(digest)) = (name.parse(), kv.value.0.as_ref().try_into()) {
             state.redeliveries.insert(pkid, digest);
         }
     }
-    for (_, kv) in folder(keys.writers(), 500).await? {
+    for (_, kv) in all(client, keys.writers(), 500).await? {
         let highest = Mark::highest(&kv);
         // What was appended after `revision` is still to be seen.
         for queue in Queue::ALL {
@@ -52,32 +50,8 @@ pub(super) async fn load(client: &Client, keys: &Keys, state: &mut State) -> Res
 /// Reads which rows there are. Those that are known already change nothing.
 pub(super) async fn rows(client: &Client, keys: &Keys, state: &mut State) -> Result<u64, EtcdError> {
     let mut found = Vec::new();
-    let prefix = keys.queues();
-    let mut range = Range {
-        key: prefix.clone().into(),
-        end: end_of(&prefix).into(),
-        limit: Number(PAGE),
-        keys_only: true,
-        ..Range::default()
-    };
-    loop {
-        let page = match client.range(&range).await {
-            Err(_) if range.limit.0 > PAGE_LEAST => {
-                range.limit = Number(PAGE_LEAST);
-                continue;
-            }
-            page => page?,
-        };
-        if range.revision.0 == 0 {
-            range.revision = page.header.revision;
-        }
-        let last = page.kvs.last().map(|kv| kv.key.0.clone());
-        found.extend(page.kvs.iter().filter_map(|kv| named(keys, kv)));
-        let Some(last) = last.filter(|_| page.more) else { break };
-        let mut next = last.to_vec();
-        next.push(0);
-        range.key = next.into();
-    }
+    let names = Range { limit: Number(PAGE), keys_only: true, ..folder(&keys.queues()) };
+    let revision = pages(client, names, |kvs| found.extend(kvs.iter().filter_map(|kv| named(keys, kv)))).await?;
     // They came as they lie, queue by queue.
     found.retain(|row: &Listed| !state.is_there(row.queue, row.number));
     for rows in found.chunk_by(|one, next| one.queue == next.queue) {
@@ -91,7 +65,7 @@ pub(super) async fn rows(client: &Client, keys: &Keys, state: &mut State) -> Res
         }
         sizes(client, keys, &replaced, Reading::OneByOne, state).await?;
     }
-    Ok(range.revision.0)
+    Ok(revision)
 }
 
 /// How data is read: all between the first row and the last, which is several times quicker, or only some.
@@ -182,17 +156,36 @@ pub(super) fn row_of(keys: &Keys, kv: &KeyValue) -> Option<(Queue, RowName)> {
 /// Everything in a folder, by name.
 async fn all(client: &Client, prefix: String, limit: u64) -> Result<Vec<(String, KeyValue)>, EtcdError> {
     let mut all = Vec::new();
-    let mut key = prefix.clone().into_bytes();
+    let named = |kv: KeyValue| {
+        let name = std::str::from_utf8(&kv.key.0).ok()?.strip_prefix(&prefix)?.to_owned();
+        Some((name, kv))
+    };
+    let range = Range { limit: Number(limit), ..folder(&prefix) };
+    pages(client, range, |kvs| all.extend(kvs.into_iter().filter_map(named))).await?;
+    Ok(all)
+}
+
+fn folder(prefix: &str) -> Range {
+    Range { key: prefix.to_owned().into(), end: end_of(prefix).into(), ..Range::default() }
+}
+
+/// Reads a range page by page, all as it was in one revision, which it gives.
+async fn pages(client: &Client, mut range: Range, mut each: impl FnMut(Vec<KeyValue>)) -> Result<u64, EtcdError> {
     loop {
-        let range = Range { key: key.into(), end: end_of(&prefix).into(), limit: Number(limit), ..Range::default() };
-        let page = client.range(&range).await?;
+        let page = match client.range(&range).await {
+            Err(_) if range.limit.0 > PAGE_LEAST => {
+                range.limit = Number(PAGE_LEAST);
+                continue;
+            }
+            page => page?,
+        };
+        if range.revision.0 == 0 {
+            range.revision = page.header.revision;
+        }
         let last = page.kvs.last().map(|kv| kv.key.0.to_vec());
-        all.extend(page.kvs.into_iter().filter_map(|kv| {
-            let name = std::str::from_utf8(&kv.key.0).ok()?.strip_prefix(&prefix)?.to_owned();
-            Some((name, kv))
-        }));
-        let Some(last) = last.filter(|_| page.more) else { return Ok(all) };
-        key = last;
-        key.push(0);
+        each(page.kvs);
+        let Some(mut next) = last.filter(|_| page.more) else { return Ok(range.revision.0) };
+        next.push(0);
+        range.key = next.into();
     }
 }

@@ -34,7 +34,8 @@ pub(super) fn open(
 ) -> Arc<Member> {
     let unexpected = Unexpected(Arc::clone(&shared));
     let common = Arc::new(Common::new(shared, State::new(keys.clone()), limits));
-    let committer = Committer::member(Arc::clone(client), keys.writer(&format!("member-{name}")), Arc::clone(session));
+    let key = keys.writer(&format!("member-{name}"));
+    let committer = Committer::new(Arc::clone(client), key, None, Some(Arc::clone(session)));
     let view = View::Estimate(Box::new(Estimate::new(Arc::clone(client), keys)));
     let (requests, inbox) = mpsc::unbounded_channel();
     let keeper = Keeper::new(Arc::clone(client), keys.clone(), Arc::clone(&common), inbox, view, committer);

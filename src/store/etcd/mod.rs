@@ -46,8 +46,6 @@
 
 mod adopt;
 mod answer;
-mod asked;
-mod causes;
 mod choice;
 mod client;
 mod commit;
@@ -63,7 +61,6 @@ mod keeper;
 mod lazies;
 mod leading;
 mod load;
-mod mark;
 mod member;
 mod rights;
 mod rows;

@@ -1,10 +1,14 @@
-//! What a row is called in etcd, and its number.
+//! What a row is called in etcd, and its number; and by which mark a writer knows them again.
 //!
 //! All that is put by one transaction is made in one revision, and revisions only grow. So a row's number is that revision and
 //! its place in the transaction. What the number cannot say is in the key: the transaction by a name of its own, because its
 //! revision is not known before; the place; and the size, so that a takeover need not read what waits.
 
+use serde::{Deserialize, Serialize};
 use ulid::Ulid;
+
+use super::wire::KeyValue;
+use crate::store::types::{PerQueue, Queue};
 
 /// The bits of a number that are the place in the transaction.
 const PLACE_BITS: u32 = 8;
@@ -41,6 +45,28 @@ pub(super) fn number(revision: u64, place: u8) -> u64 {
 
 pub(super) fn revision(number: u64) -> u64 {
     number >> PLACE_BITS
+}
+
+/// What the last transaction of a writer was, and which rows were its last. It stands in the writer's key.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Mark {
+    pub(super) transaction: String,
+    /// The highest number of each queue before it.
+    pub(super) before: [u64; 3],
+    /// The last place of each queue in it.
+    pub(super) here: [Option<u8>; 3],
+}
+
+impl Mark {
+    /// The highest number of each queue that the writer has given.
+    pub(super) fn highest(kv: &KeyValue) -> PerQueue<u64> {
+        let mark: Self = serde_json::from_slice(&kv.value.0).unwrap_or_default();
+        let mut highest = PerQueue::default();
+        for ((queue, before), here) in Queue::ALL.into_iter().zip(mark.before).zip(mark.here) {
+            *highest.get_mut(queue) = here.map_or(before, |place| number(kv.mod_revision.0, place));
+        }
+        highest
+    }
 }
 
 #[cfg(test)]

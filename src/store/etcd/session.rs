@@ -10,7 +10,6 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
-use super::answer::Answer;
 use super::client::{Client, EACH};
 use super::config::Keys;
 use super::error::EtcdError;
@@ -187,7 +186,7 @@ impl Session {
     async fn register(&self) -> Result<Lease, EtcdError> {
         let sent = boot_now();
         let asked = Granted::question(0, self.ttl.as_secs().max(1));
-        let granted: Granted = self.ask("/v3/lease/grant", &asked, EACH).await?;
+        let granted: Granted = self.client.ask("/v3/lease/grant", &asked, EACH).await?;
         let lease = Lease { id: granted.id.0, until: AtomicU64::new(0), gone: CancellationToken::new() };
         lease.kept(sent, Duration::from_secs(granted.ttl.0));
         match self.put_name(lease.id).await {
@@ -242,7 +241,7 @@ impl Session {
             let sent = boot_now();
             let question = Granted::question(lease.id, 0);
             let each = (self.ttl / 6).max(PAUSE);
-            match self.ask::<Message<Granted>>("/v3/lease/keepalive", &question, each).await {
+            match self.client.ask::<Message<Granted>>("/v3/lease/keepalive", &question, each).await {
                 Ok(Message { result: Some(kept), .. }) if kept.ttl.0 > 0 => {
                     lease.kept(sent, Duration::from_secs(kept.ttl.0));
                     self.tell(Ok(()));
@@ -264,16 +263,7 @@ impl Session {
     pub(super) async fn revoke(&self, lease: u64) {
         let question = Granted::question(lease, 0);
         // If etcd does not hear it, the lease ends by itself.
-        let _ = self.ask::<Granted>("/v3/lease/revoke", &question, EACH).await;
-    }
-
-    async fn ask<A: serde::de::DeserializeOwned + Answer>(
-        &self,
-        path: &str,
-        question: &Granted,
-        each: Duration,
-    ) -> Result<A, EtcdError> {
-        self.client.ask(path, question, each).await
+        let _ = self.client.ask::<Granted>("/v3/lease/revoke", &question, EACH).await;
     }
 
     fn tell(&self, now: Result<(), EtcdError>) {

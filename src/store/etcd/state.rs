@@ -24,6 +24,14 @@ struct Entry {
     size: u32,
 }
 
+impl Entry {
+    /// What a row of this number is called.
+    fn name(&self, seq: u64) -> RowName {
+        let place = u8::try_from(seq & 0xff).unwrap_or(0);
+        RowName { transaction: self.transaction, place, size: self.appended_size }
+    }
+}
+
 /// A token that is to be removed.
 #[derive(Debug, Clone, Copy)]
 struct End {
@@ -91,9 +99,7 @@ impl State {
         let mut claimed = self.counts;
         for coming in self.on_the_way.values() {
             for queue in Queue::ALL {
-                let (claimed, coming) = (claimed.get_mut(queue), coming.get(queue));
-                claimed.depth += coming.depth;
-                claimed.bytes += coming.bytes;
+                claimed.get_mut(queue).plus(coming.get(queue));
             }
         }
         claimed
@@ -158,9 +164,7 @@ impl State {
     pub(super) fn catch_up(&mut self, queue: Queue, found: &Self) {
         let known = self.counts.get(queue).next;
         for (seq, entry) in found.rows.get(queue).range(known..) {
-            let place = u8::try_from(seq & 0xff).unwrap_or(0);
-            let name = RowName { transaction: entry.transaction, place, size: entry.appended_size };
-            self.seen(queue, *seq, name, None);
+            self.seen(queue, *seq, entry.name(*seq), None);
         }
     }
 
@@ -170,9 +174,7 @@ impl State {
     }
 
     fn key_of(&self, queue: Queue, seq: u64, entry: &Entry) -> String {
-        let place = u8::try_from(seq & 0xff).unwrap_or(0);
-        let name = RowName { transaction: entry.transaction, place, size: entry.appended_size };
-        self.keys.queue(queue) + &name.encode()
+        self.keys.queue(queue) + &entry.name(seq).encode()
     }
 
     /// Removes a row, lazily. Whether it was there.

@@ -13,8 +13,8 @@ use super::error::EtcdError;
 use super::rows::number;
 use super::wire::{Compare, KeyValue, Lease, Number, Put, Step};
 use crate::os::clock::boot_now;
-use crate::store::request::Reply;
-use crate::store::types::{AppendError, Once, SpoolError, Token, row_size};
+use crate::store::request::{Op, Reply};
+use crate::store::types::{AppendError, Once, Queue, SpoolError, Token, row_size};
 
 /// A token that nobody ends goes with its lease. Each lease is used for a while, and outlives that by more.
 const LEASE_LIVES: Duration = Duration::from_mins(5);
@@ -103,6 +103,48 @@ impl TokenOp {
             Self::Append { reply, .. } => reply.send(Err(error.into())),
             Self::Put { reply, .. } => reply.send(Err(error)),
             Self::End { .. } => {}
+        }
+    }
+}
+
+/// What a handle asks of its keeper, and who waits: what every store can do, or what is done with tokens.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Plain(Op),
+    Token(TokenOp),
+}
+
+impl From<Op> for Asked {
+    fn from(op: Op) -> Self {
+        Self::Plain(op)
+    }
+}
+
+impl From<TokenOp> for Asked {
+    fn from(op: TokenOp) -> Self {
+        Self::Token(op)
+    }
+}
+
+impl Asked {
+    /// About how many bytes it brings into a transaction.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Plain(op) => op.weight(),
+            Self::Token(op) => op.weight(),
+        }
+    }
+
+    /// Whether it adds a row to the queue to iLink.
+    pub(super) fn goes_to_ilink(&self) -> bool {
+        matches!(self, Self::Plain(op) if op.adds().is_some_and(|(queue, _)| queue == Queue::Outbound))
+    }
+
+    /// It was not stored.
+    pub(super) fn refused(self, error: SpoolError) {
+        match self {
+            Self::Plain(op) => op.refused(error),
+            Self::Token(op) => op.refused(error),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::client::Client;
 use super::config::Keys;
 use super::election::Leadership;
 use super::error::EtcdError;
-use super::watch::{Watch, What};
+use super::watch::Watch;
 use super::wire::{Blob, Compare, KeyValue, Range, Step, Transaction};
 use super::{Etcd, EtcdConfig};
 use crate::store::shared::Unexpected;
@@ -132,7 +132,7 @@ async fn follow(client: &Client, key: &str, to: &watch::Sender<Option<Vec<u8>>>)
 }
 
 async fn changes(client: &Client, key: &str, from: u64, to: &watch::Sender<Option<Vec<u8>>>) -> Result<(), EtcdError> {
-    let mut watch = Watch::open(client, key, Vec::new(), from, What::All).await?;
+    let mut watch = Watch::open(client, key, Vec::new(), from, &[]).await?;
     loop {
         for event in watch.next().await? {
             let put = event.is_put();

@@ -26,26 +26,19 @@ pub(super) struct Watch {
     at: Arc<Endpoint>,
 }
 
-/// Which changes.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum What {
-    All,
-    Deletes,
-}
+/// Of changes, only that a key is gone.
+pub(super) const DELETES: &[&str] = &["NOPUT"];
 
 impl Watch {
-    /// Watches what happens in the revisions from `from` on to the keys from `key` to `end`, or to `key` alone.
+    /// Watches what happens in the revisions from `from` on to the keys from `key` to `end`, or to `key` alone. `filters` is
+    /// empty for everything, or [`DELETES`].
     pub(super) async fn open(
         client: &Client,
         key: &str,
         end: Vec<u8>,
         from: u64,
-        what: What,
+        filters: &'static [&'static str],
     ) -> Result<Self, EtcdError> {
-        let filters: &[&str] = match what {
-            What::All => &[],
-            What::Deletes => &["NOPUT"],
-        };
         let create_request = WatchCreate {
             key: Blob::from(key.to_owned()),
             range_end: Blob::from(end),

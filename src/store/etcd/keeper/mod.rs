@@ -2,7 +2,6 @@
 //! what comes in meanwhile makes the next one. One transaction at a time, so that rows are stored in the order of the calls.
 
 mod news;
-mod order;
 mod outcome;
 mod search;
 
@@ -38,6 +37,7 @@ const TOKEN_WAIT: Duration = Duration::from_millis(10);
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// Who waits for longer than this while nothing goes is told so.
 const WAIT_MOST: Duration = Duration::from_secs(3);
+
 /// Where what the queues hold is known from.
 pub(super) enum View {
     /// From every row that comes: as the leader.

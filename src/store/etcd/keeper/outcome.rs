@@ -1,21 +1,25 @@
-//! What has become of a transaction: who is answered, and what is tried again.
+//! What has become of a transaction: who is answered, and what is tried again. Rows to iLink keep their order also where etcd
+//! refuses one of them for now: whoever asked for it asks again, and what came behind it must not be there before.
 
-use std::time::Instant;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use super::super::asked::Asked;
 use super::super::commit::{Committer, NotDone};
 use super::super::compose::{Flight, Place, Waiter};
 use super::super::error::EtcdError;
 use super::super::rows::number;
-use super::super::tokens::{ENOUGH, TokenOp, Verdict};
+use super::super::tokens::{Asked, ENOUGH, TokenOp, Verdict};
 use super::search::Next;
-use super::{Aboard, Keeper, RETRY_EVERY, Refused, Stop, View};
+use super::{Aboard, Behind, Keeper, RETRY_EVERY, Refused, Stop, View};
 use crate::os::clock::boot_now;
 use crate::store::request::{New, Op};
 use crate::store::shared::add;
 use crate::store::types::{Queue, SpoolError};
+
+/// Who was refused knows it after so long, and lets nobody pass who comes later. To ask again takes twice as long.
+const KNOWN_AFTER: Duration = Duration::from_millis(50);
 
 impl Keeper {
     pub(super) fn landed(&mut self, committer: Committer, outcome: Result<u64, NotDone>) -> Result<(), Stop> {
@@ -263,5 +267,28 @@ impl Keeper {
         }
         self.show();
         info!("etcd takes what is to be stored again");
+    }
+
+    /// A row to iLink is refused for this cause, and will be asked for again, unless only an operator can help.
+    pub(super) fn passed_over(&mut self, cause: &EtcdError) {
+        if *cause != EtcdError::NoSpace {
+            self.behind = Some(Behind { cause: cause.to_string(), since: Instant::now() });
+        }
+    }
+
+    /// Refuses the rows to iLink that are behind a refused one: those that wait, and those that come while etcd is in trouble.
+    pub(super) fn turn_away(&mut self) {
+        let Some(Behind { cause, since }) = &self.behind else { return };
+        let refuses = self.refused.as_ref().is_some_and(|refused| refused.cause != EtcdError::NoSpace);
+        if !refuses && self.trouble.borrow().is_none() && since.elapsed() >= KNOWN_AFTER {
+            self.behind = None;
+            return;
+        }
+        let (behind, others): (VecDeque<_>, _) =
+            self.waiting.drain(..).partition(|waiter| waiter.asked.goes_to_ilink());
+        self.waiting = others;
+        for waiter in behind {
+            waiter.asked.refused(SpoolError::Unwritable(cause.clone()));
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::os::clock::boot_now;
 use crate::store::Queue;
 use crate::store::etcd::client::Client;
 use crate::store::etcd::config::end_of;
-use crate::store::etcd::watch::{Watch, What};
+use crate::store::etcd::watch::Watch;
 use crate::store::etcd::wire::{KeyValue, Range, Step, Transaction};
 use crate::store::etcd::{Etcd, EtcdConfig, EtcdError};
 
@@ -37,7 +37,7 @@ async fn what_another_etcd_answers_does_not_count_and_it_is_asked_nothing_more()
 
     // The watch that is opened first there finds out, then no request gets there.
     proxy.lead_to(&other.url()).await;
-    let mut watch = in_time(Watch::open(&client, "/k", Vec::new(), revision + 1, What::All)).await.unwrap();
+    let mut watch = in_time(Watch::open(&client, "/k", Vec::new(), revision + 1, &[])).await.unwrap();
     assert!(matches!(in_time(watch.next()).await, Err(EtcdError::Foreign { at }) if at == proxy.url()));
     let each = Duration::from_secs(3);
     for _ in 0..2 {
