@@ -1,5 +1,6 @@
 //! The format of a spool row: one byte for its version, then the value in postcard.
 
+use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -15,7 +16,28 @@ pub fn encode_with_room<T: Serialize>(value: &T, room: usize) -> Vec<u8> {
     let mut row = Vec::with_capacity(room);
     row.push(VERSION);
     // No value of the rows' types fails to serialise. An empty row would count as damaged.
-    postcard::to_extend(value, row).unwrap_or_default()
+    postcard::serialize_with_flavor(value, Grown(row)).unwrap_or_default()
+}
+
+/// What is serialised goes to its end. postcard's own would append byte by byte.
+struct Grown(Vec<u8>);
+
+impl Flavor for Grown {
+    type Output = Vec<u8>;
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<Vec<u8>> {
+        Ok(self.0)
+    }
 }
 
 /// The value in a row's bytes.

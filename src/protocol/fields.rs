@@ -69,8 +69,14 @@ impl<'a> Fields<'a> {
     pub(super) fn content(&self, key: &str) -> Option<Content> {
         let raw = self.get(key)?;
         match raw.get().as_bytes().first()? {
-            // Only an escape can be wrong.
-            b'"' if !self.decodes_contents && !raw.get().contains('\\') => Some(Content::default()),
+            // Without an escape, it is what it says. Only an escape can be wrong.
+            b'"' if !raw.get().contains('\\') => {
+                if self.decodes_contents {
+                    unquoted(self.text.bytes_of(raw.get())).map(content::decode)
+                } else {
+                    Some(Content::default())
+                }
+            }
             b'"' => self.string(raw).map(content::decode),
             b'{' | b'[' => None,
             _ => Some(Content { bytes: raw.get().as_bytes().to_vec(), not_base64: true }),
@@ -100,6 +106,10 @@ impl<'a> Fields<'a> {
     pub(super) fn has(&self, key: &str) -> bool {
         self.get(key).is_some()
     }
+}
+
+fn unquoted(json: &[u8]) -> Option<&[u8]> {
+    json.strip_prefix(b"\"")?.strip_suffix(b"\"")
 }
 
 /// The whole part of a number and its fraction; none if it is none, or too large for its integers to be told apart.
