@@ -1,6 +1,8 @@
 //! One commit: all operations that were waiting, in one transaction.
 
-use rusqlite::{Transaction, TransactionBehavior};
+use std::ops::Deref;
+
+use rusqlite::Connection;
 
 use super::db::{Db, Syncs};
 use super::fault::Fault;
@@ -17,6 +19,37 @@ pub(super) struct Committed {
     pub(super) seqs: Vec<u64>,
     /// Rows the set-aside store dropped to make room.
     pub(super) dropped: u64,
+}
+
+/// All changes from its beginning to its commit; dropped, none of them. As rusqlite's own, but SQLite reads its statements once.
+struct Transaction<'c>(&'c Connection);
+
+impl<'c> Transaction<'c> {
+    fn begin(conn: &'c Connection) -> rusqlite::Result<Self> {
+        conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(Self(conn))
+    }
+
+    fn commit(self) -> rusqlite::Result<()> {
+        self.0.prepare_cached("COMMIT")?.execute([]).map(drop)
+    }
+}
+
+impl Deref for Transaction<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.0
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        // Some errors have rolled it back already.
+        if !self.0.is_autocommit() {
+            let _ = self.0.execute_batch("ROLLBACK");
+        }
+    }
 }
 
 impl Db {
@@ -42,7 +75,7 @@ impl Db {
         limits: &Limits,
         counts: &mut PerQueue<Count>,
     ) -> rusqlite::Result<Committed> {
-        let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
+        let tx = Transaction::begin(&self.conn)?;
         let mut committed = Committed::default();
         let before = *counts;
         // Completions first, because they make room; lazy replacements last, because they came after the durable ones.
@@ -110,7 +143,7 @@ impl Db {
         self.set_sync(Syncs::Later)?;
         let mut count = *self.counts.get(queue);
         let mut moved = 0;
-        let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
+        let tx = Transaction::begin(&self.conn)?;
         for seq in bad {
             if let Some(size) = rows::quarantine(&tx, queue, *seq)? {
                 count.removed(1, size);
@@ -125,7 +158,7 @@ impl Db {
 }
 
 /// A row that is not there (any more) is not brought back.
-fn replace(tx: &Transaction<'_>, count: &mut Count, queue: Queue, seq: u64, data: &[u8]) -> rusqlite::Result<()> {
+fn replace(tx: &Connection, count: &mut Count, queue: Queue, seq: u64, data: &[u8]) -> rusqlite::Result<()> {
     if let Some(size) = rows::size_of(tx, queue, seq)? {
         rows::update(tx, queue, seq, data)?;
         count.removed(1, size);
@@ -135,7 +168,7 @@ fn replace(tx: &Transaction<'_>, count: &mut Count, queue: Queue, seq: u64, data
 }
 
 /// Drops the oldest of the set-aside store until `size` fits under `limit`.
-fn make_room(tx: &Transaction<'_>, count: &mut Count, size: u64, limit: u64) -> rusqlite::Result<u64> {
+fn make_room(tx: &Connection, count: &mut Count, size: u64, limit: u64) -> rusqlite::Result<u64> {
     let mut dropped = 0;
     while count.bytes.saturating_add(size) > limit {
         let Some(oldest) = rows::oldest(tx, Queue::SetAside)? else { break };

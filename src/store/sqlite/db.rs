@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::Wal;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Result};
 
 use super::fault::Fault;
@@ -118,6 +121,8 @@ pub(super) enum Syncs {
 pub(super) struct Db {
     pub(super) conn: Connection,
     pub(super) counts: PerQueue<Count>,
+    /// Of the log, as of the last commit.
+    pub(super) log_pages: Arc<AtomicU32>,
     pub(super) sync: Syncs,
     /// The first connection of the MQTT session whose redelivery keys are kept.
     pub(super) session_began: u64,
@@ -134,7 +139,7 @@ impl Db {
     /// Opens the file at `path`, which exists; one without content becomes a spool.
     pub(super) fn open(path: &Path) -> std::result::Result<Self, Fault> {
         // If this goes wrong, the log is part of what is to be rescued.
-        let conn = connect(path)?;
+        let mut conn = connect(path)?;
         let tables = tables(&conn)?;
         if !tables.is_empty() && !are_ours(&tables) {
             return Err(Fault::Damaged("it is a database, but not a spool".to_owned()));
@@ -144,6 +149,7 @@ impl Db {
         }
         conn.execute_batch(SETTINGS)?;
         use_log(&conn)?;
+        let log_pages = count_pages(&mut conn)?;
         if tables.is_empty() {
             create(&conn)?;
         } else if path.metadata().is_ok_and(|file| file.len() <= CHECK_UP_TO) {
@@ -163,6 +169,7 @@ impl Db {
         let db = Self {
             conn,
             counts,
+            log_pages,
             sync: Syncs::Now,
             session_began: 0,
             #[cfg(test)]
@@ -265,6 +272,17 @@ fn use_log(conn: &Connection) -> std::result::Result<(), Fault> {
         mode = row.get(0)?;
     }
     if mode == "wal" { Ok(()) } else { Err(Fault::Unwritable(format!("it keeps no log, but {mode}"))) }
+}
+
+/// How many pages the log has after each commit of this connection: `SQLite` tells it, so that nobody need ask.
+fn count_pages(conn: &mut Connection) -> Result<Arc<AtomicU32>> {
+    let pages = Arc::<AtomicU32>::default();
+    let counted = Arc::clone(&pages);
+    conn.wal_hook(Some(move |_: &mut Wal, pages| {
+        counted.store(u32::try_from(pages).unwrap_or_default(), Ordering::Relaxed);
+        Ok(())
+    }))?;
+    Ok(pages)
 }
 
 /// A connection to an existing file, with nothing set or read yet.

@@ -1,6 +1,7 @@
 //! How full the disk is. On a truly full disk even a DELETE fails, so appends stop while some room is left to complete
 //! rows. If others take that room too, there is the ballast: a file that only reserves space and can be deleted.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::fault::Fault;
@@ -13,6 +14,8 @@ const FLOOR: u64 = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Disk {
     dir: PathBuf,
+    /// The same, open: it is asked before each commit.
+    open: Option<File>,
     /// Free bytes to believe in, instead of asking.
     #[cfg(test)]
     pub(super) pretended: Option<u64>,
@@ -29,6 +32,7 @@ impl Disk {
     pub(super) fn new(dir: &Path) -> Self {
         Self {
             dir: dir.to_owned(),
+            open: File::open(dir).ok(),
             #[cfg(test)]
             pretended: None,
         }
@@ -36,7 +40,7 @@ impl Disk {
 
     /// None if the file system cannot say.
     fn space(&self) -> Option<Space> {
-        let stat = rustix::fs::statvfs(&self.dir).ok()?;
+        let stat = rustix::fs::fstatvfs(self.open.as_ref()?).ok()?;
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         #[cfg(test)]

@@ -5,26 +5,31 @@
 //! nobody may be answered. Automatic checkpoints are therefore off: every checkpoint is asked for here, and its result
 //! is treated as a commit's.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rusqlite::Result;
 use rusqlite::config::DbConfig;
 
-use super::db::{BUSY_TIMEOUT, Db};
+use super::db::{BUSY_TIMEOUT, Db, PAGE_SIZE};
 use super::fault::Fault;
 
 /// A log of so many pages is moved after the commit that made it so long.
-const MOVE_AT: i64 = 1000;
+const MOVE_AT: u32 = 1000;
 
 impl Db {
     /// Moves what the log holds into the database if it has grown long, as far as other readers let it; the next commit then
     /// begins it anew. To be called after each commit.
     pub(super) fn checkpoint_if_long(&self) -> Result<()> {
-        let pages: i64 = self.conn.prepare_cached("PRAGMA wal_checkpoint(NOOP)")?.query_row([], |row| row.get(1))?;
-        if pages >= MOVE_AT {
+        if self.log_pages.load(Ordering::Relaxed) >= MOVE_AT {
             self.checkpoint_by("PRAGMA wal_checkpoint(PASSIVE)")?;
         }
         Ok(())
+    }
+
+    /// How long the log was after the last commit, in bytes.
+    pub(super) fn log_size(&self) -> u64 {
+        u64::from(self.log_pages.load(Ordering::Relaxed)) * PAGE_SIZE
     }
 
     /// Moves everything from the log into the database, and empties the log; false if a reader is in the way.
@@ -56,5 +61,27 @@ impl Db {
         }
         self.conn.close().map_err(|(_, error)| error)?;
         Ok(is_empty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::recovery;
+
+    #[test]
+    fn a_log_that_has_grown_long_is_moved_and_begins_anew() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (db, files, _) = recovery::open(dir.path()).unwrap();
+        db.conn.pragma_update(None, "synchronous", "OFF").unwrap();
+        let mut longest = 0;
+        for n in 0..3 * MOVE_AT {
+            db.conn.execute("INSERT OR REPLACE INTO note (key, crc, value) VALUES ('a', ?1, x'')", [n]).unwrap();
+            longest = longest.max(db.log_size());
+            db.checkpoint_if_long().unwrap();
+        }
+        assert_eq!(longest, u64::from(MOVE_AT) * PAGE_SIZE);
+        // Each page has a head of 24 bytes there, and the log one of 32.
+        assert_eq!(files.log_size(), u64::from(MOVE_AT) * (PAGE_SIZE + 24) + 32);
     }
 }

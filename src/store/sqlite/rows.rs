@@ -91,9 +91,12 @@ pub(super) fn update(conn: &Connection, queue: Queue, seq: u64, data: &[u8]) -> 
 
 /// Removes a row and gives the size it had, if it was there.
 pub(super) fn delete(conn: &Connection, queue: Queue, seq: u64) -> Result<Option<u64>> {
-    conn.prepare_cached(sql!(queue, "DELETE FROM ", " WHERE seq = ?1 RETURNING length(data)"))?
-        .query_row([signed(seq)], length)
-        .optional()
+    let size = size_of(conn, queue, seq)?;
+    if size.is_some() {
+        // RETURNING would do the same by way of a table of its own.
+        conn.prepare_cached(sql!(queue, "DELETE FROM ", " WHERE seq = ?1"))?.execute([signed(seq)])?;
+    }
+    Ok(size)
 }
 
 /// Removes the rows from number `first` to `last`. Gives how many there were, and their size.

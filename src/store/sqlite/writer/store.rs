@@ -214,7 +214,7 @@ impl Writer {
     }
 
     fn watch_log(&mut self) {
-        if !self.reader_warned && self.files.log_size() > LOG_TOO_LARGE {
+        if !self.reader_warned && self.db.log_size() > LOG_TOO_LARGE {
             self.reader_warned = true;
             warn!("another program keeps reading the spool's database: its log grows without bound");
         }
