@@ -43,6 +43,7 @@ mod disk;
 mod fault;
 mod files;
 mod fresh;
+mod inbox;
 mod keys;
 mod log;
 mod pending;
@@ -54,8 +55,9 @@ mod writer;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -64,6 +66,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use files::OpenError;
 use fresh::Fresh;
+use inbox::Requests;
 use pending::{Change, Lazy};
 pub use recovery::Recovered;
 use writer::{Closing, Read, Request, Writer};
@@ -86,7 +89,7 @@ const WAITING_MOST: usize = 1024;
 pub struct Spool {
     /// Unbounded for the sake of lazy operations, which must not wait and are bounded by the rows there are; those who
     /// wait for an answer are bounded by `waiting`.
-    requests: mpsc::Sender<Request>,
+    requests: Requests<Request>,
     waiting: Arc<Semaphore>,
     limits: Limits,
     shared: Arc<Shared>,
@@ -116,7 +119,7 @@ impl Spool {
         let shared = Arc::new(Shared::new(dir.failure().clone()));
         shared::add(&shared.damaged_rows, recovered.damaged_rows);
         shared::add(&shared.rebuilds, recovered.rebuilds);
-        let (requests, inbox) = mpsc::channel();
+        let (requests, inbox) = inbox::inbox();
         let path = files.main.clone();
         let fresh = Arc::<Fresh>::default();
         let writer = Writer::new(db, files, limits, inbox, Arc::clone(&shared), Arc::clone(&fresh));
@@ -139,7 +142,7 @@ impl Spool {
 
     fn lazily(&self, lazy: Lazy) {
         // If the writer is gone, whatever was to be changed will be met again by the next run.
-        let _ = self.requests.send(Request::Lazy(lazy));
+        self.requests.send_lazily(Request::Lazy(lazy, Instant::now()));
     }
 
     async fn ask<T, E>(&self, request: impl FnOnce(Reply<T, E>) -> Request) -> Result<T, E>
@@ -151,7 +154,7 @@ impl Spool {
         #[cfg(test)]
         let _standstill = crate::os::clock::simulated::standstill();
         let (sender, answer) = oneshot::channel();
-        self.requests.send(request(Reply::new(sender, permit))).map_err(|_| failure(()))?;
+        self.requests.send(request(Reply::new(sender, permit)));
         answer.await.unwrap_or_else(|_| Err(failure(())))
     }
 
@@ -181,7 +184,7 @@ impl Spool {
 
     #[cfg(test)]
     fn inject(&self, inject: writer::Inject) {
-        let _ = self.requests.send(Request::Inject(inject));
+        self.requests.send(Request::Inject(inject));
     }
 
     /// Waits for the thread's very end. It has nothing left to do but return.
@@ -204,7 +207,7 @@ impl Append for Spool {
         let Ok(permit) = Arc::clone(&self.waiting).try_acquire_owned() else { return Err(then) };
         let reply = Reply::then(then, permit);
         // If the thread has gone, `then` goes with the request.
-        let _ = self.requests.send(Request::Durable(Op::Append(New { queue, data, key }, reply)));
+        self.requests.send(Request::Durable(Op::Append(New { queue, data, key }, reply)));
         Ok(())
     }
 
@@ -356,7 +359,7 @@ impl Store for Spool {
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        let _ = self.requests.send(Request::Close(Closing::Unawaited));
+        self.requests.send(Request::Close(Closing::Unawaited));
         self.join();
     }
 }

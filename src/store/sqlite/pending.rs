@@ -33,7 +33,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn add(&mut self, lazy: Lazy) {
+    pub(super) fn add(&mut self, lazy: Lazy, at: Instant) {
         match lazy {
             Lazy::Row(queue, seq, change) => {
                 // A completed row stays completed.
@@ -46,7 +46,7 @@ impl Pending {
                 self.notes.insert(key, value);
             }
         }
-        self.since.get_or_insert_with(Instant::now);
+        self.since.get_or_insert(at);
     }
 
     /// A durable replacement arrived after whatever was to be put into the row lazily.

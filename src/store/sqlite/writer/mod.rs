@@ -10,13 +10,13 @@ mod store;
 mod upkeep;
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::db::Db;
 use super::disk::Disk;
 use super::files::Files;
 use super::fresh::Fresh;
+use super::inbox::{Inbox, LAZY_WAIT};
 use super::pending::{Lazy, Pending};
 use crate::store::fullness::Fullness;
 use crate::store::request::{Op, Reply};
@@ -26,12 +26,6 @@ use crate::store::types::{Limits, Medium, Queue, Row};
 /// The most one commit carries. What is beyond waits for the next.
 const BATCH_REQUESTS: usize = 1024;
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
-
-/// How long lazy operations wait for a durable one to ride with, and how many may. What a killed process had not handed over is
-/// done again: a delivery is repeated, as after a power cut. Shorter, and a push a second would write half as much again to
-/// the SD card: each commit of their own writes one page of 4 KiB at least.
-const LAZY_WAIT: Duration = Duration::from_millis(1_500);
-const LAZY_MOST: usize = 256;
 
 /// Nothing was committed for this long: time to checkpoint, and then to rest.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
@@ -49,7 +43,8 @@ pub(super) enum Read {
 #[derive(Debug)]
 pub(super) enum Request {
     Durable(Op),
-    Lazy(Lazy),
+    /// Since when.
+    Lazy(Lazy, Instant),
     Read(Read),
     Close(Closing),
     #[cfg(test)]
@@ -90,7 +85,7 @@ pub(super) struct Writer {
     files: Files,
     limits: Limits,
     disk: Disk,
-    inbox: Receiver<Request>,
+    inbox: Inbox<Request>,
     shared: Arc<Shared>,
     fresh: Arc<Fresh>,
     pending: Pending,
@@ -143,7 +138,7 @@ impl Writer {
         db: Db,
         files: Files,
         limits: Limits,
-        inbox: Receiver<Request>,
+        inbox: Inbox<Request>,
         shared: Arc<Shared>,
         fresh: Arc<Fresh>,
     ) -> Self {
@@ -174,28 +169,17 @@ impl Writer {
         }
     }
 
-    /// Works until closed, failed, or left by all handles.
+    /// Works until closed or failed. The last handle closes it.
     pub(super) fn run(mut self) {
         if let Err(cause) = self.room() {
             self.refuse_rows(cause);
         }
         loop {
-            let first = match self.due() {
-                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(due) => self.inbox.recv_timeout(due.saturating_duration_since(Instant::now())),
-            };
             let mut turn = Turn::default();
-            match first {
-                Ok(request) => self.take(request, &mut turn),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.finish();
-                    return;
-                }
-            }
-            while !turn.is_full() {
-                let Ok(request) = self.inbox.try_recv() else { break };
+            let mut next = self.inbox.next(self.due());
+            while let Some(request) = next {
                 self.take(request, &mut turn);
+                next = if turn.is_full() { None } else { self.inbox.try_next() };
             }
             let close = turn.close.take();
             if self.serve(turn).is_err() {
@@ -246,7 +230,7 @@ impl Writer {
                 turn.bytes = turn.bytes.saturating_add(op.weight());
                 turn.ops.push(op);
             }
-            Request::Lazy(lazy) => self.pending.add(lazy),
+            Request::Lazy(lazy, at) => self.pending.add(lazy, at),
             Request::Read(read) => turn.reads.push(read),
             Request::Close(reply) => turn.close = Some(reply),
             #[cfg(test)]
@@ -280,8 +264,7 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-
+    use super::super::inbox;
     use super::*;
     use crate::os::files::Failure;
     use crate::store::sqlite::pending::Change;
@@ -292,7 +275,7 @@ mod tests {
         let dir = tempfile::TempDir::new().unwrap();
         let (db, files, _) = recovery::open(dir.path()).unwrap();
         let limits = Limits { inbound: 1000, outbound: 1000, set_aside: 1000 };
-        let (_requests, inbox) = mpsc::channel();
+        let (_requests, inbox) = inbox::inbox();
         let mut writer =
             Writer::new(db, files, limits, inbox, Arc::new(Shared::new(Failure::default())), Arc::default());
         assert_eq!(writer.due(), None, "a new one is in order");
@@ -300,7 +283,7 @@ mod tests {
             writer.grown = writer.grown.and_then(|grown| grown.checked_sub(time));
             assert!(writer.chores().is_ok());
         };
-        writer.pending.add(Lazy::Row(Queue::Inbound, 1, Change::Complete));
+        writer.pending.add(Lazy::Row(Queue::Inbound, 1, Change::Complete), Instant::now());
         assert!(writer.due().is_some_and(|due| due <= Instant::now() + LAZY_WAIT));
         assert!(writer.store(Vec::new()).is_ok());
         assert!(writer.due().is_some_and(|due| due > Instant::now() + LAZY_WAIT), "to checkpoint");

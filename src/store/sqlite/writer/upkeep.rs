@@ -9,8 +9,9 @@ use rusqlite::Connection;
 use tracing::{error, warn};
 
 use super::super::fault::Fault;
+use super::super::inbox::{LAZY_MOST, LAZY_WAIT};
 use super::super::recovery;
-use super::{IDLE_AFTER, LAZY_MOST, LAZY_WAIT, Stop, Writer};
+use super::{IDLE_AFTER, Stop, Writer};
 use crate::store::shared::add;
 
 /// A database that is damaged again and again sits on a dying disk.
