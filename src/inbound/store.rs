@@ -28,7 +28,7 @@ use super::room::{Held, NewRow, Place, Room};
 use crate::observe::counters::{Counters, PushOutcome, Unanswered};
 use crate::observe::log::Seldom;
 use crate::protocol::Kind;
-use crate::store::{Append, Medium, Tokens};
+use crate::store::{Append, Medium, Queue, Tokens};
 
 /// How long a try is held before its connection is cut. iLink itself leaves after 5 s.
 const HOLD: Duration = Duration::from_secs(6);
@@ -87,7 +87,7 @@ impl Store {
         let (room, held) = (Room::new(max_body), Semaphore::new(HELD_AT_MOST));
         let (fault, runtime, told) = (CancellationToken::new(), Handle::current(), Seldom::default());
         let ((stored, telling), hands) = (mpsc::unbounded_channel(), Arc::default());
-        runtime.spawn(tell_stored(telling, fault.clone()));
+        runtime.spawn(tell_stored(telling, Arc::clone(&spool), fault.clone()));
         Self { spool, recognition, hands, counters, room, held, tasks, fault, runtime, stored, told }
     }
 
@@ -297,15 +297,20 @@ fn unstored(why: Unanswered, medium: Medium) -> &'static str {
     }
 }
 
-/// Tells the waiting tries that their pushes are stored. One commit stores many pushes: told by the spool's thread, each would
-/// wake the runtime's thread separately.
-async fn tell_stored(mut stored: mpsc::UnboundedReceiver<watch::Sender<Progress>>, fault: CancellationToken) {
+/// Tells the waiting tries that their pushes are stored, then those who deliver them. One commit stores many pushes: told by the
+/// spool's thread, each would wake the runtime's thread separately.
+async fn tell_stored(
+    mut stored: mpsc::UnboundedReceiver<watch::Sender<Progress>>,
+    spool: Arc<dyn Append>,
+    fault: CancellationToken,
+) {
     let fault = fault.drop_guard();
     let mut waiting = Vec::new();
     while stored.recv_many(&mut waiting, HELD_AT_MOST).await > 0 {
         for tell in waiting.drain(..) {
             let _ = tell.send(Progress::Stored);
         }
+        spool.announce(Queue::Inbound);
     }
     fault.disarm();
 }

@@ -93,6 +93,10 @@ pub trait Append: Debug + Send + Sync + 'static {
     /// `then`, uncalled: [`Self::append`] waits for a place.
     fn hand_over(&self, queue: Queue, data: Bytes, key: Option<Key>, then: Then) -> Result<(), Then>;
 
+    /// Wakes who waits for new rows of `queue`: to be called when those that were handed over are stored, and whoever waits for
+    /// that was told. A row of [`Self::append`] needs no such call.
+    fn announce(&self, queue: Queue);
+
     /// What the rows are kept on.
     fn medium(&self) -> Medium;
 
@@ -187,8 +191,8 @@ pub trait Store: Append {
     /// [`SpoolError`].
     fn oldest(&self, queue: Queue) -> Answer<'_, Option<Row>>;
 
-    /// The highest number stored in `queue`: wakes who reads it. It is told no later than the row's own answer. After opening,
-    /// that of the run before.
+    /// The highest number stored in `queue`: wakes who reads it, but see [`Append::announce`]. It is told no later than the row's
+    /// own answer. After opening, that of the run before.
     fn appended(&self, queue: Queue) -> watch::Receiver<u64>;
 
     /// Removes a row, lazily. From then on no change brings it back.

@@ -77,6 +77,11 @@ impl Op {
         }
     }
 
+    /// Whether it is a row whose caller announces it.
+    pub(super) fn is_handed_over(&self) -> bool {
+        matches!(self, Self::Append(_, Reply { to: To::Then(_), .. }))
+    }
+
     /// About how many bytes it brings into a batch.
     pub(super) fn weight(&self) -> usize {
         match self {

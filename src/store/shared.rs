@@ -77,6 +77,11 @@ impl Shared {
         }
     }
 
+    /// Wakes those who wait for new rows of this queue.
+    pub(super) fn announce(&self, queue: Queue) {
+        self.appended.get(queue).send_if_modified(|_| true);
+    }
+
     pub(super) fn stats(&self, queue: Queue) -> QueueStats {
         QueueStats {
             depth: self.depth.get(queue).load(Ordering::Relaxed),

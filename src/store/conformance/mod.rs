@@ -29,6 +29,7 @@ macro_rules! suite {
             reading_stops_at_the_first_of_both_limits_but_never_before_one_row,
             numbers_are_never_given_twice_even_when_the_queue_was_emptied,
             rows_are_stored_in_the_order_of_the_calls_and_told_before_they_are_answered,
+            rows_that_were_handed_over_wake_who_reads_when_they_are_announced,
             who_reads_is_woken_also_by_what_an_earlier_run_stored,
             many_producers_share_commits_and_all_of_theirs_survives_a_crash,
             a_row_is_replaced_in_one_commit_or_not_at_all,

@@ -1,8 +1,10 @@
 //! Rows: numbers, order, wake-ups, what is durable and what is lazy.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::{ROOMY, Subject, append, contents, everything, until};
 use crate::store::{Key, Queue, ROW_OVERHEAD, Store, Then};
@@ -86,6 +88,19 @@ pub(crate) async fn rows_are_stored_in_the_order_of_the_calls_and_told_before_th
     assert!(rows.iter().map(|row| row.data[0]).eq(0..100));
     // What is awaited comes after what was handed over before.
     assert!(append(&*store, Queue::Inbound, "last").await > last);
+}
+
+pub(crate) async fn rows_that_were_handed_over_wake_who_reads_when_they_are_announced<S: Subject>() {
+    let subject = S::create(ROOMY).await;
+    let store = subject.store();
+    let mut appended = store.appended(Queue::Inbound);
+    let (answered, answer) = oneshot::channel();
+    let then: Then = Box::new(move |outcome| answered.send(outcome.unwrap()).unwrap());
+    assert!(store.hand_over(Queue::Inbound, vec![1].into(), None, then).is_ok(), "few wait");
+    let seq = answer.await.unwrap();
+    store.announce(Queue::Inbound);
+    timeout(Duration::from_mins(1), appended.changed()).await.expect("it is woken").unwrap();
+    assert_eq!(*appended.borrow(), seq);
 }
 
 pub(crate) async fn who_reads_is_woken_also_by_what_an_earlier_run_stored<S: Subject>() {

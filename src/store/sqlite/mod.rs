@@ -211,6 +211,10 @@ impl Append for Spool {
         Ok(())
     }
 
+    fn announce(&self, queue: Queue) {
+        self.shared.announce(queue);
+    }
+
     fn medium(&self) -> Medium {
         Medium::Disk
     }

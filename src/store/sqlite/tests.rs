@@ -48,6 +48,20 @@ async fn numbers_go_up_one_by_one() {
 }
 
 #[tokio::test]
+async fn who_hands_rows_over_has_time_for_their_senders_before_others_are_woken() {
+    let dir = TempDir::new().unwrap();
+    let spool = open(dir.path());
+    let appended = spool.appended(Queue::Inbound);
+    let (answered, answer) = oneshot::channel();
+    let then = Box::new(|outcome| answered.send(outcome).unwrap());
+    assert!(spool.hand_over(Queue::Inbound, vec![1].into(), None, then).is_ok());
+    assert_eq!(answer.await.unwrap(), Ok(1));
+    // The commit is over once this has its answer.
+    assert!(spool.read(Queue::Inbound, 1).await.unwrap().is_some());
+    assert!(!appended.has_changed().unwrap());
+}
+
+#[tokio::test]
 async fn a_nearly_full_disk_refuses_new_rows_until_there_is_room_again() {
     let dir = TempDir::new().unwrap();
     let spool = open(dir.path());

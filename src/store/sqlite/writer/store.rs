@@ -104,6 +104,7 @@ impl Writer {
                         self.accept_again();
                     }
                     self.show_writable();
+                    let are_handed_over = ops.iter().all(Op::is_handed_over);
                     // Whoever handed a row over knows its number before anybody can read and complete it.
                     self.fresh.stored(ops.into_iter().zip(committed.seqs).filter_map(
                         |(op, seq)| match op.stored(seq) {
@@ -111,7 +112,9 @@ impl Writer {
                             _ => None,
                         },
                     ));
-                    self.shared.wake(&new);
+                    if !are_handed_over {
+                        self.shared.wake(&new);
+                    }
                     break;
                 }
                 Err(full) if full.is_full() && self.make_do(&mut log_tried)? => {}
