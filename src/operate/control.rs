@@ -313,7 +313,7 @@ impl Begun {
         let config = self.config.borrow();
         bundle.add("config.toml", config.describe());
         bundle.add("log.txt", self.recent.lines());
-        let pseudonyms = Pseudonyms::for_config(&self.identity.handshake_token(), &config, bundle.met());
+        let pseudonyms = Pseudonyms::for_config(&self.identity.handshake_token(), &config, &bundle.met());
         bundle.with(&pseudonyms)
     }
 

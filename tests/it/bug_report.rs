@@ -96,3 +96,45 @@ async fn a_bridge_that_cannot_start_has_a_report_too() {
     assert!(texts["config.toml"].contains("there is no key mqtt.brocker"), "{texts:?}");
     assert!(texts["about.txt"].contains("kernel"), "{texts:?}");
 }
+
+/// What a broker refuses is in the report by its topic, which may be made of ids and of content.
+#[tokio::test]
+async fn topics_that_the_broker_refuses_show_neither_ids_nor_content() {
+    let acl = tempfile::NamedTempFile::new().unwrap();
+    let denied = ["homeassistant/#", "shout/#", "ilink/result/#", "ilink/by/+/result/#", "ilink/reply/#"];
+    let denied = denied.map(|filter| format!("topic deny {filter}\n")).concat();
+    std::fs::write(acl.path(), format!("topic readwrite #\n{denied}")).unwrap();
+    let configure = |bridge: Bridge| {
+        let contacts = r#"[{uid="90413",name="Ann"},{group="gsecret-1",name="F"},{subject="attic/lamp",name="L"}]"#;
+        let route = "topic = \"shout/${from_uid}/${payload}\"";
+        bridge
+            .with("log.level", "info")
+            .with_toml("homeassistant.enabled", "true")
+            .with_toml("homeassistant.contacts", contacts)
+            .with_tables(&format!(
+                "[[route.from_ilink]]\nname = \"shout\"\nfrom = \"user/+/text\"\nany_sender = true\n{route}\n"
+            ))
+    };
+    let mut world = World::prepared_on(&format!("acl_file {}\n", acl.path().display()), &[], configure).await;
+    world.bridge.start().await;
+    world.bridge.push(&text_push("90414", "zontent \"zord\"; zead: zhis")).await;
+    for topic in ["ilink/send/user/90415/text", "ilink/by/zclient/send/user/90415/text"] {
+        world.client.publish(topic, "on").await;
+    }
+    for topic in ["homeassistant/", "shout/", "ilink/result/", "ilink/by/zclient/"] {
+        world.bridge.logged(&format!("topic=\"{topic}")).await;
+    }
+    let texts = report(&world.bridge, "refused.tar.gz").await;
+    for (name, text) in &texts {
+        for hidden in ["90413", "90414", "90415", "gsecret", "attic", "zontent", "zord", "zead", "zhis", "zclient"] {
+            let lines: Vec<_> = text.lines().filter(|line| line.contains(hidden)).collect();
+            assert!(
+                lines.is_empty() || ["config.toml", "about.txt"].contains(&&**name),
+                "{name} has {hidden}: {lines:?}"
+            );
+        }
+    }
+    for name in ["log.txt", "status.txt", "status.json"] {
+        assert!(texts[name].contains("topic write homeassistant/"), "{name}: {}", texts[name]);
+    }
+}

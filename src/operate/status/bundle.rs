@@ -4,6 +4,8 @@
 //! An id has the same pseudonym in all reports of a bridge, so it can be followed. It reveals nothing without the bridge's
 //! state directory.
 
+mod topics;
+
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -15,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Overview;
 use crate::config::Config;
+use topics::Topics;
 
 /// The metrics' file.
 pub const METRICS: &str = "metrics.txt";
@@ -24,9 +27,9 @@ pub const METRICS: &str = "metrics.txt";
 #[serde(transparent)]
 pub struct Bundle {
     files: BTreeMap<String, String>,
-    /// Whose messages passed.
+    /// What a running bridge tells of itself, without what was said.
     #[serde(skip)]
-    met: Vec<String>,
+    overview: Option<Overview>,
 }
 
 impl Bundle {
@@ -40,10 +43,11 @@ impl Bundle {
         self.files.iter().map(|(name, text)| (name.as_str(), text.as_str()))
     }
 
-    /// Ids that the overview has met.
+    /// Those whose messages passed.
     #[must_use]
-    pub fn met(&self) -> &[String] {
-        &self.met
+    pub fn met(&self) -> Vec<String> {
+        let messages = self.overview.iter().flat_map(|overview| &overview.messages);
+        messages.flat_map(|message| [&message.from, &message.to]).flatten().cloned().collect()
     }
 
     /// Adds what a running bridge tells of itself, without what was said.
@@ -52,20 +56,23 @@ impl Bundle {
         overview.set_aside.clear();
         for message in &mut overview.messages {
             message.content = None;
-            self.met.extend([message.from.clone(), message.to.clone()].into_iter().flatten());
         }
-        self.add("status.txt", overview.text());
-        self.add("status.json", overview.json());
+        self.overview = Some(overview);
     }
 
     /// The same with every id replaced.
     #[must_use]
-    pub fn with(self, pseudonyms: &Pseudonyms) -> Self {
+    pub fn with(mut self, pseudonyms: &Pseudonyms) -> Self {
+        if let Some(mut overview) = self.overview.take() {
+            pseudonyms.topics.in_overview(&mut overview, &|id| pseudonyms.of(id));
+            self.add("status.txt", overview.text());
+            self.add("status.json", overview.json());
+        }
         let files = self.files.into_iter().map(|(name, text)| {
             let text = if name == METRICS { pseudonyms.in_metrics(&text) } else { pseudonyms.in_file(&text) };
             (name, text)
         });
-        Self { files: files.collect(), met: Vec::new() }
+        Self { files: files.collect(), overview: None }
     }
 }
 
@@ -74,16 +81,20 @@ pub struct Pseudonyms {
     salt: SecretString,
     /// Finds ids that are known to be some: our own also as a part of what is made of it.
     known: Vec<Regex>,
+    topics: Topics,
 }
 
 /// Fields whose value is an id.
 const FIELDS: [&str; 5] = ["uid", "other_uid", "to_uid", "from_uid", "group_id"];
+/// What stands behind such a word where the bridge speaks of it.
+const PROSE: [&str; 14] =
+    ["and", "are", "at", "belongs", "does", "exists", "has", "in", "is", "may", "of", "other", "than", "was"];
 /// Where an id stands in a topic, a message or a field: after these words, up to what cannot be in one.
 static PLACES: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let fields = FIELDS.join("|");
     let id = r#"[^\s/"',;:)}\]+#]+"#;
     Regex::new(&format!(
-        r#"(?P<before>\b(?:user|group|presence)/|\b(?:{fields})["']?[ =:]+["']?)(?P<id>{id})(?P<member>/{id})?"#
+        r#"(?P<before>\b(?:user|group|presence)/|\b(?:{fields})(?P<is>["']?[ =:]+["']?))(?P<id>{id})(?P<member>/{id})?"#
     ))
     .ok()
 });
@@ -113,7 +124,7 @@ impl Pseudonyms {
         // The client id, the prefix in etcd and Home Assistant's topics are made of our uid.
         let own = own.filter(|own| !own.is_empty()).and_then(|own| whole(&regex::escape(own), r"\pL\pN", r"\pL\pN"));
         let others = Some(ids.join("|")).filter(|ids| !ids.is_empty()).and_then(|ids| whole(&ids, r"\w.-", r"\w-"));
-        Self { salt: secret.clone(), known: own.into_iter().chain(others).collect() }
+        Self { salt: secret.clone(), known: own.into_iter().chain(others).collect(), topics: Topics::knowing([]) }
     }
 
     /// For all that a configuration names, and those who were met besides.
@@ -127,7 +138,8 @@ impl Pseudonyms {
         let named = known.flat_map(|(name, target)| [name.to_owned(), target.as_str().to_owned()]);
         let ours = [config.ilink.uid.to_string(), config.ilink.appkey.clone()].into_iter();
         let ids = ours.chain(named).chain(uids).chain(subjects).chain(people).chain(met.iter().cloned());
-        Self::new(secret, Some(config.ilink.uid.as_str()), ids.collect())
+        let topics = Topics::knowing([config.mqtt.base_topic.as_str(), config.homeassistant.discovery_prefix.as_str()]);
+        Self { topics, ..Self::new(secret, Some(config.ilink.uid.as_str()), ids.collect()) }
     }
 
     /// The pseudonym of one id.
@@ -152,10 +164,11 @@ impl Pseudonyms {
     }
 
     fn in_line(&self, line: &str) -> String {
+        let of = &|id: &str| self.of(id);
         if COUNTED.iter().any(|name| line.starts_with(name)) {
             return line.to_owned();
         }
-        let Some(mut json) = object(line) else { return self.in_text(line) };
+        let Some(mut json) = object(line) else { return self.in_text(&self.topics.in_log(line, of)) };
         self.in_json("", &mut json);
         format!("{json}\n")
     }
@@ -171,9 +184,11 @@ impl Pseudonyms {
 
     /// In the strings of the value of `field`. A number is no id: they are all strings.
     fn in_json(&self, field: &str, value: &mut Value) {
+        let of = &|id: &str| self.of(id);
         match value {
             Value::String(text) if FIELDS.contains(&field) && !text.is_empty() => *text = self.of(text),
-            Value::String(text) => *text = self.in_text(text),
+            Value::String(text) if topics::FIELDS.contains(&field) => *text = self.topics.in_topic(text, of),
+            Value::String(text) => *text = self.in_text(&self.topics.in_log(&self.topics.in_remedy(text, of), of)),
             Value::Array(values) => values.iter_mut().for_each(|value| self.in_json(field, value)),
             Value::Object(fields) => {
                 for (field, mut value) in std::mem::take(fields) {
@@ -199,6 +214,10 @@ impl Pseudonyms {
         }
         if let Some(places) = PLACES.as_ref() {
             let replaced = places.replace_all(&text, |found: &Captures<'_>| {
+                let in_words = found.name("is").is_some_and(|is| is.as_str() == " ");
+                if in_words && PROSE.contains(&&found["id"]) {
+                    return found[0].to_owned();
+                }
                 let member = found.name("member").map(|member| member.as_str().trim_start_matches('/'));
                 let member = match member {
                     None => String::new(),
@@ -246,6 +265,9 @@ mod tests {
         let mut replaced: Value = serde_json::from_str(&replaced).unwrap();
         replaced.as_object_mut().unwrap().remove("at");
         assert_eq!(replaced, wanted);
+        let refused = r#"{"fields": {"topic": "a/zz \"zz\"", "remedy": "topic write a/zz \"zz\"; zz"},
+            "message": "publishes to \"a/zz zz\""}"#;
+        assert!(!pseudonyms.in_file(refused).contains("zz"));
         // A line of a log that is JSON, among others.
         let log = format!("{}\nuid=77\n", status.replace('\n', ""));
         let lines: Vec<_> = pseudonyms.in_file(&log).lines().map(str::to_owned).collect();
@@ -310,6 +332,9 @@ mod tests {
             assert_eq!(pseudonyms.in_text(&replaced), replaced, "replacing again changes nothing");
         }
         assert!(pseudonyms.in_text("ilink/recv/user/77/text").ends_with("/text"));
+        for text in ["accepted a push for a uid other than ours", "the uid does not exist"] {
+            assert_eq!(pseudonyms.in_text(text), text);
+        }
     }
 
     #[test]
