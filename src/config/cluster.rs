@@ -72,8 +72,9 @@ impl Cluster {
             [("callback.max_body", max_body, "pushes"), ("outbound.max_content", max_content, "commands")]
         {
             if !endpoints.is_empty() && most.is_ok_and(|most| most > LARGEST) {
+                let place = reader.place(key);
                 reader.conflict(format!(
-                    "{key} is more than 1MiB: etcd does not take larger {what}; lower it, or leave out cluster.endpoints"
+                    "{place}{key} is more than 1MiB: etcd does not take larger {what}; lower it, or leave out cluster.endpoints"
                 ));
             }
         }

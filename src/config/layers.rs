@@ -154,10 +154,31 @@ fn parse(name: &str, text: &str) -> Result<Dict, Problem> {
             error.span().and_then(|span| text.get(..span.start)).map_or(0, |before| before.matches('\n').count());
         // It has no good words for a value that is missing altogether.
         let missing = text.lines().nth(line).is_some_and(|line| line.trim_end().ends_with('='));
-        let what = if missing { "there is no value where one must be" } else { error.message() };
-        let cause = format!("line {}: {}", line + 1, what.replace('\n', "; "));
+        let what = match error.message() {
+            _ if missing => "there is no value where one must be".to_owned(),
+            "duplicate key" => twice(text, line, error.span().and_then(|span| text.get(span)).unwrap_or_default()),
+            message => message.replace('\n', "; "),
+        };
+        let cause = format!("line {}: {what}", line + 1);
         Problem::File { path: name.to_owned(), cause }
     })
+}
+
+/// What is wrong in the line of this number, counted from 0, where `key` stands again.
+fn twice(text: &str, line: usize, key: &str) -> String {
+    let lines: Vec<_> = text.lines().take(line + 1).map(str::trim).collect();
+    let is_header = |line: &str| line.starts_with('[');
+    let first = match lines.split_last() {
+        Some((last, before)) if is_header(last) => before.iter().position(|line| line == last),
+        Some((_, before)) => {
+            let section = before.iter().rposition(|line| is_header(line)).map_or(0, |header| header + 1);
+            let sets = |line: &&str| line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='));
+            before.iter().skip(section).position(sets).map(|line| section + line)
+        }
+        None => None,
+    };
+    let first = first.map(|line| format!(", first in line {}", line + 1)).unwrap_or_default();
+    format!("{key} stands here a second time (duplicate key){first}: leave one of them")
 }
 
 pub(super) fn cannot_read(error: &io::Error) -> String {
@@ -195,6 +216,9 @@ fn sections(known: &BTreeSet<String>) -> impl Iterator<Item = &str> {
     known.iter().flat_map(|key| key.match_indices('.').filter_map(|(dot, _)| key.get(..dot)))
 }
 
+/// What is less like it is not what was meant.
+const LIKE: f64 = 0.5;
+
 /// The key or section most like this one: as a whole, or by its last part (for a key in the wrong section).
 fn nearest<'a>(key: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
@@ -203,7 +227,7 @@ fn nearest<'a>(key: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
         whole.max(0.9 * strsim::normalized_damerau_levenshtein(&last(key), &last(other)))
     };
     let all = known.iter().map(String::as_str).chain(sections(known));
-    all.max_by(|one, other| likeness(one).total_cmp(&likeness(other)))
+    all.filter(|other| likeness(other) >= LIKE).max_by(|one, other| likeness(one).total_cmp(&likeness(other)))
 }
 
 /// Every variable of the bridge's own starts with this.

@@ -14,6 +14,7 @@ use crate::local::{Contact, Nameable, Names};
 use crate::protocol::{Qos, Receiver, Subject, Uid};
 
 const ANOTHER: &str = "a name stands for an id, not for another name; an id that itself begins with @ is written @@…";
+const ONE_SUBJECT: &str = "a name stands for one subject: it may not contain + or #";
 const WANTED: &str = "a name is a uid, such as ann = \"413\", or { group = \"…\" }, or { subject = \"…\" }";
 
 /// Reads all names.
@@ -62,7 +63,10 @@ fn target(value: &Value) -> Result<Receiver, String> {
     let target = match kind {
         None => id.parse().ok().map(Receiver::User),
         Some("group") => id.parse().ok().map(Receiver::Group),
-        Some("subject") => id.parse().ok().filter(Subject::is_publishable).map(Receiver::Subject),
+        Some("subject") => match id.parse::<Subject>() {
+            Ok(subject) if !subject.is_publishable() => return Err(ONE_SUBJECT.to_owned()),
+            subject => subject.ok().map(Receiver::Subject),
+        },
         Some(_) => None,
     };
     target.ok_or_else(wanted)

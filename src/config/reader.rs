@@ -194,6 +194,11 @@ impl<'e> Reader<'e> {
         self.fail(Problem::Conflict { message })
     }
 
+    /// Where a key is set, as the beginning of what is said of it.
+    pub(super) fn place(&self, key: &str) -> String {
+        self.layers.find(key).map(|(_, place)| format!("{}: ", place.name())).unwrap_or_default()
+    }
+
     /// All that was read, once every key has been asked for.
     pub(super) fn finish(self) -> Result<Vec<Entry>, ConfigError> {
         let mut problems = self.layers.unknown(&self.known);

@@ -59,7 +59,10 @@ fn what_is_wrong_is_told() {
         (format!("{on}tls.cert = \"{file}\""), &["cluster.tls.cert", "cluster.tls.key"]),
         (format!("{on}tls.ca = \"{file}\""), &["cluster.tls", "https://"]),
         (format!("{on}[callback]\nmax_body = \"2MiB\""), &["callback.max_body", "1MiB", "cluster.endpoints"]),
-        (format!("{on}[outbound]\nmax_content = \"2MiB\""), &["outbound.max_content", "1MiB", "cluster.endpoints"]),
+        (
+            format!("{on}[outbound]\nmax_content = \"2MiB\""),
+            &["config.toml: outbound.max_content", "1MiB", "cluster.endpoints"],
+        ),
     ] {
         let text = load(&toml).unwrap_err().to_string();
         assert!(says.iter().all(|what| text.contains(what)) && !text.contains("hunter2"), "{says:?} in:\n{text}");

@@ -29,7 +29,14 @@ fn what_is_no_toml_is_told_with_its_line_and_without_its_text() {
     let error = place.load(&LEAST).unwrap_err();
     assert_says(&error, &[&place.file().display().to_string(), "line 3"]);
     assert!(!format!("{error} {error:?}").contains("hunter2"));
-    refused("[ilink]\nuid = 1\nuid = 2", &["line", "duplicate"]);
+    for (toml, says) in [
+        ("[ilink]\nuid = 1\nuid = 2", &["line 3: uid stands", "first in line 2", "duplicate"][..]),
+        ("uid = 0\n[ilink]\nuid = 1\n uid_x = 3\n\n  uid= 2", &["line 6: uid stands", "first in line 3"]),
+        ("[ilink]\nuid = 1\n[mqtt]\n[ilink]\n", &["line 4: ilink stands", "first in line 1"]),
+        ("[ilink]\ntls = { ca = \"a\", ca = \"b\" }", &["line 2: ca stands"]),
+    ] {
+        refused(toml, says);
+    }
     refused("[ilink]\nuid =", &["line 2: there is no value"]);
 }
 
@@ -55,6 +62,14 @@ fn unknown_keys_are_told_with_the_nearest_known_one() {
         let error = load_variables(&[(name, "hunter2")]).unwrap_err();
         assert_says(&error, &[name, nearest, "environment"]);
         assert!(!error.to_string().contains("hunter2"));
+    }
+}
+
+#[test]
+fn what_is_like_no_key_is_told_without_a_guess() {
+    for error in [load("[foo]\na = 1").unwrap_err(), load_variables(&[("ILINK2MQTT_FOO", "1")]).unwrap_err()] {
+        assert_says(&error, &["there is no key"]);
+        assert!(!error.to_string().contains("did you mean"), "{error}");
     }
 }
 

@@ -92,7 +92,7 @@ fn mistakes_name_the_key_the_file_and_the_nearest_name() {
         ("[names]\nann = \"\"", &["names.ann = \"\"", "ann = \"413\""]),
         ("[names]\nann = { user = \"1\" }", &["names.ann = {…}", "{ group = "]),
         ("[names]\nann = { group = \"1\", subject = \"2\" }", &["names.ann"]),
-        ("[names]\nlamp = { subject = \"a/#\" }", &["names.lamp"]),
+        ("[names]\nlamp = { subject = \"a/#\" }", &["names.lamp", "may not contain + or #"]),
         ("[names]\n\"a/b\" = \"1\"", &["names.\"a/b\"", "letters, digits"]),
         ("[names]\n\"@ann\" = \"1\"", &["names.\"@ann\"", "letters, digits"]),
         ("[names]\nann = \"1\"\nmum = \"1\"", &["names.mum = \"1\"", "\"ann\" stands for the same id"]),
