@@ -34,6 +34,8 @@ const READ_ROWS: usize = 500;
 const READ_BYTES: usize = 4 * 1024 * 1024;
 /// Of the rows between the first and the last of these, so many are read.
 const SPAN_ROWS: u64 = 600;
+/// Of those that lie elsewhere, so many at once: etcd takes 128 operations in a transaction (`--max-txn-ops`).
+const GETS: usize = 100;
 
 /// What only a leader may do.
 pub(super) struct Leading {
@@ -172,8 +174,8 @@ impl Leader {
         }
         let missing = keys.into_iter().filter(|key| !found.contains_key(key.as_bytes()));
         let missing: Vec<_> = missing.map(|key| Step::get(key.to_owned())).collect();
-        if !missing.is_empty() {
-            found.extend(self.get(missing).await?);
+        for some in missing.chunks(GETS) {
+            found.extend(self.get(some.to_vec()).await?);
         }
         Ok(found)
     }

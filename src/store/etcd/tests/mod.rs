@@ -2,6 +2,7 @@
 
 mod adopt;
 mod client;
+mod clocks;
 mod conformance;
 mod election;
 mod foreign;
