@@ -1,11 +1,10 @@
 //! The counters. Each only grows while the process lives.
 //!
-//! [`Counters`] has the plain ones. They appear in `bridge/health`, `status` and `/metrics` by themselves. [`Series`] has the counters with labels (kind, call, outcome) and the
-//! histograms, and `/metrics` takes them from there as they are. The values of labels are names that the program itself
-//! knows, never what others choose (uids, groups, subjects): so the number of series is bounded. Counting is a look-up
-//! and an atomic addition.
+//! [`Counters`] has the plain ones. They appear in `bridge/health`, `status` and `/metrics` by themselves. [`Series`] has the
+//! counters with labels (kind, call, outcome) and the histograms, and `/metrics` takes them from there as they are. The values of
+//! labels are names that the program itself knows, never what others choose (uids, groups, subjects): so the number of series is
+//! bounded. Counting is a look-up and an atomic addition.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -209,6 +208,7 @@ impl PushOutcome {
 }
 
 /// All of them; they only grow while the process lives.
+#[derive(Debug)]
 pub struct Series {
     registry: Registry,
     /// By kind and outcome. Those that every push adds to are not looked up each time.
@@ -312,25 +312,15 @@ impl Default for Series {
     }
 }
 
-impl fmt::Debug for Series {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Series").finish_non_exhaustive()
-    }
-}
-
-/// The whole name of a metric.
-fn whole(name: &str) -> String {
-    format!("{PREFIX}_{name}")
-}
-
 #[expect(clippy::expect_used, reason = "names and labels are fixed, and every test makes them")]
 fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    IntCounterVec::new(Opts::new(whole(name), help), labels).expect("a valid name")
+    IntCounterVec::new(Opts::new(name, help).namespace(PREFIX), labels).expect("a valid name")
 }
 
 #[expect(clippy::expect_used, reason = "names and bounds are fixed, and every test makes them")]
 fn histogram(name: &str, help: &str) -> Histogram {
-    Histogram::with_opts(HistogramOpts::new(whole(name), help).buckets(BOUNDS.into())).expect("a valid name")
+    let options = HistogramOpts::new(name, help).namespace(PREFIX).buckets(BOUNDS.into());
+    Histogram::with_opts(options).expect("a valid name")
 }
 
 #[expect(clippy::expect_used, reason = "names are fixed, and every test registers them")]
