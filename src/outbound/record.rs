@@ -182,6 +182,18 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_read_by_later_versions() {
+        let row = b"\x01\x00\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x82\xd5\xd9\xa1\xaf\xe1\x9b\xf6-\xb8\xfb\xe2\x02\x98\xed\xc8\x8b\xa34\xac\x02\x00\x00\x18ilink/send/user/414/text\x01\rilink/reply/a\x01\x02\x00\xff\x00\x03414\x05hello\x02\x01\x01";
+        let Record::Command(read) = Record::decode(row).unwrap() else { panic!() };
+        assert_eq!(read, Command { at: read.at, ..command() });
+        assert_eq!(Record::Command(read).encode(), row);
+        let row = b"\x01\x01\x82\xd5\xd9\xa1\xaf\xe1\x9b\xf6-\xb8\xfb\xe2\x02\x98\xed\xc8\x8b\xa34\x18ilink/send/user/414/text\x01\rilink/reply/a\x01\x02\x00\xff\x02{}";
+        let Record::Result(read) = Record::decode(row).unwrap() else { panic!() };
+        assert_eq!((&read.reply_to, &read.json[..]), (&command().reply_to, &b"{}"[..]));
+        assert_eq!(Record::Result(read).encode(), row);
+    }
+
+    #[test]
     fn a_command_expires_at_its_ttl() {
         assert!(!command().has_expired());
         assert!(Command { ttl: Duration::ZERO, ..command() }.has_expired());

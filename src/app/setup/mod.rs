@@ -218,14 +218,20 @@ fn write(path: &Path, content: &str, mode: u32) -> Result<(), SetupError> {
     }
     let mut old = path.as_os_str().to_owned();
     old.push(".old");
-    // A copy: what is there stays until the new one is written, also on a full disk.
-    let kept = match fs::copy(path, old) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    };
+    let kept = if path.symlink_metadata().is_ok() { keep(path, Path::new(&old)) } else { Ok(()) };
     kept.and_then(|()| files::write_atomically(path, content.as_bytes()))
         .and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
         .map_err(|error| failed(path, error))
+}
+
+/// Gives what is there a second name: it stays under the first until the new one is written, also on a full disk.
+fn keep(path: &Path, old: &Path) -> io::Result<()> {
+    match fs::remove_file(old) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Not every file system has second names (FAT).
+    fs::hard_link(path, old).or_else(|_| fs::copy(path, old).map(drop))
 }
 
 fn failed(path: &Path, source: io::Error) -> SetupError {
