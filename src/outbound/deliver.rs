@@ -142,6 +142,28 @@ impl Deliver {
     /// If the spool failed.
     pub async fn run(
         mut self,
+        accepted: mpsc::UnboundedReceiver<Accepted>,
+        stop: CancellationToken,
+    ) -> Result<(), SpoolError> {
+        // What cannot be read for now is given up only at a stop: what is under way still gets its time.
+        if let Err(failed @ SpoolError::Failed(_)) = self.work(accepted, stop).await {
+            return Err(failed);
+        }
+        // Who waits for the count at a stop must not wait longer.
+        self.attempts.shares.all_found();
+        let drain = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                let _ = self.ended(ended);
+            }
+        };
+        let _ = timeout(DRAIN, drain).await;
+        self.tasks.shutdown().await;
+        self.attempts.leave_to_spool();
+        Ok(())
+    }
+
+    async fn work(
+        &mut self,
         mut accepted: mpsc::UnboundedReceiver<Accepted>,
         stop: CancellationToken,
     ) -> Result<(), SpoolError> {
@@ -168,16 +190,6 @@ impl Deliver {
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
         }
-        // Who waits for the count at a stop must not wait longer.
-        self.attempts.shares.all_found();
-        let drain = async {
-            while let Some(ended) = self.tasks.join_next().await {
-                let _ = self.ended(ended);
-            }
-        };
-        let _ = timeout(DRAIN, drain).await;
-        self.tasks.shutdown().await;
-        self.attempts.leave_to_spool();
         Ok(())
     }
 

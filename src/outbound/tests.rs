@@ -33,10 +33,12 @@ use crate::route::Routes;
 use crate::store::sqlite::Spool;
 use crate::store::{Append as _, Key, Limits, Queue, Store as _};
 
-/// iLink. It refuses every message, and locks the spool meanwhile if it has it.
+/// iLink. It answers every message with this code, and locks the spool meanwhile if it has it.
 #[derive(Clone)]
 struct Service {
     code: i64,
+    /// Whoever holds this keeps it from answering messages.
+    answers: Arc<tokio::sync::Mutex<()>>,
     spool: Arc<Mutex<Option<Connection>>>,
 }
 
@@ -57,7 +59,12 @@ impl Post for Service {
                 spool.execute_batch("BEGIN IMMEDIATE").unwrap();
             }
         }
-        Box::pin(async move { Ok(Reply { code: ResultCode::new(code), extra }) })
+        Box::pin(async move {
+            if request.path == "send_msg" {
+                drop(self.answers.lock().await);
+            }
+            Ok(Reply { code: ResultCode::new(code), extra })
+        })
     }
 }
 
@@ -78,7 +85,8 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let limits = Limits { inbound: 1 << 20, outbound: 1 << 20, set_aside: 1 << 20 };
         let (spool, _) = Spool::open(dir.path(), limits).unwrap();
-        let (service, base) = (Service { code, spool: Arc::default() }, "ilink".parse().unwrap());
+        let (service, base) =
+            (Service { code, answers: Arc::default(), spool: Arc::default() }, "ilink".parse().unwrap());
         // A client that has one row has its share.
         Self { dir, spool, service, base, shares: Arc::new(Shares::of(2, 1000)) }
     }
@@ -190,6 +198,35 @@ async fn a_command_that_is_lost_gives_its_place_back() {
     accepted.send(Accepted { seq, client: None, lane: None, deadline: Duration::ZERO, latest: None }).unwrap();
     until(async || world.shares.ask(None, 1).is_some()).await;
     running.abort();
+}
+
+#[tokio::test]
+async fn a_call_that_is_under_way_at_a_stop_gets_its_time_also_if_a_row_cannot_be_read() {
+    let world = World::refusing(0);
+    let attempts = world.attempts().await;
+    timeout(Duration::from_mins(1), attempts.session.ready()).await.expect("in time");
+    let counters = Arc::clone(&attempts.counters);
+    let unanswered = world.service.answers.lock().await;
+    let seq = world.command().await;
+    let (results, _results) = mpsc::unbounded_channel();
+    let (accepted, commands) = mpsc::unbounded_channel();
+    let config = DeliverConfig { concurrency: 8, rate_per_s: None };
+    let routing = watch::channel(Arc::default()).1;
+    let deliver = Deliver::new(config, attempts, results, routing, Progress::default());
+    let running = tokio::spawn(deliver.run(commands, CancellationToken::new()));
+    until(async || counters.calls.get() == 1).await;
+    world.spool.refuse_reads(u32::MAX);
+    let mut writable = world.spool.writable();
+    let deadline = Duration::ZERO;
+    accepted.send(Accepted { seq: seq + 1, client: None, lane: None, deadline, latest: None }).unwrap();
+    timeout(Duration::from_mins(1), writable.wait_for(Result::is_err)).await.expect("in time").unwrap();
+    world.spool.patience().end();
+    sleep(Duration::from_millis(300)).await;
+    drop(unanswered);
+    running.await.unwrap().unwrap();
+    world.spool.refuse_reads(0);
+    let row = world.spool.read(Queue::Outbound, seq).await.unwrap().unwrap();
+    assert!(matches!(Record::decode(&row.data), Ok(Record::Result(_))));
 }
 
 #[tokio::test]

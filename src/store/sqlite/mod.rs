@@ -176,6 +176,12 @@ impl Spool {
         self.inject(writer::Inject::LoseLazy);
     }
 
+    /// The next reads, so many, are refused for now.
+    #[cfg(test)]
+    pub(crate) fn refuse_reads(&self, reads: u32) {
+        self.inject(writer::Inject::FailReads(reads, rusqlite::ffi::SQLITE_BUSY));
+    }
+
     /// Whether somebody waits for an answer.
     #[cfg(test)]
     pub(crate) fn is_waited_for(&self) -> bool {
