@@ -60,6 +60,8 @@ pub(super) struct Flight {
     pub(super) tokens: Vec<(Instant, TokenOp, Option<u8>)>,
     /// It carries lazy changes.
     pub(super) lazy: bool,
+    /// They are more than all the rest.
+    pub(super) mostly_lazy: bool,
     /// Somebody was refused for want of room.
     pub(super) refused: bool,
 }
@@ -151,8 +153,15 @@ impl Composer<'_> {
             until = until.min(state.until(&key));
             draft.set(key, change);
         }
-        let mut flight =
-            Flight { transaction, ops: Vec::new(), tokens: Vec::new(), lazy: !draft.steps.is_empty(), refused: false };
+        let lazy_bytes = draft.bytes;
+        let mut flight = Flight {
+            transaction,
+            ops: Vec::new(),
+            tokens: Vec::new(),
+            lazy: !draft.steps.is_empty(),
+            mostly_lazy: false,
+            refused: false,
+        };
         let mut refused = Vec::new();
         // What is lazy and does not fit goes before anything durable that was asked for later.
         while state.lazies.is_empty()
@@ -188,6 +197,7 @@ impl Composer<'_> {
                 }
             }
         }
+        flight.mostly_lazy = 2 * lazy_bytes > draft.bytes;
         if self.leads {
             let counts = Queue::ALL.map(|queue| (state.counts().get(queue).depth, state.counts().get(queue).bytes));
             let told = serde_json::to_vec(&(state.seen_revision(), counts)).unwrap_or_default();

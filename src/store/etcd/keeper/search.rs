@@ -1,7 +1,7 @@
 //! The search for what is too large for etcd, among what went together: fewer go at once, until it is alone.
 //!
 //! What is lazy may be at fault, too, so it goes before, by itself. More of it comes all the time: the rest is suspected, and not
-//! what has come since.
+//! what has come since, unless that is the larger part of what goes with a suspect that is alone.
 
 use super::super::compose::Flight;
 
@@ -41,12 +41,44 @@ impl Search {
     pub(super) fn too_large(&mut self, flight: &Flight) -> Next {
         let carried = flight.carries();
         let lazies_went = std::mem::take(&mut self.lazies_went);
-        let lazies_first = flight.lazy && !lazies_went;
+        let lazies_first = flight.lazy && (!lazies_went || carried == 1 && flight.mostly_lazy);
         self.then = lazies_first.then_some(carried);
         match carried {
             _ if lazies_first => Next::Fewer(0),
             1 => Next::Refuse,
             _ => Next::Fewer(carried / 2),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use ulid::Ulid;
+
+    use super::super::super::tokens::TokenOp;
+    use super::*;
+
+    fn flight(carries: u8, mostly_lazy: bool) -> Flight {
+        let tokens = (0..carries).map(|n| (Instant::now(), TokenOp::End { name: [n; 32], version: 1 }, None));
+        Flight {
+            transaction: Ulid::nil(),
+            ops: Vec::new(),
+            tokens: tokens.collect(),
+            lazy: true,
+            mostly_lazy,
+            refused: false,
+        }
+    }
+
+    #[test]
+    fn what_is_small_is_not_refused_for_what_is_lazy_and_has_come_since() {
+        let mut search = Search::default();
+        for mostly_lazy in [false, true, true] {
+            assert!(matches!(search.too_large(&flight(1, mostly_lazy)), Next::Fewer(0)));
+            assert_eq!(search.stored(&flight(0, true)), Some(1));
+        }
+        assert!(matches!(search.too_large(&flight(1, false)), Next::Refuse));
     }
 }
