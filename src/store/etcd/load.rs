@@ -51,7 +51,9 @@ pub(super) async fn load(client: &Client, keys: &Keys, state: &mut State) -> Res
 pub(super) async fn rows(client: &Client, keys: &Keys, state: &mut State) -> Result<u64, EtcdError> {
     let mut found = Vec::new();
     let names = Range { limit: Number(PAGE), keys_only: true, ..folder(&keys.queues()) };
-    let revision = pages(client, names, |kvs| found.extend(kvs.iter().filter_map(|kv| named(keys, kv)))).await?;
+    let revision =
+        pages(client, names, Pages::OfOneRevision, |kvs| found.extend(kvs.iter().filter_map(|kv| named(keys, kv))))
+            .await?;
     // They came as they lie, queue by queue.
     found.retain(|row: &Listed| !state.is_there(row.queue, row.number));
     for rows in found.chunk_by(|one, next| one.queue == next.queue) {
@@ -161,7 +163,7 @@ async fn all(client: &Client, prefix: String, limit: u64) -> Result<Vec<(String,
         Some((name, kv))
     };
     let range = Range { limit: Number(limit), ..folder(&prefix) };
-    pages(client, range, |kvs| all.extend(kvs.into_iter().filter_map(named))).await?;
+    pages(client, range, Pages::AsTheyAre, |kvs| all.extend(kvs.into_iter().filter_map(named))).await?;
     Ok(all)
 }
 
@@ -169,23 +171,75 @@ fn folder(prefix: &str) -> Range {
     Range { key: prefix.to_owned().into(), end: end_of(prefix).into(), ..Range::default() }
 }
 
-/// Reads a range page by page, all as it was in one revision, which it gives.
-async fn pages(client: &Client, mut range: Range, mut each: impl FnMut(Vec<KeyValue>)) -> Result<u64, EtcdError> {
+/// How a range is read that has several pages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pages {
+    /// All as it was when the first one was read. If etcd is compacted meanwhile, that cannot be done.
+    OfOneRevision,
+    /// Each as it is when it is read.
+    AsTheyAre,
+}
+
+/// Reads a range page by page; gives the revision in which the first one was read.
+async fn pages(
+    client: &Client,
+    mut range: Range,
+    how: Pages,
+    mut each: impl FnMut(Vec<KeyValue>),
+) -> Result<u64, EtcdError> {
+    let mut first = None;
     loop {
         let page = match client.range(&range).await {
-            Err(_) if range.limit.0 > PAGE_LEAST => {
+            Err(EtcdError::Unanswered { .. }) if range.limit.0 > PAGE_LEAST => {
                 range.limit = Number(PAGE_LEAST);
                 continue;
             }
             page => page?,
         };
-        if range.revision.0 == 0 {
-            range.revision = page.header.revision;
+        let revision = *first.get_or_insert(page.header.revision.0);
+        if how == Pages::OfOneRevision {
+            range.revision = Number(revision);
         }
         let last = page.kvs.last().map(|kv| kv.key.0.to_vec());
         each(page.kvs);
-        let Some(mut next) = last.filter(|_| page.more) else { return Ok(range.revision.0) };
+        let Some(mut next) = last.filter(|_| page.more) else { return Ok(revision) };
         next.push(0);
         range.key = next.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use tokio::runtime::Handle;
+    use tokio::task::block_in_place;
+
+    use super::*;
+    use crate::store::etcd::client::EACH;
+    use crate::store::etcd::tests::{Server, config};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_need_not_be_of_one_revision_is_read_also_if_etcd_is_compacted_meanwhile() {
+        let server = Server::start(&[]);
+        let client = Client::new(&config(&server.url(), "a")).unwrap();
+        let put = |n: u8| Transaction { success: vec![Step::put(format!("/n/{n}"), "")], ..Transaction::default() };
+        for n in 0..3 {
+            client.transact(&put(n)).await.unwrap();
+        }
+        let compact = async || {
+            let revision = client.transact(&put(9)).await.unwrap().header.revision.0;
+            let compact = json!({"revision": revision.to_string(), "physical": true});
+            client.ask::<Value>("/v3/kv/compaction", &compact, EACH).await.unwrap();
+        };
+        let mut read = Vec::new();
+        let range = Range { limit: Number(1), ..folder("/n/") };
+        let each = |kvs: Vec<KeyValue>| {
+            read.extend(kvs);
+            block_in_place(|| Handle::current().block_on(compact()));
+        };
+        pages(&client, range.clone(), Pages::AsTheyAre, each).await.unwrap();
+        assert_eq!(read.len(), 4);
+        let each = |_| block_in_place(|| Handle::current().block_on(compact()));
+        assert_eq!(pages(&client, range, Pages::OfOneRevision, each).await, Err(EtcdError::Compacted));
     }
 }
