@@ -92,7 +92,7 @@ impl cloud::Gate for Gate<'_> {
     }
 }
 
-/// Takes the mark back: it is now known that the request was not executed. At once, so that the next run knows this, too, if the
+/// Corrects the mark: the request was not executed, or that is unlikely. At once, so that the next run knows this, too, if the
 /// bridge is killed before the next request. If the disk does not take it, as soon as it does.
 pub(super) async fn take_back(spool: &dyn Store, seq: u64, unmarked: Command) {
     let row = Record::Command(unmarked).encode();

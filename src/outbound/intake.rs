@@ -1,5 +1,6 @@
 //! The way into the queue to iLink: a command goes in if the queue has room for another of its client's. What the store refuses
-//! for now, and takes again without anybody's help, waits here for as long as the command may.
+//! for now, and takes again without anybody's help, waits here for as long as the command may; so does what comes before it is
+//! counted how much of the queue each client holds.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub struct Intake {
     pub counters: Arc<Counters>,
     /// For saying that a client has its share.
     pub told: Seldom,
-    /// In which order it is tried again.
+    /// In which order those who wait go on.
     pub turns: Turns,
 }
 
@@ -46,7 +47,7 @@ pub struct Intake {
 pub(super) enum NotStored {
     /// There is no room for it, or not for this client, or it is larger than the spool takes: in words, too.
     Refused(Reason, String),
-    /// Its time ran out while the spool refused, for this cause.
+    /// Its time ran out while it waited here, for this cause.
     Late(String),
     /// The spool failed.
     Failed(SpoolError),
@@ -160,7 +161,8 @@ impl From<AppendError> for NotStored {
     }
 }
 
-/// The order of those who are refused for now: each asks again when its turn comes, so that what came first is handed over first.
+/// The order of those who wait, because they are refused for now or what their clients hold is not counted yet: each asks when
+/// its turn comes, so that what came first is handed over first.
 #[derive(Debug, Default)]
 pub struct Turns {
     next: AtomicU64,
@@ -321,6 +323,7 @@ mod tests {
         let rows = spool.read_after(Queue::Outbound, 0, 20, 1000).await.unwrap();
         assert!(rows.iter().map(|row| row.data[0]).eq(2..=10), "{rows:?}");
     }
+
     #[test]
     fn who_comes_later_waits_for_who_is_held_and_nobody_else_does() {
         let turns = Turns::default();
