@@ -247,19 +247,21 @@ fn republished<'a>(seen: &Seen<'a>, verdict: &mut Verdict) -> Copied<'a> {
         by_id.entry(publish.id.as_str()).or_default().push(publish);
     }
     let mut repeated = 0;
-    let mut unexplained: HashMap<(&str, &str), usize> = HashMap::new();
+    // In each run for itself: the next one publishes again what was not complete, and its copies with it.
+    let mut unexplained: HashMap<(&str, &str, usize), usize> = HashMap::new();
     for publishes in by_id.values() {
         let mut last: HashMap<&str, &Publish> = HashMap::new();
         for publish in publishes {
             let Some(before) = last.insert(publish.topic.as_str(), publish) else { continue };
             repeated += 1;
             if !may_repeat(seen, publishes, before, publish) {
-                *unexplained.entry((seen.label_of(publish), publish.topic.as_str())).or_default() += 1;
+                let life = seen.life_of_connection(publish.connection, publish.at);
+                *unexplained.entry((seen.label_of(publish), publish.topic.as_str(), life)).or_default() += 1;
             }
         }
     }
     let mut copied = Copied::new();
-    for ((label, _), times) in unexplained {
+    for ((label, ..), times) in unexplained {
         if times > pushes::copies(seen, label) {
             verdict.add(Rule::DuplicatePublish, seen.history(label));
         } else {

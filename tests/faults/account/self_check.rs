@@ -172,6 +172,21 @@ fn copies() {
         once(records);
         copied(records, "p0:1");
     });
+    let again_by_the_next = |records: &mut Records, times: u64| {
+        once(records);
+        let copy = records.publishes.last_mut().unwrap();
+        (copy.at, copy.acked) = (20 * SECOND + SECOND / 2, Some(reply(0, 20 * SECOND + SECOND / 2 + 1)));
+        let at = 21 * SECOND;
+        records.lives =
+            vec![Life { ended: Some(at), ..Life::default() }, Life { member: 1, started: at, ..Life::default() }];
+        records.connections.push(Connection { member: 1, opened: at, ..Connection::default() });
+        for n in 0..times {
+            let again = publish_of(records, "p0:1", Place::Event).clone();
+            records.publishes.push(Publish { connection: 1, at: 30 * SECOND + n, ..again });
+        }
+    };
+    allows("the next leader publishes both again, if they were not complete", |records| again_by_the_next(records, 2));
+    finds(Rule::DuplicatePublish, |records| again_by_the_next(records, 3));
     allows("it comes behind what was sent meanwhile", |records| {
         copied(records, "p0:0");
         let unanswered = Try { answer: None, may_be_answered: false, ..records.pushes[0].tries[0].clone() };
