@@ -168,9 +168,11 @@ impl Pseudonyms {
         if COUNTED.iter().any(|name| line.starts_with(name)) {
             return line.to_owned();
         }
-        let Some(mut json) = object(line) else { return self.in_text(&self.topics.in_log(line, of)) };
+        // systemd's journal has the time and the unit before it.
+        let (before, rest) = line.split_at(line.find('{').unwrap_or(0));
+        let Some(mut json) = object(rest) else { return self.in_text(&self.topics.in_log(line, of)) };
         self.in_json("", &mut json);
-        format!("{json}\n")
+        format!("{}{json}\n", self.in_text(before))
     }
 
     /// In labels and comments: a metric's value is no id.
@@ -273,6 +275,9 @@ mod tests {
         let lines: Vec<_> = pseudonyms.in_file(&log).lines().map(str::to_owned).collect();
         assert!(object(&lines[0]).is_some() && !lines[0].contains("77"), "{lines:?}");
         assert_eq!(lines[1..], [format!("uid={theirs}")]);
+        let journal = format!("2026-12-01T10:00:00+0000 host ilink2mqtt[77]: {}\n", refused.replace('\n', ""));
+        let line = pseudonyms.in_file(&journal);
+        assert!(line.starts_with("2026-12-01T10:00:00+0000 host ") && !line.contains("zz"), "{line}");
     }
 
     #[test]

@@ -36,12 +36,21 @@ impl Db {
     ///
     /// A log left standing is a risk: one flipped bit in it drops every later commit of it without a word.
     pub(super) fn checkpoint(&self) -> Result<bool> {
-        self.checkpoint_by("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.empty_by("PRAGMA wal_checkpoint(TRUNCATE)")
     }
 
     /// The same, but the log keeps its room on the disk and is written from its start again.
     pub(super) fn reuse_log(&self) -> Result<bool> {
-        self.checkpoint_by("PRAGMA wal_checkpoint(RESTART)")
+        self.empty_by("PRAGMA wal_checkpoint(RESTART)")
+    }
+
+    /// Only a commit counts the pages anew.
+    fn empty_by(&self, pragma: &str) -> Result<bool> {
+        let is_empty = self.checkpoint_by(pragma)?;
+        if is_empty {
+            self.log_pages.store(0, Ordering::Relaxed);
+        }
+        Ok(is_empty)
     }
 
     /// Of an error that says "busy" the row tells; all others, of a sync too, come as errors.
@@ -83,5 +92,7 @@ mod tests {
         assert_eq!(longest, u64::from(MOVE_AT) * PAGE_SIZE);
         // Each page has a head of 24 bytes there, and the log one of 32.
         assert_eq!(files.log_size(), u64::from(MOVE_AT) * (PAGE_SIZE + 24) + 32);
+        assert!(db.log_size() > 0 && db.checkpoint().unwrap());
+        assert_eq!(db.log_size(), 0, "an empty log is not long");
     }
 }

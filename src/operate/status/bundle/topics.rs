@@ -11,7 +11,7 @@ use crate::protocol::{Call, Kind};
 
 /// Levels of our own topics and of Home Assistant's, and of filters.
 const WORDS: &str = "ilink homeassistant recv send call result ack by bridge presence picture event route user group topic text file state info \
-                     health cloud cluster sensor binary_sensor image notify config status + #";
+                     health cloud cluster self_test sensor binary_sensor image notify config status + #";
 /// Where a topic stands in a line of the log: quoted, or in an ACL's line, which ends the text.
 static LOGGED: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let quoted = r#"(?P<before>\b(?:topic|response_topic|command)=|\bpublishes to )"(?P<topic>(?:[^"\\\n]|\\.)*)""#;
@@ -129,6 +129,8 @@ mod tests {
             let shown = topics().in_log(line, &of);
             assert!(!shown.contains("zz") && shown.contains("id-"), "{shown}");
         }
+        let granted = "topic write ilink/call/self_test/+";
+        assert_eq!(topics().in_remedy(granted, &of), granted, "the bridge's own");
         assert_eq!(
             topics().in_remedy("topic write a/b \"; c", &of),
             format!("topic write {}/{}", of("a"), of("b \"; c"))
