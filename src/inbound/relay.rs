@@ -127,55 +127,65 @@ impl Relay {
         let mut courier = Courier::new(Arc::clone(&relay), relay.config.patience, UNDER_WAY, UNDER_WAY_BYTES);
         let (mut cursor, mut told) = (0, *appended.borrow());
         retained.configure(configured, *appended.borrow());
-        while !stop.is_cancelled() {
-            relay.progress.beat();
-            retained.prune();
-            // A row that is not announced yet has a sender who is still to be answered, which goes first.
-            if appended.has_changed().is_ok_and(|changed| changed) {
-                told = *appended.borrow_and_update();
-            }
-            // Nothing is rendered while the link is not connected: whether a message is late is decided when it can be sent.
-            let connected = link.borrow().connected;
-            let book = &mut retained.book;
-            let mut render = |row: &mut Row, seq, seen: &mut Seen| relay.render(row, seq, seen, book, &mut pictures);
-            let went_on = connected && courier.go_on(&mut render, &stop).await?;
-            let room = if connected { courier.room() } else { 0 };
-            let rows = match room {
-                0 => Vec::new(),
-                _ if cursor >= told => Vec::new(),
-                room => relay.spool.read_after(Queue::Inbound, cursor, room.min(READ_ROWS), READ_BYTES).await?,
-            };
-            relay.progress.rest();
-            if rows.is_empty() && !went_on {
-                let wake = courier.next_change().filter(|_| connected);
-                let wake = wake.map(|at| Instant::now() + clock::nap(at, clock::boot_now()));
-                // Cancel-safe: each arm only observes (a state, a number, a token, a timer), or takes a finished future out of
-                // a set.
-                tokio::select! {
-                    () = courier.settled() => {}
-                    Ok(()) = appended.changed(), if room > 0 => {
-                        told = *appended.borrow();
-                        after_those_that_are_ready().await;
-                    }
-                    Ok(()) = settings.changed() => {
-                        let configured = settings.borrow_and_update().presence.clone();
-                        retained.configure(configured, *appended.borrow());
-                    }
-                    Ok(()) = link.changed() => {}
-                    () = retained.cleared() => {}
-                    () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
-                    () = stop.cancelled() => {}
+        let worked: Result<(), SpoolError> = async {
+            while !stop.is_cancelled() {
+                relay.progress.beat();
+                retained.prune();
+                // A row that is not announced yet has a sender who is still to be answered, which goes first.
+                if appended.has_changed().is_ok_and(|changed| changed) {
+                    told = *appended.borrow_and_update();
                 }
-            }
-            for row in rows {
-                cursor = row.seq;
+                // Nothing is rendered while the link is not connected: whether a message is late is decided when it can be sent.
+                let connected = link.borrow().connected;
                 let book = &mut retained.book;
-                let render = |row: &mut Row, seq, seen: &mut Seen| relay.render(row, seq, seen, book, &mut pictures);
-                if !courier.take(row, render, &stop).await {
-                    break;
+                let mut render =
+                    |row: &mut Row, seq, seen: &mut Seen| relay.render(row, seq, seen, book, &mut pictures);
+                let went_on = connected && courier.go_on(&mut render, &stop).await?;
+                let room = if connected { courier.room() } else { 0 };
+                let rows = match room {
+                    0 => Vec::new(),
+                    _ if cursor >= told => Vec::new(),
+                    room => relay.spool.read_after(Queue::Inbound, cursor, room.min(READ_ROWS), READ_BYTES).await?,
+                };
+                relay.progress.rest();
+                if rows.is_empty() && !went_on {
+                    let wake = courier.next_change().filter(|_| connected);
+                    let wake = wake.map(|at| Instant::now() + clock::nap(at, clock::boot_now()));
+                    // Cancel-safe: each arm only observes (a state, a number, a token, a timer), or takes a finished future out of
+                    // a set.
+                    tokio::select! {
+                        () = courier.settled() => {}
+                        Ok(()) = appended.changed(), if room > 0 => {
+                            told = *appended.borrow();
+                            after_those_that_are_ready().await;
+                        }
+                        Ok(()) = settings.changed() => {
+                            let configured = settings.borrow_and_update().presence.clone();
+                            retained.configure(configured, *appended.borrow());
+                        }
+                        Ok(()) = link.changed() => {}
+                        () = retained.cleared() => {}
+                        () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+                        () = stop.cancelled() => {}
+                    }
                 }
+                for row in rows {
+                    cursor = row.seq;
+                    let book = &mut retained.book;
+                    let render =
+                        |row: &mut Row, seq, seen: &mut Seen| relay.render(row, seq, seen, book, &mut pictures);
+                    if !courier.take(row, render, &stop).await {
+                        break;
+                    }
+                }
+                courier.collect();
             }
-            courier.collect();
+            Ok(())
+        }
+        .await;
+        // What cannot be read for now is given up only at a stop: what is under way still gets its time.
+        if let Err(failed @ SpoolError::Failed(_)) = worked {
+            return Err(failed);
         }
         courier.drain().await;
         Ok(())

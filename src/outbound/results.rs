@@ -63,10 +63,24 @@ impl Results {
     ///
     /// # Errors
     /// If the spool failed.
-    pub async fn run(self, mut ready: mpsc::UnboundedReceiver<u64>, stop: CancellationToken) -> Result<(), SpoolError> {
+    pub async fn run(self, ready: mpsc::UnboundedReceiver<u64>, stop: CancellationToken) -> Result<(), SpoolError> {
         let results = Arc::new(self);
         let mut courier = Courier::new(Arc::clone(&results), results.patience, UNDER_WAY, UNDER_WAY_BYTES);
-        let render = |row: &mut StoredResult, _, settled: &mut SettledTopics| results.parts(row, settled);
+        // What cannot be read for now is given up only at a stop: what is under way still gets its time.
+        if let Err(failed @ SpoolError::Failed(_)) = results.work(&mut courier, ready, stop).await {
+            return Err(failed);
+        }
+        courier.drain().await;
+        Ok(())
+    }
+
+    async fn work(
+        &self,
+        courier: &mut Courier<Self>,
+        mut ready: mpsc::UnboundedReceiver<u64>,
+        stop: CancellationToken,
+    ) -> Result<(), SpoolError> {
+        let render = |row: &mut StoredResult, _, settled: &mut SettledTopics| self.parts(row, settled);
         while !stop.is_cancelled() {
             if courier.go_on(render, &stop).await? {
                 continue;
@@ -81,15 +95,14 @@ impl Results {
                 seq = ready.recv(), if room > 0 => seq,
             };
             let Some(seq) = seq else { break };
-            let Some(row) = results.spool.read(Queue::Outbound, seq).await? else {
-                results.lost(seq);
+            let Some(row) = self.spool.read(Queue::Outbound, seq).await? else {
+                self.lost(seq);
                 continue;
             };
             if !courier.take(row, render, &stop).await {
                 break;
             }
         }
-        courier.drain().await;
         Ok(())
     }
 

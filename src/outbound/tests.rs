@@ -11,20 +11,21 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
 
 use super::accept::{Accept, AcceptConfig};
 use super::attempt::{Ambiguous, Attempts, Step, Tried, Unstored};
 use super::deliver::{Accepted, Deliver, DeliverConfig};
 use super::intake::{Intake, Turns};
-use super::record::{Command, Mark, Record, ReplyTo};
+use super::record::{Command, Mark, Record, ReplyTo, StoredResult};
 use super::results::Results;
 use super::route_book::RouteBook;
 use super::shares::Shares;
 use crate::cloud::{self, HandshakeLog, Post, RegisterPolicy, Session, SessionConfig, Timing, TransportError};
 use crate::delivery::lanes::Patience;
 use crate::delivery::refused::{BusyBoard, SetAside};
-use crate::local::{Base, Globs, Rules};
-use crate::mqtt::{Commands, LinkState, Publisher, in_memory};
+use crate::local::{Base, CommandResult, Globs, Rules};
+use crate::mqtt::{Commands, Delivery, LinkState, Publisher, in_memory};
 use crate::observe::log::{Few, SaidOnce, Seldom};
 use crate::observe::progress::Progress;
 use crate::os::clock::Stamp;
@@ -248,6 +249,40 @@ async fn a_result_that_is_lost_gives_its_place_back() {
     drop(ready);
     results.run(numbers, CancellationToken::new()).await.unwrap();
     assert!(world.shares.ask(None, 1).is_some());
+}
+
+#[tokio::test]
+async fn a_result_that_is_under_way_at_a_stop_gets_its_time_also_if_a_row_cannot_be_read() {
+    let world = World::new();
+    let (publisher, _commands, mut broker) = in_memory::link();
+    let results = Results {
+        base: world.base.clone(),
+        spool: world.spool.clone(),
+        publisher,
+        set_aside: SetAside::new(world.spool.clone(), Arc::default()),
+        busy: BusyBoard::new("results", Arc::default()),
+        patience: Patience::default(),
+        shares: Arc::clone(&world.shares),
+    };
+    let json = CommandResult::expired(Ulid::nil(), None, None, "", 0, 0).to_json();
+    let reply_to = ReplyTo::only("ilink/send/user/1/text".to_owned());
+    let row = Record::Result(StoredResult { at: Stamp::now(), reply_to, json }).encode();
+    let seq = world.spool.append(Queue::Outbound, row.into(), None).await.unwrap();
+    let (ready, numbers) = mpsc::unbounded_channel();
+    ready.send(seq).unwrap();
+    let running = tokio::spawn(results.run(numbers, CancellationToken::new()));
+    let heard = timeout(Duration::from_mins(1), broker.hears()).await.expect("in time");
+    let Some(in_memory::Heard::Published(_, done)) = heard else { panic!("the result") };
+    world.spool.refuse_reads(u32::MAX);
+    let mut writable = world.spool.writable();
+    ready.send(seq).unwrap();
+    timeout(Duration::from_mins(1), writable.wait_for(Result::is_err)).await.expect("in time").unwrap();
+    world.spool.patience().end();
+    sleep(Duration::from_millis(300)).await;
+    assert!(done.send(Delivery::Acked { no_subscribers: false }).is_ok());
+    running.await.unwrap().unwrap();
+    world.spool.refuse_reads(0);
+    assert!(world.spool.read(Queue::Outbound, seq).await.unwrap().is_none());
 }
 
 impl World {
