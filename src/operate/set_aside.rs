@@ -136,14 +136,10 @@ impl Desk {
     pub async fn retry(&self, which: &Which) -> Result<usize, NotDone> {
         let _one = self.one_at_a_time.lock().await;
         let done = self.put_all_back(which).await;
-        let flushed = match done {
-            Ok(0) | Err(NotDone::NoneNamed | NotDone::NoSuchId(_)) => Ok(()),
-            _ => self.spool.flush().await,
-        };
-        // What went wrong first is told.
-        let done = done?;
-        flushed?;
-        Ok(done)
+        if !matches!(done, Ok(0) | Err(NotDone::NoneNamed | NotDone::NoSuchId(_))) {
+            self.spool.flush().await?;
+        }
+        done
     }
 
     async fn put_all_back(&self, which: &Which) -> Result<usize, NotDone> {
