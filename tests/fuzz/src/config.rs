@@ -73,7 +73,8 @@ const REQUIRED: [(&str, &str); 4] = [
 /// A place in the file, one in the environment, whether what must be set is; variables, one a line; the file.
 pub fn run(data: &[u8]) {
     let [places, variables, file] = parts(data);
-    let (variables, file) = (text(variables), text(file));
+    // A variable holds no NUL.
+    let (variables, file) = (text(variables).replace('\0', ""), text(file));
     if has_secret(&variables) || has_secret(&file) {
         return;
     }
@@ -82,8 +83,7 @@ pub fn run(data: &[u8]) {
     let file = with_secret(PLACES[place(0) % PLACES.len()]) + &file;
     let own = VARIABLES.get(place(1) % 16).map(|variable| with_secret(variable));
     let required = REQUIRED.into_iter().filter(|_| place(2) % 2 == 1).map(|(name, value)| format!("{name}={value}"));
-    // A variable holds no NUL.
-    let given = variables.lines().map(|line| line.replace('\0', "")).map(|line| format!("ILINK2MQTT_{line}"));
+    let given = variables.lines().map(|line| format!("ILINK2MQTT_{line}"));
     let all = required.chain(given).chain(own);
     let environment: Environment =
         all.filter_map(|line| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))).collect();
